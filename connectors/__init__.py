@@ -1,0 +1,1 @@
+"""How Keepstream talks to outside systems: one folder per system, none importing another."""

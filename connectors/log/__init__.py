@@ -1,0 +1,1 @@
+"""The change log's two homes, Kafka and a directory, behind `connectors.interfaces.ChangeLog`."""

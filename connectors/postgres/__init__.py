@@ -1,0 +1,1 @@
+"""PostgreSQL: the replication stream, the catalog, snapshots, and writing to a replica."""

@@ -1,0 +1,1 @@
+"""What Keepstream does: one folder per verb, wired together by `pipeline.app`."""

@@ -1,0 +1,1 @@
+"""What a change is: pure values and codecs. No sockets, threads or clock."""

@@ -1,0 +1,71 @@
+"""What the log knows of a table: its name, columns and replica identity, as pgoutput's Relation
+message gave them. A version of a table is identified by its content (`TableSchema.id`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class ReplicaIdentity(Enum):
+    """pg_class.relreplident."""
+
+    DEFAULT = "d"
+    NOTHING = "n"
+    FULL = "f"
+    INDEX = "i"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One published column, in the Relation message's order.
+
+    `type_name` is SQL that names the type with its modifier (`numeric(10,2)`, `public.citext`).
+    `key`: part of the replica identity; under FULL every column is.
+    """
+
+    name: str
+    type_oid: int
+    type_modifier: int
+    type_name: str
+    key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """One version of a table. `id` (8 bytes) is a digest of all other fields."""
+
+    schema: str
+    name: str
+    replica_identity: ReplicaIdentity
+    columns: tuple[Column, ...]
+    id: bytes = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.canonical_json().encode()).digest()
+        object.__setattr__(self, "id", digest[:8])
+
+    def canonical_json(self) -> str:
+        """The content that identifies this version, as JSON with fixed order and spacing."""
+        return json.dumps(
+            [
+                self.schema,
+                self.name,
+                self.replica_identity.value,
+                [[c.name, c.type_oid, c.type_modifier, c.type_name, c.key] for c in self.columns],
+            ],
+            ensure_ascii=True,
+            separators=(",", ":"),
+        )
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.name`, for messages and reports; not quoted, not SQL."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def key_indexes(self) -> tuple[int, ...]:
+        """Positions of the replica identity's columns in `columns`."""
+        return tuple(i for i, column in enumerate(self.columns) if column.key)
