@@ -6,6 +6,7 @@
     ├── OperatorNeeded        the operator: something must be mended        exit 4
     │   ├── UsageError        … the command line                            exit 2
     │   ├── ConfigError       … keepstream.yaml                             exit 3
+    │   ├── LoginRefused      … a server answers but does not let us in     exit 5
     │   ├── HistoryBroken     … a gap, a foreign or recreated slot, topic, publication
     │   ├── PlaceTrimmed      … a reader whose place in the log is gone
     │   └── Divergence        … replica and log disagree                    exit 6
@@ -68,6 +69,12 @@ class ConfigError(OperatorNeeded):
     """keepstream.yaml is missing, unreadable or wrong."""
 
     exit_code = 3
+
+
+class LoginRefused(OperatorNeeded):
+    """A server answers but refuses our password, role, database or encryption; trying again is no use."""
+
+    exit_code = 5
 
 
 class HistoryBroken(OperatorNeeded):

@@ -1,0 +1,138 @@
+"""The one place that opens sessions to PostgreSQL, so that every session is set the same way.
+
+Settings that change the text of values, that hide rows, or that end long work are pinned, whatever
+the server, the database or the role says. `sql_error` is here too, for everyone who runs SQL.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from connectors.postgres.sqlstate import conninfo_error, login_error, sql_error
+
+__all__ = ["Session", "connect", "connect_replication", "describe", "sql_error"]
+
+Session = psycopg.Connection[tuple[Any, ...]]
+
+# name, value, first major version that has it
+_PINNED: Final[tuple[tuple[str, str, int], ...]] = (
+    # the text that values are sent and read in
+    ("client_encoding", "UTF8", 0),
+    ("DateStyle", "ISO, MDY", 0),
+    ("IntervalStyle", "postgres", 0),
+    ("TimeZone", "UTC", 0),
+    ("extra_float_digits", "1", 0),
+    ("bytea_output", "hex", 0),
+    ("xmloption", "content", 0),
+    ("lc_monetary", "C", 0),  # money's text depends on it; with C on both sides its int64 arrives
+    ("array_nulls", "on", 0),
+    ("standard_conforming_strings", "on", 0),
+    ("quote_all_identifiers", "off", 0),  # format_type() and pg_get_expr() obey it
+    ("search_path", "", 0),
+    # a policy raises instead of hiding rows
+    ("row_security", "off", 0),
+    ("default_transaction_isolation", "read committed", 0),
+    ("default_transaction_read_only", "off", 0),
+    ("default_transaction_deferrable", "off", 0),
+    ("lock_timeout", "0", 0),
+    ("statement_timeout", "0", 0),
+    ("idle_in_transaction_session_timeout", "0", 0),
+    ("idle_session_timeout", "0", 14),
+    ("transaction_timeout", "0", 17),
+)
+
+# Only where the connection string does not say otherwise.
+_DEFAULTS: Final[dict[str, str]] = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+
+
+def connect(conninfo: str, *, purpose: str, autocommit: bool = True) -> Session:
+    """A session with everything pinned and application_name `keepstream:<purpose>`.
+
+    `conninfo` is any libpq connection string (URI, key=value, service, several hosts). Raises
+    RetryLater (`server-unreachable`), LoginRefused (`login-refused`), ConfigError (`conninfo-invalid`).
+    """
+    session = _open(conninfo, purpose, autocommit=autocommit)
+    _pin(session, conninfo)
+    return session
+
+
+def connect_replication(conninfo: str, *, purpose: str) -> Session:
+    """The same for a walsender connection (`replication=database`), which also takes plain SQL,
+    but only without parameters (psycopg.ClientCursor) and never after START_REPLICATION."""
+    session = _open(conninfo, purpose, autocommit=True, replication="database")
+    _pin(session, conninfo)
+    return session
+
+
+def describe(conninfo: str) -> str:
+    """`host:port/database` of a connection string, for messages; never a password or user."""
+    given = _parse(conninfo)
+    if "service" in given and "host" not in given:
+        database = f"/{given['dbname']}" if "dbname" in given else ""
+        return f"service {given['service']}{database}"
+    defaults = {o.keyword.decode(): (o.val or b"").decode() for o in pq.Conninfo.get_defaults()}
+    value = {**defaults, **given}
+    hosts = (value.get("host") or value.get("hostaddr") or "localhost").split(",")
+    ports = (value.get("port") or "5432").split(",")
+    if len(ports) != len(hosts):
+        ports = ports[:1] * len(hosts)
+    servers = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+    return f"{servers}/{value.get('dbname') or value.get('user') or ''}"
+
+
+def _parse(conninfo: str) -> dict[str, str]:
+    try:
+        options = pq.Conninfo.parse(conninfo.encode())
+    except (psycopg.Error, UnicodeError):
+        raise conninfo_error() from None  # libpq's text may quote the password
+    given = {o.keyword.decode(): o.val.decode() for o in options if o.val is not None}
+    _refuse_misread_password(given)
+    return given
+
+
+def _refuse_misread_password(given: dict[str, str]) -> None:
+    """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` makes it take `pa`
+    for the port: later errors, made by libpq, would print that piece."""
+    ports = given.get("port", "").split(",")
+    if "@" in given.get("host", "") or not all(port.isdigit() or not port for port in ports):
+        raise conninfo_error()
+
+
+def _open(conninfo: str, purpose: str, *, autocommit: bool, **more: str) -> Session:
+    given = _parse(conninfo)
+    ours = {name: value for name, value in _DEFAULTS.items() if name not in given} | more
+    ours |= {"application_name": f"keepstream:{purpose}", "client_encoding": "UTF8"}
+    try:
+        return psycopg.connect(make_conninfo(conninfo, **ours), autocommit=autocommit)
+    except psycopg.OperationalError as exc:
+        raise login_error(exc, describe(conninfo)) from exc
+    except psycopg.ProgrammingError:
+        raise conninfo_error() from None
+
+
+def _pin(session: Session, conninfo: str) -> None:
+    major = session.info.server_version // 10000
+    statements = "; ".join(f"set {name} = '{value}'" for name, value, since in _PINNED if major >= since)
+    try:
+        _exec_simple(session, statements)
+    except psycopg.Error as exc:
+        session.close()
+        raise sql_error(exc, f"preparing a session on {describe(conninfo)}") from exc
+
+
+def _exec_simple(session: Session, statements: str) -> None:
+    """Run as one simple query outside psycopg's transaction handling: a SET must not be rolled back
+    with the first transaction of a session that is not in autocommit."""
+    result = session.pgconn.exec_(statements.encode())
+    if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+        raise psycopg.errors.error_from_result(result)

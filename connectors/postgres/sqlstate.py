@@ -1,0 +1,238 @@
+"""What PostgreSQL's and libpq's errors mean to us: who must act, and what mends it.
+
+`sql_error` wraps an error of a session that stood; `login_error` one of a session that did not
+come to be. libpq gives no SQLSTATE for the latter, so its English text is read; a text that is
+not recognised counts as `server-unreachable`, which is retried and shown.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg
+
+from schemas.errors import (
+    ConfigError,
+    InternalError,
+    KeepstreamError,
+    LoginRefused,
+    OperatorNeeded,
+    RefusedData,
+    RetryLater,
+)
+
+_Rule = tuple[type[KeepstreamError], str, str]
+
+# Longest prefix of the SQLSTATE wins.
+_BY_SQLSTATE: Final[dict[str, _Rule]] = {
+    "08": (RetryLater, "connection-lost", ""),
+    "57P": (RetryLater, "connection-lost", ""),
+    "57P04": (OperatorNeeded, "database-dropped", "Point the configuration at a database that exists."),
+    "57014": (RetryLater, "query-canceled", ""),
+    "53": (RetryLater, "server-exhausted", "Free the resource that the server names."),
+    "53100": (RetryLater, "disk-full", "Free disk space on the server."),
+    "53300": (RetryLater, "server-busy", "Raise max_connections or close other sessions."),
+    "53400": (
+        OperatorNeeded,
+        "server-limit",
+        "Raise the setting that the server names (max_replication_slots, max_wal_senders) and restart it.",
+    ),
+    "58": (RetryLater, "server-failed", "Look into the server's log."),
+    "40": (RetryLater, "transaction-conflict", ""),
+    "55P03": (RetryLater, "lock-timeout", ""),
+    "55006": (RetryLater, "object-in-use", ""),
+    "25006": (RetryLater, "server-read-only", "Connect to the primary: add target_session_attrs=read-write."),
+    "42501": (
+        OperatorNeeded,
+        "privilege-missing",
+        "Grant our role what `keepstream init --grants` prints, or the one privilege that is named here.",
+    ),
+    "XX": (
+        OperatorNeeded,
+        "server-corrupted",
+        "Look into the server's log; the server reports an inner fault.",
+    ),
+    "22": (RefusedData, "value-refused", ""),
+    "23": (RefusedData, "row-refused", ""),
+}
+
+# Classes whose message text PostgreSQL makes from names and settings only, never from row values.
+_TELLING: Final = (
+    "08",
+    "0A",
+    "25",
+    "26",
+    "28",
+    "34",
+    "3D",
+    "3F",
+    "40",
+    "42",
+    "53",
+    "54",
+    "55",
+    "57",
+    "58",
+    "XX",
+)
+
+# What libpq says when a server answered and refused, and what mends it. `{}` is the match's first group.
+_REFUSALS: Final[tuple[tuple[str, str], ...]] = (
+    (
+        r"password authentication failed|(?:GSSAPI|LDAP|PAM|RADIUS|SCRAM|certificate|OAuth) authentication failed",
+        "Correct user and password in the connection string, in PGPASSWORD or in ~/.pgpass.",
+    ),
+    (
+        r"no password supplied|password is needed|empty password",
+        "Give the password in the connection string as ${VAR} or ${file:…}, in PGPASSWORD or in ~/.pgpass.",
+    ),
+    (
+        r'role "(.*?)" does not exist',
+        'Create the role "{}" with the SQL that `keepstream init --grants` prints.',
+    ),
+    (r'role "(.*?)" is not permitted to log in', 'Run: alter role "{}" login;'),
+    (r'database "(.*?)" does not exist', 'Correct the database name, or run: create database "{}";'),
+    (
+        r'database "(.*?)" is not currently accepting connections',
+        'Run as a superuser: alter database "{}" allow_connections true;',
+    ),
+    (r'permission denied for database "(.*?)"', 'Run: grant connect on database "{}" to our role;'),
+    (
+        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+        "Add a line for this user, database and address to the server's pg_hba.conf and reload it; "
+        "if it says no encryption, a hostssl line may want sslmode=require.",
+    ),
+    (
+        r"(?:Peer|Ident|peer|ident) authentication failed",
+        "Connect as that system user, or change the method in the server's pg_hba.conf to scram-sha-256.",
+    ),
+    (
+        r"permission denied to start WAL sender|must be superuser or replication role",
+        "Run as a superuser: alter role … replication; (on RDS: grant rds_replication to …;).",
+    ),
+    (
+        r"server does not support SSL",
+        "Turn on ssl on the server, or lower sslmode in the connection string.",
+    ),
+    (
+        r"certificate verify failed|root certificate file|does not match host name|SSL error|certificate file"
+        r"|private key file|could not (?:load|read) .*certificate",
+        "Correct sslmode, sslrootcert, sslcert or sslkey in the connection string, or the server's certificate.",
+    ),
+    (
+        r"channel binding (?:is )?required|authentication method requirement",
+        "Correct channel_binding or require_auth in the connection string, or the server's authentication.",
+    ),
+    (
+        r"unsupported frontend protocol|authentication method \S+ not supported",
+        "Use a server of PostgreSQL 14 or later with scram-sha-256.",
+    ),
+)
+
+_NO_SERVICE = re.compile(r"definition of service|service file .* not found")
+_BAD_SETTING = re.compile(r"invalid (?:\S+ )?value|invalid (?:port|integer)|could not match \d+")
+_ATTEMPT = re.compile(r"^- host: (.*?), port: (.*?), hostaddr: .*?: (.*?)(?=^- host: |\Z)", re.S | re.M)
+
+
+def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
+    """The error that a failed statement means; `doing` says in lower case what was tried.
+
+    Raise it `from exc`. PostgreSQL's own text is shown only where it cannot hold row values.
+    """
+    state = exc.sqlstate
+    if state is None:
+        return _without_sqlstate(exc, doing)
+    kind, code, hint = _rule(state)
+    return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
+
+
+def _without_sqlstate(exc: psycopg.Error, doing: str) -> KeepstreamError:
+    if isinstance(exc, psycopg.OperationalError):
+        return RetryLater(f"{doing}: {_one_line(str(exc)) or 'connection lost'}", code="connection-lost")
+    return InternalError(f"{doing}: {type(exc).__name__} in the database driver", code="driver-misused")
+
+
+def _rule(state: str) -> _Rule:
+    for length in (5, 3, 2):
+        rule = _BY_SQLSTATE.get(state[:length])
+        if rule is not None:
+            return rule
+    return OperatorNeeded, "sql-refused", ""
+
+
+def _seen(exc: psycopg.Error, state: str) -> str:
+    diag = exc.diag
+    if state[:2] in _TELLING:
+        return _one_line(diag.message_primary or str(exc))
+    names = (
+        ("table", f"{diag.schema_name}.{diag.table_name}" if diag.table_name else None),
+        ("column", diag.column_name),
+        ("constraint", diag.constraint_name),
+    )
+    where = ", ".join(f"{what} {name}" for what, name in names if name)
+    return f"{type(exc).__name__} ({state})" + (f" at {where}" if where else "")
+
+
+def login_error(exc: psycopg.OperationalError, where: str) -> KeepstreamError:
+    """The error that a failed connect to `where` (host, port and database, no secrets) means.
+
+    LoginRefused only if a server refused and no other *host* of the list may yet let us in.
+    """
+    text = str(exc)
+    if _NO_SERVICE.search(text):
+        return ConfigError(
+            f"{where} is not defined",
+            code="service-unknown",
+            hint="Define it in ~/.pg_service.conf or in the file that PGSERVICEFILE names.",
+        )
+    if _BAD_SETTING.search(text):
+        # libpq quotes the wrong part, which in a mistyped URL can be a piece of the password
+        return conninfo_error()
+    attempts = _ATTEMPT.findall(text)
+    hosts = {host for host, _, _ in attempts}
+    refusals = [found for found in map(_refusal, (said for *_, said in attempts)) if found]
+    if len(hosts) > 1 and len(refusals) < len(attempts):
+        return _unreachable(text, where)
+    found = refusals[0] if refusals else _refusal(text)
+    if found is None:
+        return _unreachable(text, where)
+    said, hint = found
+    return LoginRefused(f"{where} refused our login: {said}", code="login-refused", hint=hint)
+
+
+def conninfo_error() -> ConfigError:
+    """A connection string that libpq cannot read. Its text is not shown: a part may be the password."""
+    return ConfigError(
+        "a connection string cannot be read",
+        code="conninfo-invalid",
+        hint="Write it as postgresql://user@host:5432/database, with :/?#[]@% in user or password "
+        "percent-encoded (%3A %2F %3F %23 %5B %5D %40 %25), or as key=value pairs that libpq knows.",
+    )
+
+
+def _refusal(text: str) -> tuple[str, str] | None:
+    for pattern, hint in _REFUSALS:
+        match = re.search(pattern, text)
+        if match is not None:
+            return _reason(text), hint.format(*match.groups()) if match.groups() else hint
+    return None
+
+
+def _unreachable(text: str, where: str) -> KeepstreamError:
+    return RetryLater(
+        f"cannot connect to {where}: {_reason(text)}",
+        code="server-unreachable",
+        hint="Check that the server runs, that host and port are right, and that the network lets us through.",
+    )
+
+
+def _reason(text: str) -> str:
+    """libpq's own reason: its first line without the preamble that repeats host and port."""
+    first = _one_line(text.split("\n", 1)[0])
+    first = re.sub(r"^connection (?:failed|is bad): ", "", first)
+    return re.sub(r"^connection to server .*? failed: (?:FATAL:\s+)?", "", first)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
