@@ -1,0 +1,366 @@
+"""The bytes of a frame: one Avro record without a container (avsc/frame.avsc, docs/frame-format.md).
+
+Its last field is the SHA-256 of all bytes before it, so a reader checks a frame before it decodes
+anything. `seal_frame` makes the bytes; `open_frame` checks and decodes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fastavro import schemaless_reader, schemaless_writer
+
+from schemas.avsc import load_named
+from schemas.changecodec import encode_array
+from schemas.errors import RefusedData
+from schemas.frame import (
+    Anchor,
+    Body,
+    CaptureStart,
+    Commit,
+    Fragment,
+    Frame,
+    Heartbeat,
+    Part,
+    Transaction,
+    Transactions,
+)
+from schemas.lsn import Lsn, Position
+from schemas.table import Column, ReplicaIdentity, TableSchema
+from schemas.varint import encode_long, encode_optional_text, read_bytes, read_long, read_optional_text
+
+MAGIC = b"KSF1"
+_HEADER_FIXED = len(MAGIC) + 16
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """What the writer decides for each frame besides its body."""
+
+    stream: bytes
+    epoch: int
+    number: int
+    previous_digest: bytes
+    max_commit_time: int
+
+
+def seal_frame(header: FrameHeader, tables: Iterable[TableSchema], body: bytes) -> tuple[bytes, bytes]:
+    """(the frame's bytes, its digest). `body` comes from one of the encode_… functions below."""
+    sealed = b"".join(
+        (
+            MAGIC,
+            header.stream,
+            encode_long(header.epoch),
+            encode_long(header.number),
+            header.previous_digest,
+            encode_long(header.max_commit_time),
+            _encode_tables(tables),
+            body,
+        )
+    )
+    digest = hashlib.sha256(sealed).digest()
+    return sealed + digest, digest
+
+
+def open_frame(record: bytes) -> Frame | None:
+    """The frame in a record, or None if the bytes are not a whole, undamaged frame of this format.
+
+    Raises RefusedData (`frame-format`) for a frame whose digest is right and whose content is not:
+    written by something that does not follow avsc/frame.avsc.
+    """
+    if len(record) < _HEADER_FIXED + 2 * _DIGEST_BYTES or record[:4] != MAGIC:
+        return None
+    digest = record[-_DIGEST_BYTES:]
+    end = len(record) - _DIGEST_BYTES
+    if hashlib.sha256(memoryview(record)[:end]).digest() != digest:
+        return None
+    try:
+        return _decode_frame(record, end, digest)
+    except (IndexError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise RefusedData(
+            f"a log record has a right digest and a wrong form ({type(error).__name__})",
+            code="frame-format",
+            hint="It was written by a different version: upgrade this Keepstream to the writer's version.",
+        ) from error
+
+
+def _decode_frame(record: bytes, end: int, digest: bytes) -> Frame:
+    stream = record[4:_HEADER_FIXED]
+    epoch, pos = read_long(record, _HEADER_FIXED)
+    number, pos = read_long(record, pos)
+    previous_digest = record[pos : pos + _DIGEST_BYTES]
+    max_commit_time, pos = read_long(record, pos + _DIGEST_BYTES)
+    tables, pos = _decode_tables(record, pos)
+    body, pos = _decode_body(record, pos)
+    if pos != end:
+        raise ValueError(f"{end - pos} bytes left over")
+    return Frame(
+        stream=stream,
+        epoch=epoch,
+        number=number,
+        previous_digest=previous_digest,
+        max_commit_time=max_commit_time,
+        tables=tables,
+        body=body,
+        digest=digest,
+    )
+
+
+# Table versions: rare, so fastavro does the work.
+
+_TABLES = load_named("frame.avsc", "Frame", field="tables")
+_IDENTITIES = {identity.name: identity for identity in ReplicaIdentity}
+
+
+def _encode_tables(tables: Iterable[TableSchema]) -> bytes:
+    values = [
+        {
+            "id": table.id,
+            "schema": table.schema,
+            "name": table.name,
+            "replica_identity": table.replica_identity.name,
+            "columns": [
+                {slot: getattr(column, slot) for slot in Column.__slots__} for column in table.columns
+            ],
+        }
+        for table in tables
+    ]
+    return _write(_TABLES, values) if values else b"\0"
+
+
+def _decode_tables(record: bytes, pos: int) -> tuple[tuple[TableSchema, ...], int]:
+    if record[pos] == 0:
+        return (), pos + 1
+    values, pos = _read(_TABLES, record, pos)
+    return tuple(map(_table, values)), pos
+
+
+def _table(value: dict[str, Any]) -> TableSchema:
+    table = TableSchema(
+        schema=value["schema"],
+        name=value["name"],
+        replica_identity=_IDENTITIES[value["replica_identity"]],
+        columns=tuple(Column(**column) for column in value["columns"]),
+    )
+    if table.id != value["id"]:
+        raise ValueError("a table version's id does not match its content")
+    return table
+
+
+def _write(schema: Any, value: Any) -> bytes:
+    out = io.BytesIO()
+    schemaless_writer(out, schema, value)
+    return out.getvalue()
+
+
+def _read(schema: Any, record: bytes, pos: int) -> tuple[Any, int]:
+    source = io.BytesIO(record)
+    source.seek(pos)
+    return schemaless_reader(source, schema, None), source.tell()
+
+
+# Bodies. The number of a union's branch is its place in avsc/frame.avsc.
+
+_TRANSACTIONS, _PART, _CAPTURE_START, _ANCHOR, _HEARTBEAT = (encode_long(i) for i in range(5))
+
+
+def encode_transactions(transactions: list[bytes]) -> bytes:
+    """Body of whole transactions; each made by `encode_transaction`."""
+    return _TRANSACTIONS + encode_long(len(transactions)) + b"".join(transactions) + b"\0"
+
+
+def encode_transaction(
+    *, xid: int, commit_lsn: int, end_lsn: int, commit_time: int, origin: str | None, changes: list[bytes]
+) -> bytes:
+    """One transaction; `changes` made by `schemas.changecodec`."""
+    return b"".join(
+        (
+            encode_long(xid),
+            encode_long(commit_lsn),
+            encode_long(end_lsn),
+            encode_long(commit_time),
+            encode_optional_text(origin),
+            encode_array(changes),
+        )
+    )
+
+
+def encode_part(
+    *,
+    xid: int,
+    commit_lsn: int,
+    part: int,
+    changes: list[bytes],
+    fragment: Fragment | None,
+    commit: Commit | None,
+) -> bytes:
+    """Body of one part of a transaction."""
+    pieces = [_PART, encode_long(xid), encode_long(commit_lsn), encode_long(part), encode_array(changes)]
+    if fragment is None:
+        pieces.append(b"\0")
+    else:
+        last = b"\1" if fragment.last else b"\0"
+        pieces += [b"\2", encode_long(len(fragment.content)), fragment.content, last]
+    if commit is None:
+        pieces.append(b"\0")
+    else:
+        pieces += [
+            b"\2",
+            encode_long(commit.end_lsn),
+            encode_long(commit.commit_time),
+            encode_optional_text(commit.origin),
+        ]
+    return b"".join(pieces)
+
+
+def encode_capture_start(start: CaptureStart) -> bytes:
+    """Body of a CAPTURE_START."""
+    return b"".join(
+        (
+            _CAPTURE_START,
+            start.nonce,
+            _encode_text(start.system_id),
+            encode_long(start.timeline),
+            encode_long(start.written_at),
+        )
+    )
+
+
+def encode_anchor(anchor: Anchor) -> bytes:
+    """Body of an ANCHOR."""
+    return b"".join(
+        (
+            _ANCHOR,
+            _encode_position(anchor.at),
+            _encode_text(anchor.system_id),
+            encode_long(anchor.timeline),
+            _encode_texts(anchor.publication),
+            encode_long(anchor.written_at),
+        )
+    )
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
+    """Body of a HEARTBEAT."""
+    return _HEARTBEAT + _encode_position(heartbeat.at) + encode_long(heartbeat.written_at)
+
+
+def _encode_position(position: Position) -> bytes:
+    return encode_long(position.lsn) + encode_long(position.xid) + encode_long(position.commit_time)
+
+
+def _encode_text(text: str) -> bytes:
+    encoded = text.encode()
+    return encode_long(len(encoded)) + encoded
+
+
+def _encode_texts(texts: tuple[str, ...]) -> bytes:
+    if not texts:
+        return b"\0"
+    return encode_long(len(texts)) + b"".join(map(_encode_text, texts)) + b"\0"
+
+
+def _decode_body(record: bytes, pos: int) -> tuple[Body, int]:
+    branch, pos = read_long(record, pos)
+    return _BODIES[branch](record, pos)
+
+
+def _decode_transactions(record: bytes, pos: int) -> tuple[Transactions, int]:
+    count, pos = read_long(record, pos)
+    if count <= 0:
+        raise ValueError("a frame of no transactions")
+    transactions = []
+    for _ in range(count):
+        transaction, pos = _decode_transaction(record, pos)
+        transactions.append(transaction)
+    return Transactions(tuple(transactions)), _end_of_array(record, pos)
+
+
+def _decode_transaction(record: bytes, pos: int) -> tuple[Transaction, int]:
+    xid, pos = read_long(record, pos)
+    commit_lsn, pos = read_long(record, pos)
+    end_lsn, pos = read_long(record, pos)
+    commit_time, pos = read_long(record, pos)
+    origin, pos = read_optional_text(record, pos)
+    count, changes, pos = _read_changes(record, pos)
+    return Transaction(xid, Lsn(commit_lsn), Lsn(end_lsn), commit_time, origin, count, changes), pos
+
+
+def _read_changes(record: bytes, pos: int) -> tuple[int, bytes, int]:
+    count, pos = read_long(record, pos)
+    if count == 0:
+        return 0, b"", pos
+    if count > 0:
+        raise ValueError("changes without their size")
+    changes, pos = read_bytes(record, pos)
+    return -count, changes, _end_of_array(record, pos)
+
+
+def _end_of_array(record: bytes, pos: int) -> int:
+    if record[pos] != 0:
+        raise ValueError("an array in more than one block")
+    return pos + 1
+
+
+def _decode_part(record: bytes, pos: int) -> tuple[Part, int]:
+    xid, pos = read_long(record, pos)
+    commit_lsn, pos = read_long(record, pos)
+    part, pos = read_long(record, pos)
+    count, changes, pos = _read_changes(record, pos)
+    fragment: Fragment | None = None
+    branch, pos = read_long(record, pos)
+    if branch == 1:
+        content, pos = read_bytes(record, pos)
+        fragment, pos = Fragment(content, record[pos] == 1), pos + 1
+    commit: Commit | None = None
+    branch, pos = read_long(record, pos)
+    if branch == 1:
+        end_lsn, pos = read_long(record, pos)
+        commit_time, pos = read_long(record, pos)
+        origin, pos = read_optional_text(record, pos)
+        commit = Commit(Lsn(end_lsn), commit_time, origin)
+    return Part(xid, Lsn(commit_lsn), part, count, changes, fragment, commit), pos
+
+
+def _decode_capture_start(record: bytes, pos: int) -> tuple[CaptureStart, int]:
+    nonce = record[pos : pos + 16]
+    system_id, pos = read_bytes(record, pos + 16)
+    timeline, pos = read_long(record, pos)
+    written_at, pos = read_long(record, pos)
+    return CaptureStart(nonce, system_id.decode(), timeline, written_at), pos
+
+
+def _decode_anchor(record: bytes, pos: int) -> tuple[Anchor, int]:
+    at, pos = _decode_position(record, pos)
+    system_id, pos = read_bytes(record, pos)
+    timeline, pos = read_long(record, pos)
+    publication: list[str] = []
+    count, pos = read_long(record, pos)
+    for _ in range(count):
+        row, pos = read_bytes(record, pos)
+        publication.append(row.decode())
+    if count:
+        pos = _end_of_array(record, pos)
+    written_at, pos = read_long(record, pos)
+    return Anchor(at, system_id.decode(), timeline, tuple(publication), written_at), pos
+
+
+def _decode_heartbeat(record: bytes, pos: int) -> tuple[Heartbeat, int]:
+    at, pos = _decode_position(record, pos)
+    written_at, pos = read_long(record, pos)
+    return Heartbeat(at, written_at), pos
+
+
+def _decode_position(record: bytes, pos: int) -> tuple[Position, int]:
+    lsn, pos = read_long(record, pos)
+    xid, pos = read_long(record, pos)
+    commit_time, pos = read_long(record, pos)
+    return Position(Lsn(lsn), xid, commit_time), pos
+
+
+_BODIES = (_decode_transactions, _decode_part, _decode_capture_start, _decode_anchor, _decode_heartbeat)
