@@ -1,0 +1,105 @@
+"""Holding a replica exactly at a position (P16): pause, `--until` and verification.
+
+A hold is three columns of the progress row. The applier's compare-and-set cannot pass it, so it
+needs no answer from the applier, on whatever host that runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from connectors.postgres import progress
+from connectors.postgres.progress import HoldKind, Progress, wrapped
+from connectors.postgres.session import Session
+from schemas.errors import OperatorNeeded
+from schemas.lsn import Lsn, format_lsn, parse_lsn
+
+# An operator's pause is stronger than a mere destination; nobody ends another's verification.
+_REPLACES: Final = {
+    HoldKind.PAUSE: (HoldKind.PAUSE, HoldKind.UNTIL),
+    HoldKind.UNTIL: (HoldKind.UNTIL,),
+    HoldKind.VERIFY: (),
+}
+
+_HOLD: Final = """
+    update keepstream.progress
+       set hold_at = coalesce(%(at)s::pg_lsn, position), hold_kind = %(kind)s,
+           hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second',
+           updated_at = clock_timestamp()
+     where name = %(name)s
+       and (hold_at is null or hold_kind = any(%(replaces)s) or hold_expires <= clock_timestamp())
+       and (%(at)s::pg_lsn is null or %(at)s::pg_lsn >= position)
+ returning hold_at::text
+"""
+
+_MOVE: Final = """
+    update keepstream.progress
+       set hold_at = %(at)s::pg_lsn, updated_at = clock_timestamp(),
+           hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
+     where name = %(name)s and hold_kind = %(kind)s and hold_at = %(held_at)s::pg_lsn
+       and hold_expires > clock_timestamp() and %(at)s::pg_lsn >= position
+"""
+
+_RELEASE: Final = """
+    update keepstream.progress
+       set hold_at = null, hold_kind = null, hold_expires = null, updated_at = clock_timestamp()
+     where name = %(name)s and hold_at is not null and hold_kind = any(%(kinds)s)
+"""
+
+
+def hold(
+    conn: Session, name: str, kind: HoldKind, *, at: Lsn | None = None, expires_s: float | None = None
+) -> Lsn:
+    """Let the replica come to `at` (None: where it stands now) and no further; returns that LSN.
+
+    Waits for the target transaction that is running, which may still be committed. Raises
+    HistoryBroken (`progress-missing`) and OperatorNeeded: `replica-held` if somebody else holds it,
+    `hold-passed` if it is past `at` already.
+    """
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": kind.value,
+        "replaces": [replaced.value for replaced in _REPLACES[kind]],
+        "at": None if at is None else format_lsn(at),
+        "seconds": expires_s,
+    }
+    with wrapped("holding the replica"):
+        row = conn.execute(_HOLD, values).fetchone()
+    if row is None:
+        raise _refusal(progress.require(conn, name), at)
+    return parse_lsn(row[0])
+
+
+def _refusal(found: Progress, at: Lsn | None) -> OperatorNeeded:
+    if at is not None and found.position.lsn > at:
+        return OperatorNeeded(
+            f"the replica is at {found.position}, past {format_lsn(at)}",
+            code="hold-passed",
+            hint="Name a later position, or restore to the earlier one.",
+        )
+    seen = "" if found.hold is None else f" at {format_lsn(found.hold.at)} ({found.hold.kind.value})"
+    return OperatorNeeded(
+        f"the replica is held already{seen}",
+        code="replica-held",
+        hint="Wait until that has ended, or release it with `keepstream resume REPLICA`.",
+    )
+
+
+def move_hold(conn: Session, name: str, kind: HoldKind, *, held_at: Lsn, at: Lsn, expires_s: float) -> bool:
+    """Move or prolong a hold of one's own with an expiry; False if it is not held there any more."""
+    values = {
+        "name": name,
+        "kind": kind.value,
+        "held_at": format_lsn(held_at),
+        "at": format_lsn(at),
+        "seconds": expires_s,
+    }
+    with wrapped("moving the hold"):
+        return conn.execute(_MOVE, values).rowcount == 1
+
+
+def release(conn: Session, name: str, *kinds: HoldKind) -> bool:
+    """End the hold if it is of one of these kinds (none given: any); returns whether there was one."""
+    values = {"name": name, "kinds": [kind.value for kind in kinds or tuple(HoldKind)]}
+    with wrapped("releasing the replica"):
+        return conn.execute(_RELEASE, values).rowcount == 1
