@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
-from schemas.varint import LONGS, encode_long, encode_optional_text, read_bytes, read_long, read_optional_text
+from schemas.primitives import (
+    LONGS,
+    encode_long,
+    encode_optional_text,
+    read_bytes,
+    read_long,
+    read_optional_text,
+)
 
 _OPERATIONS = tuple(Operation)
 _NO_TABLE = bytes(8)

@@ -30,8 +30,8 @@ from schemas.frame import (
     Transactions,
 )
 from schemas.lsn import Lsn, Position
+from schemas.primitives import encode_long, encode_optional_text, read_bytes, read_long, read_optional_text
 from schemas.table import Column, ReplicaIdentity, TableSchema
-from schemas.varint import encode_long, encode_optional_text, read_bytes, read_long, read_optional_text
 
 MAGIC = b"KSF1"
 _HEADER_FIXED = len(MAGIC) + 16

@@ -1,0 +1,302 @@
+"""Following the change log: raw records in, valid frames out (P2, P7, P12).
+
+A `Follower` reads records from one place on, judges each with `schemas.validity`, and hands on those
+that count. It keeps what a consumer needs to understand them (table versions) and to come back
+quickly (the newest anchor, as a hint that is verified and never trusted).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from uuid import UUID
+
+from connectors.interfaces import ChangeLog, LogReader, Record
+from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
+from schemas.frame import Anchor, Frame
+from schemas.framecodec import open_frame
+from schemas.lsn import Position, format_lsn
+from schemas.table import TableSchema
+from schemas.validity import Chain, Verdict, adopt, judge
+
+BROKEN_TIMEOUT_S = 300.0
+TAIL_PROOF_RECORDS = 64
+"""A tail scan begins at an anchor with at least this many records after it: more than any writer
+keeps in flight, so a replaced writer's late records can never be all that the scan sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorHint:
+    """Where an anchor stands. A reader that resumes looks there first and verifies what it finds."""
+
+    place: int
+    number: int
+    digest: bytes
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.number}:{self.digest[:8].hex()}"
+
+    def names(self, frame: Frame) -> bool:
+        """Whether this frame is the anchor that the hint speaks of."""
+        return frame.number == self.number and frame.digest == self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A frame that counts. `started`: it begins a new epoch, so an unfinished run of parts is void."""
+
+    frame: Frame
+    place: int
+    next_place: int
+    started: bool
+
+
+class Follower:
+    """Reads the log from one place on. Not thread-safe; `wake` may be called from any thread."""
+
+    def __init__(
+        self,
+        log: ChangeLog,
+        reader: LogReader,
+        chain: Chain,
+        *,
+        first_place: int,
+        skip_to_anchor: bool = False,
+    ) -> None:
+        self.chain = chain
+        self.tables: dict[bytes, TableSchema] = {}
+        self.anchor: AnchorHint | None = None
+        self.next_place = first_place
+        self.began_at = 0
+        self.highest_epoch = chain.epoch
+        self.ignored: Counter[Verdict] = Counter()
+        self._log = log
+        self._reader = reader
+        self._may_adopt = True
+        self._skip_to_anchor = skip_to_anchor
+        self._broken_since: float | None = None
+
+    def read(self, timeout_s: float) -> list[Followed]:
+        """The next frames that count, in order; [] after `timeout_s`.
+
+        Raises what the log's reader raises; HistoryBroken (`log-broken`) when an epoch broke and no
+        capture began a new one for five minutes.
+        """
+        followed: list[Followed] = []
+        for record in self._reader.read(timeout_s):
+            self._take(record, followed)
+        self._expect_new_epoch()
+        return followed
+
+    @property
+    def waits_for_epoch(self) -> bool:
+        """Whether the log's current epoch broke and nothing counts until capture starts anew."""
+        return self.chain.broken
+
+    def wake(self) -> None:
+        """Let a waiting `read` return early."""
+        self._reader.wake()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _take(self, record: Record, followed: list[Followed]) -> None:
+        self.next_place = record.next_place
+        frame = open_frame(record.value)
+        if frame is not None and self.chain.stream in (None, frame.stream):
+            self.highest_epoch = max(self.highest_epoch, frame.epoch)
+        if self._may_adopt and self._adopts(frame):
+            verdict = Verdict.ACCEPTED
+        elif self._may_adopt and self._skip_to_anchor:
+            return
+        else:
+            self._may_adopt = False
+            self.chain, verdict = judge(self.chain, frame)
+        if frame is None or verdict not in (Verdict.START, Verdict.ACCEPTED):
+            self.ignored[verdict] += 1
+            return
+        self._learn(frame, record)
+        followed.append(Followed(frame, record.place, record.next_place, verdict is Verdict.START))
+
+    def _adopts(self, frame: Frame | None) -> bool:
+        """Whether the chain begins with this frame: an anchor.
+
+        The log's very start, a CAPTURE_START, needs no adoption: there `judge` begins.
+        """
+        foreign = frame is not None and self.chain.stream not in (None, frame.stream)
+        chain = adopt(frame) if frame is not None and not foreign else None
+        if chain is not None:
+            self.chain = chain
+            self.began_at = chain.number
+            self._may_adopt = False
+        return chain is not None
+
+    def _learn(self, frame: Frame, record: Record) -> None:
+        for table in frame.tables:
+            self.tables[table.id] = table
+        if isinstance(frame.body, Anchor):
+            self.anchor = AnchorHint(record.place, frame.number, frame.digest)
+
+    def _expect_new_epoch(self) -> None:
+        if not self.chain.broken:
+            self._broken_since = None
+        elif self._broken_since is None:
+            self._broken_since = time.monotonic()
+        elif time.monotonic() - self._broken_since > BROKEN_TIMEOUT_S:
+            raise HistoryBroken(
+                f"the log's epoch {self.chain.epoch} broke after frame {self.chain.number}"
+                f" in {self._log.name} and no capture has begun a new one for {BROKEN_TIMEOUT_S:.0f} s",
+                code="log-broken",
+                hint="Start capture: `keepstream capture`. It continues the log where it was last valid.",
+            )
+
+
+def follow_from_start(log: ChangeLog, *, stream: bytes | None = None) -> Follower:
+    """A follower that begins with the oldest record of the log."""
+    first = log.bounds().first
+    return Follower(log, log.reader(), Chain(stream=stream), first_place=first)
+
+
+def follow_from(log: ChangeLog, *, stream: bytes, position: Position, hint: str | None) -> Follower:
+    """A follower for a consumer that holds `position` of `stream`.
+
+    It begins at the hinted anchor if that is what the hint says and not past the position, else with
+    the oldest record. Transactions below the position come again: the consumer skips them by P1
+    and proves with them that it is the same history (P2, `SameHistory`).
+    Raises PlaceTrimmed (`log-trimmed`) if the log no longer reaches back to the position.
+    """
+    place = _verified_hint(log, stream, position, hint)
+    if place is not None:
+        return Follower(log, log.reader(place), Chain(stream=stream), first_place=place)
+    _refuse_other_start(log, stream, position)
+    return follow_from_start(log, stream=stream)
+
+
+def _verified_hint(log: ChangeLog, stream: bytes, position: Position, hint: str | None) -> int | None:
+    place_text = (hint or "").partition(":")[0]
+    if not place_text.isdecimal():
+        return None
+    place, bounds = int(place_text), log.bounds()
+    if not bounds.first <= place < bounds.end:
+        return None
+    frame = _first_frame(log, place)
+    if frame is None or frame.stream != stream or not isinstance(frame.body, Anchor):
+        return None
+    matches = str(AnchorHint(place, frame.number, frame.digest)) == hint
+    return place if matches and frame.body.at.lsn <= position.lsn else None
+
+
+def _first_frame(log: ChangeLog, place: int | None) -> Frame | None:
+    try:
+        reader = log.reader(place)
+    except KeepstreamError:
+        return None
+    try:
+        records = reader.read(5.0)
+    except (HistoryBroken, PlaceTrimmed):
+        return None
+    finally:
+        reader.close()
+    return open_frame(records[0].value) if records else None
+
+
+def _refuse_other_start(log: ChangeLog, stream: bytes, position: Position) -> None:
+    frame = _first_frame(log, None)
+    if frame is None:
+        return
+    if frame.stream != stream:
+        raise HistoryBroken(
+            f"the log {log.name} holds stream {UUID(bytes=frame.stream)}, not {UUID(bytes=stream)}",
+            code="other-stream",
+            hint="The log was made anew. Nothing was changed. Restore the log that the replica followed, or"
+            " empty the replica's database and let `keepstream run` copy anew.",
+        )
+    if not isinstance(frame.body, Anchor) or frame.body.at.lsn <= position.lsn:
+        return
+    raise PlaceTrimmed(
+        f"the log {log.name} begins at {frame.body.at}, after position {position}",
+        code="log-trimmed",
+        hint="What lies between was trimmed away. Copy anew: empty the replica's database and run"
+        " `keepstream run`; a longer `log.retain` keeps more.",
+    )
+
+
+class SameHistory:
+    """P2: proves that a log is the one in which a position was taken.
+
+    Feed it every transaction in order; it compares the last one below the position, and raises
+    HistoryBroken (`other-history`) if that is another one than the position names.
+    """
+
+    def __init__(self, position: Position) -> None:
+        self._position = position
+        self._last: tuple[int, int] | None = None
+        self._done = position.xid == 0
+
+    def see_anchor(self, at: Position) -> None:
+        """An anchor names the last transaction before it."""
+        if not self._done and at.lsn <= self._position.lsn and at.xid:
+            self._last = (at.xid, at.commit_time)
+
+    def see(self, *, commit_lsn: int, end_lsn: int, xid: int, commit_time: int) -> bool:
+        """Whether the position already holds this transaction (P1): the caller then skips it."""
+        held = commit_lsn < self._position.lsn
+        if self._done:
+            return held
+        if held:
+            if end_lsn > self._position.lsn:
+                self._fail(
+                    f"a transaction reaches from {format_lsn(commit_lsn)} to {format_lsn(end_lsn)} over it"
+                )
+            self._last = (xid, commit_time)
+        else:
+            self.prove()
+        return held
+
+    def prove(self) -> None:
+        """Called when the log is known past the position: the last transaction seen must be the one."""
+        if self._done:
+            return
+        self._done = True
+        expected = (self._position.xid, self._position.commit_time)
+        if self._last is not None and self._last != expected:
+            self._fail(f"the log's last transaction below it is {self._last[0]}, not {expected[0]}")
+
+    def _fail(self, seen: str) -> None:
+        raise HistoryBroken(
+            f"position {self._position} was taken in another history: {seen}",
+            code="other-history",
+            hint="The replica followed another log or source. Nothing was changed. Point `log` and"
+            " `source` at the ones it followed, or empty its database and let `keepstream run` copy anew.",
+        )
+
+
+def find_tail(log: ChangeLog) -> Follower:
+    """A follower that has read to the log's end: its `chain` says where the log stands.
+
+    Begins some records before the end, at an anchor; goes further back until the anchor has
+    TAIL_PROOF_RECORDS after it and the chain reaches the end unbroken, or the log's start is reached.
+    """
+    bounds = log.bounds()
+    place = bounds.end
+    while True:
+        place = log.rewind(place) if place > bounds.first else bounds.first
+        at_start = place <= bounds.first
+        follower = _scan(log, place, bounds.end, at_start=at_start)
+        if at_start or (
+            follower.anchor is not None
+            and follower.chain.number - follower.began_at >= TAIL_PROOF_RECORDS
+            and not follower.chain.broken
+            and follower.highest_epoch == follower.chain.epoch
+        ):
+            return follower
+        follower.close()
+
+
+def _scan(log: ChangeLog, place: int, end: int, *, at_start: bool) -> Follower:
+    reader = log.reader(None if at_start else place)
+    follower = Follower(log, reader, Chain(), first_place=place, skip_to_anchor=not at_start)
+    while follower.next_place < end:
+        follower.read(1.0)
+    return follower

@@ -1,0 +1,85 @@
+"""What a stage says of itself, published beside the log for `status` on any host.
+
+A report is a hint for people: the truth about positions is in the slot, the log and the replica's
+progress row. A report that is older than `STALE_AFTER_S` says nothing about now.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.errors import KeepstreamError
+
+STALE_AFTER_S = 15.0
+
+
+class StageState(StrEnum):
+    """The states that `status` shows. Idle is not stuck, retrying is not failed."""
+
+    STARTING = "starting"
+    COPYING = "copying"
+    CATCHING_UP = "catching_up"
+    STREAMING = "streaming"
+    IDLE = "idle"
+    PAUSED = "paused"
+    RETRYING = "retrying"
+    STALLED = "stalled"
+    STOPPED = "stopped"
+
+
+class ReportedError(BaseModel):
+    """The last error of a stage; `at` is Unix time in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    hint: str
+    at: float
+
+    @classmethod
+    def of(cls, error: KeepstreamError) -> ReportedError:
+        return cls(code=error.code, message=error.message, hint=error.hint, at=time.time())
+
+
+class NotReplicated(BaseModel):
+    """A table that is left out, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    table: str
+    reason: str
+
+
+class StageReport(BaseModel):
+    """One stage's newest word. Unknown figures are None. LSNs are text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    state: StageState
+    at: float = Field(default_factory=time.time)
+    pid: int = Field(default_factory=os.getpid)
+    host: str = Field(default_factory=socket.gethostname)
+    position: str | None = None
+    commit_lsn: str | None = None
+    commit_time: float | None = None
+    changes_per_s: float | None = None
+    bytes_per_s: float | None = None
+    transactions: int | None = None
+    changes: int | None = None
+    last_error: ReportedError | None = None
+    waiting_for: str | None = None
+    not_replicated: tuple[NotReplicated, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+Report = Callable[[StageReport], None]
+"""How a stage publishes: cheap to call often; the receiver limits the rate."""
