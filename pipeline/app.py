@@ -1,0 +1,47 @@
+"""The only place that picks concrete connectors for what the configuration names."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from connectors.interfaces import ChangeLog
+    from pipeline.config import Config, Replica
+
+
+def open_log(config: Config) -> ChangeLog:
+    """The change log of the file. Connects to nothing yet; the caller closes it."""
+    from connectors.log import open_log as open_by_url
+
+    return open_by_url(
+        config.log.url,
+        config.name,
+        replication=config.log.replication,
+        client=config.log.client_settings(),
+    )
+
+
+def source_conninfo(config: Config) -> str:
+    """libpq's connection string of the source, passwords included: for `session.connect` alone."""
+    return config.source.url.reveal()
+
+
+def replica_conninfo(config: Config, name: str) -> str:
+    """The same of a replica. Raises UsageError (`replica-unknown`)."""
+    return replica_named(config, name).url.reveal()
+
+
+def replica_named(config: Config, name: str) -> Replica:
+    """A replica's settings. Raises UsageError (`replica-unknown`) that lists the names there are."""
+    if name in config.replicas:
+        return config.replicas[name]
+    close = get_close_matches(name, config.replicas, n=1)
+    known = ", ".join(config.replicas) or "none"
+    raise UsageError(
+        f"there is no replica `{name}` in the configuration",
+        code="replica-unknown",
+        hint=f"Did you mean `{close[0]}`? It names: {known}." if close else f"It names: {known}.",
+    )

@@ -1,0 +1,144 @@
+"""keepstream.yaml → Config, or one ConfigError that lists everything wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import document as yaml_document
+from pipeline.config.document import Document
+from pipeline.config.expansion import expand
+from pipeline.config.model import Config, Log, Replica, Source, Tables, Tools
+from schemas.errors import ConfigError
+
+logger = logging.getLogger("keepstream.config")
+
+DEFAULT_PATH = Path("keepstream.yaml")
+
+_PARTS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): Config,
+    ("source",): Source,
+    ("source", "tables"): Tables,
+    ("log",): Log,
+    ("replicas", "NAME"): Replica,
+    ("tools",): Tools,
+}
+
+
+def load_config(path: Path = DEFAULT_PATH, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and validate a file. Warns (log) if others may read it.
+
+    Raises ConfigError: `config-missing`, `config-unreadable`, `config-yaml`, `config-invalid`.
+    """
+    config = parse_config(_read(path), name=str(path), environment=environment)
+    if readable_by_others(path):
+        logger.warning(
+            "configuration is readable by others", extra={"file": str(path), "fix": f"chmod 600 {path}"}
+        )
+    return config.read_from(path)
+
+
+def parse_config(text: str, *, name: str, environment: Mapping[str, str]) -> Config:
+    """The same from the file's text; `name` is what messages call it."""
+    document = yaml_document.parse_document(text, name)
+    value = expand(document, environment)
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{name}: expected a mapping with the keys name, source, log and replicas",
+            code="config-invalid",
+            hint="Run `keepstream init` for a file to begin with.",
+        )
+    try:
+        config = Config.model_validate(value)
+    except ValidationError as error:
+        _note_faults(error, document)
+    if document.faults:
+        raise _invalid(document)
+    return config
+
+
+def readable_by_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration file {path}",
+            code="config-missing",
+            hint="Write one with `keepstream init`, or name yours with `keepstream -c FILE …` or "
+            "$KEEPSTREAM_CONFIG.",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text: byte {error.start}",
+            code="config-unreadable",
+            hint="Save the file as UTF-8.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            code="config-unreadable",
+            hint=f"Make it readable for the user that runs keepstream: ls -l {path}",
+        ) from None
+
+
+def _invalid(document: Document) -> ConfigError:
+    lines = document.fault_lines()
+    message = lines[0] if len(lines) == 1 else f"{len(lines)} errors\n  " + "\n  ".join(lines)
+    return ConfigError(
+        message,
+        code="config-invalid",
+        hint=f"Mend {document.name}; docs/configuration.md describes every key.",
+    )
+
+
+def _note_faults(error: ValidationError, document: Document) -> None:
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        path = fault["loc"]
+        dotted = ".".join(str(part) for part in path)
+        if fault["type"] == "extra_forbidden":
+            document.fault(path, f"unknown key `{dotted}`{_suggestion(path)}", of_key=True)
+        elif fault["type"] == "missing":
+            document.fault(path, f"`{dotted}` is missing")
+        else:
+            document.fault(path, f"{_subject(dotted)}{_sentence(fault['msg'])}")
+
+
+def _subject(dotted: str) -> str:
+    return f"`{dotted}` " if dotted else ""
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    return text[:1].lower() + text[1:]
+
+
+def _suggestion(path: tuple[int | str, ...]) -> str:
+    """`; did you mean …`, or where the key belongs, or nothing."""
+    key, here = str(path[-1]), _shape(path[:-1])
+    close = get_close_matches(key, _keys(here), n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    for there in _PARTS:
+        if there != here and key in _keys(there):
+            return f"; it belongs under `{'.'.join(there)}`" if there else "; it belongs at the top level"
+    return f"; known here: {', '.join(_keys(here))}"
+
+
+def _shape(path: tuple[int | str, ...]) -> tuple[str, ...]:
+    parts = tuple(str(part) for part in path)
+    return ("replicas", "NAME") if len(parts) == 2 and parts[0] == "replicas" else parts
+
+
+def _keys(shape: tuple[str, ...]) -> list[str]:
+    model = _PARTS.get(shape)
+    return list(model.model_fields) if model else []

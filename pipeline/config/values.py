@@ -1,0 +1,206 @@
+"""The kinds of value a configuration holds: secrets, connection strings, durations, table patterns.
+
+A `Secret` shows itself to nobody: `repr`, `str`, a pydantic dump and an f-string give `***`; only
+`reveal()` gives the text. A `ConnectionString` shows everything but its passwords.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from schemas.errors import ConfigError
+
+HIDDEN = "***"
+
+
+class Secret:
+    """A text that must not be shown. Compares by content."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the one call that needs it."""
+        return self._text
+
+    def __str__(self) -> str:
+        return HIDDEN
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """From the file's value. A bare number is a legal password and Kafka setting."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, bool):
+            return cls("true" if value else "false")
+        if isinstance(value, (str, int, float)):
+            return cls(str(value))
+        raise ValueError("must be a text")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class ConnectionString(Secret):
+    """A libpq connection string, URI or keywords, kept exactly as it was written."""
+
+    def __str__(self) -> str:
+        return hide_passwords(self._text)
+
+    @property
+    def holds_password(self) -> bool:
+        return hide_passwords(self._text) != self._text
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError("must be a libpq connection string, such as postgresql://user@host/database")
+        _refuse_malformed(value)
+        return cls(value)
+
+
+_URI_PASSWORD = re.compile(r"(?P<before>^\s*postgres(?:ql)?://[^:/?#@]*:)[^/?#]*(?=@)")
+_URI_PARAMETER = re.compile(r"(?P<before>[?&](?:ssl)?password=)[^&#]*")
+_KEYWORD_PASSWORD = re.compile(
+    r"(?P<before>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)", re.DOTALL
+)
+
+
+def hide_passwords(conninfo: str) -> str:
+    """The connection string as messages may show it."""
+    if is_uri(conninfo):
+        hidden = _URI_PASSWORD.sub(rf"\g<before>{HIDDEN}", conninfo)
+        return _URI_PARAMETER.sub(rf"\g<before>{HIDDEN}", hidden)
+    return _KEYWORD_PASSWORD.sub(rf"\g<before>{HIDDEN}", conninfo)
+
+
+def is_uri(conninfo: str) -> bool:
+    return conninfo.startswith(("postgresql://", "postgres://"))
+
+
+def _refuse_malformed(conninfo: str) -> None:
+    """Raise ValueError if libpq cannot read it, or would take a piece of its password for the host."""
+    from connectors.postgres.session import describe  # 100 ms that `--help` need not wait for
+
+    try:
+        describe(conninfo)
+    except ConfigError:
+        raise ValueError(_UNREADABLE) from None
+
+
+_UNREADABLE = (
+    "cannot be read by libpq: write postgresql://user@host:5432/database with :/?#[]@% in user and "
+    "password percent-encoded (%40 for @), or key=value pairs"
+)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_duration(value: object) -> timedelta:
+    """`7d`, `5m`, `1h30m`, `500ms` → timedelta. A bare number has no unit and is refused."""
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip()
+    if value == 0 or text == "0":
+        return timedelta()
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError("must be a duration with its unit: 500ms, 30s, 5m, 2h, 7d, 1w")
+    return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)?", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(value: object) -> int:
+    """`64MB`, `1GiB`, `4096` → bytes. As in PostgreSQL, kB is 1024 bytes, with or without the i."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool):
+        raise ValueError("must be a size: 512kB, 64MB, 1GB")
+    unit = (match[2] or "").lower().rstrip("b").rstrip("i")
+    return int(float(match[1]) * 1024 ** _POWER[unit])
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+@dataclass(frozen=True)
+class TablePattern:
+    """`schema.table`, where `*` stands for any run of characters.
+
+    Names are matched as PostgreSQL stores them, without folding to lower case. A name that holds
+    a dot, a star or a quote is written in double quotes: `crm."odd.name"`.
+    """
+
+    text: str
+
+    @classmethod
+    def parse(cls, value: object) -> TablePattern:
+        if isinstance(value, TablePattern):
+            return value
+        if not isinstance(value, str) or not _PATTERN.fullmatch(value):
+            raise ValueError("must be a pattern schema.table, such as public.* or crm.audit_*")
+        return cls(value)
+
+    def matches(self, schema: str, table: str) -> bool:
+        return self._schema_matches(schema) and self._table_matches(table)
+
+    @cached_property
+    def _schema_matches(self) -> Callable[[str], bool]:
+        return _matcher(self._parts[0])
+
+    @cached_property
+    def _table_matches(self) -> Callable[[str], bool]:
+        return _matcher(self._parts[1])
+
+    @cached_property
+    def _parts(self) -> tuple[str, str]:
+        match = _PATTERN.fullmatch(self.text)
+        assert match is not None
+        return match["schema"], match["table"]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+_PART = r'(?:"(?:[^"]|"")+"|[^".\s]+)'
+_PATTERN = re.compile(rf"(?P<schema>{_PART})\.(?P<table>{_PART})")
+
+
+def _matcher(part: str) -> Callable[[str], bool]:
+    if part.startswith('"'):
+        return part[1:-1].replace('""', '"').__eq__
+    regex = re.compile(".*".join(re.escape(piece) for piece in part.split("*")), re.DOTALL)
+    return lambda name: regex.fullmatch(name) is not None
