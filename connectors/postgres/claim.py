@@ -1,0 +1,210 @@
+"""Who may write to a replica (P13, P14): taking it over, and the compare-and-set that proves it.
+
+A `Claim` is the token that this applier wrote into the progress row. Every target transaction begins
+with `ADVANCE`, which updates one row only if the replica is still ours and where we think it is.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from connectors.failpoints import failpoint
+from connectors.postgres.progress import (
+    Progress,
+    ReplicaState,
+    missing,
+    require,
+    to_timestamp,
+    wrapped,
+)
+from connectors.postgres.session import Session
+from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
+from schemas.lsn import Lsn, Position, format_lsn
+
+SILENCE_LIMIT_S: Final = 30.0
+"""How long an applier may say nothing to the replica before a waiting one takes over by itself."""
+_END_TIMEOUT_S: Final = 30.0
+
+ADVANCE: Final = b"""
+    update keepstream.progress
+       set position = $1::pg_lsn, xid = $2::bigint, commit_time = $3::timestamptz, place = $4,
+           updated_at = clock_timestamp()
+     where name = $5 and stream = $6::uuid and token = $7::uuid and position = $8::pg_lsn
+       and state = 'streaming'
+       and (hold_at is null or hold_expires <= clock_timestamp() or $1::pg_lsn <= hold_at)
+"""
+"""P13. Parameters are PostgreSQL's text, made by `Claim.advance`."""
+
+TOUCH: Final = b"""
+    update keepstream.progress set updated_at = clock_timestamp() where name = $1 and token = $2::uuid
+"""
+"""An empty write, whose synchronous commit makes everything before it durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """This applier's right to move the row `name`."""
+
+    name: str
+    stream: bytes
+    token: uuid.UUID
+
+    def advance(self, old: Lsn, new: Position, *, place: str) -> list[bytes | None]:
+        """Parameters of ADVANCE."""
+        commit_time = to_timestamp(new.commit_time)
+        return [
+            format_lsn(new.lsn).encode(),
+            str(new.xid).encode(),
+            None if commit_time is None else commit_time.encode(),
+            place.encode(),
+            self.name.encode(),
+            uuid.UUID(bytes=self.stream).hex.encode(),
+            self.token.hex.encode(),
+            format_lsn(old).encode(),
+        ]
+
+    def touch(self) -> list[bytes | None]:
+        """Parameters of TOUCH."""
+        return [self.name.encode(), self.token.hex.encode()]
+
+
+class PositionLost(RetryLater):
+    """The compare-and-set touched no row: nothing was changed. `explain` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another living session that is recorded as the replica's applier."""
+
+    pid: int
+    silent_s: float
+
+
+_RIVAL: Final = """
+    select a.pid,
+           case when a.state = 'active' and a.wait_event_type is distinct from 'Client' then 0.0
+                else extract(epoch from clock_timestamp() - greatest(a.query_start, a.state_change))
+           end::float8
+      from keepstream.progress p
+      join pg_catalog.pg_stat_activity a on a.pid = p.backend_pid and a.backend_start = p.backend_start
+     where p.name = %s and a.pid <> pg_backend_pid()
+"""
+
+_TERMINATE: Final = """
+    select pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a
+     where a.pid = %s and a.backend_start = %s and a.pid <> pg_backend_pid()
+"""
+
+_CLAIM: Final = """
+    update keepstream.progress p
+       set token = %(new)s, backend_pid = a.pid, backend_start = a.backend_start,
+           updated_at = clock_timestamp()
+      from pg_catalog.pg_stat_activity a
+     where p.name = %(name)s and p.token = %(old)s and a.pid = pg_backend_pid()
+"""
+
+
+def rival(conn: Session, name: str) -> Rival | None:
+    """The living applier of this replica, if there is one. One that works on a statement is not silent;
+    one whose server process waits for its client is."""
+    with wrapped("looking for another applier"):
+        row = conn.execute(_RIVAL, [name]).fetchone()
+    return None if row is None else Rival(row[0], row[1] or 0.0)
+
+
+def take_over(conn: Session, name: str) -> tuple[Claim, Progress]:
+    """Make the replica ours: end the recorded session, wait until it is gone, write a new token (P14).
+
+    Only then is the returned row's position final: until its session is gone, a frozen applier holds
+    row locks and a COMMIT of unknown outcome may still be running. `conn` becomes the recorded session.
+    Raises HistoryBroken (`progress-missing`), OperatorNeeded (`copy-unfinished`), RetryLater
+    (`take-over-slow`).
+    """
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while True:
+        found = require(conn, name)
+        _refuse_unfinished_copy(found)
+        _end(conn, found, deadline)
+        failpoint("apply.take_over")
+        token = uuid.uuid4()
+        with wrapped("taking the replica over"):
+            values = {"name": name, "old": found.token, "new": token}
+            claimed = conn.execute(_CLAIM, values).rowcount == 1
+        if claimed:
+            return Claim(name, found.stream, token), require(conn, name)
+        _check_deadline(deadline, "other appliers take the replica over again and again")
+
+
+def _refuse_unfinished_copy(found: Progress) -> None:
+    if found.state is ReplicaState.COPYING:
+        raise OperatorNeeded(
+            f"the first copy of {found.name!r} has not been completed",
+            code="copy-unfinished",
+            hint="Start `keepstream run`: it resumes the copy, or begins it anew.",
+        )
+
+
+def _end(conn: Session, found: Progress, deadline: float) -> None:
+    while found.alive and found.backend_pid is not None:
+        with wrapped("ending the replaced applier's session"):
+            row = conn.execute(_TERMINATE, [found.backend_pid, found.backend_start]).fetchone()
+        if row is None:
+            return
+        time.sleep(0.02)
+        _check_deadline(
+            deadline, f"the session of the replaced applier (pid {found.backend_pid}) does not end"
+        )
+
+
+def _check_deadline(deadline: float, seen: str) -> None:
+    if time.monotonic() > deadline:
+        raise RetryLater(seen, code="take-over-slow", hint="Look at pg_stat_activity of the replica.")
+
+
+class Loss(Enum):
+    """Why a compare-and-set touched no row."""
+
+    HELD = "held"
+    MOVED = "moved"
+
+
+def explain(claim: Claim, row: Progress | None, *, old: Lsn, new: Lsn) -> Loss:
+    """Why ADVANCE from `old` to `new` touched nothing, from the row as it is now.
+
+    HELD: a hold stands in the way. MOVED: the replica is elsewhere (a commit of unknown outcome had
+    worked, or a fail-over lost the last commits): read on from where it is. Raises OperatorNeeded
+    (`applier-replaced`) and HistoryBroken where somebody has to look.
+    """
+    error = _fatal_loss(claim, row)
+    if error is not None:
+        raise error
+    assert row is not None
+    if row.position.lsn == old and row.hold is not None and row.hold.at < new:
+        return Loss.HELD
+    return Loss.MOVED
+
+
+def _fatal_loss(claim: Claim, row: Progress | None) -> KeepstreamError | None:
+    if row is None:
+        return missing(claim.name)
+    if row.stream != claim.stream:
+        return HistoryBroken(
+            f"the replica now follows stream {uuid.UUID(bytes=row.stream)}",
+            code="other-stream",
+            hint="It was copied anew from another log. Start this applier again with that log.",
+        )
+    if row.token != claim.token:
+        return OperatorNeeded(
+            f"another applier has taken the replica over (pid {row.backend_pid} on its server)",
+            code="applier-replaced",
+            hint="Nothing is wrong if that was meant; run only one `keepstream apply` or `run` per replica.",
+        )
+    if row.state is ReplicaState.COPYING:
+        return OperatorNeeded(
+            "a first copy into this replica has begun", code="copy-unfinished", hint="Let it finish."
+        )
+    return None
