@@ -80,7 +80,7 @@ _TELLING: Final = (
 # What libpq says when a server answered and refused, and what mends it. `{}` is the match's first group.
 _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
     (
-        r"password authentication failed|(?:GSSAPI|LDAP|PAM|RADIUS|SCRAM|certificate|OAuth) authentication failed",
+        r"(?:password|GSSAPI|LDAP|PAM|RADIUS|SCRAM|certificate|OAuth) authentication failed",
         "Correct user and password in the connection string, in PGPASSWORD or in ~/.pgpass.",
     ),
     (
@@ -118,7 +118,8 @@ _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
     (
         r"certificate verify failed|root certificate file|does not match host name|SSL error|certificate file"
         r"|private key file|could not (?:load|read) .*certificate",
-        "Correct sslmode, sslrootcert, sslcert or sslkey in the connection string, or the server's certificate.",
+        "Correct sslmode, sslrootcert, sslcert or sslkey in the connection string, or mend the server's "
+        "certificate.",
     ),
     (
         r"channel binding (?:is )?required|authentication method requirement",
@@ -132,7 +133,9 @@ _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
 
 _NO_SERVICE = re.compile(r"definition of service|service file .* not found")
 _BAD_SETTING = re.compile(r"invalid (?:\S+ )?value|invalid (?:port|integer)|could not match \d+")
-_ATTEMPT = re.compile(r"^- host: (.*?), port: (.*?), hostaddr: .*?: (.*?)(?=^- host: |\Z)", re.S | re.M)
+_ATTEMPT = re.compile(
+    r"^- host: (.*?), port: (.*?), hostaddr: .*?: (.*?)(?=^- host: |\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
@@ -223,7 +226,7 @@ def _unreachable(text: str, where: str) -> KeepstreamError:
     return RetryLater(
         f"cannot connect to {where}: {_reason(text)}",
         code="server-unreachable",
-        hint="Check that the server runs, that host and port are right, and that the network lets us through.",
+        hint="Check that the server runs, that host and port are right, and that no firewall is between.",
     )
 
 
