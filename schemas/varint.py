@@ -1,76 +1,68 @@
-"""Avro's primitive encodings that the hot paths share: zig-zag varint longs, bytes, optional text.
+"""Avro's int and long: zigzag, then seven bits a byte, least significant first.
 
-Readers take a buffer and a position and return the value and the next position; they raise
-IndexError or ValueError on input that ends too early, never a shorter value.
+Rows are made of these, so the usual sizes come from tables. `SHORT[z]` is the whole encoding of the
+zigzag value z below 2**14; `PAIR[z]` is the same 14 bits as two bytes with more to come. A long is
+then a few look-ups: PAIR of each lower 14 bits, SHORT of the rest.
 """
 
 from __future__ import annotations
 
+from typing import Final
 
-def _encode_slow(value: int) -> bytes:
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError("an Avro long has 64 bits")
-    rest = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
+INT_MIN: Final = -(2**31)
+INT_MAX: Final = 2**31 - 1
+LONG_MIN: Final = -(2**63)
+LONG_MAX: Final = 2**63 - 1
 
+_MAX_BYTES: Final = 10  # of a long: 64 bits in sevens
+_PAIR_BITS: Final = 14
+PAIR_MASK: Final = (1 << _PAIR_BITS) - 1
 
-LONGS = tuple(_encode_slow(value) for value in range(16384))
-"""The encodings of 0 … 16383: lengths and counts, nearly always."""
+SHORT: Final = tuple(
+    bytes((z,)) if z < 0x80 else bytes((z & 0x7F | 0x80, z >> 7)) for z in range(1 << _PAIR_BITS)
+)
+PAIR: Final = tuple(bytes((z & 0x7F | 0x80, z >> 7 | 0x80)) for z in range(1 << _PAIR_BITS))
+PAIR_VALUE: Final = {pair: value for value, pair in enumerate(PAIR)}
 
 
 def encode_long(value: int) -> bytes:
-    """An Avro int or long."""
-    return LONGS[value] if 0 <= value < 16384 else _encode_slow(value)
+    """Raises ValueError outside int64."""
+    if not LONG_MIN <= value <= LONG_MAX:
+        raise ValueError("not a 64-bit integer")
+    rest = value << 1 if value >= 0 else ~(value << 1)
+    if rest <= PAIR_MASK:
+        return SHORT[rest]
+    encoded = PAIR[rest & PAIR_MASK]
+    rest >>= _PAIR_BITS
+    while rest > PAIR_MASK:
+        encoded += PAIR[rest & PAIR_MASK]
+        rest >>= _PAIR_BITS
+    return encoded + SHORT[rest]
 
 
-def read_long(buffer: bytes, pos: int) -> tuple[int, int]:
-    """(value, next position)."""
-    byte = buffer[pos]
-    pos += 1
-    if byte < 0x80:
-        return (byte >> 1) ^ -(byte & 1), pos
-    value = byte & 0x7F
-    shift = 7
-    while True:
-        byte = buffer[pos]
-        pos += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift > 63:
-            raise ValueError("an Avro long has at most 10 bytes")
-    return (value >> 1) ^ -(value & 1), pos
+def decode_long(data: bytes, position: int) -> tuple[int, int]:
+    """The value at `position` and the position after it.
 
-
-def read_bytes(buffer: bytes, pos: int) -> tuple[bytes, int]:
-    """Avro bytes or string (as bytes), and the next position."""
-    size, pos = read_long(buffer, pos)
-    end = pos + size
-    if size < 0 or end > len(buffer):
-        raise ValueError("bytes end past the buffer")
-    return buffer[pos:end], end
-
-
-def encode_optional_text(text: str | None) -> bytes:
-    """The union ["null", "string"]."""
-    if text is None:
-        return b"\0"
-    encoded = text.encode()
-    return b"\2" + encode_long(len(encoded)) + encoded
-
-
-def read_optional_text(buffer: bytes, pos: int) -> tuple[str | None, int]:
-    """The union ["null", "string"], and the next position."""
-    branch, pos = read_long(buffer, pos)
-    if branch == 0:
-        return None, pos
-    if branch != 1:
-        raise ValueError("a union has no such branch")
-    encoded, pos = read_bytes(buffer, pos)
-    return encoded.decode(), pos
+    Raises ValueError if the data ends too early, the value is no int64 or is not in its shortest form.
+    """
+    zigzag = shift = 0
+    while (low := PAIR_VALUE.get(data[position : position + 2])) is not None:
+        zigzag |= low << shift
+        shift += _PAIR_BITS
+        position += 2
+        if shift > 7 * _MAX_BYTES:
+            raise ValueError("an integer of more than 64 bits")
+    last = data[position : position + 1]
+    if not last:
+        raise ValueError("data ends inside an integer")
+    value = last[0]
+    position += 1
+    if value & 0x80:
+        second = data[position : position + 1]
+        if not second:
+            raise ValueError("data ends inside an integer")
+        value = value & 0x7F | second[0] << 7
+        position += 1
+    if (shift and not data[position - 1]) or (zigzag := zigzag | value << shift) >> 64:
+        raise ValueError("an integer that is too long")
+    return (zigzag >> 1) ^ -(zigzag & 1), position
