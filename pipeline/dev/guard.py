@@ -1,0 +1,44 @@
+"""Ends what a killed process left behind: `python -m pipeline.dev.guard PID STARTED FOLDER`.
+
+It waits until that process is gone or the folder is, then ends every server below the folder and
+deletes it. It runs in a session of its own, so that what kills the owner spares it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.dev.process import ProcessId, ServerProcess
+from pipeline.dev.record import kill_below
+
+_LOOK_S = 0.25
+
+
+def guard(owner: ProcessId, folder: Path) -> None:
+    """Start a guard of `folder` for as long as `owner` lives."""
+    root = Path(__file__).parents[2]
+    ServerProcess(
+        [sys.executable, "-m", "pipeline.dev.guard", str(owner.pid), owner.started, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(root)},
+        start_new_session=True,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    pid, started, name = arguments
+    owner, folder = ProcessId(int(pid), started), Path(name)
+    while owner.is_alive() and folder.exists():
+        time.sleep(_LOOK_S)
+    kill_below(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

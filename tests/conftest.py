@@ -1,0 +1,58 @@
+"""What every test run has: one folder for its servers, ended and deleted with the run, however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.dev.guard import guard
+from pipeline.dev.process import process_id
+from pipeline.dev.record import kill_below
+
+pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka"]
+
+_RUN_FOLDER = "KEEPSTREAM_TEST_RUN"  # inherited by pytest-xdist's workers
+_MARKED_BY_FIXTURE = {"kafka_server": "kafka", "source_server": "postgres", "replica_server": "postgres"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="keepstream-test-")
+        Path(folder).chmod(0o711)  # servers may run under another account
+        os.environ[_RUN_FOLDER] = folder
+        owner = process_id(os.getpid())
+        assert owner is not None
+        guard(owner, Path(folder))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and _RUN_FOLDER in os.environ:
+        kill_below(Path(os.environ.pop(_RUN_FOLDER)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, marker in _MARKED_BY_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Path:
+    """The run's folder, shared by its workers. Servers started below it end with the run."""
+    return Path(os.environ[_RUN_FOLDER])
+
+
+@pytest.fixture
+def server_folder(run_folder: Path) -> Iterator[Path]:
+    """A folder for one test's own servers, which an unprivileged account can reach."""
+    folder = Path(tempfile.mkdtemp(dir=run_folder, prefix="own-"))
+    folder.chmod(0o711)
+    yield folder
+    kill_below(folder)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,236 @@
+"""`source` and `replica`: fresh databases on real servers, used under the roles that users are told to make.
+
+The servers live as long as the run (one pair a worker); databases, slots and grants as long as a test.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pipeline.dev.postgres_server import EmbeddedPostgres
+from pipeline.dev.process import require
+
+PRODUCT = "keepstream"
+OWNER = "crm"
+FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "200"}
+SOURCE_SETTINGS = {
+    **FAST,
+    "wal_level": "logical",
+    "max_wal_senders": "50",
+    "max_replication_slots": "50",
+    "max_prepared_transactions": "10",
+}
+
+REPLICA_SETTINGS = {**FAST, "max_prepared_transactions": "10"}
+_SLOT_S = 20.0
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+@dataclass
+class Database:
+    """A database of one test. `dsn` is the product's own role, which is no superuser."""
+
+    server: EmbeddedPostgres
+    name: str
+    owner: str
+    passwords: Mapping[str, str]
+    _connection: psycopg.Connection[Row] | None = field(default=None, repr=False)
+    _connected_to: int | None = None
+
+    @property
+    def dsn(self) -> str:
+        return self._dsn_of(PRODUCT)
+
+    @property
+    def password(self) -> str:
+        """Of the product's role: to prove that it stands in no log and no process list."""
+        return self.passwords[PRODUCT]
+
+    @property
+    def owner_dsn(self) -> str:
+        """The role that owns the tables: an application on the source, the product on a replica."""
+        return self._dsn_of(self.owner)
+
+    @property
+    def admin_dsn(self) -> str:
+        """The superuser, connected to this database."""
+        return self.server.dsn(self.name)
+
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection[Row]:
+        """A new connection as the owner of the tables; the caller closes it."""
+        return psycopg.connect(self.owner_dsn, autocommit=autocommit)
+
+    def execute(self, statement: str, parameters: Sequence[object] | None = None) -> list[Row]:
+        """Run SQL as the owner of the tables, each call in a transaction of its own; rows if there are any.
+
+        Without parameters it may be several statements; the rows are the last one's.
+        """
+        if self._connection is None or self._connection.closed or self._connected_to != self.server.pid:
+            self.disconnect()
+            self._connection, self._connected_to = self.connect(), self.server.pid
+        return _rows(self._connection, statement, parameters)
+
+    def execute_as_admin(self, statement: str, parameters: Sequence[object] | None = None) -> list[Row]:
+        with psycopg.connect(self.admin_dsn, autocommit=True) as connection:
+            return _rows(connection, statement, parameters)
+
+    def grant_ownership(self) -> None:
+        """Let the product do what only the tables' owner may: publish them, alter their replica identity."""
+        self.execute_as_admin(
+            f"grant {self.owner} to {PRODUCT}; grant create on database {self.name} to {PRODUCT}"
+        )
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def drop(self) -> None:
+        """Leave the server as it was before: no slot, prepared transaction, database or granted ownership."""
+        self.disconnect()
+        for (name,) in self.execute_as_admin(
+            "select gid from pg_prepared_xacts where database = current_database()"
+        ):
+            self.execute_as_admin(f"rollback prepared '{name}'")
+        with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
+            _drop_slots(connection, self.name)
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name)))
+            if self.owner != PRODUCT:
+                connection.execute(
+                    sql.SQL("revoke {} from {}").format(sql.Identifier(self.owner), sql.Identifier(PRODUCT))
+                )
+
+    def _dsn_of(self, role: str) -> str:
+        return self.server.dsn(self.name, user=role, password=self.passwords[role])
+
+
+def _rows(
+    connection: psycopg.Connection[Row], statement: str, parameters: Sequence[object] | None
+) -> list[Row]:
+    cursor = connection.execute(statement, parameters)
+    while cursor.nextset():
+        pass
+    return cursor.fetchall() if cursor.description else []
+
+
+def _drop_slots(connection: psycopg.Connection[Row], database: str) -> None:
+    """Of this database; their walsenders are ended first and waited for, because an active slot stays."""
+    mine = "from pg_replication_slots where database = %s"
+    connection.execute(f"select pg_terminate_backend(active_pid) {mine} and active", [database])
+    require(
+        lambda: not connection.execute(f"select {mine} and active", [database]).fetchall(),
+        _SLOT_S,
+        what="the end of the walsenders",
+    )
+    connection.execute(f"select pg_drop_replication_slot(slot_name) {mine}", [database])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server with the roles that a user is told to make."""
+
+    postgres: EmbeddedPostgres
+    owner: str
+    passwords: Mapping[str, str]
+
+    def new_database(self) -> Database:
+        name = f"crm_{secrets.token_hex(4)}"
+        with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
+            connection.execute(f"create database {name} owner {self.owner}")
+        return Database(self.postgres, name, self.owner, self.passwords)
+
+
+def start_source(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
+    """A source: an application's role owns the tables, the product may replicate and read."""
+    passwords = {OWNER: secrets.token_hex(12), PRODUCT: secrets.token_hex(12)}
+    roles = f"""
+        create role {OWNER} login password '{passwords[OWNER]}';
+        create role {PRODUCT} login replication password '{passwords[PRODUCT]}';
+        grant pg_read_all_data to {PRODUCT};
+    """
+    return Server(_start(folder, {**SOURCE_SETTINGS, **(settings or {})}, roles), OWNER, passwords)
+
+
+def start_replica(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
+    """A replica: the product owns its database and may switch triggers and foreign keys off."""
+    passwords = {PRODUCT: secrets.token_hex(12)}
+    roles = f"""
+        create role {PRODUCT} login password '{passwords[PRODUCT]}';
+        grant set on parameter session_replication_role to {PRODUCT};
+    """
+    return Server(_start(folder, {**REPLICA_SETTINGS, **(settings or {})}, roles), PRODUCT, passwords)
+
+
+def _start(folder: Path, settings: Mapping[str, str], roles: str) -> EmbeddedPostgres:
+    postgres = EmbeddedPostgres(folder, settings=settings)
+    postgres.start()
+    with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
+        connection.execute(roles)
+    return postgres
+
+
+@pytest.fixture(scope="session")
+def source_server(run_folder: Path, worker_name: str) -> Server:
+    return start_source(run_folder / f"source-{worker_name}")
+
+
+@pytest.fixture(scope="session")
+def replica_server(run_folder: Path, worker_name: str) -> Server:
+    return start_replica(run_folder / f"replica-{worker_name}")
+
+
+@pytest.fixture(scope="session")
+def worker_name() -> str:
+    return os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+
+@pytest.fixture
+def source(source_server: Server) -> Iterator[Database]:
+    """A fresh, empty source database; wal_level is logical."""
+    database = source_server.new_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def replica(replica_server: Server) -> Iterator[Database]:
+    """A fresh, empty replica database on another server than `source`."""
+    database = replica_server.new_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def new_source(server_folder: Path) -> Iterator[Callable[..., Database]]:
+    """`new_source(settings)`: a source on a server of the test's own, to crash, stop or configure."""
+    yield from _makers(server_folder / "source", start_source)
+
+
+@pytest.fixture
+def new_replica(server_folder: Path) -> Iterator[Callable[..., Database]]:
+    """`new_replica(settings)`: a replica on a server of the test's own."""
+    yield from _makers(server_folder / "replica", start_replica)
+
+
+def _makers(folder: Path, start: Callable[..., Server]) -> Iterator[Callable[..., Database]]:
+    made: list[Database] = []
+
+    def make(settings: Mapping[str, str] | None = None) -> Database:
+        server = start(folder.with_name(f"{folder.name}-{len(made)}"), settings)
+        made.append(server.new_database())
+        return made[-1]
+
+    yield make
+    for database in made:
+        database.disconnect()
+        database.server.crash()
