@@ -1,0 +1,210 @@
+"""The change log in a folder of one machine: `<root>/<name>.log/`.
+
+    0000001-00000.segment …   the chain of segment files (`segment`, `chain`)
+    status/<stage>.json       the newest report of each stage
+
+Readers and the writer may be different processes and start in any order; no lock is taken or trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from connectors.failpoints import failpoint
+from connectors.interfaces import Bounds
+from connectors.log.chain import Chain, SegmentFolder
+from connectors.log.directory_findings import inspect_folder
+from connectors.log.directory_reader import DirectoryReader
+from connectors.log.directory_writer import DirectoryWriter
+from connectors.log.disk import disk_error, sync_folder_or_die, sync_or_die
+from connectors.log.limits import refuse_oversized
+from connectors.log.place import MAX_EPOCH, pack_place, unpack_place
+from connectors.log.segment import HEADER_BYTES, Header, SegmentName
+from connectors.log.segment_file import corrupt
+from connectors.log.segment_writer import SegmentWriter, fenced
+from schemas.errors import InternalError, KeepstreamError
+from schemas.finding import Finding
+
+_STAGE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_LOG_ID_BYTES = 16
+
+
+class DirectoryLog:
+    """A `ChangeLog` in a folder."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self._path = root / f"{name}.log"
+        self._folder = SegmentFolder(self._path)
+
+    @property
+    def name(self) -> str:
+        return self._path.as_uri()
+
+    def exists(self) -> bool:
+        return self._path.is_dir()
+
+    def create(self) -> None:
+        """See `ChangeLog.create`. The folder is for nobody but the user who runs this."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.mkdir(mode=0o700, exist_ok=True)
+            self._status.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
+        sync_folder_or_die(self._path.parent)
+
+    def bounds(self) -> Bounds:
+        """See `ChangeLog.bounds`."""
+        while True:
+            chain = self._folder.resolve()
+            if not chain.links:
+                return Bounds(0, 0)
+            end = self._proven_end(chain)
+            if end is not None:
+                return Bounds(pack_place(chain.links[0].header.name, HEADER_BYTES), end)
+
+    def rewind(self, place: int) -> int:
+        """See `ChangeLog.rewind`: the start of the file that `place` is in, or of the one before it."""
+        chain = self._folder.resolve()
+        name, offset = unpack_place(place)
+        names = [link.header.name for link in chain.links]
+        earlier = [known for known in names if known < name or (known == name and offset > HEADER_BYTES)]
+        if not earlier:
+            return self.bounds().first
+        return pack_place(earlier[-1], HEADER_BYTES)
+
+    def reader(self, place: int | None = None) -> DirectoryReader:
+        return DirectoryReader(SegmentFolder(self._path), place)
+
+    def begin_epoch(
+        self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]
+    ) -> DirectoryWriter:
+        """See `ChangeLog.begin_epoch`. `is_ignorable` is not needed: an epoch's files are its own."""
+        refuse_oversized(record)
+        if not 0 < epoch <= MAX_EPOCH:
+            raise InternalError(f"epoch {epoch} is not between 1 and {MAX_EPOCH}", code="epoch-out-of-range")
+        if self._folder.highest_epoch() >= epoch:
+            raise fenced(f"epoch {epoch} or a higher one exists in {self._path}", "epoch-taken")
+        file = SegmentWriter(self._folder, SegmentName(epoch, 0))
+        try:
+            header = self._header_of_new_epoch(file)
+            file.write_header(header)
+        except KeepstreamError:
+            file.abandon()  # never later: a reader may have gone by the header
+            raise
+        return self._begin(file, header, record)
+
+    def trim(self, before: int) -> None:
+        """See `ChangeLog.trim`: whole files, the oldest first, so that a kill leaves no gap."""
+        keep = unpack_place(before)[0]
+        if self._folder.resolve().index(keep) is None:
+            return
+        for name in self._folder.names():
+            if name < keep:
+                self._delete(self._folder.segment_path(name))
+        sync_folder_or_die(self._path)
+
+    def inspect(self) -> list[Finding]:
+        return inspect_folder(self._path)
+
+    def put_report(self, stage: str, report: bytes) -> None:
+        """See `ChangeLog.put_report`. Not synced: a report is worth nothing after a crash."""
+        if not _STAGE.fullmatch(stage):
+            raise InternalError(f"not a stage name: {stage!r}", code="stage-invalid")
+        target = self._status / f"{stage}.json"
+        draft = self._status / f".{stage}.{os.getpid()}.draft"
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(report)
+            draft.replace(target)
+        except OSError as error:
+            raise disk_error(error, target) from error
+
+    def reports(self) -> Mapping[str, bytes]:
+        try:
+            return {path.stem: path.read_bytes() for path in sorted(self._status.glob("*.json"))}
+        except OSError as error:
+            raise disk_error(error, self._status) from error
+
+    def destroy(self) -> None:
+        """See `ChangeLog.destroy`. A writer that still runs finds its file deleted and is fenced."""
+        try:
+            shutil.rmtree(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk_error(error, self._path) from error
+        sync_folder_or_die(self._path.parent)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    @property
+    def _status(self) -> Path:
+        return self._path / "status"
+
+    def _header_of_new_epoch(self, file: SegmentWriter) -> Header:
+        """Its file exists, so no older epoch can prove anything more: *now* read what is valid (P8)."""
+        failpoint("log.epoch_created")
+        sync_folder_or_die(self._path)
+        file.look()
+        before = self._folder.newest_below(file.name.epoch)
+        if before is None:
+            return Header(secrets.token_bytes(_LOG_ID_BYTES), file.name)
+        return Header(before.log_id, file.name, before.name, self._valid_bytes(before))
+
+    def _valid_bytes(self, header: Header) -> int:
+        """How far a file that gets no more writers is valid, as the disk itself has it."""
+        path = self._folder.segment_path(header.name)
+        segment = self._folder.open(header)
+        if segment is None:
+            raise fenced(f"{path} was deleted while epoch began behind it", "log-fenced")
+        with segment:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                sync_or_die(descriptor, path)
+            finally:
+                os.close(descriptor)
+            segment.forget_cache()
+            end = segment.sound_end(HEADER_BYTES)
+            if end < segment.watermark():
+                raise corrupt(path, end)
+            return end
+
+    def _begin(self, file: SegmentWriter, header: Header, record: bytes) -> DirectoryWriter:
+        try:
+            start_place = file.place
+            file.write([record])
+            file.prove()
+        except KeepstreamError:
+            file.close()
+            raise
+        return DirectoryWriter(self._folder, file, log_id=header.log_id, start_place=start_place)
+
+    def _proven_end(self, chain: Chain) -> int | None:
+        """The place after the newest record that no successor can leave out; None: look again."""
+        header = chain.links[-1].header
+        segment = self._folder.open(header)
+        if segment is None:
+            return None
+        with segment:
+            end = segment.watermark()
+            sound = segment.sound_end(end) if chain.settled else end
+            if sound > end:
+                segment.sync()
+                self._folder.sync()
+                if self._folder.highest_epoch() != chain.top_epoch:
+                    return None
+            return pack_place(header.name, sound)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from error

@@ -1,0 +1,81 @@
+"""What the operating system's errors mean for a log on disk, and the one way to fsync."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_EXIT_UNREACHABLE = 5
+
+
+def disk_error(error: OSError, path: Path) -> KeepstreamError:
+    """The deliberate error for one the operating system raised about `path`."""
+    what = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in FULL:
+        return RetryLater(
+            f"no space for the change log in {path.parent}: {what.lower()}",
+            code="log-full",
+            hint=f"Free space there or make the volume larger; `df -h {path.parent}` shows it.",
+        )
+    if error.errno in _FORBIDDEN:
+        return OperatorNeeded(
+            f"not allowed to use {path}: {what.lower()}",
+            code="log-permission",
+            hint=f"Make it belong to the user that runs keepstream: `chown -R $(id -un) {path.parent}`.",
+        )
+    if error.errno in _GONE:
+        return HistoryBroken(
+            f"{path} does not exist",
+            code="log-missing",
+            hint="Bring the folder back, for example mount its volume. `keepstream run` makes a new log"
+            " only for a source that has none yet.",
+        )
+    return RetryLater(
+        f"{path} cannot be used: {what.lower()}",
+        code="log-unreachable",
+        hint="Look at the disk: `dmesg | tail` and `smartctl -a`.",
+    )
+
+
+def sync_or_die(descriptor: int, path: Path) -> None:
+    """fsync what this process wrote; if that fails, end the process at once (P8).
+
+    After a failed fsync the kernel may have dropped the pages and marked them clean: the next fsync
+    would succeed and prove nothing. So nothing in this process may ever try again.
+    """
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        _die(path, error)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder_or_die(path: Path) -> None:
+    """The same after names of this process's own, by the same rule."""
+    try:
+        sync_folder(path)
+    except FileNotFoundError as error:
+        raise disk_error(error, path) from error
+    except OSError as error:
+        _die(path, error)
+
+
+def _die(path: Path, error: OSError) -> NoReturn:
+    line = f"keepstream: log-fsync-failed: fsync of {path} failed: {error.strerror}; this process ends\n"
+    os.write(2, line.encode())
+    os._exit(_EXIT_UNREACHABLE)
