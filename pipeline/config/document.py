@@ -11,6 +11,9 @@ from schemas.errors import ConfigError
 
 Path = tuple[str | int, ...]
 
+MAX_VALUES, MAX_DEPTH = 10_000, 20
+"""Bounds of a file, with its aliases written out: no real one comes near."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -30,20 +33,25 @@ class Fault:
 
 @dataclass(slots=True)
 class Document:
-    """`value` is made of dict, list and scalars. Places are by path, such as ("source", "url")."""
+    """`value` is made of dict, list and scalars. Places are by path, such as ("source", "url").
+
+    What stands at an `unexpanded` place is not the value that was meant: no more is said of it.
+    """
 
     name: str
     value: Any = None
     keys: dict[Path, Place] = field(default_factory=dict)
     values: dict[Path, Place] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    unexpanded: set[Place] = field(default_factory=set)
 
     def fault(self, path: Path, text: str, *, of_key: bool = False) -> None:
         """Note a fault at the longest part of `path` that is written in the file."""
         for length in range(len(path), -1, -1):
             known = self.keys if of_key and path[:length] in self.keys else self.values
             if path[:length] in known:
-                self.faults.append(Fault(known[path[:length]], text))
+                if known[path[:length]] not in self.unexpanded:
+                    self.faults.append(Fault(known[path[:length]], text))
                 return
         self.faults.append(Fault(Place(), text))
 
@@ -64,13 +72,17 @@ def parse_document(text: str, name: str) -> Document:
         document.value = None if node is None else _convert(loader, node, (), document)
     except yaml.YAMLError as error:
         raise _broken(error, name) from None
+    except RecursionError:
+        raise _too_big(name) from None
     finally:
         loader.dispose()
     return document
 
 
 def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: Path, document: Document) -> Any:
-    document.values.setdefault(path, _place(node.start_mark))
+    document.values[path] = _place(node.start_mark)
+    if len(document.values) > MAX_VALUES or len(path) > MAX_DEPTH:
+        raise _too_big(document.name)
     if isinstance(node, yaml.SequenceNode):
         return [_convert(loader, item, (*path, i), document) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -106,4 +118,12 @@ def _broken(error: yaml.YAMLError, name: str) -> ConfigError:
         code="config-yaml",
         hint="Mend that line: indent with spaces, write `key: value`, and put a text that holds "
         "`: `, ` #`, `{` or `}` between double quotes.",
+    )
+
+
+def _too_big(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: more than {MAX_VALUES} values or {MAX_DEPTH} levels, with its aliases written out",
+        code="config-yaml",
+        hint="Write the file without YAML aliases that multiply.",
     )

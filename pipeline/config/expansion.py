@@ -33,6 +33,7 @@ def _expand_value(value: Any, path: Path, document: Document, environment: Mappi
         return _REFERENCE.sub(lambda match: _replacement(match, environment), value)
     except _Fault as fault:
         document.fault(path, str(fault))
+        document.unexpanded.add(document.values[path])
         return value
 
 
