@@ -94,6 +94,10 @@ class EmbeddedKafka:
         record = read_record(self.folder)
         return record.process.pid if record and record.process and record.is_running() else None
 
+    def exists(self) -> bool:
+        """Whether it was ever started in its folder."""
+        return read_record(self.folder) is not None
+
     def is_running(self) -> bool:
         return self.pid is not None
 
@@ -101,6 +105,7 @@ class EmbeddedKafka:
         """Format the folder if it is new and start the broker; returns when it answers. Idempotent."""
         if self.is_running():
             return
+        self._has_ended()  # takes note of it if somebody killed our child: a zombie still holds its pid
         java, class_path = require_java(), resolve_jars(self._account)
         if not self._data.exists():
             self._initialise(java, class_path)

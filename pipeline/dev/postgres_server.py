@@ -69,6 +69,11 @@ class EmbeddedPostgres:
         return self.folder / "server.log"
 
     @property
+    def binaries(self) -> Path:
+        """The folder of psql, pg_dump and the others, of the server's own version."""
+        return binaries(self._account)
+
+    @property
     def port(self) -> int:
         return self._record().port
 
@@ -84,6 +89,10 @@ class EmbeddedPostgres:
         secret = record.password if password is None else password
         return f"postgresql://{quote(user)}:{quote(secret)}@127.0.0.1:{record.port}/{quote(database)}"
 
+    def exists(self) -> bool:
+        """Whether it was ever started in its folder."""
+        return read_record(self.folder) is not None
+
     def is_running(self) -> bool:
         return self.pid is not None
 
@@ -91,6 +100,7 @@ class EmbeddedPostgres:
         """Make the cluster if there is none and start it; returns when it answers. Idempotent."""
         if self.is_running():
             return
+        self._has_ended()  # takes note of it if somebody killed our child: a zombie still holds its pid
         if not self.data.exists():
             self._initialise()
         for _ in range(_ATTEMPTS):
@@ -152,7 +162,7 @@ class EmbeddedPostgres:
         access = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={password_file}"]
         speed = ["--no-sync"] if self._settings.get("fsync") == "off" else []
         run(
-            [str(binaries(self._account) / "initdb"), f"--pgdata={data}", *locale, *access, *speed],
+            [str(self.binaries / "initdb"), f"--pgdata={data}", *locale, *access, *speed],
             account=self._account,
         )
 
@@ -160,7 +170,7 @@ class EmbeddedPostgres:
         """Start the postmaster and wait until it is ready; what it said if it ended instead."""
         record = self._record()
         log_start = self.log.stat().st_size
-        postgres = str(binaries(self._account) / "postgres")
+        postgres = str(self.binaries / "postgres")
         self._child = launch(
             [postgres, "-D", str(self.data), "-h", "127.0.0.1", "-p", str(record.port)],
             account=self._account,
