@@ -1,0 +1,138 @@
+"""One COPY from a source session into a replica session, streamed with bounded memory.
+
+psycopg's copy objects cost a Python frame per row on both sides; here the rows that the server sends
+are handed on in chunks. Nothing blocks for longer than `_WAIT_S` without calling `tick`, so that a
+copy can be stopped by an exception from there. After any exception both sessions are in the middle
+of something: the caller closes them.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Final
+
+from psycopg import errors, pq
+from psycopg.pq.abc import PGconn, PGresult
+
+from connectors.postgres.session import Session
+from schemas.errors import Divergence, RetryLater
+
+_CHUNK_BYTES: Final = 256 * 1024
+_WAIT_S: Final = 0.25
+
+Tick = Callable[[int, int], None]
+"""Called with rows and bytes that moved since the last call, at least every `_WAIT_S` (then 0, 0)."""
+
+
+def stream_copy(source: Session, target: Session, *, read: str, write: str, tick: Tick) -> int:
+    """Run `read` (COPY … TO STDOUT) on source into `write` (COPY … FROM STDIN) on target.
+
+    Returns the rows that both servers counted. Raises psycopg.Error as the servers do, and
+    Divergence (`copy-rows-differ`) if the replica kept another number of rows than it was sent.
+    """
+    reader, writer = source.pgconn, target.pgconn
+    _start(writer, write, pq.ExecStatus.COPY_IN, tick)
+    _start(reader, read, pq.ExecStatus.COPY_OUT, tick)
+    _pump(reader, writer, tick)
+    sent = _finish(reader, tick)
+    writer.put_copy_end()
+    kept = _finish(writer, tick)
+    if sent != kept:
+        raise Divergence(
+            f"the replica kept {kept} of {sent} copied rows",
+            code="copy-rows-differ",
+            hint="Look for a trigger or rule on the replica's table that drops or adds rows, and drop it.",
+        )
+    return sent
+
+
+def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:
+    chunk: list[bytes | memoryview] = []
+    size = 0
+    get = reader.get_copy_data
+    while True:
+        length, row = get(1)
+        if length > 0:
+            chunk.append(row)
+            size += length
+            if size < _CHUNK_BYTES:
+                continue
+        elif length == 0:
+            _wait(reader, select.POLLIN, tick)
+            continue
+        if chunk:
+            writer.put_copy_data(b"".join(chunk))
+            _flush(writer, tick)
+            tick(len(chunk), size)
+            chunk, size = [], 0
+        if length < 0:
+            return
+
+
+def run_query(conn: Session, query: str, tick: Tick) -> list[PGresult]:
+    """Run a simple query while `tick` is called, for statements that wait for others."""
+    pgconn = conn.pgconn
+    pgconn.send_query(query.encode())
+    _flush(pgconn, tick)
+    results = []
+    while (result := _result(pgconn, tick)) is not None:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            _drain(pgconn, tick)
+            raise errors.error_from_result(result)
+        results.append(result)
+    return results
+
+
+def _start(pgconn: PGconn, query: str, expected: pq.ExecStatus, tick: Tick) -> None:
+    pgconn.send_query(query.encode())
+    _flush(pgconn, tick)
+    result = _result(pgconn, tick)
+    if result is None:
+        raise _lost()
+    if result.status != expected:
+        _drain(pgconn, tick)
+        raise errors.error_from_result(result)
+
+
+def _finish(pgconn: PGconn, tick: Tick) -> int:
+    """The row count of a COPY's command tag."""
+    _flush(pgconn, tick)
+    result = _result(pgconn, tick)
+    if result is None:
+        raise _lost()
+    _drain(pgconn, tick)
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise errors.error_from_result(result)
+    return result.command_tuples or 0
+
+
+def _result(pgconn: PGconn, tick: Tick) -> PGresult | None:
+    while pgconn.is_busy():
+        _wait(pgconn, select.POLLIN, tick)
+    return pgconn.get_result()
+
+
+def _drain(pgconn: PGconn, tick: Tick) -> None:
+    while _result(pgconn, tick) is not None:
+        pass
+
+
+def _flush(pgconn: PGconn, tick: Tick) -> None:
+    while pgconn.flush():
+        _wait(pgconn, select.POLLIN | select.POLLOUT, tick)
+
+
+def _wait(pgconn: PGconn, events: int, tick: Tick) -> None:
+    """Wait for the socket; reading what came also notices a lost connection."""
+    poll = select.poll()
+    poll.register(pgconn.socket, events)
+    ready = poll.poll(_WAIT_S * 1000)
+    if not ready:
+        tick(0, 0)
+    elif ready[0][1] & ~select.POLLOUT:
+        pgconn.consume_input()
+
+
+def _lost() -> RetryLater:
+    return RetryLater("a session ended in the middle of a copy", code="connection-lost")

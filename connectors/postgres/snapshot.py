@@ -1,0 +1,254 @@
+"""A snapshot of the source at a known position S (P17, P18), and what keeping it costs the source.
+
+`export_snapshot` creates a temporary logical slot whose snapshot shows exactly the transactions with
+`commit_lsn < S`. The session that exported it is held open and idle; sessions that import the
+snapshot read the same rows, whatever is committed meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import secrets
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import pq, sql
+
+from connectors.postgres.progress import wrapped
+from connectors.postgres.session import Session, connect
+from connectors.postgres.walsender import Walsender
+from schemas.errors import RetryLater
+from schemas.lsn import Lsn
+
+_VISIBLE_POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """An open transaction that something of ours waits for. `pid` is None for a prepared one, whose
+    name is in `gid`. `age_s` is None where our role may not see it (pg_read_all_stats)."""
+
+    pid: int | None
+    application: str
+    user: str
+    age_s: float | None
+    gid: str = ""
+
+    def __str__(self) -> str:
+        age = "" if self.age_s is None else f", open for {self.age_s:.0f} s"
+        if self.pid is None:
+            return f"prepared transaction {self.gid!r} of {self.user}{age}"
+        return f"pid {self.pid} ({self.application or 'no application_name'}, {self.user}{age})"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What the snapshot keeps the source from removing: WAL, and dead rows since `xmin_age` xids."""
+
+    wal_bytes: int
+    xmin_age: int
+
+
+class SnapshotLost(RetryLater):
+    """The exporting session is gone, so that nobody can import the snapshot any more."""
+
+
+class TableChanged(RetryLater):
+    """Table `table` is not as the snapshot shows it: dropped, renamed, rewritten, truncated (P19)."""
+
+    table: tuple[str, str] = ("", "")
+
+
+class ExportedSnapshot:
+    """An open snapshot. `lsn` is S; `name` is what importers give to SET TRANSACTION SNAPSHOT."""
+
+    def __init__(self, walsender: Walsender, slot: str, lsn: Lsn, name: str) -> None:
+        self._walsender = walsender
+        self.slot = slot
+        self.lsn = lsn
+        self.name = name
+        self.pid = walsender.backend_pid
+        self.taken_at = time.monotonic()
+
+    def require_alive(self) -> None:
+        """Raises SnapshotLost (`snapshot-lost`) once the exporting session has ended."""
+        pgconn = self._walsender.pgconn
+        with contextlib.suppress(psycopg.OperationalError):
+            # an idle session says nothing, so anything to read is its end
+            if pgconn.status == pq.ConnStatus.OK and not select.select([pgconn.socket], [], [], 0)[0]:
+                return
+            pgconn.consume_input()
+            if pgconn.status == pq.ConnStatus.OK:
+                return
+        raise snapshot_lost(self.slot)
+
+    def close(self) -> None:
+        """End the session; slot and snapshot end with it."""
+        self._walsender.close()
+
+
+def snapshot_lost(slot: str) -> SnapshotLost:
+    return SnapshotLost(f"the session that holds the snapshot of {slot} has ended", code="snapshot-lost")
+
+
+@contextlib.contextmanager
+def export_snapshot(
+    conninfo: str,
+    *,
+    purpose: str,
+    observer: Session,
+    limit_s: float,
+    on_wait: Callable[[list[Blocker]], None],
+) -> Iterator[ExportedSnapshot]:
+    """Take a snapshot; it lives as long as the context.
+
+    PostgreSQL waits for every transaction that writes or is prepared (P17). Meanwhile `on_wait` is
+    called about once a second with those in the way, found through `observer`; it may raise to give
+    up. Raises RetryLater (`snapshot-blocked`) after `limit_s`.
+    """
+
+    def waiting(seconds: float) -> None:
+        blockers = slot_blockers(observer, walsender.backend_pid)
+        on_wait(blockers)
+        if seconds > limit_s:
+            raise _blocked(blockers, seconds)
+
+    slot = f"keepstream_copy_{secrets.token_hex(6)}"
+    walsender = Walsender(conninfo, purpose=purpose)
+    try:
+        created = walsender.create_slot(slot, temporary=True, export_snapshot=True, waiting=waiting)
+        assert created.snapshot is not None
+        yield ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot)
+    finally:
+        walsender.close()
+
+
+def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:
+    pids = [str(blocker.pid) for blocker in blockers if blocker.pid is not None]
+    ends = [f"select pg_terminate_backend({pid});" for pid in pids]
+    ends += [f"rollback prepared {sql.Literal(b.gid).as_string()};" for b in blockers if b.pid is None]
+    named = "; ".join(map(str, blockers)) or "none that we can see"
+    return RetryLater(
+        f"no snapshot after {seconds:.0f} s, because transactions stay open: {named}",
+        code="snapshot-blocked",
+        hint=f"Let them end, or end them on the source: {' '.join(ends)}".strip(),
+    )
+
+
+# The slot waits for one transaction after the other; all that are not younger than the one it waits
+# for now are, or may come to be, in its way.
+_SLOT_BLOCKERS: Final = """
+    with waited as (
+        select max(age(transactionid)) as age from pg_catalog.pg_locks
+         where pid = %(pid)s and locktype = 'transactionid' and not granted
+    )
+    select a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, ''
+      from pg_catalog.pg_stat_activity a, waited w
+     where a.backend_xid is not null and age(a.backend_xid) >= w.age and a.pid <> %(pid)s
+     union all
+    select null, '', p.owner, p.prepared, p.gid
+      from pg_catalog.pg_prepared_xacts p, waited w where age(p.transaction) >= w.age
+     order by 4 nulls last
+"""
+
+_LOCK_BLOCKERS: Final = """
+    select distinct a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, ''
+      from pg_catalog.pg_stat_activity mine
+     cross join lateral unnest(pg_catalog.pg_blocking_pids(mine.pid)) as blocking
+      join pg_catalog.pg_stat_activity a on a.pid = blocking
+     where mine.application_name = %(application)s and mine.datname = current_database()
+       and a.application_name <> %(application)s
+"""
+
+
+def slot_blockers(observer: Session, pid: int) -> list[Blocker]:
+    """The open transactions that the creation of a slot by backend `pid` waits for."""
+    with wrapped("looking for open transactions"):
+        return [_blocker(*row) for row in observer.execute(_SLOT_BLOCKERS, {"pid": pid})]
+
+
+def lock_blockers(observer: Session, application: str) -> list[Blocker]:
+    """The sessions that hold a lock which a session of `application` waits for."""
+    with wrapped("looking for locks in the way"):
+        return [_blocker(*row) for row in observer.execute(_LOCK_BLOCKERS, {"application": application})]
+
+
+def _blocker(
+    pid: int | None, application: str, user: str, since: datetime.datetime | None, gid: str
+) -> Blocker:
+    age_s = None if since is None else (datetime.datetime.now(datetime.UTC) - since).total_seconds()
+    return Blocker(pid, application, user, age_s, gid)
+
+
+def held_back(observer: Session, snapshot: ExportedSnapshot) -> HeldBack | None:
+    """What the snapshot costs the source now; None once it is gone."""
+    with wrapped("looking at what the snapshot holds back"):
+        row = observer.execute(
+            """select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), s.restart_lsn)::bigint,
+                      greatest(age(s.xmin), age(s.catalog_xmin), age(a.backend_xmin))
+                 from pg_catalog.pg_replication_slots s
+                 left join pg_catalog.pg_stat_activity a on a.pid = s.active_pid
+                where s.slot_name = %s""",
+            [snapshot.slot],
+        ).fetchone()
+    return None if row is None else HeldBack(row[0] or 0, row[1] or 0)
+
+
+def begin_in_snapshot(session: Session, snapshot: ExportedSnapshot) -> None:
+    """Begin a read-only transaction that sees the snapshot. Raises SnapshotLost (`snapshot-lost`)."""
+    with wrapped("beginning to read in the snapshot"):
+        session.execute("begin isolation level repeatable read, read only")
+        try:
+            session.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot.name)))
+        except (psycopg.ProgrammingError, psycopg.DataError) as exc:
+            raise snapshot_lost(snapshot.slot) from exc  # 42704, 22023: no such snapshot
+
+
+def wait_until_visible(
+    importer: Session, conninfo: str, *, purpose: str, limit_s: float, tick: Callable[[], None]
+) -> None:
+    """P18: wait until all that the imported snapshot counts as committed is committed for everybody.
+
+    A row read earlier would be taken for aborted, and marked so. `importer` is in the transaction
+    that imported the snapshot and has read nothing yet. `tick` may raise to give up. Raises RetryLater
+    (`snapshot-not-visible`) after `limit_s`.
+    """
+    started = time.monotonic()
+    with connect(conninfo, purpose=purpose) as fresh, wrapped("waiting for the snapshot to be visible"):
+        imported = _current_snapshot(importer)
+        while missing := not_yet_visible(imported, _current_snapshot(fresh)):
+            tick()
+            if time.monotonic() - started > limit_s:
+                raise RetryLater(
+                    f"{len(missing)} transactions of the snapshot are committed in WAL but not yet visible",
+                    code="snapshot-not-visible",
+                    hint="If commits wait for a synchronous standby, mend it or synchronous_standby_names.",
+                )
+            time.sleep(_VISIBLE_POLL_S)
+
+
+def _current_snapshot(session: Session) -> str:
+    ((text,),) = session.execute("select pg_catalog.pg_current_snapshot()::text").fetchall()
+    return str(text)
+
+
+def not_yet_visible(imported: str, fresh: str) -> set[int]:
+    """Transactions that count as done in snapshot `imported` and as running in `fresh`.
+
+    Both are text of pg_snapshot, `xmin:xmax:xip,…`: done is what is below xmin, and what is below
+    xmax and not listed.
+    """
+    _, imported_xmax, imported_running = _parse_snapshot(imported)
+    _, fresh_xmax, fresh_running = _parse_snapshot(fresh)
+    unfinished = fresh_running | set(range(fresh_xmax, imported_xmax))
+    return {xid for xid in unfinished if xid < imported_xmax} - imported_running
+
+
+def _parse_snapshot(text: str) -> tuple[int, int, set[int]]:
+    xmin, xmax, running = text.split(":")
+    return int(xmin), int(xmax), {int(xid) for xid in running.split(",") if xid}

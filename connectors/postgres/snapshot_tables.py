@@ -1,0 +1,269 @@
+"""The tables as a snapshot shows them, and the proof that they still are as it shows them (P19).
+
+TRUNCATE and rewrites empty a table for every older snapshot; renames make a name mean something
+else. So a table is locked first, then described anew by a session that sees today's catalog, and
+only read if both descriptions agree. They are compared as digests (`fingerprint`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres.copystream import Tick, run_query
+from connectors.postgres.progress import wrapped
+from connectors.postgres.session import Session, connect
+from connectors.postgres.snapshot import TableChanged
+from schemas.errors import OperatorNeeded
+
+TableName = tuple[str, str]
+"""Schema and name."""
+
+_BYTEA: Final = 17
+# Built-in types whose binary form means the same on every server of one major version: bool, bytea,
+# "char", name, int8, int2, int4, text, oid, json, float4, float8, macaddr8, macaddr, cidr, inet,
+# bpchar, varchar, date, time, timestamp, timestamptz, interval, timetz, bit, varbit, numeric, uuid,
+# jsonb. Not reg* (OIDs that mean nothing elsewhere) and not what users define.
+_BINARY_TYPES: Final = frozenset(
+    int(oid)
+    for oid in "16 17 18 20 19 21 23 25 26 114 700 701 774 829 650 869 1042 1043 1082 1083 1114 1184 1186 "
+    "1266 1560 1562 1700 2950 3802".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTable:
+    """One table with rows of its own (no partitioned parent).
+
+    columns: those that COPY carries; generated ones are computed by the replica. ancestors: the
+    partitioned tables above, nearest first. blocks: of the heap; 0 if ctid means nothing there.
+    size_bytes: with TOAST, without indexes. rows_estimated: None if it was never analyzed.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    columns: tuple[str, ...]
+    type_oids: tuple[int, ...]
+    ancestors: tuple[TableName, ...]
+    blocks: int
+    size_bytes: int
+    rows_estimated: int | None
+    fingerprint: str
+
+    @property
+    def table_name(self) -> TableName:
+        return self.schema, self.name
+
+    @property
+    def qualified_name(self) -> str:
+        """For messages; not SQL."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def needs_binary(self) -> bool:
+        """Whether text could be too long: bytea doubles its size in it, and a row's limit is 1 GB."""
+        return _BYTEA in self.type_oids
+
+    @property
+    def can_be_binary(self) -> bool:
+        return _BINARY_TYPES.issuperset(self.type_oids)
+
+
+_PUBLISHED: Final = """
+    select r.prrelid from pg_catalog.pg_publication_rel r
+      join pg_catalog.pg_publication p on p.oid = r.prpubid where p.pubname = %s
+"""
+
+_NAMED: Final = """
+    select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      join unnest(%s::text[], %s::text[]) as w(schema, name) on w.schema = n.nspname and w.name = c.relname
+"""
+
+# Digests of tables: with `stored`, as the reader's own snapshot shows them, else as they are now.
+_FINGERPRINTS: Final = """
+    select c.oid, encode(sha256(convert_to(concat_ws(' ', n.nspname, c.relname, c.relkind,
+             case when %(stored)s then c.relfilenode else pg_catalog.pg_relation_filenode(c.oid) end, (
+             select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                         a.attgenerated, a.attisdropped), ',' order by a.attnum)
+               from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0
+           )), 'UTF8')), 'hex')
+      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where c.oid = any(%(oids)s::oid[])
+"""
+
+_TABLES: Final = """
+    with recursive tree(oid) as (
+        select unnest(%s::oid[])
+        union
+        select i.inhrelid from tree t
+          join pg_catalog.pg_class p on p.oid = t.oid and p.relkind = 'p'
+          join pg_catalog.pg_inherits i on i.inhparent = t.oid
+    )
+    select c.oid, n.nspname, c.relname, col.names, col.types, up.schemas, up.names,
+           case when am.amname = 'heap'
+                then pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint else 0 end,
+           pg_catalog.pg_table_size(c.oid), case when c.reltuples >= 0 then c.reltuples::bigint end,
+           pg_catalog.row_security_active(c.oid),
+           pg_catalog.has_table_privilege(c.oid, 'select') or col.readable
+      from tree t
+      join pg_catalog.pg_class c on c.oid = t.oid and c.relkind = 'r'
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      left join pg_catalog.pg_am am on am.oid = c.relam
+     cross join lateral (
+        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
+               coalesce(array_agg(a.atttypid::int8 order by a.attnum), '{}') as types,
+               coalesce(bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')), false)
+                   as readable
+          from pg_catalog.pg_attribute a
+         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+     ) col
+     cross join lateral (
+        with recursive parents(oid, depth) as (
+            select i.inhparent, 1 from pg_catalog.pg_inherits i
+             where i.inhrelid = c.oid and c.relispartition
+            union all
+            select i.inhparent, p.depth + 1 from parents p
+              join pg_catalog.pg_inherits i on i.inhrelid = p.oid
+        )
+        select coalesce(array_agg(pn.nspname::text order by p.depth), '{}') as schemas,
+               coalesce(array_agg(pc.relname::text order by p.depth), '{}') as names
+          from parents p
+          join pg_catalog.pg_class pc on pc.oid = p.oid
+          join pg_catalog.pg_namespace pn on pn.oid = pc.relnamespace
+     ) up
+     order by n.nspname, c.relname
+"""
+
+
+def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
+    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves."""
+    with wrapped("reading the publication"):
+        return _read(reader, [oid for (oid,) in reader.execute(_PUBLISHED, [publication])])
+
+
+def named_tables(reader: Session, names: Sequence[TableName]) -> list[SnapshotTable]:
+    """The tables of these names as `reader`'s snapshot shows them; what it does not show is left out."""
+    schemas, tables = [schema for schema, _ in names], [name for _, name in names]
+    with wrapped("reading the list of tables"):
+        return _read(reader, [oid for (oid,) in reader.execute(_NAMED, [schemas, tables])])
+
+
+def _read(reader: Session, oids: Sequence[int]) -> list[SnapshotTable]:
+    with wrapped("reading the tables to copy"):
+        rows = reader.execute(_TABLES, [list(oids)]).fetchall()
+        found = {"stored": True, "oids": [row[0] for row in rows]}
+        fingerprints = dict(reader.execute(_FINGERPRINTS, found).fetchall())
+    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]])
+    _refuse_unreadable([(row[1], row[2]) for row in rows if row[11] is False])
+    return [_table(*row[:10], fingerprint=fingerprints[row[0]]) for row in rows]
+
+
+def _table(
+    oid: int,
+    schema: str,
+    name: str,
+    columns: list[str],
+    type_oids: list[int],
+    parent_schemas: list[str],
+    parent_names: list[str],
+    blocks: int | None,
+    size_bytes: int | None,
+    rows_estimated: int | None,
+    *,
+    fingerprint: str,
+) -> SnapshotTable:
+    return SnapshotTable(
+        oid=oid,
+        schema=schema,
+        name=name,
+        columns=tuple(columns),
+        type_oids=tuple(type_oids),
+        ancestors=tuple(zip(parent_schemas, parent_names, strict=True)),
+        blocks=blocks or 0,  # None: the table is gone, which the first look at it will find
+        size_bytes=size_bytes or 0,
+        rows_estimated=rows_estimated,
+        fingerprint=fingerprint,
+    )
+
+
+def _refuse_hidden(tables: Sequence[str]) -> None:
+    if tables:
+        raise OperatorNeeded(
+            f"row-level security hides rows of {', '.join(tables)} from our role on the source",
+            code="row-security-hides-rows",
+            hint="Run as a superuser on the source: alter role … bypassrls; or exclude these tables under "
+            "source.tables.exclude.",
+        )
+
+
+def _refuse_unreadable(tables: Sequence[TableName]) -> None:
+    if tables:
+        grants = sql.SQL(", ").join(sql.Identifier(*table) for table in tables).as_string()
+        raise OperatorNeeded(
+            f"our role may not read {', '.join('.'.join(table) for table in tables)} on the source",
+            code="select-denied",
+            hint=f"Run as the owner: grant select on {grants} to …; or as a superuser: "
+            "grant pg_read_all_data to …;",
+        )
+
+
+def lock_table(reader: Session, table: SnapshotTable, tick: Tick) -> None:
+    """Lock the table against DDL until `reader`'s transaction ends. Waits for DDL that runs now."""
+    statement = sql.SQL("lock table only {} in access share mode").format(sql.Identifier(*table.table_name))
+    with wrapped(f"locking {table.qualified_name}"):
+        try:
+            run_query(reader, statement.as_string(), tick)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as exc:
+            raise _changed(table) from exc
+        except psycopg.errors.WrongObjectType as exc:
+            raise _changed(table) from exc
+
+
+class Observer:
+    """A session on the source that sees today's catalog; connects again when its session was lost.
+
+    May be used from several threads.
+    """
+
+    def __init__(self, conninfo: str, *, purpose: str) -> None:
+        self._conninfo = conninfo
+        self._purpose = purpose
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """Raises RetryLater, LoginRefused as `connect` does."""
+        with self._lock:
+            if self._session is None or self._session.closed:
+                self._session = connect(self._conninfo, purpose=self._purpose)
+            return self._session
+
+    def require_unchanged(self, table: SnapshotTable) -> None:
+        """Raises TableChanged (`table-changed`) unless the table is as its snapshot shows it. Final only
+        while the caller holds a lock on the table."""
+        with wrapped(f"looking at {table.qualified_name}"):
+            now = self.session.execute(_FINGERPRINTS, {"stored": False, "oids": [table.oid]}).fetchone()
+        if now is None or now[1] != table.fingerprint:
+            raise _changed(table)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+
+
+def _changed(table: SnapshotTable) -> TableChanged:
+    error = TableChanged(
+        f"{table.qualified_name} was dropped, renamed, altered, truncated or rewritten after the snapshot "
+        "was taken",
+        code="table-changed",
+    )
+    error.table = table.table_name
+    return error
