@@ -12,9 +12,9 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.sqlstate import conninfo_error, login_error, sql_error
+from connectors.postgres.sqlstate import conninfo_error, login_error, sql_error, wrapped
 
-__all__ = ["Session", "connect", "connect_replication", "describe", "sql_error"]
+__all__ = ["Session", "connect", "connect_replication", "describe", "sql_error", "wrapped"]
 
 Session = psycopg.Connection[tuple[Any, ...]]
 

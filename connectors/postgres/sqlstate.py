@@ -8,6 +8,8 @@ not recognised counts as `server-unreachable`, which is retried and shown.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg
@@ -148,6 +150,15 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
         return _without_sqlstate(exc, doing)
     kind, code, hint = _rule(state)
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
+
+
+@contextmanager
+def wrapped(doing: str) -> Iterator[None]:
+    """Errors of the driver that are raised inside become ours (`sql_error`)."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise sql_error(exc, doing) from exc
 
 
 def _without_sqlstate(exc: psycopg.Error, doing: str) -> KeepstreamError:

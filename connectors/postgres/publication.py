@@ -1,0 +1,194 @@
+"""The publication: what belongs to it, how it is made, and its identity, which is part of the history (P11).
+
+It lists its tables, never FOR ALL TABLES: an UPDATE on a published table without usable replica
+identity would fail in the application. Partitions are listed one by one under their own names, their
+parents are not. Creating and changing it takes the tables' owner; everything else any role can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import sql
+
+from connectors.postgres.session import Session, wrapped
+
+TableName = tuple[str, str]
+"""Schema and name, as they are, not quoted."""
+
+_OPTIONS: Final = sql.SQL("publish = 'insert, update, delete, truncate', publish_via_partition_root = false")
+_NAMESPACES_SINCE: Final = 150000  # tables in schema, column lists and row filters
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """A table that the publication lists. `columns` and `row_filter` are None unless somebody limited
+    them; both make rows arrive incomplete or not at all."""
+
+    oid: int
+    schema: str
+    name: str
+    columns: tuple[str, ...] | None
+    row_filter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication as it stands. `published`: of insert, update, delete, truncate, those it sends.
+    `schemas`: those it takes whole. `generated_columns`: PostgreSQL 18's publish_generated_columns."""
+
+    oid: int
+    name: str
+    owner: str
+    all_tables: bool
+    via_partition_root: bool
+    generated_columns: bool
+    published: frozenset[str]
+    schemas: tuple[str, ...]
+    tables: tuple[PublishedTable, ...]
+
+
+_PUBLICATION: Final = """
+    select p.oid::bigint, p.pubname, pg_get_userbyid(p.pubowner), p.puballtables, p.pubviaroot,
+           coalesce(to_jsonb(p) ->> 'pubgencols', 'n') not in ('n', 'false'),
+           array(select verb from (values ('insert', pubinsert), ('update', pubupdate), ('delete', pubdelete),
+                                          ('truncate', pubtruncate)) as sent(verb, is_sent) where is_sent)
+      from pg_publication p
+     where p.pubname = %s
+"""
+_SCHEMAS: Final = """
+    select n.nspname
+      from pg_publication_namespace pn
+      join pg_namespace n on n.oid = pn.pnnspid
+     where pn.pnpubid = %s
+     order by n.nspname
+"""
+_TABLES: Final = """
+    select c.oid::bigint, n.nspname, c.relname,
+           (select array_agg(a.attname::text order by a.attnum)
+              from pg_attribute a
+             where a.attrelid = c.oid and pr.prattrs is not null and a.attnum = any (pr.prattrs::int2[])),
+           pg_get_expr(pr.prqual, pr.prrelid)
+      from pg_publication_rel pr
+      join pg_class c on c.oid = pr.prrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where pr.prpubid = %s
+     order by n.nspname, c.relname
+"""
+_TABLES_14: Final = """
+    select c.oid::bigint, n.nspname, c.relname, null, null
+      from pg_publication_rel pr
+      join pg_class c on c.oid = pr.prrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where pr.prpubid = %s
+     order by n.nspname, c.relname
+"""
+
+
+def read_publication(session: Session, name: str) -> Publication | None:
+    """The publication `name` of the session's database; None if there is none."""
+    with wrapped(f"reading publication {name}"):
+        row = session.execute(_PUBLICATION, [name]).fetchone()
+        if row is None:
+            return None
+        newer = session.info.server_version >= _NAMESPACES_SINCE
+        schemas = session.execute(_SCHEMAS, [row[0]]).fetchall() if newer else []
+        tables = session.execute(_TABLES if newer else _TABLES_14, [row[0]]).fetchall()
+    values: tuple[Any, ...] = (
+        *row[:6],
+        frozenset(row[6]),
+        tuple(schema for (schema,) in schemas),
+        tuple(_published_table(*table) for table in tables),
+    )
+    return Publication(*values)
+
+
+def _published_table(
+    oid: int, schema: str, name: str, columns: Any, row_filter: str | None
+) -> PublishedTable:
+    return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), row_filter)
+
+
+_IDENTITY: Final = """
+    with publication as (select oid, xmin from pg_publication where pubname = %(name)s)
+    select 'pg_publication' as catalog, oid, xmin::text from publication
+    union all
+    select 'pg_publication_rel', oid, xmin::text
+      from pg_publication_rel where prpubid in (select oid from publication)
+"""
+_IDENTITY_NAMESPACES: Final = """
+    union all
+    select 'pg_publication_namespace', oid, xmin::text
+      from pg_publication_namespace where pnpubid in (select oid from publication)
+"""
+
+
+def publication_identity(session: Session, name: str) -> tuple[str, ...]:
+    """`catalog:oid:xmin` of every catalog row that makes the publication up, sorted; () if there is none.
+
+    Any CREATE, ALTER or DROP PUBLICATION changes it, and so does the drop of a listed table. Dump, VACUUM
+    FULL and crash recovery do not. A row whose xmin is our own transaction's is one that we made.
+    """
+    newer = session.info.server_version >= _NAMESPACES_SINCE
+    query = _IDENTITY + (_IDENTITY_NAMESPACES if newer else "")
+    with wrapped(f"reading the identity of publication {name}"):
+        rows = session.execute(query, {"name": name}).fetchall()
+    return tuple(sorted(f"{catalog}:{oid}:{xmin}" for catalog, oid, xmin in rows))
+
+
+def create_publication_sql(name: str, tables: Sequence[TableName]) -> str:
+    """The statement that makes the publication; it wants the tables' owner and CREATE on the database.
+
+    ONLY: a child that is created later must not join unchecked.
+    """
+    listed = sql.SQL("for table {} ").format(_only(tables)) if tables else sql.SQL("")
+    statement = sql.SQL("create publication {} {}with ({})")
+    return statement.format(sql.Identifier(name), listed, _OPTIONS).as_string()
+
+
+def create_publication(session: Session, name: str, tables: Sequence[TableName]) -> None:
+    """Make it. Raises OperatorNeeded (`privilege-missing`, or `sql-refused` if it exists)."""
+    _run(session, create_publication_sql(name, tables), f"creating publication {name}")
+
+
+def add_tables_sql(name: str, tables: Sequence[TableName]) -> str:
+    """ALTER PUBLICATION … ADD TABLE for at least one table."""
+    return _alter_sql(name, sql.SQL("add"), tables)
+
+
+def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None:
+    """Let tables join, in the session's transaction if one is open. Waits for their locks: set
+    lock_timeout before. Rows that were written before the commit are not in the stream."""
+    _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
+
+
+def drop_tables_sql(name: str, tables: Sequence[TableName]) -> str:
+    """ALTER PUBLICATION … DROP TABLE for at least one table."""
+    return _alter_sql(name, sql.SQL("drop"), tables)
+
+
+def drop_publication(session: Session, name: str) -> None:
+    """Drop it, if it is there."""
+    statement = sql.SQL("drop publication if exists {}").format(sql.Identifier(name))
+    _run(session, statement.as_string(), f"dropping publication {name}")
+
+
+def full_identity_sql(table: TableName) -> str:
+    """The statement that makes every column of a table its replica identity (`keyless: full`)."""
+    return sql.SQL("alter table only {} replica identity full").format(sql.Identifier(*table)).as_string()
+
+
+def _alter_sql(name: str, verb: sql.SQL, tables: Sequence[TableName]) -> str:
+    statement = sql.SQL("alter publication {} {} table {}")
+    return statement.format(sql.Identifier(name), verb, _only(tables)).as_string()
+
+
+def _only(tables: Iterable[TableName]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("only {}").format(sql.Identifier(*table)) for table in tables)
+
+
+def _run(session: Session, statement: str, doing: str) -> None:
+    with wrapped(doing):
+        session.execute(statement.encode())
