@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.dev.guard import guard
@@ -15,6 +16,10 @@ from pipeline.dev.process import process_id
 from pipeline.dev.record import kill_below
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka"]
+
+# A busy machine makes an example slow: no failure. CI tries the same examples each time.
+hypothesis.settings.register_profile("keepstream", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("keepstream")
 
 _RUN_FOLDER = "KEEPSTREAM_TEST_RUN"  # inherited by pytest-xdist's workers
 _MARKED_BY_FIXTURE = {"kafka_server": "kafka", "source_server": "postgres", "replica_server": "postgres"}
