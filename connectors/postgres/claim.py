@@ -67,7 +67,7 @@ class Claim:
             format_lsn(old).encode(),
         ]
 
-    def touch(self) -> list[bytes | None]:
+    def touch(self) -> list[bytes]:
         """Parameters of TOUCH."""
         return [self.name.encode(), self.token.hex.encode()]
 

@@ -43,13 +43,12 @@ class ValueRef:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with $1… and where its parameters come from. `key`: names of the columns that find the row."""
+    """SQL with $1… and where its parameters come from; `what` is for messages, as in
+    `update of public.customer by (id)`."""
 
     sql: bytes
     refs: tuple[ValueRef, ...]
-    verb: str
-    table: str
-    key: tuple[str, ...]
+    what: str
 
 
 def bind(refs: Sequence[ValueRef]) -> Bind:
@@ -92,7 +91,8 @@ class _Builder:
 
     def done(self, verb: str, key: Sequence[str], *parts: sql.Composable) -> Statement:
         text = sql.SQL(" ").join(parts).as_bytes(None)
-        return Statement(text, tuple(self.refs), verb, self.table.qualified_name, tuple(key))
+        by = f" by ({', '.join(key)})" if key else ""
+        return Statement(text, tuple(self.refs), f"{verb} of {self.table.qualified_name}{by}")
 
 
 def _no_column(table: TableSchema, name: str) -> OperatorNeeded:

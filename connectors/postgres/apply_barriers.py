@@ -1,0 +1,134 @@
+"""Changes that are more than one row: TRUNCATE, added columns, and tables that join the stream."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres import statements
+from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
+from connectors.postgres.apply_plans import Plans
+from connectors.postgres.pipe import Pipe, Uncounted
+from connectors.postgres.session import Session
+from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Truncate
+from schemas.errors import InternalError, OperatorNeeded
+from schemas.table import TableSchema
+
+JOIN_PREFIX: Final = "keepstream.join"
+JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
+DDL_LOCK_TIMEOUT: Final = "10s"
+"""Readers of the replica may hold a table longer than this; we then let go and try again, so that our
+waiting lock does not keep new readers out."""
+
+
+class BarrierWriter:
+    """Applies what is not a row inside the open target transaction, at its place among the rows."""
+
+    def __init__(self, conn: Session, pipe: Pipe, plans: Plans, *, replica: str) -> None:
+        self._conn = conn
+        self._pipe = pipe
+        self._plans = plans
+        self._replica = replica
+        self._joining: sql.Composed | None = None
+
+    def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
+        """Apply a change that has a payload. Messages of others are nobody's business here."""
+        payload = change.payload
+        if isinstance(payload, Truncate):
+            self._truncate(payload, ChangeRef(source, ordinal, "truncate"))
+        elif isinstance(payload, ColumnsAdded):
+            table = self._plans.table(change.table)
+            self._add_columns(
+                table, payload, ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
+            )
+        elif isinstance(payload, Message) and payload.prefix == JOIN_PREFIX:
+            self._join(json.loads(payload.content), ChangeRef(source, ordinal, "joining table"))
+        elif isinstance(payload, Message) and payload.prefix == JOIN_ROWS_PREFIX:
+            self._copy_rows(payload.content, ChangeRef(source, ordinal, "rows of a joining table"))
+
+    def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
+        targets = [self._plans.target(self._plans.table(table)) for table in payload.tables]
+        text = statements.truncate(targets, restart_identity=payload.restart_identity)
+        self._pipe.run(text, tag=Uncounted(ref))
+
+    def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
+        there = self._plans.target(table).columns
+        wanted = [column for column in payload.columns if column.name not in there]
+        with self._session(ref):
+            self._conn.execute(f"set local lock_timeout = '{DDL_LOCK_TIMEOUT}'")
+            for column in wanted:
+                for statement in add_column(table, column):
+                    self._conn.execute(statement)
+            self._conn.execute("set local lock_timeout = 0")
+        self._plans.forget()
+
+    def _join(self, joining: dict[str, Any], ref: ChangeRef) -> None:
+        """A table's DDL and, in the messages after it, its rows as COPY text."""
+        name = sql.Identifier(joining["schema"], joining["table"])
+        with self._session(ref):
+            if self._is_there(joining["schema"], joining["table"]):
+                self._refuse_rows(name, ref)
+            else:
+                for statement in joining["ddl"]:
+                    self._conn.execute(statement)
+        columns = sql.SQL(", ").join(map(sql.Identifier, joining["columns"]))
+        self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
+        self._plans.forget()
+
+    def _copy_rows(self, rows: bytes, ref: ChangeRef) -> None:
+        if self._joining is None:
+            raise InternalError(f"{ref}: rows came before their table", code="join-malformed")
+        with self._session(ref), self._conn.cursor() as cursor, cursor.copy(self._joining) as copy:
+            copy.write(rows)
+
+    def _is_there(self, schema: str, table: str) -> bool:
+        found = self._conn.execute(
+            "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = %s and c.relname = %s",
+            [schema, table],
+        )
+        return found.fetchone() is not None
+
+    def _refuse_rows(self, name: sql.Identifier, ref: ChangeRef) -> None:
+        """Rows that are there already came from somewhere else; ours may not be mixed with them."""
+        if self._conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is None:
+            return
+        shown = name.as_string(None)
+        raise OperatorNeeded(
+            f"{ref}: {shown} has rows in the replica already",
+            code="join-not-empty",
+            hint=f"Look at them, empty the table on the replica (truncate {shown};) and start again.",
+        )
+
+    @contextlib.contextmanager
+    def _session(self, ref: ChangeRef) -> Iterator[None]:
+        """The session outside of the pipeline, in the same transaction."""
+        with self._pipe.suspended():
+            try:
+                yield
+            except psycopg.Error as error:
+                raise refusal(error, ref, str(ref), self._replica) from error
+
+
+def add_column(table: TableSchema, column: AddedColumn) -> list[sql.Composed]:
+    """The statements that add a column as the source did: existing rows get the value that they have
+    there, later ones the default of now."""
+    name = sql.Identifier(table.schema, table.name)
+    label = sql.Identifier(column.name)
+    made = sql.SQL("alter table {} add column {} {}").format(name, label, sql.SQL(column.type_name))
+    if column.missing is not None:
+        made = sql.SQL("{} default {}").format(made, sql.Literal(column.missing))
+    if column.not_null:
+        made = sql.SQL("{} not null").format(made)
+    added = [made]
+    if column.default is not None:
+        change = sql.SQL("alter table {} alter column {} set default {}")
+        added.append(change.format(name, label, sql.SQL(column.default)))
+    elif column.missing is not None:
+        added.append(sql.SQL("alter table {} alter column {} drop default").format(name, label))
+    return added

@@ -1,0 +1,118 @@
+"""What a refused or miscounted change means: where replica and log disagree, and what to do.
+
+Messages name table, key columns and the change's place in the log, never a value (PostgreSQL's own text
+is left out where it would quote one).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from connectors.postgres.pipe import StatementFailed
+from connectors.postgres.session import sql_error
+from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
+from schemas.lsn import Lsn, format_lsn
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """A source transaction, for messages."""
+
+    xid: int
+    commit_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRef:
+    """One change of a source transaction. `what` says in words what it does."""
+
+    source: SourceRef
+    ordinal: int
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{format_lsn(self.source.commit_lsn)} (xid {self.source.xid})"
+        return f"{self.what}, change {self.ordinal} of transaction {place}"
+
+
+def miscount(ref: ChangeRef, rows: int, replica: str) -> Divergence:
+    """A statement that should have touched one row touched `rows`."""
+    if ref.what.startswith("insert"):
+        code, seen = "row-not-written", "the replica took no row: a trigger or a rule swallowed it"
+    elif rows == 0:
+        code, seen = "row-missing", "the replica has no such row"
+    else:
+        code, seen = "row-ambiguous", f"the replica has {rows} such rows"
+    return Divergence(f"{ref}: {seen}", code=code, hint=skip_hint(ref.source, replica))
+
+
+def skip_hint(source: SourceRef, replica: str) -> str:
+    """The two commands for an operator whose replica disagrees with the log."""
+    return (
+        f"See what else differs with `keepstream verify {replica}`. Mend the replica by hand and start again,"
+        f" or leave the whole transaction out for good: `keepstream apply {replica} --skip-transaction"
+        f' {format_lsn(source.commit_lsn)} --reason "…"`.'
+    )
+
+
+# SQLSTATEs in which the replica's contents contradict the log, by class or in full.
+_DIVERGENCES: Final = {
+    "23505": ("row-already-there", "the replica has a row with these unique values already"),
+    "23503": ("foreign-key-violated", "a foreign key of the replica refuses it"),
+    "23": ("constraint-violated", "a constraint of the replica refuses it"),
+    "44": ("constraint-violated", "a check option of the replica refuses it"),
+    "P0": ("trigger-raised", "a trigger of the replica refuses it"),
+}
+
+_SCHEMA: Final = ("22", "42P01", "42703", "42704", "42804", "42883", "428C9", "3F000", "42809", "42P10", "54")
+
+
+def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: str) -> KeepstreamError:
+    """The error that a failed statement means; `ref` None if it was no change of the log."""
+    state = error.sqlstate or ""
+    for prefix, (code, seen) in _DIVERGENCES.items():
+        if ref is not None and state.startswith(prefix):
+            name = error.diag.constraint_name
+            seen += f" (constraint {name})" if name else ""
+            return Divergence(f"{ref}: {seen}", code=code, hint=skip_hint(ref.source, replica))
+    if state.startswith(_SCHEMA):
+        return _misfit(error, doing)
+    return sql_error(error, doing)
+
+
+def _misfit(error: psycopg.Error, doing: str) -> OperatorNeeded:
+    state = error.sqlstate or ""
+    quotes_values = state.startswith("22")
+    seen = type(error).__name__ if quotes_values else (error.diag.message_primary or type(error).__name__)
+    column = f" (column {error.diag.column_name})" if error.diag.column_name else ""
+    return OperatorNeeded(
+        f"{doing}: the replica's schema does not fit: {seen} ({state}){column}",
+        code="replica-schema",
+        hint="Give the table the columns and types that it has on the source"
+        " (compare with pg_dump --schema-only) and start again.",
+    )
+
+
+@contextlib.contextmanager
+def explained(replica: str) -> Iterator[None]:
+    """Failures of sent statements become errors that name the change."""
+    try:
+        yield
+    except StatementFailed as failed:
+        ref = change_ref(failed.tag)
+        doing = str(ref) if ref is not None else f"writing to the replica ({failed.tag})"
+        raise refusal(failed.error, ref, doing, replica) from failed.error
+
+
+def change_ref(tag: object) -> ChangeRef | None:
+    """The change that a statement was sent for, from its tag: a ChangeRef, or the cheaper tuple of
+    (statement, source, ordinal) that rows are sent with."""
+    if isinstance(tag, tuple):
+        statement, source, ordinal = tag
+        return ChangeRef(source, ordinal, statement.what)
+    return tag if isinstance(tag, ChangeRef) else None

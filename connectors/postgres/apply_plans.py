@@ -1,0 +1,122 @@
+"""Prepared statements for changes: found by kind of change, made when a kind comes for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from connectors.postgres import statements
+from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.pipe import Pipe
+from connectors.postgres.session import Session
+from connectors.postgres.statements import Bind, Old, Statement
+from schemas.avro import key_decoder, row_decoder
+from schemas.change import Change, Operation
+from schemas.errors import InternalError, OperatorNeeded
+from schemas.rowdecoder import RowDecoder
+from schemas.table import TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to send one kind of change: decode, bind, execute `name`."""
+
+    name: bytes
+    statement: Statement
+    bind: Bind
+    decode_row: RowDecoder
+    decode_old: RowDecoder
+
+
+class Plans:
+    """The plans of one session. `tables` are the log's table versions and may grow."""
+
+    def __init__(
+        self,
+        conn: Session,
+        pipe: Pipe,
+        tables: Mapping[bytes, TableSchema],
+        *,
+        replica: str,
+        replica_role: bool,
+    ) -> None:
+        self._conn = conn
+        self._pipe = pipe
+        self._tables = tables
+        self._replica = replica
+        self._replica_role = replica_role
+        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._targets: dict[tuple[str, str], TargetTable] = {}
+
+    def find(self, change: Change) -> Plan:
+        """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
+        `replica-triggers`, `identity-missing`), InternalError (`table-unknown`)."""
+        kind = (
+            change.table,
+            change.operation,
+            change.absent,
+            change.old_key is None,
+            change.old_row is None,
+        )
+        return self._plans.get(kind) or self._make(kind, change)
+
+    def table(self, table_id: bytes) -> TableSchema:
+        """A table version of the log."""
+        table = self._tables.get(table_id)
+        if table is None:
+            raise InternalError(
+                f"the log uses table version {table_id.hex()} without having described it",
+                code="table-unknown",
+                hint="Start again: the reader then begins at an anchor. If it comes back, report a bug.",
+            )
+        return table
+
+    def target(self, table: TableSchema) -> TargetTable:
+        """The replica's table of that name; looked up once, in the middle of a transaction if need be."""
+        name = (table.schema, table.name)
+        target = self._targets.get(name)
+        if target is None:
+            with self._pipe.suspended():
+                target = load_table(self._conn, *name, replica_role=self._replica_role)
+            if target.firing and not self._replica_role:
+                raise _would_fire(target, self._replica)
+            self._targets[name] = target
+        return target
+
+    def forget(self) -> None:
+        """The replica's schema changed, or prepared statements are gone."""
+        self._plans.clear()
+        self._targets.clear()
+
+    def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
+        table = self.table(change.table)
+        statement = _statement(table, self.target(table), change)
+        by_key = change.old_row is None
+        plan = Plan(
+            name=self._pipe.prepare(statement.sql, statement.what),
+            statement=statement,
+            bind=statements.bind(statement.refs),
+            decode_row=row_decoder(table),
+            decode_old=key_decoder(table) if by_key else row_decoder(table),
+        )
+        self._plans[kind] = plan
+        return plan
+
+
+def _statement(table: TableSchema, target: TargetTable, change: Change) -> Statement:
+    old = Old.ROW if change.old_row is not None else Old.KEY if change.old_key is not None else Old.NOTHING
+    if change.operation is Operation.INSERT:
+        return statements.insert(table, target)
+    if change.operation is Operation.UPDATE:
+        return statements.update(table, target, absent=change.absent, old=old)
+    return statements.delete(table, target, old)
+
+
+def _would_fire(target: TargetTable, replica: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"writes to {target.qualified_name} of {replica} would fire {', '.join(target.firing)}",
+        code="replica-triggers",
+        hint="Run as a superuser of the replica (PostgreSQL 15 or later): grant set on parameter"
+        " session_replication_role to our role; otherwise drop foreign keys and rules there, and run:"
+        f" alter table {target.qualified_name} disable trigger user;",
+    )

@@ -1,0 +1,182 @@
+"""Writing source transactions into a replica, exactly (P13): one target transaction at a time.
+
+    begin(old, new)        the compare-and-set goes first
+    apply(source, …)       changes in source order, as often as there are transactions or parts
+    commit()               everything was answered and touched one row each; then COMMIT
+    rollback()             after any failure, and to abandon a transaction
+
+Answers come while more is being sent, so an error may be raised by a later call than the one that
+caused it; it names its own transaction and change. Nothing is committed before all were good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from connectors.failpoints import failpoint
+from connectors.postgres import claim as claims
+from connectors.postgres.apply_barriers import BarrierWriter
+from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount
+from connectors.postgres.apply_plans import Plans
+from connectors.postgres.claim import Claim, PositionLost
+from connectors.postgres.pipe import Pipe, Uncounted
+from connectors.postgres.progress import wrapped
+from connectors.postgres.session import Session
+from schemas.change import Change
+from schemas.errors import InternalError
+from schemas.lsn import Lsn, Position
+from schemas.table import TableSchema
+
+PREPARED_LIMIT: Final = 2000
+_ADVANCE: Final = "compare-and-set of keepstream.progress"
+_BEGIN: Final = Uncounted("begin")
+_COMMIT: Final = Uncounted("commit")
+
+
+class ReplicaWriter:
+    """One claimed replica session. Not thread-safe. `replica` is the name that hints tell the operator.
+
+    tables: the log's table versions by id; may grow. should_stop: lets a wait for the replica end early,
+    with RetryLater (`stopped`).
+    """
+
+    def __init__(
+        self,
+        conn: Session,
+        claim: Claim,
+        tables: Mapping[bytes, TableSchema],
+        *,
+        replica: str,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._conn = conn
+        self._claim = claim
+        self._replica = replica
+        self.replica_role = _prepare_session(conn)
+        self._pipe = Pipe(conn, miscounted=self._miscounted, should_stop=should_stop)
+        self._plans = Plans(conn, self._pipe, tables, replica=replica, replica_role=self.replica_role)
+        self._barriers = BarrierWriter(conn, self._pipe, self._plans, replica=replica)
+
+    def begin(self, old: Lsn, new: Position, *, place: str) -> None:
+        """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""
+        failpoint("apply.before_begin")
+        if self._pipe.prepared > PREPARED_LIMIT:
+            self._forget()
+        with explained(self._replica):
+            self._pipe.open()
+            self._pipe.run(b"begin", tag=_BEGIN)
+            self.move(old, new, place=place)
+        failpoint("apply.after_cas")
+
+    def move(self, old: Lsn, new: Position, *, place: str) -> None:
+        """The compare-and-set once more: a transaction whose end was not known at `begin`."""
+        with explained(self._replica):
+            self._pipe.run(claims.ADVANCE, self._claim.advance(old, new, place=place), tag=_ADVANCE)
+
+    def apply(self, source: SourceRef, changes: Iterable[Change], *, first_ordinal: int = 0) -> int:
+        """Send changes of one source transaction; returns the ordinal after them.
+
+        Raises Divergence where a change did not touch exactly one row, PositionLost, RetryLater,
+        OperatorNeeded (`replica-schema` and others).
+        """
+        ordinal = first_ordinal
+        find, send = self._plans.find, self._pipe.send
+        with explained(self._replica):
+            for change in changes:
+                if change.payload is not None:
+                    self._barriers.apply(source, ordinal, change)
+                else:
+                    plan = find(change)
+                    row, old = change.row, change.old_row or change.old_key
+                    values = plan.decode_row(row, 0) if row is not None else ()
+                    old_values = plan.decode_old(old, 0) if old is not None else ()
+                    size = len(row or b"") + len(old or b"")
+                    send(plan.name, plan.bind(values, old_values), (plan.statement, source, ordinal), size)
+                ordinal += 1
+        return ordinal
+
+    def run(self, query: str, values: tuple[object, ...]) -> None:
+        """One other statement inside the open target transaction (the audit trail)."""
+        with explained(self._replica), self._pipe.suspended(), wrapped("writing to the replica"):
+            self._conn.execute(query, values)
+
+    def commit(self) -> None:
+        """Wait for all answers, then commit. If the session is lost in COMMIT, its outcome is unknown:
+        take the replica over anew and read the row (P14)."""
+        with explained(self._replica):
+            self._pipe.push()
+            failpoint("apply.mid_transaction")
+            self._pipe.sync()
+            failpoint("apply.before_commit")
+            self._pipe.run(b"commit", tag=_COMMIT)
+            self._pipe.push()
+            failpoint("apply.inside_commit")
+            self._pipe.sync()
+            self._pipe.close()
+        if self._conn.info.transaction_status != TransactionStatus.IDLE:
+            raise InternalError("COMMIT did not end the target transaction", code="commit-refused")
+        failpoint("apply.after_commit")
+
+    def rollback(self) -> None:
+        """Abandon the open transaction, if there is one. Raises RetryLater if the session is lost."""
+        with wrapped("rolling back"):
+            if self._pipe.is_open:
+                self._pipe.drain()
+                self._pipe.close()
+            self._conn.rollback()
+            self._forget()
+
+    def flush(self) -> None:
+        """Return when everything committed so far is durable on the replica (DESIGN §4).
+
+        Raises PositionLost if the replica is no longer ours.
+        """
+        with wrapped("flushing the replica"), self._conn.transaction():
+            self._conn.execute("set local synchronous_commit = on")
+            cursor = psycopg.RawCursor(self._conn)
+            cursor.execute(claims.TOUCH, [value.decode() for value in self._claim.touch()])
+            if cursor.rowcount != 1:
+                raise _lost()
+
+    def close(self) -> None:
+        """End the session; an open transaction is rolled back by the server."""
+        with contextlib.suppress(psycopg.Error):
+            self._conn.close()
+
+    def _forget(self) -> None:
+        self._plans.forget()
+        self._pipe.forget()
+        self._conn.execute("deallocate all")
+
+    def _miscounted(self, tag: object, rows: int) -> None:
+        ref = change_ref(tag)
+        if ref is None:
+            raise _lost()
+        raise miscount(ref, rows, self._replica)
+
+
+def _lost() -> PositionLost:
+    return PositionLost("the replica is not where, or not whose, it was", code="position-lost")
+
+
+# Plans are made once per session, so a plan made for a table that was empty must not scan it when it is big.
+# A commit may be lost in a crash only together with the progress row, and then comes again from the log.
+_SESSION: Final = "set synchronous_commit = off; set enable_seqscan = off; set jit = off"
+
+
+def _prepare_session(conn: Session) -> bool:
+    """Set up the session; returns whether triggers and foreign keys are off (DESIGN §4)."""
+    with wrapped("preparing the replica's session"):
+        conn.execute(_SESSION)
+        with contextlib.suppress(psycopg.Error):  # not on every platform: the server looks for a dead client
+            conn.execute("set client_connection_check_interval = '5s'")
+        try:
+            conn.execute("set session_replication_role = replica")
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+    return True
