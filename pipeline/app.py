@@ -9,12 +9,13 @@ from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from connectors.interfaces import ChangeLog
+    from pipeline.capture.options import CaptureOptions
     from pipeline.config import Config, Replica
 
 
 def open_log(config: Config) -> ChangeLog:
     """The change log of the file. Connects to nothing yet; the caller closes it."""
-    from connectors.log import open_log as open_by_url
+    from connectors.log.open import open_log as open_by_url
 
     return open_by_url(
         config.log.url,
@@ -44,4 +45,48 @@ def replica_named(config: Config, name: str) -> Replica:
         f"there is no replica `{name}` in the configuration",
         code="replica-unknown",
         hint=f"Did you mean `{close[0]}`? It names: {known}." if close else f"It names: {known}.",
+    )
+
+
+def slot_name(config: Config) -> str:
+    """The replication slot of the pipeline."""
+    return f"keepstream_{config.name}"
+
+
+def publication_name(config: Config) -> str:
+    """The publication of the pipeline."""
+    return config.source.publication or f"keepstream_{config.name}"
+
+
+def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
+    """What the capture stage of this file needs."""
+    from pipeline.capture.options import CaptureOptions
+
+    return CaptureOptions(
+        name=config.name,
+        source=source_conninfo(config),
+        log=log,
+        publication=publication_name(config),
+        slot=slot_name(config),
+        tables=config.source.tables,
+        keyless=config.source.keyless,
+        pg_bin=config.tools.pg_bin,
+        take_over=take_over,
+    )
+
+
+def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
+    """What the capture of this file needs."""
+    from pipeline.capture.options import CaptureOptions
+
+    return CaptureOptions(
+        name=config.name,
+        source=source_conninfo(config),
+        log=log,
+        publication=config.publication_name,
+        slot=config.slot_name,
+        tables=config.source.tables,
+        keyless=config.source.keyless,
+        pg_bin=config.tools.pg_bin,
+        take_over=take_over,
     )

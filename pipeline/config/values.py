@@ -7,7 +7,6 @@ A `Secret` shows itself to nobody: `repr`, `str`, a pydantic dump and an f-strin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -169,21 +168,20 @@ class TablePattern:
         return cls(value)
 
     def matches(self, schema: str, table: str) -> bool:
-        return self._schema_matches(schema) and self._table_matches(table)
+        in_schema, named = self._compiled
+        return in_schema.fullmatch(schema) is not None and named.fullmatch(table) is not None
 
     @cached_property
-    def _schema_matches(self) -> Callable[[str], bool]:
-        return _matcher(self._parts[0])
-
-    @cached_property
-    def _table_matches(self) -> Callable[[str], bool]:
-        return _matcher(self._parts[1])
-
-    @cached_property
-    def _parts(self) -> tuple[str, str]:
+    def regexes(self) -> tuple[str, str]:
+        """For the schema and for the table; they mean the same to Python and to PostgreSQL."""
         match = _PATTERN.fullmatch(self.text)
         assert match is not None
-        return match["schema"], match["table"]
+        return f"^{_part_regex(match['schema'])}$", f"^{_part_regex(match['table'])}$"
+
+    @cached_property
+    def _compiled(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        schema, table = self.regexes
+        return re.compile(schema, re.DOTALL), re.compile(table, re.DOTALL)
 
     def __str__(self) -> str:
         return self.text
@@ -199,8 +197,11 @@ _PART = r'(?:"(?:[^"]|"")+"|[^".\s]+)'
 _PATTERN = re.compile(rf"(?P<schema>{_PART})\.(?P<table>{_PART})")
 
 
-def _matcher(part: str) -> Callable[[str], bool]:
+def _part_regex(part: str) -> str:
     if part.startswith('"'):
-        return part[1:-1].replace('""', '"').__eq__
-    regex = re.compile(".*".join(re.escape(piece) for piece in part.split("*")), re.DOTALL)
-    return lambda name: regex.fullmatch(name) is not None
+        return _literal_regex(part[1:-1].replace('""', '"'))
+    return ".*".join(_literal_regex(piece) for piece in part.split("*"))
+
+
+def _literal_regex(text: str) -> str:
+    return "".join(c if c.isalnum() or c == "_" or ord(c) > 127 else f"\\{c}" for c in text)

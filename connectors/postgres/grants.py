@@ -1,0 +1,154 @@
+"""SQL that makes the roles Keepstream works under, for a superuser to run once.
+
+It can be run again, grants nothing that is not needed, and contains no password.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from connectors.postgres.publication import create_publication_sql
+from connectors.postgres.session import describe
+
+DEFAULT_ROLE: Final = "keepstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Whom a connection string logs in, and where. A service's own user and database stay unknown."""
+
+    role: str
+    database: str
+    server: str
+
+
+def login_of(conninfo: str) -> Login:
+    """The role and database that a connection string names; else the role is ours, and the database is
+    named like it, as libpq does. Raises ConfigError (`conninfo-invalid`)."""
+    describe(conninfo)
+    given = conninfo_to_dict(conninfo)
+    role = str(given.get("user") or DEFAULT_ROLE)
+    server = str(given.get("host") or given.get("hostaddr") or given.get("service") or "localhost")
+    return Login(role, str(given.get("dbname") or role), server)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Tables that one pattern of `include` names and none of `exclude`; a pattern is a regular
+    expression for the schema and one for the table."""
+
+    include: tuple[tuple[str, str], ...]
+    exclude: tuple[tuple[str, str], ...]
+
+
+_ROLE = """\
+do $$ begin
+    if not exists (select from pg_catalog.pg_roles where rolname = {role_text}) then
+        create role {role};
+    end if;
+end $$;
+alter role {role} {attributes};
+-- Its password, if it logs in with one:  \\password {role}
+grant connect on database {database} to {role};
+"""
+
+_SOURCE = """\
+-- Source {server}: run as a superuser in database {database}.
+{role_sql}grant pg_read_all_data to {role};
+-- So that it can name the transactions it waits for (optional):
+grant pg_read_all_stats to {role};
+"""
+
+# Only tables whose rows can be told apart: on any other, publishing makes the application's UPDATE
+# and DELETE fail.
+_PUBLICATION = """\
+
+-- Source {server}, database {database}: the publication. Run as the owner of the tables, who needs
+-- CREATE on the database, or as a superuser. It lists the tables that can be replicated now.
+do $$ declare
+    tables text;
+begin
+    select string_agg(format('only %I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname)
+      into tables
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where c.relkind = 'r' and c.relpersistence = 'p'
+       and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
+       and ({include})
+       and not ({exclude})
+       and pg_catalog.pg_has_role(c.relowner, 'usage')
+       and (c.relreplident = 'f' or pg_catalog.pg_get_replica_identity_index(c.oid) is not null);
+    if not exists (select from pg_catalog.pg_publication where pubname = {publication_text}) then
+        execute {create};
+        if tables is not null then
+            execute {add} || tables;
+        end if;
+    end if;
+end $$;
+
+-- Instead of the publication above: lend the owner's rights, and Keepstream makes and keeps it by
+-- itself. New tables then join without your doing, and `keyless: full` can be carried out.
+--   grant create on database {database} to {role};
+--   grant OWNER_OF_THE_TABLES to {role};
+"""
+
+_REPLICA = """\
+
+-- Replica {server}: run as a superuser in database {database}.
+{role_sql}-- The copy creates schemas, tables and extensions, which the database's owner may.
+alter database {database} owner to {role};
+-- PostgreSQL 15 and later; where it cannot be granted, leave it out (docs/managed-services.md).
+grant set on parameter session_replication_role to {role};
+-- Only for a replica that has its tables already (initial: data or none): lend their owner's rights.
+--   grant OWNER_OF_THE_TABLES to {role};
+"""
+
+
+def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
+    """SQL for the source: the role, and the publication made by the owner of the tables."""
+    login = login_of(conninfo)
+    return _fill(_SOURCE, login, role_sql=_role(login, "login replication")) + _fill(
+        _PUBLICATION,
+        login,
+        include=_any_of(chosen.include),
+        exclude=_any_of(chosen.exclude),
+        publication_text=_literal(publication),
+        create=_literal(create_publication_sql(publication, ())),
+        add=_literal(f"alter publication {_identifier(publication)} add table "),
+    )
+
+
+def replica_grants(conninfo: str) -> str:
+    """SQL for a replica: the role, which owns its database and may switch triggers off."""
+    login = login_of(conninfo)
+    return _fill(_REPLICA, login, role_sql=_role(login, "login"))
+
+
+def _role(login: Login, attributes: str) -> str:
+    return _fill(_ROLE, login, attributes=attributes, role_text=_literal(login.role))
+
+
+def _fill(template: str, login: Login, **values: str) -> str:
+    server = "".join(c if c.isprintable() else "?" for c in login.server)  # it stands in a comment
+    return template.format(
+        role=_identifier(login.role), database=_identifier(login.database), server=server, **values
+    )
+
+
+def _any_of(patterns: tuple[tuple[str, str], ...]) -> str:
+    tests = [
+        f"(n.nspname ~ {_literal(schema)} and c.relname ~ {_literal(table)})" for schema, table in patterns
+    ]
+    return " or ".join(tests) or "false"
+
+
+def _identifier(name: str) -> str:
+    return sql.Identifier(name).as_string()
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string().lstrip()

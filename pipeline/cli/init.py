@@ -1,0 +1,190 @@
+"""`keepstream init`: write keepstream.yaml, or print the SQL of the roles."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.invocation import invocation
+from pipeline.cli.output import print_text
+from pipeline.config import Config, Keyless, parse_config
+from pipeline.config.model import NAME
+from pipeline.config.template import Choices, render_config
+from schemas.errors import ConfigError, OperatorNeeded, UsageError
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option(help="Else made from the source database's name.")] = None,
+    source: Annotated[str | None, typer.Option(help="libpq connection string of the source.")] = None,
+    log: Annotated[str | None, typer.Option(help="kafka://host:port,… or file:///absolute/folder.")] = None,
+    replica: Annotated[
+        list[str] | None, typer.Option(help="NAME=CONNECTION or a connection string; may be repeated.")
+    ] = None,
+    keyless: Annotated[Keyless | None, typer.Option(help="Tables without replica identity.")] = None,
+    grants: Annotated[bool, typer.Option("--grants", help="Print the SQL of the roles instead.")] = False,
+) -> None:
+    """Write keepstream.yaml from the options, asking for what is missing when a terminal is there.
+
+    With --grants nothing is written: prints the SQL for the source role and the replica role, for the
+    file if it exists, else for the options.
+    """
+    path = invocation(context).path
+    given = _Given(name, source, log, tuple(replica or ()), keyless)
+    if grants:
+        existing = not (source or replica) and path.exists()
+        config = invocation(context).config if existing else _validated(given.choices(), path)
+        print_text(_grants(config))
+        return
+    if path.exists():
+        raise _exists(path)
+    choices = given.choices()
+    _validated(choices, path)
+    _write(path, render_config(choices))
+    print_text(f"wrote {path}")
+    sys.stderr.write(
+        "next: keepstream init --grants   the SQL of the roles\n"
+        "      keepstream check           what is still missing\n"
+        "      keepstream run             copy and stream\n"
+    )
+
+
+class _Given:
+    """The options, and questions for those that are missing."""
+
+    def __init__(
+        self,
+        name: str | None,
+        source: str | None,
+        log: str | None,
+        replicas: Sequence[str],
+        keyless: Keyless | None,
+    ) -> None:
+        self._name, self._source, self._log = name, source, log
+        self._replicas, self._keyless = replicas, keyless
+        self._asks = sys.stdin.isatty() and sys.stderr.isatty() and not (source and log)
+
+    def choices(self) -> Choices:
+        source = self._source or self._ask("source", "Source database (libpq connection string)")
+        log = self._log or self._ask(
+            "log", "Change log (kafka://host:port,… or file:///folder)", f"file://{Path.cwd()}/keepstream-log"
+        )
+        replicas = list(self._replicas)
+        if not replicas and self._asks:
+            replicas += filter(None, [_prompt("Replica database (empty: none yet)", "")])
+        default = database_name(source)
+        name = self._name or (_prompt("Name of the pipeline", default) if self._asks else default)
+        keyless = self._keyless or Keyless.REFUSE
+        return Choices(name, source, log, dict(_named(replicas)), keyless)
+
+    def _ask(self, option: str, question: str, default: str | None = None) -> str:
+        if self._asks:
+            return _prompt(question, default)
+        raise UsageError(
+            f"--{option} is missing and there is no terminal to ask at",
+            code="init-incomplete",
+            hint="Run `keepstream init --source postgresql://… --log kafka://… --replica NAME=postgresql://…`.",
+        )
+
+
+def _prompt(question: str, default: str | None = None) -> str:
+    return str(typer.prompt(question, default=default, err=True)).strip()
+
+
+def database_name(conninfo: str) -> str:
+    """The pipeline's name if none is given: the source database's, as far as it may be one."""
+    from connectors.postgres.grants import login_of
+
+    if "${" in conninfo:
+        return "crm"
+    try:
+        name = re.sub(r"[^a-z0-9_]", "_", login_of(conninfo).database.lower())[:31]
+    except ConfigError:
+        return "crm"  # validation says what is wrong with the string
+    return name if NAME.fullmatch(name) else "crm"
+
+
+_NAMED = re.compile(
+    r"(?P<name>[a-z][a-z0-9_-]*)=(?P<url>(?:postgres(?:ql)?://|[a-z_]+\s*=|\$\{).*)", re.DOTALL
+)
+
+
+def _named(replicas: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """`standby=postgresql://…` and `standby=host=…` have a name; `host=…` and a bare URI get one."""
+    from psycopg import pq
+
+    keywords = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    for number, text in enumerate(replicas, 1):
+        match = _NAMED.fullmatch(text)
+        if match and match["name"] not in keywords:
+            yield match["name"], match["url"]
+        else:
+            yield "replica" if number == 1 else f"replica{number}", text
+
+
+class _Unset(dict[str, str]):
+    """An environment in which every variable is set: the file may be written before they are."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return os.environ.get(name, "1")
+
+
+def _validated(choices: Choices, path: Path) -> Config:
+    """Raises UsageError with what is wrong with an option."""
+    environment: Mapping[str, str] = _Unset()
+    try:
+        return parse_config(render_config(choices), name=str(path), environment=environment)
+    except ConfigError as error:
+        raise UsageError(
+            f"these options make no valid configuration: {error.message}",
+            code="init-invalid",
+            hint="Correct the option; docs/configuration.md describes every key.",
+        ) from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}",
+            code="config-unwritable",
+            hint="Choose another place with `keepstream -c FILE init`.",
+        ) from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _exists(path: Path) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"{path} exists and is never overwritten",
+        code="config-exists",
+        hint=f"Edit it, move it away (mv {path} {path}.old), or write another: keepstream -c FILE init",
+    )
+
+
+def _grants(config: Config) -> str:
+    from connectors.postgres.grants import Chosen, replica_grants, source_grants
+
+    tables = config.source.tables
+    chosen = Chosen(
+        tuple(pattern.regexes for pattern in tables.include),
+        tuple(pattern.regexes for pattern in tables.exclude),
+    )
+    parts = [source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)]
+    parts += [replica_grants(replica.url.reveal()) for replica in config.replicas.values()]
+    return "".join(parts).rstrip("\n")
