@@ -1,0 +1,298 @@
+"""The source's tables as its catalog shows them: which can be published, and what would go wrong.
+
+Everything here is readable by any role. The catalog tells of *now*: rows in the stream are decoded
+with the Relation message that came with them, never with this.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from connectors.postgres.session import Session, wrapped
+from schemas.table import ReplicaIdentity
+
+OWN_SCHEMA: Final = "keepstream"
+_GENERATED_PUBLISHABLE_SINCE: Final = 180000
+
+
+class TableKind(Enum):
+    """pg_class.relkind."""
+
+    TABLE = "r"
+    PARTITIONED = "p"
+    FOREIGN = "f"
+    MATERIALIZED_VIEW = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """A unique index. `usable`: it can be a replica identity, being valid, immediate, whole and on
+    columns that are NOT NULL and not generated."""
+
+    name: str
+    primary: bool
+    chosen: bool
+    usable: bool
+    deferrable: bool
+    generated: bool
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table, of any kind but temporary.
+
+    parent_oid: the partitioned table that it is a partition of.
+    extension: the extension that made it, if one did.
+    row_security: policies exist and would hide rows from *our* role in a copy or a comparison (the
+        stream itself carries all rows); our sessions then raise instead (row_security is off).
+    readable: we may select from it. owned: we may alter it.
+    estimated_rows is None if it was never analysed; estimated_bytes includes TOAST, no indexes.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: TableKind
+    unlogged: bool
+    owner: str
+    replica_identity: ReplicaIdentity
+    parent_oid: int | None
+    extension: str | None
+    row_security: bool
+    readable: bool
+    owned: bool
+    estimated_rows: int | None
+    estimated_bytes: int
+    stored_columns: int
+    virtual_columns: int
+    unique_indexes: tuple[UniqueIndex, ...]
+    server_version: int
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.name`, for messages and reports; not quoted, not SQL."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def uncarried_reason(self) -> str | None:
+        """Why no row of it can ever be in the stream; None if they can. A partitioned table has no
+        rows of its own."""
+        if self.kind is TableKind.FOREIGN:
+            return "foreign table"
+        if self.kind is TableKind.MATERIALIZED_VIEW:
+            return "materialized view"
+        return "unlogged table" if self.unlogged else None
+
+    @property
+    def publishable(self) -> bool:
+        """Whether it can be listed in the publication, whatever its replica identity."""
+        return self.kind is TableKind.TABLE and not self.unlogged
+
+    @property
+    def identity_columns(self) -> tuple[str, ...]:
+        """The columns that identify a row in the stream; () under FULL or if nothing does."""
+        index = self._identity_index
+        return index.columns if index is not None and index.usable else ()
+
+    @property
+    def identity_problem(self) -> str | None:
+        """Why an UPDATE or DELETE of this table would fail in the application, or arrive without a key,
+        if it were published now; None if it is safe."""
+        if self.replica_identity is ReplicaIdentity.FULL:
+            return self.full_problem
+        if self.replica_identity is ReplicaIdentity.NOTHING:
+            return "replica identity nothing"
+        index = self._identity_index
+        if index is None:
+            chosen = self.replica_identity is ReplicaIdentity.INDEX
+            return "the index of its replica identity is gone" if chosen else "no primary key"
+        if index.usable:
+            return None
+        what = "primary key" if index.primary else f"index {index.name}"
+        return f"{what} {_reason(index)}"
+
+    @property
+    def full_problem(self) -> str | None:
+        """Why REPLICA IDENTITY FULL would not help either: since PostgreSQL 18 it makes every UPDATE of
+        a published table with generated columns fail."""
+        if self.virtual_columns:
+            return "replica identity full with virtual generated columns"
+        if self.stored_columns and self.server_version >= _GENERATED_PUBLISHABLE_SINCE:
+            return "replica identity full with generated columns"
+        return None
+
+    @property
+    def usable_indexes(self) -> tuple[UniqueIndex, ...]:
+        """What REPLICA IDENTITY USING INDEX would take."""
+        return tuple(index for index in self.unique_indexes if index.usable)
+
+    @property
+    def _identity_index(self) -> UniqueIndex | None:
+        by_primary_key = self.replica_identity is ReplicaIdentity.DEFAULT
+        for index in self.unique_indexes:
+            if index.primary if by_primary_key else index.chosen:
+                return index
+        return None
+
+
+def _reason(index: UniqueIndex) -> str:
+    if index.deferrable:
+        return "is deferrable"
+    return "contains a generated column" if index.generated else "is not valid"
+
+
+_NOT_OURS: Final = """
+       n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname <> %(own)s
+"""
+_TABLES: Final = f"""
+    select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relpersistence = 'u',
+           pg_get_userbyid(c.relowner), c.relreplident,
+           case when c.relispartition then
+               (select i.inhparent::bigint from pg_inherits i where i.inhrelid = c.oid) end,
+           (select e.extname from pg_depend d join pg_extension e on e.oid = d.refobjid
+             where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+               and d.refclassid = 'pg_extension'::regclass),
+           row_security_active(c.oid),
+           has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
+           pg_has_role(c.relowner, 'usage'),
+           nullif(greatest(c.reltuples, -1), -1)::bigint,
+           (c.relpages::bigint + coalesce(t.relpages, 0)) * current_setting('block_size')::bigint,
+           (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 's'),
+           (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v')
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      left join pg_class t on t.oid = c.reltoastrelid
+     where c.relkind in ('r', 'p', 'f', 'm') and c.relpersistence <> 't' and {_NOT_OURS}
+       and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
+     order by n.nspname, c.relname
+"""  # noqa: S608 - constants
+_INDEXES: Final = f"""
+    select i.indrelid::bigint, x.relname, i.indisprimary, i.indisreplident,
+           i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
+               and bool_and(a.attnotnull and a.attgenerated = ''),
+           not i.indimmediate, bool_or(a.attgenerated <> ''),
+           array_agg(a.attname::text order by k.position)
+      from pg_index i
+      join pg_class x on x.oid = i.indexrelid
+      join pg_class c on c.oid = i.indrelid
+      join pg_namespace n on n.oid = c.relnamespace
+      cross join lateral unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
+      join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+     where i.indisunique and k.position <= i.indnkeyatts and {_NOT_OURS}
+       and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
+     group by i.indrelid, i.indexrelid, x.relname
+     order by i.indisprimary desc, x.relname
+"""  # noqa: S608 - constants
+
+
+def list_tables(session: Session) -> tuple[Table, ...]:
+    """Every table of the database, by name, but temporary ones, PostgreSQL's and Keepstream's own."""
+    return _tables(session, None)
+
+
+def find_table(session: Session, oid: int) -> Table | None:
+    """One of those tables; None if it is gone or is none of them."""
+    return next(iter(_tables(session, oid)), None)
+
+
+def _tables(session: Session, oid: int | None) -> tuple[Table, ...]:
+    parameters = {"own": OWN_SCHEMA, "oid": oid}
+    with wrapped("reading the catalog's tables"):
+        rows = session.execute(_TABLES, parameters).fetchall()
+        indexes = _by_table(session.execute(_INDEXES, parameters).fetchall())
+    version = session.info.server_version
+    return tuple(_table(row, tuple(indexes[row[0]]), version) for row in rows)
+
+
+def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...], version: int) -> Table:
+    kind, unlogged, owner, identity = row[3:7]
+    values = (
+        *row[:3],
+        TableKind(kind),
+        unlogged,
+        owner,
+        ReplicaIdentity(identity),
+        *row[7:],
+        indexes,
+        version,
+    )
+    return Table(*values)
+
+
+def _by_table(rows: Iterable[tuple[Any, ...]]) -> defaultdict[int, list[UniqueIndex]]:
+    indexes: defaultdict[int, list[UniqueIndex]] = defaultdict(list)
+    for oid, *row, columns in rows:
+        indexes[oid].append(UniqueIndex(*row, tuple(columns)))
+    return indexes
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogColumn:
+    """A column as the catalog has it. `type_name` is format_type()'s. `identity`: `a` always, `d` by
+    default, else ''. `generated`: `s` stored, `v` virtual, else ''. `default`: the default's or the
+    generation's SQL expression. `missing`: PostgreSQL's text of the value that rows from before
+    ADD COLUMN have, where `has_missing`."""
+
+    number: int
+    name: str
+    type_oid: int
+    type_modifier: int
+    type_name: str
+    not_null: bool
+    identity: str
+    generated: str
+    default: str | None
+    has_missing: bool
+    missing: str | None
+
+
+# attmissingval is an anyarray of one element; its text is read as text[] whatever the element's type.
+_COLUMNS: Final = """
+    select a.attnum, a.attname, a.atttypid::bigint, a.atttypmod, format_type(a.atttypid, a.atttypmod),
+           a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid),
+           a.atthasmissing, (a.attmissingval::text::text[])[1]
+      from pg_attribute a
+      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+     where a.attrelid = %s and a.attnum > 0 and not a.attisdropped
+     order by a.attnum
+"""
+
+
+def read_columns(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
+    """The columns of one table, in their order; () if it is gone."""
+    with wrapped("reading the catalog's columns"):
+        rows = session.execute(_COLUMNS, [oid]).fetchall()
+    return tuple(CatalogColumn(*row) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A sequence. `last_value` is None if it was never used, or if we may not read it."""
+
+    schema: str
+    name: str
+    last_value: int | None
+
+
+def list_sequences(session: Session) -> tuple[Sequence, ...]:
+    """All sequences but Keepstream's own. They are not MVCC and not in the stream (P23)."""
+    with wrapped("reading sequences"):
+        rows = session.execute(
+            "select schemaname, sequencename, last_value from pg_sequences"
+            " where schemaname <> %s order by schemaname, sequencename",
+            [OWN_SCHEMA],
+        ).fetchall()
+    return tuple(Sequence(*row) for row in rows)
+
+
+def count_large_objects(session: Session) -> int:
+    """Large objects in the database; none of them is ever in the stream."""
+    with wrapped("counting large objects"):
+        row = session.execute("select count(*) from pg_largeobject_metadata").fetchone()
+    assert row is not None
+    return int(row[0])
