@@ -50,12 +50,12 @@ def replica_named(config: Config, name: str) -> Replica:
 
 def slot_name(config: Config) -> str:
     """The replication slot of the pipeline."""
-    return f"keepstream_{config.name}"
+    return config.slot_name
 
 
 def publication_name(config: Config) -> str:
     """The publication of the pipeline."""
-    return config.source.publication or f"keepstream_{config.name}"
+    return config.publication_name
 
 
 def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
@@ -68,23 +68,6 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         log=log,
         publication=publication_name(config),
         slot=slot_name(config),
-        tables=config.source.tables,
-        keyless=config.source.keyless,
-        pg_bin=config.tools.pg_bin,
-        take_over=take_over,
-    )
-
-
-def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
-    """What the capture of this file needs."""
-    from pipeline.capture.options import CaptureOptions
-
-    return CaptureOptions(
-        name=config.name,
-        source=source_conninfo(config),
-        log=log,
-        publication=config.publication_name,
-        slot=config.slot_name,
         tables=config.source.tables,
         keyless=config.source.keyless,
         pg_bin=config.tools.pg_bin,

@@ -81,7 +81,14 @@ begin
        and ({include})
        and not ({exclude})
        and pg_catalog.pg_has_role(c.relowner, 'usage')
-       and (c.relreplident = 'f' or pg_catalog.pg_get_replica_identity_index(c.oid) is not null);
+       and (c.relreplident = 'f' or pg_catalog.pg_get_replica_identity_index(c.oid) is not null)
+       and not exists (
+           select from pg_catalog.pg_attribute a
+             left join pg_catalog.pg_index i
+               on i.indexrelid = pg_catalog.pg_get_replica_identity_index(c.oid)
+            where a.attrelid = c.oid and a.attgenerated <> ''
+              and (c.relreplident = 'f' or a.attnum = any (i.indkey))
+       );
     if not exists (select from pg_catalog.pg_publication where pubname = {publication_text}) then
         execute {create};
         if tables is not null then
