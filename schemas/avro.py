@@ -6,7 +6,7 @@ a key `<schema>.<table>.Key` with those of the replica identity. Every field is 
 says what type a column has; nothing here asks a catalog.
 
 `RowCodec` works on values, one column at a time. `row_encoder`, `key_encoder` and `row_decoder` give the
-compiled functions for the loops that run for every row (schemas.rowcode).
+compiled functions for the loops that run for every row (schemas.rowencoder, schemas.rowdecoder).
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, RefusedData
 from schemas.names import encode_name
 from schemas.pgcodec import Codec, codec_of
-from schemas.rowcode import (
+from schemas.rowdecoder import RowDecoder, compile_decoder
+from schemas.rowencoder import (
     NULL_BRANCH,
     VALUE_BRANCH,
-    RowDecoder,
     RowEncoder,
-    compile_decoder,
     compile_encoder,
     read_length,
 )

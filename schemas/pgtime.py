@@ -17,7 +17,7 @@ from typing import Final
 from schemas.varint import INT_MAX, INT_MIN, LONG_MAX, LONG_MIN
 
 DAY_US: Final = 86_400_000_000
-_SECOND_US: Final = 1_000_000
+SECOND_US: Final = 1_000_000
 _MEMO_LIMIT: Final = 1 << 17
 
 _DATE: Final = re.compile(rb"(\d{4,7})-(\d\d)-(\d\d)")
@@ -53,7 +53,7 @@ class _Clocks(dict[bytes, int]):
         match = _CLOCK.fullmatch(text)
         if match is None:
             raise ValueError("not a time of day in PostgreSQL's form")
-        micros = self[text] = (int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])) * _SECOND_US
+        micros = self[text] = (int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])) * SECOND_US
         return micros
 
 
@@ -216,7 +216,7 @@ def _parse_fraction(text: bytes) -> int:
 
 
 def _format_clock(micros: int) -> bytes:
-    seconds, fraction = divmod(micros, _SECOND_US)
+    seconds, fraction = divmod(micros, SECOND_US)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
     clock = b"%02d:%02d:%02d" % (hour, minute, second)

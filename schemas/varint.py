@@ -2,7 +2,7 @@
 
 Rows are made of these, so the usual sizes come from tables. `SHORT[z]` is the whole encoding of the
 zigzag value z below 2**14; `PAIR[z]` is the same 14 bits as two bytes with more to come. A long is
-then a few look-ups: PAIR of each lower 14 bits, SHORT of the rest.
+then a few look-ups: PAIR of each lower 14 bits, SHORT of the rest. PAIR_VALUE and LAST_PAIR_VALUE lead back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ INT_MAX: Final = 2**31 - 1
 LONG_MIN: Final = -(2**63)
 LONG_MAX: Final = 2**63 - 1
 
-_MAX_BYTES: Final = 10  # of a long: 64 bits in sevens
+_LONG_BITS: Final = 64
 _PAIR_BITS: Final = 14
 PAIR_MASK: Final = (1 << _PAIR_BITS) - 1
 
@@ -23,6 +23,7 @@ SHORT: Final = tuple(
 )
 PAIR: Final = tuple(bytes((z & 0x7F | 0x80, z >> 7 | 0x80)) for z in range(1 << _PAIR_BITS))
 PAIR_VALUE: Final = {pair: value for value, pair in enumerate(PAIR)}
+LAST_PAIR_VALUE: Final = {pair: value for value, pair in enumerate(SHORT) if len(pair) == 2}
 
 
 def encode_long(value: int) -> bytes:
@@ -46,23 +47,24 @@ def decode_long(data: bytes, position: int) -> tuple[int, int]:
     Raises ValueError if the data ends too early, the value is no int64 or is not in its shortest form.
     """
     zigzag = shift = 0
-    while (low := PAIR_VALUE.get(data[position : position + 2])) is not None:
+    pair = data[position : position + 2]
+    while (low := PAIR_VALUE.get(pair)) is not None:
         zigzag |= low << shift
         shift += _PAIR_BITS
-        position += 2
-        if shift > 7 * _MAX_BYTES:
+        if shift > _LONG_BITS:
             raise ValueError("an integer of more than 64 bits")
-    last = data[position : position + 1]
-    if not last:
-        raise ValueError("data ends inside an integer")
-    value = last[0]
-    position += 1
-    if value & 0x80:
-        second = data[position : position + 1]
-        if not second:
+        position += 2
+        pair = data[position : position + 2]
+    if (last := LAST_PAIR_VALUE.get(pair)) is not None:
+        position += 2
+    else:
+        if not pair or pair[0] & 0x80:
             raise ValueError("data ends inside an integer")
-        value = value & 0x7F | second[0] << 7
+        last = pair[0]
         position += 1
-    if (shift and not data[position - 1]) or (zigzag := zigzag | value << shift) >> 64:
-        raise ValueError("an integer that is too long")
-    return (zigzag >> 1) ^ -(zigzag & 1), position
+        if not last and shift:
+            raise ValueError("an integer longer than it need be")
+    zigzag |= last << shift
+    if zigzag >> _LONG_BITS:
+        raise ValueError("an integer of more than 64 bits")
+    return zigzag >> 1 ^ -(zigzag & 1), position
