@@ -226,8 +226,9 @@ def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...], version: int)
 
 def _by_table(rows: Iterable[tuple[Any, ...]]) -> defaultdict[int, list[UniqueIndex]]:
     indexes: defaultdict[int, list[UniqueIndex]] = defaultdict(list)
-    for oid, *row, columns in rows:
-        indexes[oid].append(UniqueIndex(*row, tuple(columns)))
+    for row in rows:
+        values = (*row[1:-1], tuple(row[-1]))
+        indexes[row[0]].append(UniqueIndex(*values))
     return indexes
 
 
