@@ -30,9 +30,8 @@ _BYTEA: Final = 17
 # bpchar, varchar, date, time, timestamp, timestamptz, interval, timetz, bit, varbit, numeric, uuid,
 # jsonb. Not reg* (OIDs that mean nothing elsewhere) and not what users define.
 _BINARY_TYPES: Final = frozenset(
-    int(oid)
-    for oid in "16 17 18 20 19 21 23 25 26 114 700 701 774 829 650 869 1042 1043 1082 1083 1114 1184 1186 "
-    "1266 1560 1562 1700 2950 3802".split()
+    {16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 650, 700, 701, 774, 829, 869, 1042, 1043}
+    | {1082, 1083, 1114, 1184, 1186, 1266, 1560, 1562, 1700, 2950, 3802}
 )
 
 
@@ -158,7 +157,7 @@ def _read(reader: Session, oids: Sequence[int]) -> list[SnapshotTable]:
     with wrapped("reading the tables to copy"):
         rows = reader.execute(_TABLES, [list(oids)]).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
-        fingerprints = dict(reader.execute(_FINGERPRINTS, found).fetchall())
+        fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
     _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]])
     _refuse_unreadable([(row[1], row[2]) for row in rows if row[11] is False])
     return [_table(*row[:10], fingerprint=fingerprints[row[0]]) for row in rows]

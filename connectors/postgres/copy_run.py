@@ -1,0 +1,258 @@
+"""What a first copy writes down in the replica about itself, in schema `keepstream`.
+
+`copy_run` holds how the copy began: its mode, and which schemas and extensions were there before, so
+that a copy that was killed can be cleared away without touching what it did not make. `copy_part`
+holds the parts whose rows are there, written in the part's own transaction. Both vanish with the
+copy's completion. `deferred_ddl` stays: what the source has and the replica was made without.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from connectors.postgres import progress
+from connectors.postgres.claim import SILENCE_LIMIT_S, rival
+from connectors.postgres.progress import ReplicaState, wrapped
+from connectors.postgres.session import Session
+from connectors.postgres.snapshot_tables import TableName
+from schemas.errors import OperatorNeeded, RetryLater
+from schemas.lsn import Position
+
+_END_TIMEOUT_S: Final = 30.0
+
+_INSTALL: Final = (
+    """create table if not exists keepstream.copy_run (
+        name text primary key,
+        initial text not null,
+        schemas text[] not null,
+        extensions text[] not null
+    )""",
+    """create table if not exists keepstream.copy_part (
+        name text not null,
+        schema_name text not null,
+        table_name text not null,
+        part integer not null,
+        copied_rows bigint,
+        primary key (name, schema_name, table_name, part)
+    )""",
+    """create table if not exists keepstream.deferred_ddl (
+        id bigint generated always as identity primary key,
+        name text not null,
+        kind text not null,
+        object text not null,
+        reason text not null,
+        statement text not null
+    )""",
+    "comment on table keepstream.deferred_ddl is "
+    "'What the source has and this replica was made without; run it, in order, when it becomes a primary.'",
+)
+
+# Which parts of an earlier, killed copy may still run on the server: everything of its application_name.
+_END_SESSIONS: Final = """
+    select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity
+     where application_name = %s and usename = current_user and pid <> pg_backend_pid()
+       and (datname = current_database() or datname is null)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A statement that the replica was made without. `kind`: `foreign key` or `trigger`."""
+
+    kind: str
+    object: str
+    reason: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRun:
+    """The right to copy into the replica: the marker's token (P20). `resumed`: a killed copy's
+    leftovers may be there, and are to be cleared away first."""
+
+    name: str
+    token: uuid.UUID
+    resumed: bool
+    schemas: tuple[str, ...]
+    extensions: tuple[str, ...]
+
+
+def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
+    """Whether a copy of this pipeline was begun here and not completed.
+
+    Raises RetryLater (`copy-running`) while the one who began it lives, OperatorNeeded
+    (`replica-in-use`, `copy-mode-changed`).
+    """
+    found = progress.read(conn, name)
+    if found is None:
+        return False
+    if found.state is ReplicaState.STREAMING:
+        raise _in_use(name)
+    other = rival(conn, name)
+    if other is not None and other.silent_s < SILENCE_LIMIT_S:
+        raise RetryLater(
+            f"another copy into this replica is running (pid {other.pid} on its server)",
+            code="copy-running",
+            hint="Run only one `keepstream run` per replica.",
+        )
+    with wrapped("reading keepstream.copy_run"):
+        row = conn.execute("select initial from keepstream.copy_run where name = %s", [name]).fetchone()
+    if row is None or row[0] != initial:
+        began = "in an unknown way" if row is None else f"with initial: {row[0]}"
+        raise OperatorNeeded(
+            f"an unfinished copy was begun {began}, and the configuration now says initial: {initial}",
+            code="copy-mode-changed",
+            hint="Set it back to finish that copy, or empty the database, its schema keepstream included.",
+        )
+    return True
+
+
+def _in_use(name: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"the replica already follows the log as {name!r}; a copy would be made over existing data",
+        code="replica-in-use",
+        hint="To copy it anew, empty the database first (drop the schema keepstream, too).",
+    )
+
+
+def begin_run(conn: Session, name: str, *, stream: bytes, initial: str, place: str, resumed: bool) -> CopyRun:
+    """Write the copying marker, before any object (P20). Voids the token of an unfinished copy."""
+    with wrapped("beginning the copy"), conn.transaction():
+        progress.install(conn)
+        for statement in _INSTALL:
+            conn.execute(statement)
+        if not resumed:
+            # a marker whose row was removed by hand may have left these
+            conn.execute("delete from keepstream.copy_run where name = %s", [name])
+            conn.execute(
+                """insert into keepstream.copy_run
+                   select %s, %s, array(select nspname::text from pg_catalog.pg_namespace),
+                          array(select extname::text from pg_catalog.pg_extension)""",
+                [name, initial],
+            )
+        token = progress.write_copying_marker(conn, name, stream=stream, place=place)
+        row = conn.execute(
+            "select schemas, extensions from keepstream.copy_run where name = %s", [name]
+        ).fetchone()
+        assert row is not None
+    return CopyRun(name, token, resumed, tuple(row[0]), tuple(row[1]))
+
+
+def end_sessions(conn: Session, application: str) -> None:
+    """End all other sessions of this copy in this database, and wait until they are gone (P14)."""
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    with wrapped("ending the sessions of a killed copy"):
+        while conn.execute(_END_SESSIONS, [application]).fetchall() != [(0,)]:
+            if time.monotonic() > deadline:
+                raise RetryLater(
+                    f"sessions of an earlier copy ({application}) do not end",
+                    code="take-over-slow",
+                    hint="Look at pg_stat_activity of source and replica.",
+                )
+            time.sleep(0.05)
+
+
+def require_ours(conn: Session, run: CopyRun) -> None:
+    """Also tells others that this copy lives. Raises OperatorNeeded (`copy-replaced`)."""
+    found = progress.read(conn, run.name)
+    if found is None or found.token != run.token:
+        raise replaced(run.name)
+
+
+def replaced(name: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"the copy of {name!r} was taken over by another one",
+        code="copy-replaced",
+        hint="Let the newer copy finish, and run only one `keepstream run` per replica.",
+    )
+
+
+_TAKE_PART: Final = """
+    insert into keepstream.copy_part (name, schema_name, table_name, part)
+    select p.name, %(schema)s, %(table)s, %(part)s from keepstream.progress p
+     where p.name = %(name)s and p.token = %(token)s and p.state = 'copying'
+       for share
+    on conflict do nothing
+"""
+
+
+def take_part(conn: Session, run: CopyRun, table: TableName, part: int) -> bool:
+    """Begin one part in the caller's transaction; False if its rows are there already, because a
+    commit whose answer was lost had worked. Raises OperatorNeeded (`copy-replaced`)."""
+    values = {"name": run.name, "token": run.token, "schema": table[0], "table": table[1], "part": part}
+    if conn.execute(_TAKE_PART, values).rowcount == 1:
+        return True
+    require_ours(conn, run)
+    return False
+
+
+def finish_part(conn: Session, run: CopyRun, table: TableName, part: int, rows: int) -> None:
+    conn.execute(
+        """update keepstream.copy_part set copied_rows = %s
+            where name = %s and schema_name = %s and table_name = %s and part = %s""",
+        [rows, run.name, *table, part],
+    )
+
+
+def finished_parts(conn: Session, run: CopyRun) -> set[tuple[str, str, int]]:
+    """Schema, table and number of the parts whose rows are there, made durable first."""
+    with wrapped("reading keepstream.copy_part"):
+        with conn.transaction():
+            # what was committed asynchronously before is flushed with this commit
+            conn.execute("set local synchronous_commit = on")
+            conn.execute(
+                "update keepstream.copy_part set copied_rows = copied_rows where ctid in "
+                "(select ctid from keepstream.copy_part where name = %s limit 1)",
+                [run.name],
+            )
+        rows = conn.execute(
+            "select schema_name, table_name, part from keepstream.copy_part where name = %s", [run.name]
+        )
+        return {(schema, table, part) for schema, table, part in rows}
+
+
+def forget_parts(conn: Session, run: CopyRun) -> None:
+    """After their rows were cleared away."""
+    with wrapped("clearing keepstream.copy_part"), conn.transaction():
+        conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
+        conn.execute("delete from keepstream.deferred_ddl where name = %s", [run.name])
+
+
+def defer(conn: Session, run: CopyRun, deferred: Sequence[Deferred]) -> None:
+    """Keep the statements that the replica is made without."""
+    values = [(run.name, d.kind, d.object, d.reason, d.statement) for d in deferred]
+    with wrapped("writing keepstream.deferred_ddl"), conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(
+            """insert into keepstream.deferred_ddl (name, kind, object, reason, statement)
+               values (%s, %s, %s, %s, %s)""",
+            values,
+        )
+
+
+def complete_run(conn: Session, run: CopyRun, position: Position, *, place: str) -> None:
+    """The copy's last transaction: the replica now stands at `position`, and the bookkeeping is gone."""
+    with wrapped("completing the copy"), conn.transaction():
+        progress.complete_copy(conn, run.name, token=run.token, position=position, place=place)
+        conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
+        conn.execute("delete from keepstream.copy_run where name = %s", [run.name])
+        ((others,),) = conn.execute("select count(*) from keepstream.copy_run").fetchall()
+        if others == 0:
+            conn.execute("drop table keepstream.copy_part, keepstream.copy_run")
+
+
+def may_switch_triggers_off(conn: Session) -> bool:
+    """Whether our role may set session_replication_role, without which foreign keys and triggers of
+    the replica would act on rows that the source's have acted on already."""
+    with wrapped("trying to set session_replication_role"):
+        try:
+            with conn.transaction(force_rollback=True):
+                conn.execute("set local session_replication_role = replica")
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+    return True
