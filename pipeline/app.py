@@ -48,16 +48,6 @@ def replica_named(config: Config, name: str) -> Replica:
     )
 
 
-def slot_name(config: Config) -> str:
-    """The replication slot of the pipeline."""
-    return config.slot_name
-
-
-def publication_name(config: Config) -> str:
-    """The publication of the pipeline."""
-    return config.publication_name
-
-
 def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
     """What the capture stage of this file needs."""
     from pipeline.capture.options import CaptureOptions
@@ -66,8 +56,8 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         name=config.name,
         source=source_conninfo(config),
         log=log,
-        publication=publication_name(config),
-        slot=slot_name(config),
+        publication=config.publication_name,
+        slot=config.slot_name,
         tables=config.source.tables,
         keyless=config.source.keyless,
         pg_bin=config.tools.pg_bin,

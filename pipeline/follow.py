@@ -14,7 +14,7 @@ from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
 from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
-from schemas.frame import Anchor, Frame
+from schemas.frame import Anchor, CaptureStart, Frame
 from schemas.framecodec import open_frame
 from schemas.lsn import Position, format_lsn
 from schemas.table import TableSchema
@@ -67,6 +67,8 @@ class Follower:
         self.chain = chain
         self.tables: dict[bytes, TableSchema] = {}
         self.anchor: AnchorHint | None = None
+        self.last_anchor: Anchor | None = None
+        self.last_start: bytes | None = None
         self.next_place = first_place
         self.began_at = 0
         self.highest_epoch = chain.epoch
@@ -137,6 +139,9 @@ class Follower:
             self.tables[table.id] = table
         if isinstance(frame.body, Anchor):
             self.anchor = AnchorHint(record.place, frame.number, frame.digest)
+            self.last_anchor = frame.body
+        elif isinstance(frame.body, CaptureStart):
+            self.last_start = frame.body.nonce
 
     def _expect_new_epoch(self) -> None:
         if not self.chain.broken:

@@ -1,0 +1,64 @@
+"""Table versions from the catalog, exactly as pgoutput's Relation message would describe them.
+
+Capture needs them where no row has been streamed yet: in the log's first ANCHOR, and when a table
+joins. The result depends on the snapshot of the session's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import psycopg
+
+from connectors.postgres.session import Session, sql_error
+from schemas.pgtypes import format_type
+from schemas.table import Column, ReplicaIdentity, TableSchema
+
+FIRST_NAMED_TYPE: Final = 10_000
+"""FirstGenbkiObjectId: pgoutput sends Type messages only for types from here on."""
+
+# For a domain, pgoutput names the base type at the bottom; its Relation message keeps the domain's OID.
+_COLUMNS: Final = """
+    with recursive base(oid, bottom) as (
+        select oid, oid from pg_type where typtype <> 'd'
+        union all
+        select t.oid, base.bottom from pg_type t join base on t.typbasetype = base.oid where t.typtype = 'd'
+    )
+    select p.schemaname, p.tablename, c.relreplident,
+           a.attname, a.atttypid::bigint, a.atttypmod,
+           c.relreplident = 'f' or coalesce(a.attnum = any (i.indkey), false),
+           bn.nspname, b.typname
+      from pg_publication_tables p
+      join pg_namespace n on n.nspname = p.schemaname
+      join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+      join pg_attribute a on a.attrelid = c.oid and a.attname = any (p.attnames)
+           and a.attnum > 0 and not a.attisdropped
+      join base on base.oid = a.atttypid
+      join pg_type b on b.oid = base.bottom
+      join pg_namespace bn on bn.oid = b.typnamespace
+      left join pg_index i on i.indrelid = c.oid and i.indimmediate and i.indisvalid
+           and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end
+     where p.pubname = %s
+     order by p.schemaname, p.tablename, a.attnum
+"""
+
+
+def published_tables(session: Session, publication: str) -> tuple[TableSchema, ...]:
+    """Every table that the publication holds now, as its rows would be announced."""
+    try:
+        rows = session.execute(_COLUMNS, [publication]).fetchall()
+    except psycopg.Error as error:
+        raise sql_error(error, f"reading the tables of publication {publication}") from error
+    return tuple(_tables(rows))
+
+
+def _tables(rows: Iterable[tuple[Any, ...]]) -> Iterable[TableSchema]:
+    columns: dict[tuple[str, str, str], list[Column]] = {}
+    for schema, name, identity, column, type_oid, modifier, key, type_schema, type_name in rows:
+        user_type = (type_schema, type_name) if type_oid >= FIRST_NAMED_TYPE else None
+        columns.setdefault((schema, name, identity), []).append(
+            Column(column, type_oid, modifier, format_type(type_oid, modifier, user_type), key)
+        )
+    for (schema, name, identity), found in columns.items():
+        yield TableSchema(schema, name, ReplicaIdentity(identity), tuple(found))

@@ -1,0 +1,80 @@
+"""The SQL that makes one table, as pg_dump writes it: for a table that joins a running pipeline."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.pgtools import PgTools, open_login, run_tool
+from connectors.postgres.session import describe
+from schemas.errors import OperatorNeeded
+
+# pg_dump writes `-- Name: x; Type: FK CONSTRAINT; Schema: s; Owner: -` before each entry.
+_ENTRY: Final = re.compile(r"^-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class TableDdl:
+    """`before`: the table itself, to be run before its rows; `after`: indexes, constraints, triggers.
+    Foreign keys stand apart, so that they can be left out."""
+
+    before: str
+    after: str
+    foreign_keys: str
+
+
+def dump_table(tools: PgTools, conninfo: str, *, schema: str, table: str, stop: threading.Event) -> TableDdl:
+    """Dump one table's definition. Raises OperatorNeeded (`pg-dump-failed`)."""
+    before, _ = _split(_dump(tools, conninfo, schema, table, "pre-data", stop))
+    after, foreign_keys = _split(_dump(tools, conninfo, schema, table, "post-data", stop))
+    return TableDdl(before, after, foreign_keys)
+
+
+def _dump(tools: PgTools, conninfo: str, schema: str, table: str, section: str, stop: threading.Event) -> str:
+    with open_login(conninfo, application_name="keepstream:join") as (login, environment):
+        command = [
+            tools.pg_dump,
+            f"--dbname={login}",
+            f"--table={_pattern(schema)}.{_pattern(table)}",
+            f"--section={section}",
+            "--schema-only",
+            "--no-owner",
+            "--no-privileges",
+            "--no-publications",
+            "--no-subscriptions",
+            "--no-security-labels",
+            "--no-tablespaces",
+        ]
+        finished = run_tool(command, environment, stop=stop)
+    if finished.status:
+        raise OperatorNeeded(
+            f"pg_dump of table {schema}.{table} failed on {describe(conninfo)}:"
+            f" {finished.errors[-1] if finished.errors else 'no message'}",
+            code="pg-dump-failed",
+            hint="Run the same pg_dump by hand under the source role to see why.",
+        )
+    return finished.output
+
+
+def _pattern(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _split(script: str) -> tuple[str, str]:
+    """(everything but foreign keys, foreign keys); without psql's own commands and session settings."""
+    entries: list[tuple[str, str]] = []
+    starts = [(match.start(), match["type"]) for match in _ENTRY.finditer(script)]
+    for index, (start, kind) in enumerate(starts):
+        end = starts[index + 1][0] if index + 1 < len(starts) else len(script)
+        entries.append((kind, _statements(script[start:end])))
+    keys = "\n".join(text for kind, text in entries if kind == "FK CONSTRAINT")
+    rest = "\n".join(text for kind, text in entries if kind != "FK CONSTRAINT")
+    return rest, keys
+
+
+def _statements(entry: str) -> str:
+    lines = entry.splitlines()
+    kept = [line for line in lines if line and not line.startswith(("--", "\\", "SET default_"))]
+    return "\n".join(kept)

@@ -1,0 +1,25 @@
+"""Waiting before another try: longer each time, a little random, and ended by `stop`."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+FIRST_S = 0.2
+LONGEST_S = 15.0
+
+
+class Backoff:
+    """Doubles from 0.2 s to 15 s; `reset` after something worked."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_S
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait, and say whether `stop` was set meanwhile."""
+        wait_s = self._next_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
+        self._next_s = min(self._next_s * 2, LONGEST_S)
+        return stop.wait(wait_s)
+
+    def reset(self) -> None:
+        self._next_s = FIRST_S

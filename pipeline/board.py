@@ -1,0 +1,50 @@
+"""Publishing a stage's reports beside the log, at most about once a second."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from connectors.interfaces import ChangeLog
+from pipeline.reports import StageReport, StageState
+from schemas.errors import KeepstreamError
+
+logger = logging.getLogger("keepstream.report")
+
+EVERY_S = 1.0
+IDLE_EVERY_S = 5.0
+
+
+class Board:
+    """Takes every report and publishes the newest one when it is due: at once when the state changed.
+
+    A log that cannot be reached loses reports, nothing else; `status` then sees that they are old.
+    """
+
+    def __init__(self, log: ChangeLog) -> None:
+        self._log = log
+        self._published_at = 0.0
+        self._state: StageState | None = None
+
+    def publish(self, report: StageReport) -> None:
+        """Never raises: reports are hints."""
+        every_s = IDLE_EVERY_S if report.state is StageState.IDLE else EVERY_S
+        now = time.monotonic()
+        if report.state is self._state and now - self._published_at < every_s * 0.9:
+            return
+        self._published_at, self._state = now, report.state
+        try:
+            self._log.put_report(report.stage, report.model_dump_json().encode())
+        except KeepstreamError as error:
+            logger.debug("report not published", extra={"code": error.code})
+
+
+def read_reports(log: ChangeLog) -> dict[str, StageReport]:
+    """The newest report of each stage; one that this version cannot read is left out."""
+    found = {}
+    for stage, report in log.reports().items():
+        try:
+            found[stage] = StageReport.model_validate_json(report)
+        except ValueError:
+            logger.debug("report not understood", extra={"stage": stage})
+    return found

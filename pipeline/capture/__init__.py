@@ -1,0 +1,1 @@
+"""Capture: from the source's replication slot into the change log, each transaction once (P3–P11)."""

@@ -1,0 +1,123 @@
+"""Writing one epoch's chain of frames: numbers, digests, anchors, and what became durable (P6–P9)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from connectors.failpoints import failpoint
+from connectors.interfaces import LogWriter
+from pipeline.capture.packer import PackedBody
+from schemas.frame import Anchor, Heartbeat
+from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, seal_frame
+from schemas.lsn import START, Position
+from schemas.table import TableSchema
+from schemas.validity import Chain
+
+ANCHOR_EVERY_BYTES = 64 * 1024 * 1024
+
+
+def now_us() -> int:
+    """The wall clock in µs since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """What an ANCHOR says of the source (P10, P11)."""
+
+    system_id: str
+    timeline: int
+    publication: tuple[str, ...]
+
+
+class ChainWriter:
+    """Appends the frames of one epoch after `chain`, whose START the log has accepted."""
+
+    def __init__(self, writer: LogWriter, chain: Chain, source: SourceIdentity) -> None:
+        assert chain.stream is not None
+        self._writer = writer
+        self._source = source
+        self._stream = chain.stream
+        self._epoch = chain.epoch
+        self._number = chain.number
+        self._digest = chain.digest
+        self._max_commit_time = chain.max_commit_time
+        self._appended = 0
+        self._since_anchor_bytes = 0
+        self._undurable: deque[tuple[int, Position]] = deque()
+        self.position = chain.tail
+        self.durable_position = START
+        self.bytes_written = 0
+
+    @property
+    def wants_anchor(self) -> bool:
+        """Whether enough was written since the last anchor."""
+        return self._since_anchor_bytes >= ANCHOR_EVERY_BYTES
+
+    @property
+    def all_durable(self) -> bool:
+        """Whether nothing that was appended still waits."""
+        return not self._undurable
+
+    @property
+    def publication(self) -> tuple[str, ...]:
+        """The publication's identity as the newest anchor says it (P11)."""
+        return self._source.publication
+
+    def anchor(self, tables: tuple[TableSchema, ...], *, at: Position | None = None) -> None:
+        """Append an ANCHOR at the current position, or at `at` for the log's first one."""
+        self.position = at or self.position
+        anchor = Anchor(
+            self.position, self._source.system_id, self._source.timeline, self._source.publication, now_us()
+        )
+        self._append(encode_anchor(anchor), tables, self.position, boundary=True)
+        self._since_anchor_bytes = 0
+
+    def publication_is(self, publication: tuple[str, ...]) -> None:
+        """Keepstream itself changed the publication: later anchors name the new one (P11)."""
+        self._source = SourceIdentity(self._source.system_id, self._source.timeline, publication)
+
+    def heartbeat(self, at: Position) -> None:
+        """Append a HEARTBEAT: nothing was committed between the tail and `at`."""
+        failpoint("capture.before_heartbeat")
+        self.position = at
+        self._append(encode_heartbeat(Heartbeat(at, now_us())), (), at)
+
+    def append(self, packed: PackedBody) -> None:
+        """Append a packed frame."""
+        if packed.position is not None:
+            self.position = packed.position
+        self._append(packed.body, packed.tables, packed.position)
+        if packed.position is None:
+            failpoint("capture.part_appended")
+
+    def settle(self, timeout_s: float) -> Position:
+        """The position below which everything is durable; waits up to `timeout_s` for it to move."""
+        durable = self._writer.durable(timeout_s)
+        while self._undurable and self._undurable[0][0] <= durable:
+            self.durable_position = self._undurable.popleft()[1]
+        return self.durable_position
+
+    def _append(
+        self,
+        body: bytes,
+        tables: tuple[TableSchema, ...],
+        position: Position | None,
+        *,
+        boundary: bool = False,
+    ) -> None:
+        if position is not None:
+            self._max_commit_time = max(self._max_commit_time, position.commit_time)
+        header = FrameHeader(self._stream, self._epoch, self._number + 1, self._digest, self._max_commit_time)
+        record, self._digest = seal_frame(header, tables, body)
+        failpoint("capture.before_append")
+        self._writer.append(record, boundary=boundary)
+        failpoint("capture.after_append")
+        self._number += 1
+        self._appended += 1
+        self.bytes_written += len(record)
+        self._since_anchor_bytes += len(record)
+        if position is not None:
+            self._undurable.append((self._appended, position))

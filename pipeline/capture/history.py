@@ -1,0 +1,117 @@
+"""P10 and P11: whether source, slot and publication are the ones whose history the log holds.
+
+Pure comparisons; each raises HistoryBroken and says what was expected, what was seen, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from connectors.postgres.slot import SlotState
+from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
+from schemas.errors import HistoryBroken
+from schemas.frame import Anchor
+from schemas.lsn import Position, format_lsn
+
+BEGIN_ANEW = (
+    "If that was meant, run `keepstream teardown --yes`, empty the replicas' databases and run"
+    " `keepstream run` to begin anew."
+)
+_JOIN = "join:"
+
+
+def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
+    """The cluster is the one that the log came from and has all that the log has."""
+    if seen.system_id != anchor.system_id:
+        raise HistoryBroken(
+            f"the source is cluster {seen.system_id}, the log came from cluster {anchor.system_id}",
+            code="source-other-cluster",
+            hint=f"Point `source` at the database that the log came from. {BEGIN_ANEW}",
+        )
+    if seen.xlogpos < tail.lsn:
+        raise HistoryBroken(
+            f"the source's WAL ends at {format_lsn(seen.xlogpos)}, the log already holds it up to {tail}",
+            code="source-went-back",
+            hint="The source was rolled back to an earlier state, or failed over to a standby that lacked the"
+            f" last transactions; replicas may hold more than it does. {BEGIN_ANEW}",
+        )
+
+
+def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iterable[TimelineSwitch]) -> None:
+    """A new timeline is accepted only if the log ends at or before the point where it left the old."""
+    if timeline == anchor.timeline:
+        return
+    left_at = {switch.parent: switch.switch_lsn for switch in switches}.get(anchor.timeline)
+    if left_at is not None and tail.lsn <= left_at:
+        return
+    place = format_lsn(left_at) if left_at is not None else "an unknown place"
+    raise HistoryBroken(
+        f"the source is on timeline {timeline}, which left timeline {anchor.timeline} at {place};"
+        f" the log holds it up to {tail}",
+        code="source-other-timeline",
+        hint=f"The log may hold transactions that the promoted server lacks. {BEGIN_ANEW}",
+    )
+
+
+def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Position) -> None:
+    """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently."""
+    if slot is None:
+        raise HistoryBroken(
+            f"slot {name} is missing and the log ends at {tail}",
+            code="slot-missing",
+            hint=f"It was dropped, so changes since then are lost to the log. {BEGIN_ANEW}",
+        )
+    if (slot.plugin, slot.database, slot.temporary) != (PLUGIN, database, False):
+        raise HistoryBroken(
+            f"slot {name} is another one: plugin {slot.plugin}, database {slot.database}",
+            code="slot-foreign",
+            hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
+            f" keepstream.yaml). {BEGIN_ANEW}",
+        )
+    if slot.lost:
+        raise HistoryBroken(
+            f"slot {name} was invalidated: {slot.invalidation_reason or 'its WAL was removed'}",
+            code="slot-invalidated",
+            hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
+            f" idle_replication_slot_timeout on the source. {BEGIN_ANEW}",
+        )
+    if slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > tail.lsn:
+        raise HistoryBroken(
+            f"slot {name} stands at {format_lsn(slot.confirmed_flush_lsn)}, the log ends at {tail}",
+            code="slot-advanced",
+            hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
+            f" to the log. {BEGIN_ANEW}",
+        )
+
+
+def join_token(xid: int) -> str:
+    """The entry in an ANCHOR's `publication` by which Keepstream says before it commits that its
+    transaction `xid` will add rows to the publication."""
+    return f"{_JOIN}{xid}"
+
+
+def announced_joins(anchored: Sequence[str]) -> tuple[str, ...]:
+    """The announcements among an ANCHOR's entries. They stay until a capture that saw its transaction
+    end writes the next ANCHOR: one that was killed may leave a COMMIT that is still running."""
+    return tuple(entry for entry in anchored if entry.startswith(_JOIN))
+
+
+def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
+    """P11: the publication is as the anchor says, but for additions that Keepstream announced there.
+
+    Entries are `catalog:oid:xmin`.
+    """
+    announced = {entry.removeprefix(_JOIN) for entry in anchored if entry.startswith(_JOIN)}
+    expected = {entry for entry in anchored if not entry.startswith(_JOIN)}
+    lost = expected - set(current)
+    added = {entry for entry in set(current) - expected if entry.rpartition(":")[2] not in announced}
+    if not lost and not added:
+        return
+    raise HistoryBroken(
+        f"publication {name} was changed by somebody else: {len(lost)} entries gone, {len(added)} new",
+        code="publication-changed",
+        hint="Changes on its tables may have been missed meanwhile, which nothing can prove or mend."
+        " Tables are chosen in keepstream.yaml (source.tables), never with ALTER PUBLICATION; dropping a"
+        " replicated table cannot be followed yet."
+        f" {BEGIN_ANEW}",
+    )

@@ -1,0 +1,59 @@
+"""What capture does between transactions: heartbeats, the publication's identity, new tables (P9, P11)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from connectors.postgres import publication as publications
+from connectors.postgres.stream import Batch
+from pipeline.capture.history import check_publication
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.packer import FramePacker
+from pipeline.capture.startup import OpenCapture
+from schemas.lsn import Position
+from schemas.table import TableSchema
+
+HEARTBEAT_EVERY_S = 5.0
+LOOK_EVERY_S = 10.0
+
+
+class Housekeeping:
+    """`look` is called every ten seconds, and before each heartbeat, with the packer."""
+
+    def __init__(
+        self,
+        capture: OpenCapture,
+        options: CaptureOptions,
+        look: Callable[[FramePacker], tuple[TableSchema, ...]],
+    ) -> None:
+        self._capture = capture
+        self._options = options
+        self._look = look
+        self._heartbeat_at = time.monotonic()
+        self._looked_at = time.monotonic()
+
+    def between_transactions(self, batch: Batch, packer: FramePacker) -> tuple[TableSchema, ...]:
+        """Call it when no transaction is open. Returns the versions of tables that joined."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self.check_publication()
+            return self._look(packer)
+        self._heartbeat(batch, packer, now)
+        return ()
+
+    def _heartbeat(self, batch: Batch, packer: FramePacker, now: float) -> None:
+        if packer.holds_transactions or batch.messages:
+            return
+        due = now - self._heartbeat_at >= HEARTBEAT_EVERY_S or batch.reply_requested
+        if due and batch.wal_end > self._capture.chain.position.lsn and self._capture.chain.all_durable:
+            self._heartbeat_at = now
+            self.check_publication()
+            at = self._capture.chain.position
+            self._capture.chain.heartbeat(Position(batch.wal_end, at.xid, at.commit_time))
+
+    def check_publication(self) -> None:
+        """P11. Raises HistoryBroken (`publication-changed`)."""
+        current = publications.publication_identity(self._capture.sql, self._options.publication)
+        check_publication(self._options.publication, self._capture.chain.publication, current)

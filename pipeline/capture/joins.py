@@ -1,0 +1,213 @@
+"""New tables join by themselves, once they were checked (issue point 2, P11).
+
+One source transaction locks the table, adds it to the publication, and emits its definition and rows
+as logical messages (`joinmessage`), so that they stand in the log exactly where the table's changes
+begin. Before it commits, an ANCHOR announces its xid: a capture that is killed in between finds the
+publication changed by a transaction that it can prove to be ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from psycopg import sql
+
+from connectors.failpoints import failpoint
+from connectors.postgres import publication as publications
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.pgtools import find_pgtools
+from connectors.postgres.relation import published_tables
+from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.tableddl import TableDdl, dump_table
+from pipeline.capture.history import join_token
+from pipeline.capture.joinmessage import END, JOIN, ROWS, ROWS_CHUNK_BYTES, Join
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.packer import FramePacker
+from pipeline.capture.startup import OpenCapture
+from pipeline.reports import NotReplicated
+from pipeline.selection import TableName, select_tables
+from schemas.errors import KeepstreamError, RetryLater
+from schemas.table import TableSchema
+
+logger = logging.getLogger("keepstream.capture")
+
+JOIN_LIMIT_BYTES = 64 * 1024 * 1024
+"""A table with more rows than this is not sent through the source's WAL by itself."""
+
+_WRITTEN_TO = "it is being written to without a pause; tried again every ten seconds"
+_REASONS = {
+    "lock-timeout": _WRITTEN_TO,
+    "transaction-conflict": _WRITTEN_TO,
+    "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
+    " publication and table, as `keepstream init --grants` prints",
+}
+
+
+class Joins:
+    """Looks for tables that should be replicated and are not yet in the publication."""
+
+    def __init__(
+        self,
+        capture: OpenCapture,
+        options: CaptureOptions,
+        tell: Callable[[tuple[NotReplicated, ...]], None],
+    ) -> None:
+        self._capture = capture
+        self._options = options
+        self._tell = tell
+        self._left_out: dict[TableName, str] = {}
+
+    def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
+        """Join what can be joined now; returns the versions of the tables that did.
+
+        Called between transactions. A table that cannot join is left out, with the reason in
+        `not_replicated`; nothing that an application does fails because of it.
+        """
+        sql_session, options = self._capture.sql, self._options
+        selection = select_tables(list_tables(sql_session), options.tables, options.keyless)
+        published = publications.read_publication(sql_session, options.publication)
+        listed = {(table.schema, table.name) for table in published.tables} if published else set()
+        missing = [name for name in selection.names if name not in listed]
+        joined = []
+        for table in [] if packer.holds_transactions else missing:
+            reason = self._try_join(table, packer)
+            if reason is None:
+                self._left_out.pop(table, None)
+                joined.append(table)
+            else:
+                self._leave_out(table, reason)
+        left_out = {t: r for t, r in self._left_out.items() if t in missing}
+        self._tell(
+            selection.not_replicated
+            + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items())
+        )
+        if not joined:
+            return ()
+        names = {(table.schema, table.name) for table in joined}
+        known = published_tables(self._capture.sql, self._options.publication)
+        return tuple(version for version in known if (version.schema, version.name) in names)
+
+    def _leave_out(self, table: TableName, reason: str) -> None:
+        if self._left_out.get(table) != reason:
+            logger.warning("table left out", extra={"table": str(table), "reason": reason})
+        self._left_out[table] = reason
+
+    def _try_join(self, table: TableName, packer: FramePacker) -> str | None:
+        """None if it joined, else why not."""
+        purpose = f"{self._options.name}:join"
+        try:
+            with (
+                connect(self._options.source, purpose=purpose, autocommit=False) as session,
+                wrapped(f"adding table {table} to the publication"),
+            ):
+                return self._join(session, table, packer)
+        except KeepstreamError as error:
+            if isinstance(error, RetryLater) and error.code not in ("lock-timeout", "transaction-conflict"):
+                raise
+            return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+
+    def _join(self, session: Session, table: TableName, packer: FramePacker) -> str | None:
+        relation = sql.Identifier(table.schema, table.name)
+        session.execute("set local lock_timeout = '1s'")
+        session.execute(sql.SQL("lock table {} in share row exclusive mode").format(relation))
+        (size_bytes, xid) = _one(
+            session,
+            "select pg_table_size(%s::regclass), pg_current_xact_id()::text::bigint",
+            [relation.as_string(session)],
+        )
+        if size_bytes > JOIN_LIMIT_BYTES:
+            session.rollback()
+            limit = JOIN_LIMIT_BYTES >> 20
+            return (
+                f"it already holds {size_bytes >> 20} MiB, more than the {limit} MiB that can join by itself:"
+                " run `keepstream teardown --yes` and begin anew to copy it"
+            )
+        ddl = self._dump(table)
+        publications.add_tables(session, self._options.publication, [(table.schema, table.name)])
+        self._emit(session, table, ddl)
+        failpoint("capture.before_join_announced")
+        self._announce(xid, packer)
+        session.commit()
+        failpoint("capture.after_join_committed")
+        identity = publications.publication_identity(self._capture.sql, self._options.publication)
+        self._capture.chain.publication_is(identity)
+        logger.info("table joined", extra={"table": str(table), "size_bytes": size_bytes})
+        return None
+
+    def _dump(self, table: TableName) -> TableDdl:
+        major = self._capture.sql.info.server_version // 10000
+        tools = find_pgtools(major, configured=self._options.pg_bin)
+        return dump_table(
+            tools, self._options.source, schema=table.schema, table=table.name, stop=threading.Event()
+        )
+
+    def _emit(self, session: Session, table: TableName, ddl: TableDdl) -> None:
+        columns = _copied_columns(session, table)
+        join = Join(
+            schema_name=table.schema,
+            table=table.name,
+            columns=columns,
+            before=ddl.before,
+            after=ddl.after,
+            foreign_keys=ddl.foreign_keys,
+        )
+        _message(session, JOIN, join.model_dump_json().encode())
+        for chunk in _rows(session, table, columns):
+            _message(session, ROWS, chunk)
+        _message(session, END, str(table).encode())
+
+    def _announce(self, xid: int, packer: FramePacker) -> None:
+        """P11: the ANCHOR that names our transaction is durable before that commits."""
+        chain = self._capture.chain
+        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF)))
+        chain.anchor(packer.live_tables)
+        while not chain.all_durable:
+            chain.settle(1.0)
+
+
+def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:
+    row = session.execute(query, values).fetchone()
+    assert row is not None
+    return row
+
+
+def _message(session: Session, prefix: str, content: bytes) -> None:
+    session.execute("select pg_logical_emit_message(true, %s::text, %s::bytea)", [prefix, content])
+
+
+def _copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
+    rows = session.execute(
+        "select a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid"
+        " join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped"
+        " and a.attgenerated = '' order by a.attnum",
+        [table.schema, table.name],
+    ).fetchall()
+    return tuple(row[0] for row in rows)
+
+
+def _rows(session: Session, table: TableName, columns: tuple[str, ...]) -> Iterator[bytes]:
+    """The table's rows in COPY's text form, whole lines, about ROWS_CHUNK_BYTES a piece.
+
+    Reads on the session's own connection, so pieces are collected before they are emitted; the
+    table's size was limited before.
+    """
+    query = sql.SQL("copy (select {} from only {}) to stdout").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table.schema, table.name)
+    )
+    pieces: list[bytes] = []
+    lines: list[bytes] = []
+    size_bytes = 0
+    with session.cursor() as cursor, cursor.copy(query) as copy:
+        for line in copy:
+            lines.append(bytes(line))
+            size_bytes += len(line)
+            if size_bytes >= ROWS_CHUNK_BYTES:
+                pieces.append(b"".join(lines))
+                lines, size_bytes = [], 0
+    if lines:
+        pieces.append(b"".join(lines))
+    yield from pieces

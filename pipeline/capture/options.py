@@ -1,0 +1,24 @@
+"""What capture needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.interfaces import ChangeLog
+from pipeline.config.model import Keyless, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """`source`: any libpq connection string. `take_over`: end another capture that owns the slot."""
+
+    name: str
+    source: str
+    log: ChangeLog
+    publication: str
+    slot: str
+    tables: Tables
+    keyless: Keyless
+    pg_bin: Path | None = None
+    take_over: bool = False

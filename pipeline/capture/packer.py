@@ -1,0 +1,198 @@
+"""Packing decoded changes into frame bodies (P3). Sans-I/O: changes in, bodies out.
+
+Small transactions share a frame; a transaction that outgrows `target_bytes` becomes part frames
+1 … k; a change that alone outgrows it is cut into fragments. Memory is bounded by the target and
+the largest single change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from schemas.frame import FRAME_TARGET_BYTES, Commit, Fragment
+from schemas.framecodec import encode_part, encode_transaction, encode_transactions
+from schemas.lsn import Lsn, Position
+from schemas.table import TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBody:
+    """A frame body ready to be sealed. `position`: where the log stands after it, None inside a
+    transaction. `last_commit_time` is 0 inside a transaction."""
+
+    body: bytes
+    tables: tuple[TableSchema, ...]
+    position: Position | None
+    changes: int
+    transactions: int
+
+
+@dataclass(slots=True)
+class _Open:
+    """The transaction being received."""
+
+    xid: int
+    commit_lsn: Lsn
+    origin: str | None = None
+    part: int = 0
+
+
+class FramePacker:
+    """Feed `begin`, `add`, `commit` in stream order; take what each returns; `flush` when idle.
+
+    `live` are the table versions that the log already holds, by id; versions that are not among
+    them travel in the first frame that needs them.
+    """
+
+    def __init__(self, live: Iterable[TableSchema], *, target_bytes: int = FRAME_TARGET_BYTES) -> None:
+        self._target_bytes = target_bytes
+        self._live = {table.id: table for table in live}
+        self._new_tables: list[TableSchema] = []
+        self._whole: list[bytes] = []
+        self._whole_bytes = 0
+        self._whole_changes = 0
+        self._position: Position | None = None
+        self._open: _Open | None = None
+        self._changes: list[bytes] = []
+        self._change_bytes = 0
+
+    @property
+    def live_tables(self) -> tuple[TableSchema, ...]:
+        """All versions that rows may still use: what an ANCHOR must carry (P6)."""
+        return tuple(self._live.values())
+
+    @property
+    def inside_transaction(self) -> bool:
+        """Whether a transaction was begun and not yet committed."""
+        return self._open is not None
+
+    @property
+    def inside_parts(self) -> bool:
+        """Whether parts of the open transaction were already handed out: no ANCHOR may come now."""
+        return self._open is not None and self._open.part > 0
+
+    @property
+    def holds_transactions(self) -> bool:
+        """Whether `flush` would return something."""
+        return bool(self._whole)
+
+    def begin(self, *, xid: int, commit_lsn: Lsn) -> None:
+        """A transaction begins."""
+        self._open = _Open(xid, commit_lsn)
+
+    def set_origin(self, origin: str) -> None:
+        """The open transaction came from elsewhere (pgoutput's Origin)."""
+        assert self._open is not None
+        self._open.origin = origin
+
+    def need(self, table: TableSchema) -> None:
+        """Rows of this version follow. A newer version of a table replaces the older one."""
+        if table.id in self._live:
+            return
+        outdated = [t.id for t in self._live.values() if (t.schema, t.name) == (table.schema, table.name)]
+        for table_id in outdated:
+            del self._live[table_id]
+        self._live[table.id] = table
+        self._new_tables.append(table)
+
+    def add(self, change: bytes) -> Iterator[PackedBody]:
+        """The next encoded change of the open transaction."""
+        size = len(change)
+        if self._change_bytes and self._change_bytes + size > self._target_bytes:
+            yield from self._spill()
+        if size > self._target_bytes:
+            yield from self._cut(change)
+            return
+        self._changes.append(change)
+        self._change_bytes += size
+
+    def commit(self, *, end_lsn: Lsn, commit_time: int) -> Iterator[PackedBody]:
+        """The open transaction is complete."""
+        opened = self._open
+        assert opened is not None
+        self._open = None
+        if opened.part:
+            yield self._last_part(opened, Commit(end_lsn, commit_time, opened.origin))
+            return
+        encoded = encode_transaction(
+            xid=opened.xid,
+            commit_lsn=opened.commit_lsn,
+            end_lsn=end_lsn,
+            commit_time=commit_time,
+            origin=opened.origin,
+            changes=self._changes,
+        )
+        if self._whole and self._whole_bytes + len(encoded) > self._target_bytes:
+            yield from self.flush()
+        self._whole.append(encoded)
+        self._whole_bytes += len(encoded)
+        self._whole_changes += len(self._changes)
+        self._position = Position(end_lsn, opened.xid, commit_time)
+        self._changes, self._change_bytes = [], 0
+        if self._whole_bytes >= self._target_bytes:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[PackedBody]:
+        """What is complete and was not handed out yet."""
+        if not self._whole:
+            return
+        body = PackedBody(
+            encode_transactions(self._whole),
+            self._take_tables(),
+            self._position,
+            self._whole_changes,
+            len(self._whole),
+        )
+        self._whole, self._whole_bytes, self._whole_changes = [], 0, 0
+        yield body
+
+    def _spill(self) -> Iterator[PackedBody]:
+        """Hand out the open transaction's changes as a part."""
+        yield from self.flush()
+        yield self._part(None)
+
+    def _cut(self, change: bytes) -> Iterator[PackedBody]:
+        """Hand out one oversized change as fragments, each in a part of its own."""
+        if self._changes:
+            yield from self._spill()
+        yield from self.flush()
+        view = memoryview(change)
+        for start in range(0, len(change), self._target_bytes):
+            end = start + self._target_bytes
+            yield self._part(Fragment(bytes(view[start:end]), last=end >= len(change)))
+
+    def _part(self, fragment: Fragment | None) -> PackedBody:
+        opened = self._open
+        assert opened is not None
+        opened.part += 1
+        count = len(self._changes) + (1 if fragment is not None and fragment.last else 0)
+        body = encode_part(
+            xid=opened.xid,
+            commit_lsn=opened.commit_lsn,
+            part=opened.part,
+            changes=self._changes,
+            fragment=fragment,
+            commit=None,
+        )
+        self._changes, self._change_bytes = [], 0
+        return PackedBody(body, self._take_tables(), None, count, 0)
+
+    def _last_part(self, opened: _Open, commit: Commit) -> PackedBody:
+        body = encode_part(
+            xid=opened.xid,
+            commit_lsn=opened.commit_lsn,
+            part=opened.part + 1,
+            changes=self._changes,
+            fragment=None,
+            commit=commit,
+        )
+        count = len(self._changes)
+        self._changes, self._change_bytes = [], 0
+        position = Position(commit.end_lsn, opened.xid, commit.commit_time)
+        return PackedBody(body, self._take_tables(), position, count, 1)
+
+    def _take_tables(self) -> tuple[TableSchema, ...]:
+        tables = tuple(self._new_tables)
+        self._new_tables.clear()
+        return tables

@@ -1,0 +1,172 @@
+"""Capture's main loop: messages from the slot become frames in the log, and the slot is confirmed
+only after them (P3, P9).
+
+One iteration: take a batch, decode and pack it, append what is full, flush when nothing more is
+waiting, see what became durable, confirm exactly that. Housekeeping (anchors, heartbeats, the
+publication's identity, new tables) happens only between transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+from connectors.failpoints import failpoint
+from connectors.postgres.catalog import read_columns
+from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
+from connectors.postgres.stream import Batch
+from pipeline.capture.housekeeping import Housekeeping
+from pipeline.capture.packer import FramePacker, PackedBody
+from pipeline.capture.rates import Rates
+from pipeline.capture.schemachange import added_columns, describe_added
+from pipeline.capture.startup import OpenCapture
+from pipeline.follow import SameHistory
+from schemas.change import Change, Message, Operation, Truncate
+from schemas.changecodec import encode_change
+from schemas.errors import InternalError
+from schemas.table import TableSchema
+
+logger = logging.getLogger("keepstream.capture")
+
+IDLE_READ_S = 0.25
+BUSY_READ_S = 0.002
+"""How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
+
+
+class Pump:
+    """Runs one open capture until it is told to stop or something raises."""
+
+    def __init__(self, capture: OpenCapture, housekeeping: Housekeeping, rates: Rates) -> None:
+        self._capture = capture
+        self._chain = capture.chain
+        self._housekeeping = housekeeping
+        self._rates = rates
+        self._decoder = Decoder()
+        self._packer = FramePacker(capture.live_tables)
+        self._history = SameHistory(capture.tail)
+        self._versions: dict[bytes, TableSchema] = {}
+        self._oids: dict[bytes, int] = {}
+        self._introduced = {table.id for table in capture.live_tables}
+        self._by_name = {(table.schema, table.name): table for table in capture.live_tables}
+        self._transaction: Begin | None = None
+        self._skipping = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`; then what is complete is flushed, made durable and confirmed."""
+        while not stop.is_set():
+            self.step()
+        self._append(self._packer.flush())
+        deadline = time.monotonic() + 5.0
+        while not self._chain.all_durable and time.monotonic() < deadline:
+            self._confirm(0.1)
+
+    def step(self) -> None:
+        """One batch. Public for tests."""
+        stream = self._capture.stream
+        batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
+        for message in batch.messages:
+            self._take(message)
+        if not stream.queued_bytes:
+            self._append(self._packer.flush())
+        self._confirm(0.0)
+        if self._transaction is None:
+            self._keep_house(batch)
+        self._rates.position = self._chain.position
+
+    def _keep_house(self, batch: Batch) -> None:
+        if self._chain.wants_anchor and not self._packer.holds_transactions:
+            self._chain.anchor(self._packer.live_tables)
+        for table in self._housekeeping.between_transactions(batch, self._packer):
+            self._know(table)
+
+    def _confirm(self, timeout_s: float) -> None:
+        durable = self._chain.settle(timeout_s)
+        if durable.lsn > self._capture.stream.confirmed_lsn:
+            failpoint("capture.after_durable")
+            self._capture.stream.confirm(durable.lsn)
+            failpoint("capture.after_confirm")
+            self._rates.confirmed = durable
+
+    def _append(self, bodies: Iterator[PackedBody]) -> None:
+        for packed in bodies:
+            self._chain.append(packed)
+            self._rates.count(packed.changes, packed.transactions, len(packed.body))
+
+    def _take(self, message: bytes) -> None:
+        decoded = self._decoder.decode(message)
+        if isinstance(decoded, Change):
+            if not self._skipping:
+                self._change(decoded)
+        elif isinstance(decoded, Begin):
+            self._begin(decoded)
+        elif isinstance(decoded, Commit):
+            self._commit(decoded)
+        elif isinstance(decoded, RelationChanged):
+            self._versions[decoded.table.id] = decoded.table
+            self._oids[decoded.table.id] = decoded.oid
+        elif isinstance(decoded, Origin) and not self._skipping:
+            self._packer.set_origin(decoded.name)
+
+    def _begin(self, begin: Begin) -> None:
+        self._transaction = begin
+        self._skipping = self._capture.tail.holds(begin.commit_lsn)
+        if not self._skipping:
+            self._history.prove()
+            self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn)
+
+    def _commit(self, commit: Commit) -> None:
+        begin = self._transaction
+        if begin is None or begin.commit_lsn != commit.commit_lsn:
+            raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
+        self._transaction = None
+        self._history.see(
+            commit_lsn=commit.commit_lsn,
+            end_lsn=commit.end_lsn,
+            xid=begin.xid,
+            commit_time=commit.commit_time,
+        )
+        if not self._skipping:
+            self._append(self._packer.commit(end_lsn=commit.end_lsn, commit_time=commit.commit_time))
+        self._skipping = False
+
+    def _change(self, change: Change) -> None:
+        payload = change.payload
+        if payload is None:
+            if change.table not in self._introduced:
+                self._introduce(change.table)
+        elif isinstance(payload, Truncate):
+            for table in payload.tables:
+                if table not in self._introduced:
+                    self._introduce(table)
+        elif isinstance(payload, Message) and not payload.transactional:
+            return  # belongs to no transaction, so it has no place in a log of transactions
+        self._append(self._packer.add(encode_change(change)))
+
+    def _introduce(self, table_id: bytes) -> None:
+        """The first row of a table version that the log does not hold yet."""
+        table = self._versions[table_id]
+        previous = self._by_name.get((table.schema, table.name))
+        if previous is not None:
+            self._announce_columns(previous, table)
+        self._know(table)
+
+    def _know(self, table: TableSchema) -> None:
+        """From here on the log holds this version, and later ones are compared with it."""
+        self._packer.need(table)
+        self._by_name[table.schema, table.name] = table
+        self._introduced.add(table.id)
+
+    def _announce_columns(self, previous: TableSchema, table: TableSchema) -> None:
+        added = added_columns(previous, table)
+        if not added:
+            return
+        columns = read_columns(self._capture.sql, self._oids[table.id])
+        catalog = {column.name: column for column in columns}
+        payload = describe_added(previous, table, added, catalog)
+        self._packer.need(table)
+        change = Change(Operation.DDL, table.id, payload=payload)
+        self._append(self._packer.add(encode_change(change)))
+        names = ", ".join(column.name for column in added)
+        logger.info("columns added", extra={"table": table.qualified_name, "columns": names})

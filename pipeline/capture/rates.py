@@ -1,0 +1,37 @@
+"""What capture counts, and the rates that its report shows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from schemas.lsn import START, Position
+
+
+@dataclass(slots=True)
+class Rates:
+    """Totals since the start of the process, and rates over the time since the last `take_rates`."""
+
+    changes: int = 0
+    transactions: int = 0
+    bytes: int = 0
+    position: Position = START
+    confirmed: Position = START
+    last_change_at: float = 0.0
+    _taken_at: float = field(default_factory=time.monotonic)
+    _taken: tuple[int, int] = (0, 0)
+
+    def count(self, changes: int, transactions: int, size_bytes: int) -> None:
+        self.changes += changes
+        self.transactions += transactions
+        self.bytes += size_bytes
+        self.last_change_at = time.monotonic()
+
+    def take_rates(self) -> tuple[float, float]:
+        """(changes/s, bytes/s) since the last call."""
+        now = time.monotonic()
+        elapsed_s = max(now - self._taken_at, 1e-6)
+        changes, size_bytes = self._taken
+        rates = ((self.changes - changes) / elapsed_s, (self.bytes - size_bytes) / elapsed_s)
+        self._taken_at, self._taken = now, (self.changes, self.bytes)
+        return rates

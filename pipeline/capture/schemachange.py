@@ -1,0 +1,67 @@
+"""What a new version of a known table means: nothing, added columns, or a stop.
+
+Only ADD COLUMN without or with a constant default is followed. Everything else stops capture before
+anything of the new version is in the log, because rows that PostgreSQL rewrote are not streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from connectors.postgres.catalog import CatalogColumn
+from schemas.change import AddedColumn, ColumnsAdded
+from schemas.errors import RefusedData
+from schemas.table import Column, TableSchema
+
+
+def added_columns(old: TableSchema, new: TableSchema) -> tuple[Column, ...]:
+    """The columns that `new` has more than `old`; () if only the replica identity differs.
+
+    Raises RefusedData (`schema-changed`) for any other difference.
+    """
+    kept = {column.name: column for column in new.columns}
+    for column in old.columns:
+        now = kept.get(column.name)
+        if now is None:
+            raise _refuse(new, f"column {column.name} is gone or renamed")
+        if (now.type_oid, now.type_modifier) != (column.type_oid, column.type_modifier):
+            raise _refuse(new, f"column {column.name} changed from {column.type_name} to {now.type_name}")
+    known = {column.name for column in old.columns}
+    return tuple(column for column in new.columns if column.name not in known)
+
+
+def describe_added(
+    old: TableSchema, new: TableSchema, added: tuple[Column, ...], catalog: Mapping[str, CatalogColumn]
+) -> ColumnsAdded:
+    """The change that travels in the log. Raises RefusedData (`schema-changed`) where the values of
+    rows that were there before cannot be proven."""
+    return ColumnsAdded(old.id, tuple(_describe(new, column, catalog.get(column.name)) for column in added))
+
+
+def _describe(table: TableSchema, column: Column, found: CatalogColumn | None) -> AddedColumn:
+    if found is None or (found.type_oid, found.type_modifier) != (column.type_oid, column.type_modifier):
+        raise _refuse(table, f"column {column.name} was added and changed again before capture saw it")
+    if found.identity or found.generated:
+        raise _refuse(table, f"column {column.name} was added as identity or generated column")
+    if found.default is not None and not found.has_missing:
+        raise _refuse(
+            table, f"column {column.name} was added with a default that gave existing rows unknown values"
+        )
+    return AddedColumn(
+        column.name,
+        column.type_name,
+        found.not_null,
+        found.default,
+        found.missing if found.has_missing else None,
+    )
+
+
+def _refuse(table: TableSchema, seen: str) -> RefusedData:
+    return RefusedData(
+        f"the schema of {table.qualified_name} changed in a way that cannot be followed: {seen}",
+        code="schema-changed",
+        hint="The log ends before this change and stays valid; replicas keep what they have. To go on with"
+        " the new schema, run `keepstream teardown --yes`, empty the replicas' databases and run"
+        " `keepstream run`, which copies anew. ADD COLUMN without a default or with a constant one is"
+        " followed by itself.",
+    )

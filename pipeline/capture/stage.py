@@ -1,0 +1,124 @@
+"""Capture as a stage: open, pump, and when a server goes away or another capture comes first, again
+from the start with back-off. Only what an operator must mend ends it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from pipeline.backoff import Backoff
+from pipeline.capture.housekeeping import Housekeeping
+from pipeline.capture.joins import Joins
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.pump import Pump
+from pipeline.capture.rates import Rates
+from pipeline.capture.startup import OpenCapture, Startup
+from pipeline.reports import NotReplicated, Report, ReportedError, StageReport, StageState
+from schemas.errors import KeepstreamError, RetryLater
+from schemas.lsn import format_lsn
+
+logger = logging.getLogger("keepstream.capture")
+
+STAGE = "capture"
+IDLE_AFTER_S = 3.0
+
+
+class CaptureStage:
+    """Runs capture until `stop`. `report` is called about once a second from a thread of its own."""
+
+    def __init__(self, options: CaptureOptions, stop: threading.Event, report: Report) -> None:
+        self._options = options
+        self._stop = stop
+        self._report = report
+        self._rates = Rates()
+        self._state = StageState.STARTING
+        self._waiting_for: str | None = None
+        self._last_error: ReportedError | None = None
+        self._capture: OpenCapture | None = None
+        self._not_replicated: tuple[NotReplicated, ...] = ()
+
+    def run(self) -> None:
+        """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
+        reporting = threading.Thread(target=self._report_always, name="capture report", daemon=True)
+        reporting.start()
+        backoff = Backoff()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._run_once(backoff)
+                except RetryLater as error:
+                    self._note(error)
+                    if backoff.wait(self._stop):
+                        return
+        except KeepstreamError as error:
+            self._last_error = ReportedError.of(error)
+            raise
+        finally:
+            self._state = StageState.STOPPED
+            self._report(self.snapshot())
+
+    def _run_once(self, backoff: Backoff) -> None:
+        self._capture = Startup(self._options, self._stop, self._wait_for).open()
+        if self._capture is None:
+            return
+        capture = self._capture
+        self._not_replicated = capture.selection.not_replicated
+        self._waiting_for = None
+        self._rates.position = capture.tail
+        try:
+            joins = Joins(capture, self._options, self._set_not_replicated)
+            pump = Pump(capture, Housekeeping(capture, self._options, joins.look), self._rates)
+            backoff.reset()
+            self._state = StageState.STREAMING
+            pump.run(self._stop)
+        finally:
+            capture.close()
+            self._capture = None
+
+    def _note(self, error: RetryLater) -> None:
+        self._state = StageState.RETRYING
+        self._last_error = ReportedError.of(error)
+        logger.warning("capture retries", extra={"code": error.code, "error": error.message})
+
+    def _wait_for(self, what: str) -> None:
+        if what != self._waiting_for:
+            logger.info("capture waits", extra={"waiting_for": what})
+        self._waiting_for = what
+
+    def _set_not_replicated(self, tables: tuple[NotReplicated, ...]) -> None:
+        self._not_replicated = tables
+
+    def snapshot(self) -> StageReport:
+        """What the stage says of itself now."""
+        changes_per_s, bytes_per_s = self._rates.take_rates()
+        capture = self._capture
+        return StageReport(
+            stage=STAGE,
+            state=self._shown_state(),
+            position=format_lsn(self._rates.position.lsn) if self._rates.position.lsn else None,
+            commit_time=self._rates.position.commit_time / 1e6 or None,
+            changes_per_s=changes_per_s,
+            bytes_per_s=bytes_per_s,
+            transactions=self._rates.transactions,
+            changes=self._rates.changes,
+            last_error=self._last_error,
+            waiting_for=self._waiting_for,
+            not_replicated=self._not_replicated,
+            details={
+                "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
+                "server_wal_end": format_lsn(capture.stream.server_wal_end) if capture else None,
+                "queued_bytes": capture.stream.queued_bytes if capture else None,
+                "silent_s": round(capture.stream.silent_s, 1) if capture else None,
+            },
+        )
+
+    def _shown_state(self) -> StageState:
+        if self._state is not StageState.STREAMING or self._capture is None:
+            return self._state
+        idle = time.monotonic() - self._rates.last_change_at > IDLE_AFTER_S
+        return StageState.IDLE if idle and self._capture.stream.queued_bytes == 0 else StageState.STREAMING
+
+    def _report_always(self) -> None:
+        while not self._stop.wait(1.0) and self._state is not StageState.STOPPED:
+            self._report(self.snapshot())

@@ -1,0 +1,289 @@
+"""How capture begins (P4–P6, P10, P11): prove that source and log belong together, own the slot, open
+an epoch, and prove again that nobody came between.
+
+A log without any ANCHOR has promised nothing: publication and slot are made, the slot's snapshot gives
+the first table versions, and the first ANCHOR stands at the slot's consistent point. A log with one
+is continued from its tail.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from connectors.failpoints import failpoint
+from connectors.interfaces import LogWriter
+from connectors.postgres import publication as publications
+from connectors.postgres import slot as slots
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.relation import published_tables
+from connectors.postgres.session import Session, connect
+from connectors.postgres.stream import SlotStream
+from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
+from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
+from pipeline.capture.history import (
+    BEGIN_ANEW,
+    announced_joins,
+    check_publication,
+    check_slot,
+    check_system,
+    check_timeline,
+)
+from pipeline.capture.options import CaptureOptions
+from pipeline.follow import Follower, find_tail
+from pipeline.selection import Selection, select_tables
+from schemas.errors import HistoryBroken, LogFenced, RetryLater
+from schemas.frame import NO_DIGEST, CaptureStart
+from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
+from schemas.lsn import Position
+from schemas.table import TableSchema
+from schemas.validity import Chain, ignorable
+
+logger = logging.getLogger("keepstream.capture")
+
+Waiting = Callable[[str], None]
+"""Called about once a second with what capture waits for; may raise to give up."""
+
+
+@dataclass(slots=True)
+class OpenCapture:
+    """A capture that owns slot and epoch: everything the pump needs. `close` gives all back."""
+
+    sql: Session
+    stream: SlotStream
+    writer: LogWriter
+    chain: ChainWriter
+    tail: Position
+    live_tables: tuple[TableSchema, ...]
+    selection: Selection
+
+    def close(self) -> None:
+        self.stream.close()
+        self.writer.close()
+        self.sql.close()
+
+
+class Startup:
+    """One attempt to begin. Everything it opened is closed again if it fails."""
+
+    def __init__(self, options: CaptureOptions, stop: threading.Event, waiting: Waiting) -> None:
+        self._options = options
+        self._stop = stop
+        self._waiting = waiting
+        self._opened: list[Callable[[], None]] = []
+
+    def open(self) -> OpenCapture | None:
+        """None: `stop` was set while waiting. Raises HistoryBroken, OperatorNeeded, RetryLater, LogFenced."""
+        try:
+            return self._open()
+        except BaseException:
+            self._close_all()
+            raise
+
+    def _close_all(self) -> None:
+        for close in reversed(self._opened):
+            close()
+
+    def _open(self) -> OpenCapture | None:
+        options = self._options
+        sql = connect(options.source, purpose=f"{options.name}:capture")
+        self._opened.append(sql.close)
+        if not options.log.exists():
+            options.log.create()
+        tail = self._find_tail()
+        if tail.chain.promised:
+            return self._continue(sql, tail)
+        return self._begin(sql, tail)
+
+    def _find_tail(self) -> Follower:
+        follower = find_tail(self._options.log)
+        follower.close()
+        return follower
+
+    # a log that has promised nothing
+
+    def _begin(self, sql: Session, tail: Follower) -> OpenCapture:
+        options = self._options
+        leftover = slots.read_slot(sql, options.slot)
+        if leftover is not None and tail.chain.stream is None:
+            raise _slot_without_log(options)
+        stream_id = tail.chain.stream or uuid.uuid4().bytes
+        walsender = self._walsender(stream_id)
+        system = walsender.identify_system()
+        writer, chain = self._open_epoch(stream_id, tail, system)
+        selection = self._select(sql)
+        self._ensure_publication(sql, selection)
+        if leftover is not None:
+            slots.drop_slot(sql, options.slot)
+        created = self._create_slot(walsender)
+        failpoint("capture.slot_created")
+        live = self._tables_at(created)
+        identity = publications.publication_identity(sql, options.publication)
+        source = SourceIdentity(system.system_id, system.timeline, identity)
+        stream = self._start_stream(walsender)
+        writing = ChainWriter(writer, chain, source)
+        at = Position(created.consistent_point)
+        failpoint("capture.before_anchor")
+        writing.anchor(live, at=at)
+        logger.info("log begun", extra={"position": str(at), "tables": len(live)})
+        return OpenCapture(sql, stream, writer, writing, at, live, selection)
+
+    def _ensure_publication(self, sql: Session, selection: Selection) -> None:
+        options = self._options
+        if publications.read_publication(sql, options.publication) is not None:
+            return
+        for table in selection.make_full:
+            sql.execute(publications.full_identity_sql((table.schema, table.name)).encode())
+        tables = selection.names
+        publications.create_publication(sql, options.publication, tables)
+        failpoint("capture.publication_created")
+        logger.info(
+            "publication created",
+            extra={"publication": options.publication, "tables": len(tables)},
+        )
+
+    def _create_slot(self, walsender: Walsender) -> CreatedSlot:
+        options = self._options
+
+        def waiting(seconds: float) -> None:
+            if self._stop.is_set():
+                raise RetryLater("stopped while waiting for the slot", code="stopped")
+            if seconds > 1:
+                self._waiting(
+                    f"slot {options.slot}: open transactions on the source must end first ({seconds:.0f} s)"
+                )
+
+        return walsender.create_slot(options.slot, temporary=False, export_snapshot=True, waiting=waiting)
+
+    def _tables_at(self, created: CreatedSlot) -> tuple[TableSchema, ...]:
+        """The table versions at the slot's consistent point, read in its snapshot."""
+        with connect(self._options.source, purpose=f"{self._options.name}:capture") as session:
+            session.execute("begin isolation level repeatable read read only")
+            session.execute(f"set transaction snapshot '{created.snapshot}'")
+            return published_tables(session, self._options.publication)
+
+    # a log that holds history
+
+    def _continue(self, sql: Session, tail: Follower) -> OpenCapture | None:
+        options = self._options
+        assert tail.last_anchor is not None
+        assert tail.chain.stream is not None
+        walsender = self._walsender(tail.chain.stream)
+        system = self._check_source(sql, walsender, tail)
+        stream = self._own_slot(sql, walsender, tail.chain.stream)
+        if stream is None:
+            self._close_all()
+            return None
+        writer, chain = self._open_epoch(tail.chain.stream, tail, system)
+        self._check_source(sql, None, tail)
+        identity = publications.publication_identity(sql, options.publication)
+        identity += announced_joins(tail.last_anchor.publication)
+        writing = ChainWriter(writer, chain, SourceIdentity(system.system_id, system.timeline, identity))
+        live = tuple(tail.tables.values())
+        failpoint("capture.before_anchor")
+        writing.anchor(live)
+        failpoint("capture.after_anchor")
+        logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
+        return OpenCapture(sql, stream, writer, writing, chain.tail, live, self._select(sql))
+
+    def _check_source(self, sql: Session, walsender: Walsender | None, tail: Follower) -> SystemIdentity:
+        """P10, P11. The second time, under the own epoch, on a walsender connection of its own."""
+        options, anchor = self._options, tail.last_anchor
+        assert anchor is not None
+        if walsender is None:
+            walsender = Walsender(options.source, purpose=f"{options.name}:check")
+            try:
+                return self._check_source(sql, walsender, tail)
+            finally:
+                walsender.close()
+        system = walsender.identify_system()
+        check_system(anchor, tail.chain.tail, system)
+        if system.timeline != anchor.timeline:
+            switches = walsender.timeline_history(system.timeline)
+            check_timeline(anchor, tail.chain.tail, system.timeline, switches)
+        slot = slots.read_slot(sql, options.slot)
+        check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
+        check_publication(
+            options.publication,
+            anchor.publication,
+            publications.publication_identity(sql, options.publication),
+        )
+        return system
+
+    def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:
+        """P4: wait as a standby until the slot is free; end its owner only if it is ours and silent."""
+        options = self._options
+        purpose = slots.owner_purpose(options.name, stream_id)
+        while not self._stop.is_set():
+            try:
+                return self._start_stream(walsender)
+            except RetryLater as error:
+                if error.code != "slot-active":
+                    raise
+            try:
+                if slots.terminate_owner(sql, options.slot, purpose=purpose, take_over=options.take_over):
+                    logger.warning("slot taken over", extra={"slot": options.slot})
+                    continue
+            except RetryLater as error:
+                self._waiting(f"{error.message}; standing by")
+            self._stop.wait(1.0)
+        return None
+
+    # shared
+
+    def _select(self, sql: Session) -> Selection:
+        selection = select_tables(list_tables(sql), self._options.tables, self._options.keyless)
+        if selection.undecided:
+            names = ", ".join(table.qualified_name for table in selection.undecided)
+            logger.warning("tables left out", extra={"tables": names, "reason": "no usable replica identity"})
+        return selection
+
+    def _walsender(self, stream_id: bytes) -> Walsender:
+        options = self._options
+        walsender = Walsender(options.source, purpose=slots.owner_purpose(options.name, stream_id))
+        self._opened.append(walsender.close)
+        return walsender
+
+    def _start_stream(self, walsender: Walsender) -> SlotStream:
+        """From the slot's own position: what the log has already comes again and proves the history."""
+        options = self._options
+        stream = SlotStream(walsender, slot=options.slot, publication=options.publication)
+        stream.start()
+        self._opened.append(stream.close)
+        return stream
+
+    def _open_epoch(
+        self, stream_id: bytes, tail: Follower, system: SystemIdentity
+    ) -> tuple[LogWriter, Chain]:
+        """P5: append CAPTURE_START, read the log up to it, and see that it was accepted and that the
+        tail is still the one that was checked."""
+        log = self._options.log
+        epoch = tail.highest_epoch + 1
+        nonce = uuid.uuid4().bytes
+        start = CaptureStart(nonce, system.system_id, system.timeline, now_us())
+        header = FrameHeader(stream_id, epoch, 0, NO_DIGEST, tail.chain.max_commit_time)
+        record, _ = seal_frame(header, (), encode_capture_start(start))
+        failpoint("capture.before_start_record")
+        writer = log.begin_epoch(epoch, record, is_ignorable=ignorable(stream=stream_id, epoch=epoch))
+        self._opened.append(writer.close)
+        failpoint("capture.after_start_record")
+        now = self._find_tail()
+        accepted = now.chain.epoch == epoch and now.chain.awaits_anchor and now.last_start == nonce
+        if not accepted or now.chain.tail != tail.chain.tail or now.chain.number != tail.chain.number:
+            raise LogFenced(
+                f"epoch {epoch} was not the next one in {log.name}: another capture came first",
+                code="epoch-lost",
+            )
+        return writer, now.chain
+
+
+def _slot_without_log(options: CaptureOptions) -> HistoryBroken:
+    return HistoryBroken(
+        f"slot {options.slot} exists and the log {options.log.name} is empty",
+        code="slot-without-log",
+        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log back,"
+        f" or drop the slot: select pg_drop_replication_slot('{options.slot}'); {BEGIN_ANEW}",
+    )

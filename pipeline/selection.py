@@ -1,0 +1,79 @@
+"""Which tables are replicated, which are not, and why: one decision for check, capture, copy and verify.
+
+A partitioned table has no rows of its own: its partitions are replicated under their own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from connectors.postgres.catalog import Table, TableKind
+from pipeline.config.model import Keyless, Tables
+from pipeline.reports import NotReplicated
+
+
+class TableName(NamedTuple):
+    """A table by schema and name, as they are, not quoted."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The decision. `wanted`: to be replicated. `make_full`: of these, those that need REPLICA
+    IDENTITY FULL first (`keyless: full`). `undecided`: keyless tables that `keyless: refuse` stops at."""
+
+    wanted: tuple[Table, ...]
+    make_full: tuple[Table, ...]
+    undecided: tuple[Table, ...]
+    not_replicated: tuple[NotReplicated, ...]
+
+    @property
+    def names(self) -> tuple[TableName, ...]:
+        """The wanted tables by name."""
+        return tuple(TableName(table.schema, table.name) for table in self.wanted)
+
+
+def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> Selection:
+    """Decide for every table of the source's catalog."""
+    wanted: list[Table] = []
+    make_full: list[Table] = []
+    undecided: list[Table] = []
+    left_out: list[NotReplicated] = []
+    for table in tables:
+        if table.kind is TableKind.PARTITIONED:
+            continue
+        reason = _exclusion(table, chosen)
+        if reason is None and table.identity_problem is not None:
+            reason = _keyless_reason(table, keyless)
+            if reason is None:
+                make_full.append(table)
+            elif keyless is Keyless.REFUSE:
+                undecided.append(table)
+        if reason is None:
+            wanted.append(table)
+        else:
+            left_out.append(NotReplicated(table=table.qualified_name, reason=reason))
+    return Selection(tuple(wanted), tuple(make_full), tuple(undecided), tuple(left_out))
+
+
+def _exclusion(table: Table, chosen: Tables) -> str | None:
+    if not chosen.selects(table.schema, table.name):
+        return "excluded by source.tables"
+    return table.uncarried_reason
+
+
+def _keyless_reason(table: Table, keyless: Keyless) -> str | None:
+    """Why a table without usable replica identity is left out; None if FULL will be set."""
+    problem = table.identity_problem
+    if keyless is Keyless.EXCLUDE:
+        return f"{problem}; excluded by source.keyless"
+    if keyless is Keyless.REFUSE:
+        return f"{problem}; undecided: set source.keyless, or give it a key"
+    return table.full_problem

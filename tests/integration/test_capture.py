@@ -1,0 +1,314 @@
+"""Capture against a real source, into a directory log: what the log then holds."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from connectors.interfaces import ChangeLog
+from connectors.log.open import open_log
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.stage import CaptureStage
+from pipeline.config.model import Keyless, Tables
+from pipeline.dev.process import require
+from pipeline.follow import Follower, follow_from_start
+from pipeline.reports import StageReport
+from schemas.avro import RowCodec
+from schemas.change import Change, Operation
+from schemas.errors import KeepstreamError
+from schemas.frame import Heartbeat, Part, PartChanges, Transactions
+from tests.fix_postgres import Database
+
+
+class RunningCapture:
+    """A capture stage in a thread, and what became of it."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self.stop = threading.Event()
+        self.reports: list[StageReport] = []
+        self.error: KeepstreamError | None = None
+        self._stage = CaptureStage(options, self.stop, self.reports.append)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._stage.run()
+        except KeepstreamError as error:
+            self.error = error
+
+    def end(self) -> None:
+        self.stop.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def ended_with(self) -> KeepstreamError:
+        """The error that ended it by itself."""
+        self._thread.join(20)
+        assert self.error is not None
+        return self.error
+
+
+@pytest.fixture
+def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
+    log = open_log(f"file://{tmp_path}", "crm", replication=None, client={})
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
+    source.grant_ownership()
+    return CaptureOptions(
+        name="crm",
+        source=source.dsn,
+        log=change_log,
+        publication="keepstream_crm",
+        slot=f"keepstream_{source.name}",
+        tables=Tables(),
+        keyless=Keyless.EXCLUDE,
+    )
+
+
+@contextmanager
+def capturing(options: CaptureOptions) -> Iterator[RunningCapture]:
+    running = RunningCapture(options)
+    try:
+        yield running
+    finally:
+        running.end()
+    assert running.error is None
+
+
+class LogContent:
+    """Everything valid in a log, decoded."""
+
+    def __init__(self, log: ChangeLog) -> None:
+        self.log = log
+        self.follower: Follower = follow_from_start(log)
+        self.transactions: list[list[Change]] = []
+        self.heartbeats = 0
+        self._parts = PartChanges()
+        self._open: list[Change] = []
+
+    def read(self) -> LogContent:
+        for followed in self.follower.read(0.2):
+            body = followed.frame.body
+            if isinstance(body, Transactions):
+                self.transactions += [list(t.iter_changes()) for t in body.transactions]
+            elif isinstance(body, Part):
+                self._open += self._parts.feed(body)
+                if body.commit is not None:
+                    self.transactions.append(self._open)
+                    self._open = []
+            elif isinstance(body, Heartbeat):
+                self.heartbeats += 1
+        return self
+
+    def wait(self, condition: Callable[[LogContent], bool], what: str) -> None:
+        require(lambda: condition(self.read()), 20.0, what=what)
+
+    def rows(self, table: str) -> list[tuple[str, list[bytes | None]]]:
+        """(operation, new row or old key) of every change of one table."""
+        found = []
+        for change in (change for transaction in self.transactions for change in transaction):
+            version = self.follower.tables.get(change.table)
+            if version is None or version.qualified_name != table:
+                continue
+            codec = RowCodec(version)
+            if change.row is not None:
+                found.append((change.operation.name, codec.decode_row(change.row)))
+            elif change.old_key is not None:
+                found.append((change.operation.name, codec.decode_key(change.old_key)))
+        return found
+
+
+def test_committed_changes_reach_the_log_in_order(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key, name text, credit numeric(10,2))")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("insert into customer values (1, 'Ada', 10.50), (2, null, null)")
+        source.execute("update customer set name = 'Eve' where id = 2; delete from customer where id = 1")
+        content.wait(lambda c: len(c.transactions) >= 2, "both transactions")
+    assert content.rows("public.customer") == [
+        ("INSERT", [b"1", b"Ada", b"10.50"]),
+        ("INSERT", [b"2", None, None]),
+        ("UPDATE", [b"2", b"Eve", None]),
+        ("DELETE", [b"1"]),
+    ]
+
+
+def test_capture_continues_without_gap_or_repetition_after_a_restart(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key, name text)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("insert into customer values (1, 'Ada')")
+        content.wait(lambda c: len(c.transactions) == 1, "the first transaction")
+    source.execute("insert into customer values (2, 'Bob')")
+    with capturing(options):
+        content.wait(lambda c: len(c.transactions) == 2, "the second transaction")
+    assert [row[1][0] for row in content.rows("public.customer")] == [b"1", b"2"]
+    assert content.follower.chain.epoch == 2
+
+
+def test_a_transaction_larger_than_a_frame_is_whole_in_the_log(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table note (id int primary key, body text)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("insert into note select i, repeat(md5(i::text), 50) from generate_series(1, 2000) i")
+        source.execute("insert into note values (0, repeat('wide', 1000000))")
+        content.wait(lambda c: len(c.transactions) == 2, "both transactions")
+    rows = [row for _, row in content.rows("public.note")]
+    assert [int(row[0] or b"") for row in rows] == [*range(1, 2001), 0]
+    assert rows[-1][1] == b"wide" * 1_000_000
+
+
+def test_added_columns_with_a_constant_default_are_followed(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute(
+            "alter table customer add column city text not null default 'Bern', add column age int"
+        )
+        source.execute("insert into customer values (2, 'Basel', 7)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    ddl, insert = content.transactions[0]
+    assert ddl.operation is Operation.DDL
+    assert ddl.payload is not None
+    assert [(c.name, c.not_null, c.missing) for c in ddl.payload.columns] == [  # type: ignore[union-attr]
+        ("city", True, "Bern"),
+        ("age", False, None),
+    ]
+    assert insert.operation is Operation.INSERT
+
+
+def test_a_volatile_default_stops_capture_before_anything_of_it_is_in_the_log(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    running = RunningCapture(options)
+    require(change_log.exists, 10, what="the log")
+    content = LogContent(change_log)
+    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute("alter table customer add column token float default random()")
+    source.execute("insert into customer values (2)")
+    error = running.ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert "column token" in error.message
+    assert content.read().transactions == []
+
+
+def test_a_new_table_joins_with_the_rows_it_already_has(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
+    source.execute("create table customer (id int primary key)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute(
+            "create table lead (id int primary key, name text); insert into lead values (1, 'a\tb')"
+        )
+        content.wait(lambda c: len(c.transactions) == 1, "the join")
+        source.execute("insert into lead values (2, 'later')")
+        content.wait(lambda c: len(c.transactions) == 2, "the insert")
+    messages = [change.payload for change in content.transactions[0]]
+    assert [message.prefix for message in messages] == [  # type: ignore[union-attr]
+        "keepstream.join",
+        "keepstream.join.rows",
+        "keepstream.join.end",
+    ]
+    assert messages[1].content == b"1\ta\\tb\n"  # type: ignore[union-attr]
+    assert content.rows("public.lead") == [("INSERT", [b"2", b"later"])]
+
+
+def test_an_altered_publication_is_a_gap(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute_as_admin("alter publication keepstream_crm drop table customer")
+    source.execute_as_admin("alter publication keepstream_crm add table customer")
+    error = RunningCapture(options).ended_with()
+    assert (error.code, error.exit_code) == ("publication-changed", 4)
+
+
+def test_a_dropped_slot_beside_a_log_stops(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        LogContent(change_log).wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute_as_admin(f"select pg_drop_replication_slot('{options.slot}')")
+    assert RunningCapture(options).ended_with().code == "slot-missing"
+
+
+def test_a_slot_advanced_by_hand_stops(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        LogContent(change_log).wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute("insert into customer values (1)")
+    source.execute_as_admin(f"select pg_replication_slot_advance('{options.slot}', pg_current_wal_lsn())")
+    assert RunningCapture(options).ended_with().code == "slot-advanced"
+
+
+def test_a_slot_beside_an_empty_log_stops(source: Database, options: CaptureOptions) -> None:
+    source.execute_as_admin(f"select pg_create_logical_replication_slot('{options.slot}', 'pgoutput')")
+    assert RunningCapture(options).ended_with().code == "slot-without-log"
+
+
+def test_the_log_of_another_cluster_is_refused(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, new_source: Callable[..., Database]
+) -> None:
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        LogContent(change_log).wait(lambda c: c.follower.chain.promised, "the first anchor")
+    other = new_source()
+    moved = CaptureOptions(
+        name="crm",
+        source=other.dsn,
+        log=change_log,
+        publication="keepstream_crm",
+        slot=options.slot,
+        tables=Tables(),
+        keyless=Keyless.EXCLUDE,
+    )
+    assert RunningCapture(moved).ended_with().code == "source-other-cluster"
+
+
+def test_streams_are_named_by_uuid(options: CaptureOptions, change_log: ChangeLog) -> None:
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    stream = content.follower.chain.stream
+    assert stream is not None
+    assert uuid.UUID(bytes=stream).version == 4
