@@ -1,0 +1,105 @@
+"""Makes kafka-python's clients, with what the protocol needs of each.
+
+kafka-python has no type hints, so that its clients are Any here and in the modules beside.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
+from kafka.errors import UnknownTopicOrPartitionError
+
+from connectors.log.kafka_errors import quieten, translated
+from connectors.log.kafka_settings import ClientSettings
+from connectors.log.limits import MAX_MESSAGE_BYTES
+from schemas.errors import ConfigError
+
+_BOOTSTRAP_MS = 10_000
+_REQUEST_MS = 15_000
+_DELIVERY_MS = 45_000
+_BATCH_BYTES = 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
+
+
+class KafkaClients:
+    """Clients of one cluster. The admin client is made once and shared by all threads."""
+
+    def __init__(self, servers: list[str], settings: ClientSettings, client_id: str) -> None:
+        quieten()
+        self.where = f"kafka://{','.join(servers)}"
+        self._settings = settings
+        self._common: dict[str, Any] = {
+            "bootstrap_servers": servers,
+            "client_id": client_id,
+            "bootstrap_timeout_ms": _BOOTSTRAP_MS,
+            "request_timeout_ms": _REQUEST_MS,
+            **settings.common,
+        }
+        self._admin: Any = None
+        self._lock = threading.Lock()
+
+    def admin(self) -> Any:
+        """The shared admin client, connected. Raises RetryLater, LoginRefused."""
+        with self._lock:
+            if self._admin is None:
+                self._admin = self._make(KafkaAdminClient, **self._common)
+            return self._admin
+
+    def producer(self, **own: Any) -> Any:
+        """A producer that waits for nothing, sends each record at once and proves all replicas have it."""
+        standard = {
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 0,
+            "batch_size": _BATCH_BYTES,
+            "delivery_timeout_ms": _DELIVERY_MS,
+            "max_request_size": MAX_MESSAGE_BYTES,
+            "max_block_ms": _REQUEST_MS,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+        return self._make(KafkaProducer, **self._common, **(standard | dict(self._settings.producer) | own))
+
+    def consumer(self) -> Any:
+        """A consumer without group, which never chooses an offset by itself (P12)."""
+        standard = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "check_crcs": True,
+            "max_partition_fetch_bytes": _FETCH_BYTES,
+            "fetch_max_bytes": _FETCH_BYTES,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+        return self._make(KafkaConsumer, **self._common, **(standard | dict(self._settings.consumer)))
+
+    def offsets(self, topic: str) -> tuple[int, int] | None:
+        """The first offset kept and the one after the last; None if there is no such topic."""
+        partition = TopicPartition(topic, 0)
+        with translated(f"{self.where}/{topic}"):
+            ask = self.admin().list_partition_offsets
+            try:
+                first = int(ask({partition: OffsetSpec.EARLIEST})[partition].offset)
+                return first, int(ask({partition: OffsetSpec.LATEST})[partition].offset)
+            except UnknownTopicOrPartitionError:
+                return None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._admin is not None:
+                self._admin.close()
+                self._admin = None
+
+    def _make(self, kind: Any, **settings: Any) -> Any:
+        try:
+            with translated(self.where):
+                return kind(**settings)
+        except (ValueError, RuntimeError, OSError) as error:  # a missing codec, an unreadable certificate
+            raise ConfigError(
+                f"log.client cannot be used: {error}",
+                code="kafka-setting-invalid",
+                hint="Correct the setting that it names; files must be PEM and readable.",
+            ) from error

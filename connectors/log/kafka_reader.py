@@ -1,0 +1,142 @@
+"""Reads the log's partition from one offset on.
+
+A place is an offset. The reader never lets Kafka choose another one (P12): what is out of range is
+trimmed (below) or another log (above), and says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import (
+    CorruptRecordError,
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from connectors.interfaces import Record
+from connectors.log.kafka_clients import KafkaClients
+from connectors.log.kafka_errors import kafka_error, log_missing
+from connectors.log.kafka_topic import find_topic_id
+from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
+
+# How long a `wake` can go unnoticed: kafka-python's consumer cannot be woken.
+_SLICE_S = 0.05
+_MAX_RECORDS = 500
+# How often Kafka is asked whether it is there, and the topic still the one we know.
+_IDENTITY_S = 5.0
+
+
+class KafkaReader:
+    """A `LogReader` of one topic."""
+
+    def __init__(self, clients: KafkaClients, topic: str, place: int | None) -> None:
+        self._clients = clients
+        self._topic = topic
+        self._partition = TopicPartition(topic, 0)
+        self._where = f"{clients.where}/{topic}"
+        self._woken = threading.Event()
+        self._topic_id = ""
+        self._identity_checked = 0.0
+        self._next = place
+        self._consumer: Any = None
+
+    def read(self, timeout_s: float) -> list[Record]:
+        """See `LogReader.read`."""
+        deadline = time.monotonic() + timeout_s
+        if self._consumer is None:
+            self._begin()
+        while True:
+            self._check_identity()  # before the poll: what was polled must be returned
+            records = self._poll(max(0.0, min(_SLICE_S, deadline - time.monotonic())))
+            if records:
+                return records
+            if self._woken.is_set() or time.monotonic() >= deadline:
+                self._woken.clear()
+                return []
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close(timeout_ms=1000)
+            self._consumer = None
+
+    def _begin(self) -> None:
+        topic_id = find_topic_id(self._clients, self._topic)
+        bounds = self._clients.offsets(self._topic)
+        if topic_id is None or bounds is None:
+            raise log_missing(self._where)
+        self._topic_id, self._identity_checked = topic_id, time.monotonic()
+        if self._next is None:
+            self._next = bounds[0]
+        self._check_range(self._next, bounds)
+        self._consumer = self._clients.consumer()
+        self._consumer.assign([self._partition])
+        self._consumer.seek(self._partition, self._next)
+
+    def _poll(self, timeout_s: float) -> list[Record]:
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_MAX_RECORDS)
+        except KafkaError as error:
+            raise self._read_error(error) from error
+        records = [
+            Record(record.offset, record.offset + 1, record.value or b"")
+            for record in polled.get(self._partition, ())
+        ]
+        if records:
+            self._next = records[-1].next_place
+        return records
+
+    def _read_error(self, error: KafkaError) -> KeepstreamError:
+        assert self._next is not None
+        if isinstance(error, CorruptRecordError):
+            return HistoryBroken(
+                f"{self._where} is damaged at offset {self._next}",
+                code="log-corrupt",
+                hint="Let another replica of the partition lead: `kafka-leader-election.sh"
+                f" --election-type preferred --topic {self._topic} --partition 0`. If every copy is"
+                " damaged, the replicas must be copied anew.",
+            )
+        if isinstance(error, (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError)):
+            bounds = self._clients.offsets(self._topic)
+            if bounds is None:
+                return log_missing(self._where)
+            self._check_range(self._next, bounds)
+            return self._recreated("its records before our place were replaced")
+        return kafka_error(error, self._where)
+
+    def _check_range(self, place: int, bounds: tuple[int, int]) -> None:
+        first, end = bounds
+        if place < first:
+            raise PlaceTrimmed(
+                f"offset {place} was trimmed from {self._where}, which begins at {first}",
+                code="log-trimmed",
+                hint="This replica must be copied anew: drop and create its database, then `keepstream run`.",
+            )
+        if place > end:
+            raise self._recreated(f"it ends at offset {end}, our place is {place}")
+
+    def _check_identity(self) -> None:
+        """A topic that was deleted and made anew can be longer than our place already."""
+        if time.monotonic() - self._identity_checked < _IDENTITY_S:
+            return
+        self._identity_checked = time.monotonic()
+        topic_id = find_topic_id(self._clients, self._topic)
+        if topic_id is None:
+            raise log_missing(self._where)
+        if topic_id != self._topic_id:
+            raise self._recreated("its topic id has changed")
+
+    def _recreated(self, seen: str) -> HistoryBroken:
+        return HistoryBroken(
+            f"{self._where} is not the log that was read before: {seen}",
+            code="log-recreated",
+            hint="Copy the replicas anew: drop and create their databases, then `keepstream run`.",
+        )
