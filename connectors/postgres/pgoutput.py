@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from schemas.avro import key_encoder, row_encoder
-
 from schemas.change import UNCHANGED, Change, Message, Operation, TextValue, Truncate
 from schemas.errors import InternalError, KeepstreamError
 from schemas.lsn import Lsn
@@ -343,7 +342,7 @@ def _check_rows(message: bytes) -> None:
     """After an encoder refused a value: raise `pgoutput-malformed` if the message itself is broken."""
     if message[0] not in b"IUD":
         return
-    at = 5
+    _, at = parse_tuple(message, 6)
     while at < len(message):
         _, at = parse_tuple(message, at + 1)
 

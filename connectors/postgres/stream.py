@@ -99,9 +99,7 @@ class SlotStream:
         self._limit_bytes = queue_limit_bytes
         self._status_interval_s = status_interval_s
         self._thread = threading.Thread(target=self._run, name=f"stream {slot}", daemon=True)
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
+        self._wake_reader = self._wake_writer = -1
 
         # shared with the consumer; under the condition's lock
         self._changed = threading.Condition()
@@ -129,8 +127,12 @@ class SlotStream:
     # -- the consumer's side
 
     def start(self) -> None:
-        """START_REPLICATION, then the thread. Raises what `Walsender.start_replication` raises."""
+        """START_REPLICATION, then the thread. Raises what `Walsender.start_replication` raises; the
+        walsender is then as it was, and a new stream can be tried with it."""
         self._walsender.start_replication(self._slot, self._publication, start=self._start_lsn)
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
         self._pgconn.nonblocking = 1
         self._heard_at = time.monotonic()
         self._thread.start()
@@ -162,7 +164,8 @@ class SlotStream:
     def confirm(self, lsn: Lsn) -> None:
         """Let the server forget everything below `lsn`: call it only with what is durable (P8, P9).
 
-        Sent within 0.1 s, then with every status update. Raises InternalError if it goes backwards.
+        Sent within 0.1 s, then with every status update. Does nothing after the stream's end. Raises
+        InternalError (`confirm-backwards`) if it goes backwards.
         """
         with self._changed:
             if lsn < self._confirmed:
@@ -203,16 +206,16 @@ class SlotStream:
         """Send what was confirmed, end the stream and the connection. Idempotent."""
         if self._closed:
             return
-        self._closing = True
-        self._wake_thread()
         if self._thread.ident is not None:
+            self._closing = True
+            self._wake_thread()
             self._thread.join(_JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            return  # a daemon; its connection goes with the process
+            if self._thread.is_alive():
+                return  # a daemon; its connection goes with the process
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
         self._closed = True
         self._walsender.close()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
 
     def __enter__(self) -> SlotStream:
         return self
@@ -228,6 +231,8 @@ class SlotStream:
         return Batch(wal_end=self._delivered_wal_end, reply_requested=reply_wanted)
 
     def _wake_thread(self) -> None:
+        if self._wake_writer < 0 or self._closed:
+            return
         try:
             os.write(self._wake_writer, b"\0")
         except BlockingIOError:
