@@ -15,11 +15,16 @@ class Backoff:
     def __init__(self) -> None:
         self._next_s = FIRST_S
 
-    def wait(self, stop: threading.Event) -> bool:
-        """Wait, and say whether `stop` was set meanwhile."""
+    def next_s(self) -> float:
+        """How long to wait now; the next time is longer."""
         wait_s = self._next_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
         self._next_s = min(self._next_s * 2, LONGEST_S)
-        return stop.wait(wait_s)
+        return wait_s
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait, and say whether `stop` was set meanwhile."""
+        return stop.wait(self.next_s())
 
     def reset(self) -> None:
+        """Something worked."""
         self._next_s = FIRST_S

@@ -23,17 +23,18 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.tableddl import TableDdl, dump_table
 from pipeline.capture.history import join_token
-from pipeline.capture.joinmessage import END, JOIN, ROWS, ROWS_CHUNK_BYTES, Join
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
 from pipeline.reports import NotReplicated
 from pipeline.selection import TableName, select_tables
 from schemas.errors import KeepstreamError, RetryLater
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
+ROWS_CHUNK_BYTES = 256 * 1024
 JOIN_LIMIT_BYTES = 64 * 1024 * 1024
 """A table with more rows than this is not sent through the source's WAL by itself."""
 
@@ -44,6 +45,17 @@ _REASONS = {
     "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
     " publication and table, as `keepstream init --grants` prints",
 }
+
+
+_STRANGERS = """
+    select count(*)
+      from pg_constraint k
+      join pg_class c on c.oid = k.conrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where k.contype = 'f' and n.nspname = %s and c.relname = %s
+       and not exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                        where p.pubname = %s and r.prrelid = k.confrelid)
+"""
 
 
 class Joins:
@@ -125,9 +137,9 @@ class Joins:
                 f"it already holds {size_bytes >> 20} MiB, more than the {limit} MiB that can join by itself:"
                 " run `keepstream teardown --yes` and begin anew to copy it"
             )
-        ddl = self._dump(table)
+        dumped = self._dump(table)
         publications.add_tables(session, self._options.publication, [(table.schema, table.name)])
-        self._emit(session, table, ddl)
+        self._emit(session, table, dumped)
         failpoint("capture.before_join_announced")
         self._announce(xid, packer)
         session.commit()
@@ -144,20 +156,19 @@ class Joins:
             tools, self._options.source, schema=table.schema, table=table.name, stop=threading.Event()
         )
 
-    def _emit(self, session: Session, table: TableName, ddl: TableDdl) -> None:
+    def _emit(self, session: Session, table: TableName, dumped: TableDdl) -> None:
         columns = _copied_columns(session, table)
-        join = Join(
-            schema_name=table.schema,
-            table=table.name,
-            columns=columns,
-            before=ddl.before,
-            after=ddl.after,
-            foreign_keys=ddl.foreign_keys,
-        )
-        _message(session, JOIN, join.model_dump_json().encode())
+        ddl = tuple(script for script in (dumped.before, dumped.after) if script)
+        keys = (dumped.foreign_keys,) if dumped.foreign_keys and self._keys_resolve(session, table) else ()
+        join = Join(table.schema, table.name, columns, ddl, keys)
+        _message(session, JOIN_PREFIX, join.to_json())
         for chunk in _rows(session, table, columns):
-            _message(session, ROWS, chunk)
-        _message(session, END, str(table).encode())
+            _message(session, JOIN_ROWS_PREFIX, chunk)
+
+    def _keys_resolve(self, session: Session, table: TableName) -> bool:
+        """Whether replicas have the rows of every table that this one's foreign keys name."""
+        (strangers,) = _one(session, _STRANGERS, [table.schema, table.name, self._options.publication])
+        return bool(strangers == 0)
 
     def _announce(self, xid: int, packer: FramePacker) -> None:
         """P11: the ANCHOR that names our transaction is durable before that commits."""

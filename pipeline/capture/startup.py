@@ -284,6 +284,6 @@ def _slot_without_log(options: CaptureOptions) -> HistoryBroken:
     return HistoryBroken(
         f"slot {options.slot} exists and the log {options.log.name} is empty",
         code="slot-without-log",
-        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log back,"
-        f" or drop the slot: select pg_drop_replication_slot('{options.slot}'); {BEGIN_ANEW}",
+        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
+        f" back, or drop the slot: select pg_drop_replication_slot('{options.slot}'); {BEGIN_ANEW}",
     )

@@ -1,8 +1,10 @@
-"""`python -m pipeline.cli`: the same as `keepstream`."""
+"""`python -m pipeline.cli`: the same as `keepstream`, and how `run` starts its children."""
 
 import sys
 
 from pipeline.cli import main
+from pipeline.supervisor import die_with_parent
 
 if __name__ == "__main__":
+    die_with_parent()
     sys.exit(main())

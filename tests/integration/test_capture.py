@@ -238,7 +238,6 @@ def test_a_new_table_joins_with_the_rows_it_already_has(
     assert [message.prefix for message in messages] == [  # type: ignore[union-attr]
         "keepstream.join",
         "keepstream.join.rows",
-        "keepstream.join.end",
     ]
     assert messages[1].content == b"1\ta\\tb\n"  # type: ignore[union-attr]
     assert content.rows("public.lead") == [("INSERT", [b"2", b"later"])]

@@ -1,0 +1,36 @@
+"""`keepstream run`: every stage of the file, supervised."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pipeline.cli.invocation import Invocation, invocation
+
+app = typer.Typer()
+
+
+@app.command()
+def run(context: typer.Context) -> None:
+    """Run every stage of the file, supervised, in the foreground. SIGTERM ends it.
+
+    Checks first and makes nothing if an error is found; then makes publication and slot, copies into
+    empty replicas, and streams.
+    """
+    from pipeline.check import require_fit
+    from pipeline.signals import stop_on_signals
+    from pipeline.supervisor import CAPTURE, Supervisor
+
+    called = invocation(context)
+    called.set_up_logs()
+    stop = stop_on_signals()
+    require_fit(called.config)
+    commands = {CAPTURE: _command(called, "capture")}
+    for name in called.config.replicas:
+        commands[name] = _command(called, "apply", name)
+    raise typer.Exit(Supervisor(commands, stop).run())
+
+
+def _command(called: Invocation, *verb: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", *called.arguments(), *verb]

@@ -1,0 +1,147 @@
+"""`run`'s children: one process a stage, restarted when they die, left stopped when an operator is needed.
+
+    running ──exit 5, or killed──▶ waiting (back-off) ──▶ running
+       │ ───exit 1, seldom───────▶ waiting
+       └────exit 2, 3, 4, 6, or 1 again and again──▶ stopped (the other stages go on)
+
+The whole ends when capture or the last replica has stopped, with that stage's code, or on SIGTERM
+with 0. Children stay in our session and die with us, even if we are killed with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.backoff import Backoff
+
+logger = logging.getLogger("keepstream.run")
+
+CAPTURE = "capture"
+PARENT_VARIABLE = "KEEPSTREAM_PARENT"
+STOP_PATIENCE_S = 8.0
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
+_RETRIED = frozenset({0, 5, 7, 130})
+_CRASHES_TOLERATED = 5
+_CALM_S = 60.0
+"""A child that ran this long before it failed is not failing again and again."""
+
+
+def die_with_parent() -> None:
+    """Called by a child at its start: from now on the kernel kills it when its supervisor is gone."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(slots=True)
+class Stage:
+    """One child: what starts it, and how it fares. `code` is set once it has stopped for good."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    code: int | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    crashes: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def stopped(self) -> bool:
+        return self.code is not None
+
+
+class Supervisor:
+    """Runs the stages until `stop` is set or nothing useful is left."""
+
+    def __init__(self, commands: Mapping[str, Sequence[str]], stop: threading.Event) -> None:
+        self._stages = [Stage(name, command) for name, command in commands.items()]
+        self._stop = stop
+
+    def run(self) -> int:
+        """The exit code of the whole."""
+        try:
+            while not self._stop.is_set():
+                for stage in self._stages:
+                    self._tend(stage)
+                code = self._final_code()
+                if code is not None:
+                    return code
+                self._stop.wait(_POLL_S)
+            return 0
+        finally:
+            self._end_all()
+
+    def _tend(self, stage: Stage) -> None:
+        if stage.stopped:
+            return
+        if stage.process is None:
+            if time.monotonic() >= stage.restart_at:
+                self._start(stage)
+            return
+        status = stage.process.poll()
+        if status is not None:
+            stage.process = None
+            self._judge(stage, status)
+
+    def _start(self, stage: Stage) -> None:
+        environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+        stage.process = subprocess.Popen(stage.command, env=environment, stdin=subprocess.DEVNULL)
+        stage.started_at = time.monotonic()
+        logger.info("stage started", extra={"stage": stage.name, "pid": stage.process.pid})
+
+    def _judge(self, stage: Stage, status: int) -> None:
+        calm = time.monotonic() - stage.started_at > _CALM_S
+        if calm:
+            stage.backoff.reset()
+            stage.crashes = 0
+        if status == 1:
+            stage.crashes += 1
+        retried = status < 0 or status in _RETRIED or (status == 1 and stage.crashes < _CRASHES_TOLERATED)
+        if not retried:
+            stage.code = status
+            logger.error("stage stopped", extra={"stage": stage.name, "exit_code": status})
+            return
+        wait_s = stage.backoff.next_s()
+        stage.restart_at = time.monotonic() + wait_s
+        ended = f"signal {-status}" if status < 0 else f"exit code {status}"
+        logger.warning(
+            "stage ended, will be restarted",
+            extra={"stage": stage.name, "ended": ended, "restart_in_s": round(wait_s, 1)},
+        )
+
+    def _final_code(self) -> int | None:
+        """Set when capture stopped, or the last replica: what stopped last gives the code."""
+        for stage in self._stages:
+            if stage.name == CAPTURE and stage.stopped:
+                return stage.code
+        replicas = [stage for stage in self._stages if stage.name != CAPTURE]
+        if replicas and all(stage.stopped for stage in replicas):
+            return replicas[-1].code
+        return None
+
+    def _end_all(self) -> None:
+        running = [stage.process for stage in self._stages if stage.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.warning("stage did not end in time", extra={"pid": process.pid})
+                process.kill()
+                process.wait()
