@@ -25,7 +25,7 @@ from connectors.postgres.apply_errors import SourceRef, change_ref, explained, m
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
-from connectors.postgres.progress import wrapped
+from connectors.postgres.progress import audit, wrapped
 from connectors.postgres.session import Session
 from schemas.change import Change
 from schemas.errors import InternalError
@@ -100,10 +100,15 @@ class ReplicaWriter:
                 ordinal += 1
         return ordinal
 
-    def run(self, query: str, values: tuple[object, ...]) -> None:
-        """One other statement inside the open target transaction (the audit trail)."""
-        with explained(self._replica), self._pipe.suspended(), wrapped("writing to the replica"):
-            self._conn.execute(query, values)
+    def audit(self, action: str, *, reason: str, at: Position, details: str) -> None:
+        """Write down what an operator did, inside the open target transaction."""
+        with explained(self._replica), self._pipe.suspended():
+            audit(self._conn, self._claim.name, action, reason=reason, position=at, details=details)
+
+    def push(self) -> None:
+        """Let the replica work on what was sent, while we wait for something else."""
+        with explained(self._replica):
+            self._pipe.push()
 
     def commit(self) -> None:
         """Wait for all answers, then commit. If the session is lost in COMMIT, its outcome is unknown:

@@ -1,0 +1,227 @@
+"""The loop between log and replica: plan a step, take it, wait where there is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from connectors.failpoints import failpoint
+from connectors.postgres import hold, progress
+from connectors.postgres.apply_errors import SourceRef
+from connectors.postgres.claim import Loss, PositionLost, explain
+from connectors.postgres.progress import HoldKind
+from pipeline.apply.counters import Counters
+from pipeline.apply.exact import apply_group
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, FindCommit, Group, Move, RollBack, Step
+from pipeline.apply.lookahead import find_commit
+from pipeline.apply.opened import OpenReplica
+from pipeline.apply.options import ApplyOptions
+from schemas.errors import KeepstreamError, RetryLater
+from schemas.frame import PartChanges
+from schemas.lsn import Lsn, Position
+
+STANDING_EVERY_S = 10.0
+"""How often a position is moved when nothing else happens: each move costs the replica a WAL record."""
+LOOK_EVERY_S = 1.0
+_READ_S = 0.5
+_HELD_LOOK_S = 0.25
+
+
+class Applier:
+    """Applies until `stop`, or until the end that the options name. One thread uses it; `blocked` may be
+    looked at by others: why it waits now, None while it works."""
+
+    def __init__(
+        self, opened: OpenReplica, options: ApplyOptions, stop: threading.Event, counters: Counters
+    ) -> None:
+        self.blocked: Blocked | None = None
+        self.opened = opened
+        self._options = options
+        self._stop = stop
+        self._counters = counters
+        self._moved_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._parts = PartChanges()
+        self._ordinal = 0
+
+    def run(self) -> bool:
+        """Returns whether the end that the options name was reached, durably; False: `stop`.
+
+        Raises RetryLater (open the replica anew) and what only an operator can mend.
+        """
+        opened = self.opened
+        while not self._stop.is_set():
+            step = opened.planner.next(self._brakes(), self._counters.limits())
+            if not isinstance(step, Blocked):
+                self.blocked = None
+                self._take(step)
+            elif self._is_end(step):
+                opened.writer.flush()
+                return True
+            else:
+                self._wait(step)
+        return False
+
+    def _brakes(self) -> Brakes:
+        delay_us = self._options.delay_us
+        return Brakes(
+            hold=self.opened.hold,
+            due_before=time.time_ns() // 1000 - delay_us if delay_us else None,
+            until_time=self._options.until_time,
+        )
+
+    def _is_end(self, blocked: Blocked) -> bool:
+        opened, options = self.opened, self._options
+        if options.until_lsn is not None:
+            reached = opened.planner.position.lsn >= options.until_lsn
+            return reached or (blocked is Blocked.HELD and opened.hold == options.until_lsn)
+        if options.until_time is not None and blocked is Blocked.END_TIME:
+            hold.hold(opened.session, options.name, HoldKind.UNTIL)
+            return True
+        return False
+
+    def _take(self, step: Step) -> None:
+        opened = self.opened
+        started = time.monotonic()
+        try:
+            if isinstance(step, Group):
+                self._apply_group(step, started)
+            elif isinstance(step, ApplyPart):
+                self._apply_part(step, started)
+            elif isinstance(step, FindCommit):
+                self._find_commit(step)
+            elif isinstance(step, RollBack):
+                self._roll_back(step)
+            elif isinstance(step, Move):
+                self._move(step.position)
+        except PositionLost:
+            opened.writer.rollback()
+            self._find_out(step)
+
+    def _apply_group(self, group: Group, started: float) -> None:
+        opened = self.opened
+        planner = opened.planner
+        try:
+            apply_group(opened.writer, group, old=planner.position.lsn, hint=planner.hint)
+        except RetryLater:
+            raise
+        except KeepstreamError:
+            if len(group.transactions) == 1:
+                raise
+            opened.writer.rollback()
+            planner.one_by_one(len(group.transactions))
+            return
+        planner.done(group)
+        self._moved(group.transactions[-1].transaction.commit_lsn)
+        if len(group.transactions) > 1:
+            self._counters.behind_at = time.monotonic()
+        self._counters.count(
+            transactions=len(group.transactions),
+            changes=group.changes,
+            size_bytes=sum(len(loaded.transaction.changes) for loaded in group.transactions),
+            took_s=time.monotonic() - started,
+        )
+
+    def _apply_part(self, step: ApplyPart, started: float) -> None:
+        opened, part = self.opened, step.part
+        planner, writer = opened.planner, opened.writer
+        if not planner.inside:
+            self._parts, self._ordinal = PartChanges(), 0
+            begins = Position(part.commit_lsn, planner.position.xid, planner.position.commit_time)
+            writer.begin(planner.position.lsn, begins, place=planner.hint)
+        first = self._ordinal
+        source = SourceRef(part.xid, part.commit_lsn)
+        self._ordinal = writer.apply(source, self._parts.feed(part), first_ordinal=first)
+        failpoint("apply.part_applied")
+        if part.position is not None:
+            writer.move(part.commit_lsn, part.position, place=planner.hint)
+            writer.commit()
+            self._moved(part.commit_lsn)
+        planner.done(step)
+        self._counters.behind_at = time.monotonic()
+        self._counters.count(
+            transactions=1 if part.commit is not None else 0,
+            changes=self._ordinal - first,
+            size_bytes=len(part.changes),
+            took_s=time.monotonic() - started,
+        )
+
+    def _find_commit(self, step: FindCommit) -> None:
+        commit = find_commit(self._options.log, step.place, step.part)
+        if commit is not None:
+            self.opened.planner.ends(step.part, commit)
+        else:
+            self._look()
+            self._read()  # a new epoch may void the parts (P7)
+
+    def _roll_back(self, step: RollBack) -> None:
+        self.opened.writer.rollback()
+        self.opened.planner.done(step)
+
+    def _move(self, position: Position) -> None:
+        opened = self.opened
+        planner = opened.planner
+        opened.writer.begin(planner.position.lsn, position, place=planner.hint)
+        opened.writer.commit()
+        planner.done(Move(position))
+        self._moved(None)
+
+    def _moved(self, commit_lsn: Lsn | None) -> None:
+        self._moved_at = time.monotonic()
+        if commit_lsn is not None:
+            self._counters.last_commit_lsn = commit_lsn
+
+    def _find_out(self, step: Step) -> None:
+        """The compare-and-set was lost: by a hold we did not know of, or start again from the row."""
+        opened = self.opened
+        row = progress.read(opened.session, opened.claim.name)
+        old = opened.planner.position.lsn
+        loss = explain(opened.claim, row, old=old, new=_destination(step))
+        if loss is Loss.HELD and not opened.planner.inside:
+            opened.look()
+            return
+        raise RetryLater(f"the replica is no longer at {opened.planner.position}", code="position-moved")
+
+    def _wait(self, blocked: Blocked) -> None:
+        opened = self.opened
+        if blocked is Blocked.LOG_END:
+            self._stand()
+            if opened.planner.inside:
+                opened.writer.push()
+            else:
+                self._look()
+            if not self._read():
+                self.blocked = blocked
+        else:
+            self.blocked = blocked
+            self._stop.wait(_HELD_LOOK_S)
+            self._look(now=blocked is Blocked.HELD)
+
+    def _stand(self) -> None:
+        """Move to where the log says nothing is missing: rarely, but at once if somebody waits there."""
+        standing = self.opened.planner.standing
+        if standing is None or self.opened.planner.inside:
+            return
+        if self.opened.hold is not None or time.monotonic() - self._moved_at >= STANDING_EVERY_S:
+            self._take(Move(standing))
+
+    def _read(self) -> bool:
+        opened = self.opened
+        followed = opened.follower.read(_READ_S)
+        for frame in followed:
+            opened.planner.backlog.feed(frame)
+        return bool(followed)
+
+    def _look(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            row = self.opened.look()
+            if row.token != self.opened.claim.token or row.position != self.opened.planner.position:
+                self._find_out(Move(self.opened.planner.position))
+
+
+def _destination(step: Step) -> Lsn:
+    if isinstance(step, (Group, Move)):
+        return step.position.lsn
+    assert isinstance(step, ApplyPart)
+    return step.part.commit_lsn if step.part.position is None else step.part.position.lsn

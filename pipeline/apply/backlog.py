@@ -1,0 +1,117 @@
+"""What was read from the log and is not applied yet, in log order. Sans-I/O: frames in, items out.
+
+Transactions that the position holds already are skipped here (P1) and prove on the way that the log
+is the one in which the position was taken (P2).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from pipeline.follow import AnchorHint, Followed, SameHistory
+from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, Transaction, Transactions
+from schemas.lsn import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole transaction."""
+
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class PartOf:
+    """One part of a transaction too big for a frame; `place` is where its frame stands."""
+
+    part: Part
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The log says that nothing was committed between what came before and `at`. `hint`: an anchor."""
+
+    at: Position
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """A new epoch: an unfinished run of parts is void and will come again from part 1 (P7)."""
+
+
+Item = Whole | PartOf | Standing | Aborted
+
+
+class Backlog:
+    """A queue of items. `size_bytes` is what its changes take."""
+
+    def __init__(self, position: Position) -> None:
+        self.items: deque[Item] = deque()
+        self.size_bytes = 0
+        self._position = position
+        self._history = SameHistory(position)
+
+    def feed(self, followed: Followed) -> None:
+        """Take a valid frame. Raises HistoryBroken (`other-history`)."""
+        body = followed.frame.body
+        if isinstance(body, Transactions):
+            for transaction in body.transactions:
+                self._feed_whole(transaction)
+        elif isinstance(body, Part):
+            self._feed_part(body, followed.place)
+        elif isinstance(body, CaptureStart):
+            self.items.append(Aborted())
+        elif isinstance(body, Anchor):
+            self._history.see_anchor(body.at)
+            frame = followed.frame
+            self._stand(body.at, str(AnchorHint(followed.place, frame.number, frame.digest)))
+        elif isinstance(body, Heartbeat):
+            self._stand(body.at, None)
+
+    def pop(self) -> Item:
+        """Remove the first item."""
+        item = self.items.popleft()
+        self.size_bytes -= _size_bytes(item)
+        return item
+
+    def _feed_whole(self, transaction: Transaction) -> None:
+        held = self._history.see(
+            commit_lsn=transaction.commit_lsn,
+            end_lsn=transaction.end_lsn,
+            xid=transaction.xid,
+            commit_time=transaction.commit_time,
+        )
+        if not held:
+            self._push(Whole(transaction))
+
+    def _feed_part(self, part: Part, place: int) -> None:
+        if not self._position.holds(part.commit_lsn):
+            self._history.prove()
+            self._push(PartOf(part, place))
+        elif part.commit is not None:
+            self._history.see(
+                commit_lsn=part.commit_lsn,
+                end_lsn=part.commit.end_lsn,
+                xid=part.xid,
+                commit_time=part.commit.commit_time,
+            )
+
+    def _stand(self, at: Position, hint: str | None) -> None:
+        if at.lsn >= self._position.lsn:
+            self._history.prove()
+        self._push(Standing(at, hint))
+
+    def _push(self, item: Item) -> None:
+        self.items.append(item)
+        self.size_bytes += _size_bytes(item)
+
+
+def _size_bytes(item: Item) -> int:
+    if isinstance(item, Whole):
+        return len(item.transaction.changes)
+    if isinstance(item, PartOf):
+        return len(item.part.changes) + (len(item.part.fragment.content) if item.part.fragment else 0)
+    return 0

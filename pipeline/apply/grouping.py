@@ -1,0 +1,280 @@
+"""Which source transactions go into the next target transaction (DESIGN §4). Sans-I/O and without a clock.
+
+    caught up    one source transaction, for latency
+    behind       as many as `Limits` allow, for throughput
+    a barrier    (TRUNCATE, DDL, a joining table) stands alone: its locks last no longer than it takes
+    parts        a transaction too big for a frame is streamed into one target transaction
+
+`Planner.next` says what to do; nothing is forgotten before `done`, so a step that failed is planned again.
+A step never crosses a hold, a delay or an end time: whatever is asked for, the replica stands at a
+source commit boundary (P1, P16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pipeline.apply.backlog import Aborted, Backlog, Item, PartOf, Standing, Whole
+from schemas.change import Change, Message
+from schemas.frame import Commit, Part, Transaction
+from schemas.lsn import Lsn, Position
+
+CAUGHT_UP_TRANSACTIONS = 4
+JOIN_PREFIX = "keepstream.join"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a group. Its time is bounded by `changes`, which the stage sets by what it measured."""
+
+    changes: int = 2_000
+    size_bytes: int = 4 * 1024 * 1024
+    transactions: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Brakes:
+    """What stops a replica short of the log's end. Times are µs since 1970 UTC.
+
+    hold: nothing that ends past it (P16). due_before: only what was committed at or before it (a configured
+    delay). until_time: stop before the first commit past it.
+    """
+
+    hold: Lsn | None = None
+    due_before: int | None = None
+    until_time: int | None = None
+
+    @property
+    def need_commit(self) -> bool:
+        """Whether a transaction's end and commit time must be known before it is begun."""
+        return self != Brakes()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A transaction with its changes decoded."""
+
+    transaction: Transaction
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Apply these in one target transaction, which ends at `position`. `barrier`: it is one."""
+
+    transactions: tuple[Loaded, ...]
+    position: Position
+    barrier: bool
+
+    @property
+    def changes(self) -> int:
+        """How many changes there are in all."""
+        return sum(len(loaded.changes) for loaded in self.transactions)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPart:
+    """Apply one part: the first begins the target transaction, the one with a commit ends it."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class FindCommit:
+    """Say how this transaction ends (`Planner.ends`) before its first part may be applied."""
+
+    part: Part
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Abandon the transaction whose parts were being applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move the position; nothing was committed up to there."""
+
+    position: Position
+
+
+class Blocked(Enum):
+    """Why there is nothing to do."""
+
+    LOG_END = "log end"
+    HELD = "held"
+    DELAYED = "delayed"
+    END_TIME = "end time"
+
+
+Step = Group | ApplyPart | FindCommit | RollBack | Move | Blocked
+
+
+class Planner:
+    """Plans the steps of one replica that stands at `position`.
+
+    standing: the newest LSN up to which nothing more was committed, if it is past the position; moving
+    there costs a write and can wait. hint: of the newest anchor that the position has passed.
+    """
+
+    def __init__(self, position: Position, hint: str) -> None:
+        self.position = position
+        self.hint = hint
+        self.backlog = Backlog(position)
+        self.standing: Position | None = None
+        self._anchor: Standing | None = None
+        self._open: Part | None = None
+        self._commit: tuple[Part, Commit] | None = None
+        self._singles = 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether some parts of a transaction were applied, and not all."""
+        return self._open is not None
+
+    def next(self, brakes: Brakes, limits: Limits) -> Step:
+        """The next step."""
+        while self.backlog.items:
+            item = self.backlog.items[0]
+            if isinstance(item, Aborted):
+                if self.inside:
+                    return RollBack()
+                self.backlog.pop()
+            elif isinstance(item, Standing):
+                if brakes.hold is not None and item.at.lsn > brakes.hold:
+                    return self._stop_at(brakes.hold, item.at.lsn)
+                self._stand(item)
+            elif isinstance(item, PartOf):
+                return self._next_part(item, brakes)
+            else:
+                return self._next_group(item, brakes, limits)
+        return Blocked.LOG_END
+
+    def done(self, step: Group | ApplyPart | RollBack | Move) -> None:
+        """The step's effect is committed (of a part: is in the open transaction)."""
+        if isinstance(step, Group):
+            left = len(step.transactions)
+            self._singles = max(0, self._singles - left)
+            while left:
+                item = self.backlog.pop()
+                left -= isinstance(item, Whole)
+                if isinstance(item, Standing) and item.hint is not None:
+                    self._anchor = item
+            self._arrive(step.position)
+        elif isinstance(step, ApplyPart):
+            self.backlog.pop()
+            self._open = step.part
+            if step.part.position is not None:
+                self._open = None
+                self._arrive(step.part.position)
+        elif isinstance(step, RollBack):
+            self._open = None
+        else:
+            self._arrive(step.position)
+
+    def ends(self, part: Part, commit: Commit) -> None:
+        """The answer to FindCommit."""
+        self._commit = (part, commit)
+
+    def one_by_one(self, transactions: int) -> None:
+        """A group failed: plan its transactions alone, so that the replica comes as far as it can."""
+        self._singles = transactions
+
+    def _arrive(self, position: Position) -> None:
+        self.position = position
+        if self.standing is not None and self.standing.lsn <= position.lsn:
+            self.standing = None
+        self._use_anchor()
+
+    def _stand(self, item: Standing) -> None:
+        self.backlog.pop()
+        if item.at.lsn > self.position.lsn:
+            self.standing = item.at
+        if item.hint is not None:
+            self._anchor = item
+            self._use_anchor()
+
+    def _use_anchor(self) -> None:
+        """An anchor helps a reader to resume only once the position has passed it."""
+        if self._anchor is not None and self._anchor.at.lsn <= self.position.lsn:
+            self.hint, self._anchor = self._anchor.hint or self.hint, None
+
+    def _stop_at(self, hold: Lsn, next_lsn: Lsn) -> Step:
+        """The log is known past the hold: stand exactly there, or where the transaction begins that
+        reaches over it."""
+        lsn = min(hold, next_lsn)
+        if lsn <= self.position.lsn:
+            return Blocked.HELD
+        return Move(Position(lsn, self.position.xid, self.position.commit_time))
+
+    def _next_part(self, item: PartOf, brakes: Brakes) -> Step:
+        part = item.part
+        if self.inside or not brakes.need_commit:
+            return ApplyPart(part)
+        if self._commit is None or self._commit[0] is not part:
+            return FindCommit(part, item.place)
+        commit = self._commit[1]
+        stopped = self._stopped(brakes, part.commit_lsn, commit.end_lsn, commit.commit_time)
+        return ApplyPart(part) if stopped is None else stopped
+
+    def _stopped(self, brakes: Brakes, commit_lsn: Lsn, end_lsn: Lsn, commit_time: int) -> Step | None:
+        if brakes.hold is not None and end_lsn > brakes.hold:
+            return self._stop_at(brakes.hold, commit_lsn)
+        if brakes.until_time is not None and commit_time > brakes.until_time:
+            return Blocked.END_TIME
+        if brakes.due_before is not None and commit_time > brakes.due_before:
+            return Blocked.DELAYED
+        return None
+
+    def _stops(self, brakes: Brakes, transaction: Transaction) -> Step | None:
+        return self._stopped(brakes, transaction.commit_lsn, transaction.end_lsn, transaction.commit_time)
+
+    def _next_group(self, first: Whole, brakes: Brakes, limits: Limits) -> Step:
+        stopped = self._stops(brakes, first.transaction)
+        if stopped is not None:
+            return stopped
+        group = [_load(first.transaction)]
+        changes, size_bytes = len(group[0].changes), len(first.transaction.changes)
+        barrier = is_barrier(group[0].changes)
+        for item in [] if barrier else self._followers():
+            if not isinstance(item, Whole):
+                continue
+            transaction = item.transaction
+            changes += transaction.change_count
+            size_bytes += len(transaction.changes)
+            full = changes > limits.changes or size_bytes > limits.size_bytes
+            if full or len(group) >= limits.transactions or self._stops(brakes, transaction) is not None:
+                break
+            loaded = _load(transaction)
+            if is_barrier(loaded.changes):
+                break
+            group.append(loaded)
+        return Group(tuple(group), group[-1].transaction.position, barrier)
+
+    def _followers(self) -> list[Item]:
+        """What may join the first item's group; nothing when caught up."""
+        found: list[Item] = []
+        wholes = 0
+        for item in self.backlog.items:
+            if not isinstance(item, (Whole, Standing)):
+                break
+            found.append(item)
+            wholes += isinstance(item, Whole)
+        if wholes <= CAUGHT_UP_TRANSACTIONS or self._singles:
+            return []
+        return found[1:]
+
+
+def _load(transaction: Transaction) -> Loaded:
+    return Loaded(transaction, tuple(transaction.iter_changes()))
+
+
+def is_barrier(changes: tuple[Change, ...]) -> bool:
+    """Whether a transaction has changes that are more than rows. Foreign messages are nothing at all."""
+    return any(
+        change.payload is not None
+        and not (isinstance(change.payload, Message) and not change.payload.prefix.startswith(JOIN_PREFIX))
+        for change in changes
+    )

@@ -1,0 +1,97 @@
+"""One claimed replica with its place in the log: what a stage works with until something fails."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from connectors.postgres import hold, progress
+from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, rival, take_over
+from connectors.postgres.progress import HoldKind, Progress
+from connectors.postgres.session import Session, connect
+from connectors.postgres.writer import ReplicaWriter
+from pipeline.apply.grouping import Planner
+from pipeline.apply.options import ApplyOptions
+from pipeline.follow import Follower, follow_from
+from schemas.lsn import Lsn
+
+_RIVAL_POLL_S = 1.0
+
+
+@dataclass(slots=True)
+class OpenReplica:
+    """`session` may be used between target transactions only. `row` is as last read."""
+
+    session: Session
+    claim: Claim
+    writer: ReplicaWriter
+    follower: Follower
+    planner: Planner
+    row: Progress
+    hold: Lsn | None = field(default=None)
+
+    def look(self) -> Progress:
+        """Read the row again: what holds the replica, and whether it is still ours."""
+        row = progress.require(self.session, self.claim.name)
+        self.row = row
+        self.hold = None if row.hold is None else row.hold.at
+        return row
+
+    def close(self) -> None:
+        self.follower.close()
+        self.writer.close()
+
+
+def open_replica(
+    options: ApplyOptions,
+    stop: threading.Event,
+    waits_for: Callable[[str], None],
+    *,
+    ours: uuid.UUID | None,
+) -> OpenReplica | None:
+    """Connect, wait until a living rival falls silent (unless told to take over), take over, and find the
+    place in the log. `ours`: the token of our last claim, whose session may still be there. None: stopped.
+    """
+    session = connect(options.conninfo, purpose=f"apply:{options.name}:{options.replica}")
+    try:
+        if not _may_take_over(session, options, stop, waits_for, ours):
+            session.close()
+            return None
+        claim, row = take_over(session, options.name)
+        if options.until_lsn is not None:
+            hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn)
+        return _open_log(options, stop, session, claim, row)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _may_take_over(
+    session: Session,
+    options: ApplyOptions,
+    stop: threading.Event,
+    waits_for: Callable[[str], None],
+    ours: uuid.UUID | None,
+) -> bool:
+    while not options.take_over:
+        found = rival(session, options.name)
+        if found is None or found.silent_s > SILENCE_LIMIT_S:
+            return True
+        if progress.require(session, options.name).token == ours:
+            return True
+        waits_for(f"another applier of {options.replica} (server process {found.pid}) to end")
+        if stop.wait(_RIVAL_POLL_S):
+            return False
+    return True
+
+
+def _open_log(
+    options: ApplyOptions, stop: threading.Event, session: Session, claim: Claim, row: Progress
+) -> OpenReplica:
+    follower = follow_from(options.log, stream=row.stream, position=row.position, hint=row.place)
+    writer = ReplicaWriter(session, claim, follower.tables, replica=options.replica, should_stop=stop.is_set)
+    opened = OpenReplica(session, claim, writer, follower, Planner(row.position, row.place), row)
+    opened.look()
+    return opened

@@ -1,0 +1,35 @@
+"""What apply needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.interfaces import ChangeLog
+from schemas.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Leave out the next transaction, which must be the one that commits or ends at `lsn`."""
+
+    lsn: Lsn
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """`name`: of the pipeline, names the progress row. `replica`: its name in the configuration.
+
+    conninfo: any libpq connection string. delay_us: apply what is older than that. until_lsn, until_time
+    (µs since 1970 UTC): stop there, at most one of them. take_over: end another living applier at once.
+    """
+
+    name: str
+    replica: str
+    conninfo: str
+    log: ChangeLog
+    delay_us: int = 0
+    until_lsn: Lsn | None = None
+    until_time: int | None = None
+    skip: Skip | None = None
+    take_over: bool = False

@@ -1,0 +1,92 @@
+"""Leaving one whole transaction out: an operator's explicit act, written down where it took effect."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+from connectors.postgres.claim import PositionLost
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, FindCommit, Group, Limits
+from pipeline.apply.opened import OpenReplica
+from pipeline.apply.options import Skip
+from schemas.errors import OperatorNeeded
+from schemas.frame import Part, Transaction
+from schemas.lsn import Position, format_lsn
+
+PATIENCE_S = 10.0
+ACTION = "skip-transaction"
+_READ_S = 0.5
+
+
+def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event) -> bool:
+    """Move over the next transaction without applying it, audited in the same target transaction.
+
+    Returns False if `stop` came first. Raises OperatorNeeded: `skip-not-next` if the next transaction is
+    another one or the log has none, `replica-held` if the replica is held before it.
+    """
+    planner = opened.planner
+    planner.one_by_one(1)
+    deadline = time.monotonic() + PATIENCE_S
+    changes = 0
+    while not stop.is_set():
+        step = planner.next(Brakes(), Limits())
+        if isinstance(step, (Blocked, FindCommit)):
+            if time.monotonic() > deadline:
+                raise _not_next(skip, f"the log has no whole transaction after {planner.position}")
+            for followed in opened.follower.read(_READ_S):
+                planner.backlog.feed(followed)
+            continue
+        if isinstance(step, (Group, ApplyPart)):
+            subject = step.transactions[0].transaction if isinstance(step, Group) else step.part
+            _check(subject, skip)
+            changes += subject.change_count
+            if subject.position is not None:
+                _move_over(opened, skip, subject, subject.position, changes)
+                planner.done(step)
+                return True
+        planner.done(step)
+    return False
+
+
+def _check(subject: Transaction | Part, skip: Skip) -> None:
+    ends = {subject.commit_lsn}
+    if subject.position is not None:
+        ends.add(subject.position.lsn)
+    if skip.lsn not in ends:
+        commit_lsn = format_lsn(subject.commit_lsn)
+        raise _not_next(skip, f"the next transaction commits at {commit_lsn} (xid {subject.xid})")
+
+
+def _not_next(skip: Skip, seen: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"cannot skip the transaction at {format_lsn(skip.lsn)}: {seen}",
+        code="skip-not-next",
+        hint="Only the next transaction can be left out: name the LSN that the stopped apply's error names.",
+    )
+
+
+def _move_over(
+    opened: OpenReplica, skip: Skip, subject: Transaction | Part, position: Position, changes: int
+) -> None:
+    planner, writer = opened.planner, opened.writer
+    details = {
+        "commit_lsn": format_lsn(subject.commit_lsn),
+        "end_lsn": format_lsn(position.lsn),
+        "changes": changes,
+        "stream": opened.claim.stream.hex(),
+    }
+    try:
+        writer.begin(planner.position.lsn, position, place=planner.hint)
+        writer.audit(ACTION, reason=skip.reason, at=position, details=json.dumps(details))
+        writer.commit()
+        writer.flush()
+    except PositionLost:
+        writer.rollback()
+        if opened.look().hold is None:
+            raise
+        raise OperatorNeeded(
+            f"the replica is held at {format_lsn(opened.hold or 0)}",
+            code="replica-held",
+            hint="Release it first: `keepstream resume REPLICA`.",
+        ) from None

@@ -1,0 +1,172 @@
+"""Apply as a stage: open the replica, apply, and when a server goes away begin again with back-off.
+
+Only what an operator must mend ends it, or the end that was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+
+from pipeline.apply.applier import Applier
+from pipeline.apply.counters import Counters
+from pipeline.apply.grouping import Blocked
+from pipeline.apply.opened import open_replica
+from pipeline.apply.options import ApplyOptions
+from pipeline.apply.skipping import skip_next
+from pipeline.backoff import Backoff
+from pipeline.reports import Report, ReportedError, StageReport, StageState
+from schemas.errors import KeepstreamError, RetryLater
+from schemas.lsn import format_lsn
+
+logger = logging.getLogger("keepstream.apply")
+
+IDLE_AFTER_S = 3.0
+_REPORT_EVERY_S = 1.0
+_SHOWN = {Blocked.HELD: StageState.PAUSED, Blocked.END_TIME: StageState.PAUSED}
+
+
+def run_apply(options: ApplyOptions, stop: threading.Event, report: Report) -> None:
+    """Apply the log to one replica until `stop`, or until the end that `options` name is reached durably.
+
+    `report` is called about once a second from a thread of its own. Raises OperatorNeeded (Divergence,
+    HistoryBroken and others), RefusedData, InternalError; never RetryLater.
+    """
+    ApplyStage(options, stop, report).run()
+
+
+class ApplyStage:
+    """One replica's apply stage."""
+
+    def __init__(self, options: ApplyOptions, stop: threading.Event, report: Report) -> None:
+        self._options = options
+        self._stop = stop
+        self._report = report
+        self._counters = Counters()
+        self._state = StageState.STARTING
+        self._waiting_for: str | None = None
+        self._last_error: ReportedError | None = None
+        self._applier: Applier | None = None
+        self._token: uuid.UUID | None = None
+
+    def run(self) -> None:
+        """See `run_apply`."""
+        ended = threading.Event()
+        reporting = threading.Thread(
+            target=self._report_always, args=[ended], name="apply report", daemon=True
+        )
+        reporting.start()
+        try:
+            self._run_always()
+        except KeepstreamError as error:
+            self._last_error = ReportedError.of(error)
+            raise
+        finally:
+            ended.set()
+            reporting.join()
+            self._state, self._applier = StageState.STOPPED, None
+            self._report(self.snapshot())
+
+    def _run_always(self) -> None:
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                if self._run_once(backoff):
+                    return
+            except RetryLater as error:
+                self._note(error)
+                if backoff.wait(self._stop):
+                    return
+
+    def _run_once(self, backoff: Backoff) -> bool:
+        opened = open_replica(self._options, self._stop, self._wait_for, ours=self._token)
+        if opened is None:
+            return False
+        self._token = opened.claim.token
+        logger.info(
+            "apply begins", extra={"replica": self._options.replica, "position": str(opened.row.position)}
+        )
+        try:
+            if self._options.skip is not None:
+                skip_next(opened, self._options.skip, self._stop)
+                return True
+            self._applier = Applier(opened, self._options, self._stop, self._counters)
+            self._state, self._waiting_for = StageState.STREAMING, None
+            backoff.reset()
+            return self._applier.run()
+        finally:
+            opened.close()
+
+    def _note(self, error: RetryLater) -> None:
+        self._state = StageState.RETRYING
+        self._last_error = ReportedError.of(error)
+        logger.warning("apply retries", extra={"code": error.code, "error": error.message})
+
+    def _wait_for(self, what: str) -> None:
+        if what != self._waiting_for:
+            logger.info("apply waits", extra={"waiting_for": what})
+        self._waiting_for = what
+
+    def snapshot(self) -> StageReport:
+        """What the stage says of itself now."""
+        changes_per_s, bytes_per_s = self._counters.take_rates()
+        applier = self._applier
+        position = applier.opened.planner.position if applier is not None else None
+        commit_lsn = self._counters.last_commit_lsn
+        return StageReport(
+            stage=f"apply:{self._options.replica}",
+            state=self._shown_state(),
+            position=format_lsn(position.lsn) if position is not None else None,
+            commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
+            commit_time=position.commit_time / 1e6 or None if position is not None else None,
+            changes_per_s=changes_per_s,
+            bytes_per_s=bytes_per_s,
+            transactions=self._counters.transactions,
+            changes=self._counters.changes,
+            last_error=self._last_error,
+            waiting_for=self._shown_wait(),
+            details=self._details(),
+        )
+
+    def _shown_state(self) -> StageState:
+        applier = self._applier
+        if self._state is not StageState.STREAMING or applier is None:
+            return self._state
+        if applier.blocked in _SHOWN:
+            return _SHOWN[applier.blocked]
+        now = time.monotonic()
+        if applier.blocked is None and now - self._counters.behind_at < IDLE_AFTER_S:
+            return StageState.CATCHING_UP
+        idle = applier.blocked is not None and now - self._counters.last_change_at > IDLE_AFTER_S
+        return StageState.IDLE if idle else StageState.STREAMING
+
+    def _shown_wait(self) -> str | None:
+        applier = self._applier
+        if applier is None or self._state is not StageState.STREAMING:
+            return self._waiting_for
+        row = applier.opened.row
+        if applier.blocked is Blocked.HELD and row.hold is not None:
+            return f"the hold at {format_lsn(row.hold.at)} ({row.hold.kind.value}) to end"
+        if applier.blocked is Blocked.DELAYED:
+            return f"its delay of {self._options.delay_us / 1e6:g} s"
+        return "capture to begin a new epoch" if applier.opened.follower.waits_for_epoch else None
+
+    def _details(self) -> dict[str, object]:
+        applier = self._applier
+        if applier is None:
+            return {}
+        opened = applier.opened
+        row = opened.row
+        return {
+            "hold_at": format_lsn(row.hold.at) if row.hold is not None else None,
+            "hold_kind": row.hold.kind.value if row.hold is not None else None,
+            "queued_bytes": opened.planner.backlog.size_bytes,
+            "triggers_off": opened.writer.replica_role,
+            "ignored_frames": sum(opened.follower.ignored.values()),
+        }
+
+    def _report_always(self, ended: threading.Event) -> None:
+        while not ended.wait(_REPORT_EVERY_S):
+            self._report(self.snapshot())
