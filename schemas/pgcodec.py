@@ -54,7 +54,7 @@ def decode_text(data: bytes, position: int) -> tuple[bytes, int]:
     return data[start:end], end
 
 
-def encode_integer(text: bytes) -> bytes:
+def _encode_integer(text: bytes) -> bytes:
     """int2, int4, int8, oid: decimal, no sign but minus, no leading zeros."""
     digits = text[1:] if text[:1] == b"-" else text
     if not digits.isdigit() or (digits[:1] == b"0" and text != b"0"):
@@ -62,16 +62,23 @@ def encode_integer(text: bytes) -> bytes:
     return encode_long(int(text))
 
 
-def decode_integer(data: bytes, position: int) -> tuple[bytes, int]:
+def _decode_integer(data: bytes, position: int) -> tuple[bytes, int]:
     value, position = decode_long(data, position)
     return b"%d" % value, position
 
 
 def _encode_int(text: bytes) -> bytes:
-    encoded = encode_integer(text)
+    encoded = _encode_integer(text)
     if len(encoded) > 4 and not INT_MIN <= int(text) <= INT_MAX:
         raise ValueError("beyond int32")
     return encoded
+
+
+def _decode_int(data: bytes, position: int) -> tuple[bytes, int]:
+    value, position = decode_long(data, position)
+    if not INT_MIN <= value <= INT_MAX:
+        raise ValueError("beyond int32")
+    return b"%d" % value, position
 
 
 def _encode_boolean(text: bytes) -> bytes:
@@ -132,8 +139,8 @@ def _fixed_codec(
 
 STRING: Final = Codec("string", encode_text, decode_text)
 UUID: Final = Codec({"type": "string", "logicalType": "uuid"}, encode_text, decode_text)
-INT: Final = Codec("int", _encode_int, decode_integer)
-LONG: Final = Codec("long", encode_integer, decode_integer)
+INT: Final = Codec("int", _encode_int, _decode_int)
+LONG: Final = Codec("long", _encode_integer, _decode_integer)
 BOOLEAN: Final = Codec("boolean", _encode_boolean, _decode_boolean)
 BYTES: Final = Codec("bytes", _encode_bytea, _decode_bytea)
 FLOAT: Final = _fixed_codec("float", 4, encode_float4, decode_float4)

@@ -58,11 +58,11 @@ def decode_long(data: bytes, position: int) -> tuple[int, int]:
     if (last := LAST_PAIR_VALUE.get(pair)) is not None:
         position += 2
     else:
-        if not pair or pair[0] & 0x80:
+        if len(pair) < 2 and (not pair or pair[0] & 0x80):
             raise ValueError("data ends inside an integer")
         last = pair[0]
         position += 1
-        if not last and shift:
+        if last & 0x80 or (shift and not last):
             raise ValueError("an integer longer than it need be")
     zigzag |= last << shift
     if zigzag >> _LONG_BITS:
