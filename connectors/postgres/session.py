@@ -13,6 +13,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.sqlstate import conninfo_error, login_error, sql_error, wrapped
+from schemas.errors import ConfigError
 
 __all__ = ["Session", "connect", "connect_replication", "describe", "sql_error", "wrapped"]
 
@@ -115,7 +116,8 @@ def _open(conninfo: str, purpose: str, *, autocommit: bool, **more: str) -> Sess
     try:
         return psycopg.connect(make_conninfo(conninfo, **ours), autocommit=autocommit)
     except psycopg.OperationalError as exc:
-        raise login_error(exc, describe(conninfo)) from exc
+        error = login_error(exc, describe(conninfo))
+        raise error from (None if isinstance(error, ConfigError) else exc)  # libpq quotes bad settings
     except psycopg.ProgrammingError:
         raise conninfo_error() from None
 
