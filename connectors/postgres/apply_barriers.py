@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -17,10 +16,9 @@ from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Truncate
 from schemas.errors import InternalError, OperatorNeeded
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
 
-JOIN_PREFIX: Final = "keepstream.join"
-JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
 DDL_LOCK_TIMEOUT: Final = "10s"
 """Readers of the replica may hold a table longer than this; we then let go and try again, so that our
 waiting lock does not keep new readers out."""
@@ -29,8 +27,9 @@ waiting lock does not keep new readers out."""
 class BarrierWriter:
     """Applies what is not a row inside the open target transaction, at its place among the rows."""
 
-    def __init__(self, conn: Session, pipe: Pipe, plans: Plans, *, replica: str) -> None:
+    def __init__(self, conn: Session, pipe: Pipe, plans: Plans, *, replica: str, replica_role: bool) -> None:
         self._conn = conn
+        self._replica_role = replica_role
         self._pipe = pipe
         self._plans = plans
         self._replica = replica
@@ -47,7 +46,8 @@ class BarrierWriter:
                 table, payload, ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
             )
         elif isinstance(payload, Message) and payload.prefix == JOIN_PREFIX:
-            self._join(json.loads(payload.content), ChangeRef(source, ordinal, "joining table"))
+            join = Join.from_json(payload.content)
+            self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
         elif isinstance(payload, Message) and payload.prefix == JOIN_ROWS_PREFIX:
             self._copy_rows(payload.content, ChangeRef(source, ordinal, "rows of a joining table"))
 
@@ -59,26 +59,34 @@ class BarrierWriter:
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
         there = self._plans.target(table).columns
         wanted = [column for column in payload.columns if column.name not in there]
+        made = [statement for column in wanted for statement in add_column(table, column)]
         with self._session(ref):
-            self._conn.execute(f"set local lock_timeout = '{DDL_LOCK_TIMEOUT}'")
-            for column in wanted:
-                for statement in add_column(table, column):
-                    self._conn.execute(statement)
-            self._conn.execute("set local lock_timeout = 0")
+            self._run_ddl(made)
         self._plans.forget()
 
-    def _join(self, joining: dict[str, Any], ref: ChangeRef) -> None:
-        """A table's DDL and, in the messages after it, its rows as COPY text."""
-        name = sql.Identifier(joining["schema"], joining["table"])
+    def _join(self, join: Join, ref: ChangeRef) -> None:
+        """The table's definition; its rows follow in messages of their own."""
+        name = sql.Identifier(join.schema, join.table)
         with self._session(ref):
-            if self._is_there(joining["schema"], joining["table"]):
+            if self._is_there(join):
                 self._refuse_rows(name, ref)
             else:
-                for statement in joining["ddl"]:
-                    self._conn.execute(statement)
-        columns = sql.SQL(", ").join(map(sql.Identifier, joining["columns"]))
+                self._run_ddl([*map(sql.SQL, join.ddl), *self._guards(name, join)])
+        columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
+
+    def _guards(self, name: sql.Identifier, join: Join) -> Sequence[sql.SQL | sql.Composed]:
+        """Foreign keys; or, where they would act on our writes, nothing that does (DESIGN §4)."""
+        if self._replica_role:
+            return [sql.SQL(statement) for statement in join.foreign_keys]
+        return [sql.SQL("alter table {} disable trigger user").format(name)]
+
+    def _run_ddl(self, made: Sequence[sql.SQL | sql.Composed]) -> None:
+        self._conn.execute(f"set local lock_timeout = '{DDL_LOCK_TIMEOUT}'")
+        for statement in made:
+            self._conn.execute(statement)
+        self._conn.execute("set local lock_timeout = 0")
 
     def _copy_rows(self, rows: bytes, ref: ChangeRef) -> None:
         if self._joining is None:
@@ -86,11 +94,11 @@ class BarrierWriter:
         with self._session(ref), self._conn.cursor() as cursor, cursor.copy(self._joining) as copy:
             copy.write(rows)
 
-    def _is_there(self, schema: str, table: str) -> bool:
+    def _is_there(self, join: Join) -> bool:
         found = self._conn.execute(
             "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname = %s and c.relname = %s",
-            [schema, table],
+            [join.schema, join.table],
         )
         return found.fetchone() is not None
 

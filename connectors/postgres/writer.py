@@ -60,7 +60,9 @@ class ReplicaWriter:
         self.replica_role = _prepare_session(conn)
         self._pipe = Pipe(conn, miscounted=self._miscounted, should_stop=should_stop)
         self._plans = Plans(conn, self._pipe, tables, replica=replica, replica_role=self.replica_role)
-        self._barriers = BarrierWriter(conn, self._pipe, self._plans, replica=replica)
+        self._barriers = BarrierWriter(
+            conn, self._pipe, self._plans, replica=replica, replica_role=self.replica_role
+        )
 
     def begin(self, old: Lsn, new: Position, *, place: str) -> None:
         """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""

@@ -18,10 +18,10 @@ from enum import Enum
 from pipeline.apply.backlog import Aborted, Backlog, Item, PartOf, Standing, Whole
 from schemas.change import Change, Message
 from schemas.frame import Commit, Part, Transaction
+from schemas.join import JOIN_PREFIX
 from schemas.lsn import Lsn, Position
 
 CAUGHT_UP_TRANSACTIONS = 4
-JOIN_PREFIX = "keepstream.join"
 
 
 @dataclass(frozen=True, slots=True)
