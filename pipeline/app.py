@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from connectors.interfaces import ChangeLog
+    from pipeline.apply.options import ApplyOptions, Skip
     from pipeline.capture.options import CaptureOptions
     from pipeline.config import Config, Replica
+    from pipeline.verify.meeting import VerifyOptions
+    from schemas.lsn import Lsn
 
 
 def open_log(config: Config) -> ChangeLog:
@@ -62,4 +66,45 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         keyless=config.source.keyless,
         pg_bin=config.tools.pg_bin,
         take_over=take_over,
+    )
+
+
+def apply_options(
+    config: Config,
+    log: ChangeLog,
+    name: str,
+    *,
+    until_lsn: Lsn | None = None,
+    until_time: int | None = None,
+    skip: Skip | None = None,
+    take_over: bool = False,
+) -> ApplyOptions:
+    """What the apply stage of one replica needs. Raises UsageError (`replica-unknown`)."""
+    from pipeline.apply.options import ApplyOptions
+
+    return ApplyOptions(
+        name=config.name,
+        replica=name,
+        conninfo=replica_conninfo(config, name),
+        log=log,
+        delay_us=replica_named(config, name).delay // timedelta(microseconds=1),
+        until_lsn=until_lsn,
+        until_time=until_time,
+        skip=skip,
+        take_over=take_over,
+    )
+
+
+def verify_options(config: Config, replica: str, *, workers: int, timeout_s: float) -> VerifyOptions:
+    """What a verification of this replica needs. Raises UsageError (`replica-unknown`)."""
+    from pipeline.verify.meeting import VerifyOptions
+
+    return VerifyOptions(
+        name=config.name,
+        replica=replica,
+        source_conninfo=source_conninfo(config),
+        replica_conninfo=replica_conninfo(config, replica),
+        publication=config.publication_name,
+        workers=workers,
+        timeout_s=timeout_s,
     )

@@ -1,0 +1,49 @@
+"""`keepstream wait REPLICA`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.invocation import invocation
+
+app = typer.Typer()
+
+
+@app.command()
+def wait(
+    context: typer.Context,
+    replica: Annotated[str, typer.Argument(help="A replica's name in keepstream.yaml.")],
+    *,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds; then exit code 7. Else wait for ever.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Return when a replica holds all that was committed on the source when this was called."""
+    from pipeline.app import replica_conninfo, source_conninfo
+    from pipeline.cli.output import human_seconds, print_json, print_text
+    from pipeline.control.wait import wait_for_replica
+    from schemas.lsn import format_lsn
+
+    config = invocation(context).config
+    waited = wait_for_replica(
+        name=config.name,
+        replica=replica,
+        source_conninfo=source_conninfo(config),
+        replica_conninfo=replica_conninfo(config, replica),
+        timeout_s=timeout_s,
+    )
+    if as_json:
+        print_json(
+            {
+                "replica": replica,
+                "lsn": format_lsn(waited.lsn),
+                "position": format_lsn(waited.position),
+                "took_s": round(waited.took_s, 3),
+            }
+        )
+        return
+    took = human_seconds(waited.took_s)
+    print_text(f"{replica} holds everything before {format_lsn(waited.lsn)} (waited {took})")

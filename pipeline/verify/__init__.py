@@ -1,0 +1,1 @@
+"""Verification: source and replica compared at one LSN, table by table (P21)."""
