@@ -157,7 +157,9 @@ class DirectoryLog:
         before = self._folder.newest_below(file.name.epoch)
         if before is None:
             return Header(secrets.token_bytes(_LOG_ID_BYTES), file.name)
-        return Header(before.log_id, file.name, before.name, self._valid_bytes(before))
+        valid_bytes = self._valid_bytes(before)
+        failpoint("log.predecessor_read")
+        return Header(before.log_id, file.name, before.name, valid_bytes)
 
     def _valid_bytes(self, header: Header) -> int:
         """How far a file that gets no more writers is valid, as the disk itself has it."""

@@ -20,6 +20,7 @@ _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 15_000
 _DELIVERY_MS = 45_000
 _BATCH_BYTES = 1024 * 1024
+_FETCH_WAIT_MS = 2_000
 _FETCH_BYTES = 4 * 1024 * 1024
 
 
@@ -69,6 +70,7 @@ class KafkaClients:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",
             "check_crcs": True,
+            "fetch_max_wait_ms": _FETCH_WAIT_MS,
             "max_partition_fetch_bytes": _FETCH_BYTES,
             "fetch_max_bytes": _FETCH_BYTES,
             "allow_auto_create_topics": False,

@@ -26,7 +26,10 @@ from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
 
 # How long a `wake` can go unnoticed: kafka-python's consumer cannot be woken.
-_SLICE_S = 0.05
+_SLICE_S = 0.25
+# Until it has the topic's metadata, a new consumer sleeps through each poll.
+_FIRST_SLICE_S = 0.005
+_SETTLING_S = 0.5
 _MAX_RECORDS = 500
 # How often Kafka is asked whether it is there, and the topic still the one we know.
 _IDENTITY_S = 5.0
@@ -44,6 +47,7 @@ class KafkaReader:
         self._topic_id = ""
         self._identity_checked = 0.0
         self._next = place
+        self._settled_at = 0.0
         self._consumer: Any = None
 
     def read(self, timeout_s: float) -> list[Record]:
@@ -53,7 +57,8 @@ class KafkaReader:
             self._begin()
         while True:
             self._check_identity()  # before the poll: what was polled must be returned
-            records = self._poll(max(0.0, min(_SLICE_S, deadline - time.monotonic())))
+            slice_s = _SLICE_S if time.monotonic() > self._settled_at else _FIRST_SLICE_S
+            records = self._poll(max(0.0, min(slice_s, deadline - time.monotonic())))
             if records:
                 return records
             if self._woken.is_set() or time.monotonic() >= deadline:
@@ -80,6 +85,7 @@ class KafkaReader:
         self._consumer = self._clients.consumer()
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, self._next)
+        self._settled_at = time.monotonic() + _SETTLING_S
 
     def _poll(self, timeout_s: float) -> list[Record]:
         try:
