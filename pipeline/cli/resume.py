@@ -1,0 +1,30 @@
+"""`keepstream resume REPLICA`: end a pause, or a hold that `apply --until` left."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.invocation import invocation
+from pipeline.cli.output import print_text
+
+app = typer.Typer()
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="Its name in the configuration.")],
+) -> None:
+    """Let REPLICA go on from where it is held. A verification that is under way ends without a result."""
+    from connectors.postgres.hold import release
+    from connectors.postgres.progress import require
+    from connectors.postgres.session import connect
+    from pipeline.app import replica_conninfo
+
+    config = invocation(context).config
+    with connect(replica_conninfo(config, replica), purpose=f"resume:{config.name}:{replica}") as session:
+        position = require(session, config.name).position
+        was_held = release(session, config.name)
+    print_text(f"{replica} goes on from {position}" if was_held else f"{replica} was not held")
