@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,13 +34,9 @@ Tell = Callable[[str], None]
 
 
 class Crm:
-    """The database `crm` of a source server, owned by the application's role as in real life.
+    """The database `crm` of a source server, owned by the application's role as in real life."""
 
-    `python` is the interpreter of the environment that Tryton is installed in.
-    """
-
-    def __init__(self, servers: Environment, *, python: Path) -> None:
-        self._python = python
+    def __init__(self, servers: Environment) -> None:
         self._url = urlsplit(servers.owner_dsn)
         self._major = (servers.source.data / "PG_VERSION").read_text().strip()
 
@@ -56,8 +53,8 @@ class Crm:
             self._save()
 
     def command(self, module: str, *arguments: str) -> list[str]:
-        """A module of this package, run inside Tryton's environment."""
-        return [str(self._python), "-m", f"pipeline.demo.{module}", DATABASE, *arguments]
+        """A module of this package that works inside Tryton, as a process of its own."""
+        return [sys.executable, "-m", f"pipeline.demo.{module}", DATABASE, *arguments]
 
     def environment(self) -> dict[str, str]:
         """Passwords travel here, never on a command line. Documents stay in the database, as bytea."""
@@ -76,7 +73,7 @@ class Crm:
         return cache_folder(server_account()) / f"demo-crm-{digest.hexdigest()[:16]}.dump"
 
     def _install(self, tell: Tell) -> None:
-        admin = str(self._python.with_name("trytond-admin"))
+        admin = str(Path(sys.executable).with_name("trytond-admin"))
         with _admin_password() as password_file:
             environment = {**self.environment(), "TRYTONPASSFILE": password_file}
             update = [admin, "-vv", "-d", DATABASE, "--activate-dependencies", "-u", *MODULES]

