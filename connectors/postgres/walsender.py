@@ -170,12 +170,13 @@ class Walsender:
     def _exec_waiting(self, command: str, waiting: Callable[[float], None]) -> pq.abc.PGresult:
         self.pgconn.send_query(command.encode())
         started = time.monotonic()
-        while not self._answered(1.0):
-            try:
+        answered = False
+        try:
+            while not (answered := self._answered(1.0)):
                 waiting(time.monotonic() - started)
-            except BaseException:
+        finally:
+            if not answered and self.pgconn.status == pq.ConnStatus.OK:
                 self._cancel()
-                raise
         return self._take_result()
 
     def _answered(self, timeout_s: float) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from connectors.postgres.session import connect
 from connectors.postgres.slot import read_slot
@@ -167,6 +168,7 @@ def test_names_with_quotes_reach_the_server_as_they_are(source: Database, walsen
         owner.execute(psycopg.sql.SQL("create publication {}").format(psycopg.sql.Identifier(publication)))
     walsender.create_slot(slot_name(source), temporary=True)
     walsender.start_replication(slot_name(source), publication)
+    assert walsender.pgconn.transaction_status == pq.TransactionStatus.ACTIVE  # it streams
 
 
 def test_the_start_command_asks_for_text_whole_transactions_and_messages() -> None:
