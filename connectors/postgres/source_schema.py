@@ -101,7 +101,7 @@ def _foreign_key(
         sql.SQL("" if kind == "p" else "only "),
         sql.Identifier(schema, table),
         sql.Identifier(name),
-        sql.SQL(definition),  # type: ignore[arg-type]  # PostgreSQL wrote it
+        sql.SQL(definition),  # PostgreSQL wrote it
     )
     return ForeignKey(oid, (schema, table), name, (to_schema, to_table), statement.as_string() + ";")
 
@@ -160,7 +160,7 @@ def require_roles(replica: Session, roles: Collection[str]) -> None:
     if missing:
         creates = " ".join(sql.SQL("create role {};").format(sql.Identifier(r)).as_string() for r in missing)
         raise OperatorNeeded(
-            f"policies of the source name roles that the replica's server does not have: {', '.join(missing)}",
+            f"policies of the source name roles that the replica lacks: {', '.join(missing)}",
             code="role-missing",
             hint=f"Run on the replica's server as a superuser: {creates}",
         )

@@ -1,0 +1,202 @@
+"""How far a first copy has come, and what it costs the source meanwhile.
+
+The meter counts what workers move; `CopyMeter.progress` is pure in what it counted and the time it is
+given. Bytes are those of COPY's text. How many there will be is not known before the end: what is
+left is estimated from tables' sizes on disk and the ratio seen so far.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from connectors.postgres.part_copier import Part
+from connectors.postgres.snapshot import Blocker, HeldBack
+
+
+class CopyPhase(Enum):
+    """The steps, in order. CLEARING happens only after a copy that was killed or begun anew."""
+
+    PREPARING = "preparing"
+    CLEARING = "clearing"
+    SNAPSHOT = "snapshot"
+    SCHEMA = "schema"
+    ROWS = "rows"
+    INDEXES = "indexes"
+    ANALYZE = "analyze"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    """A table whose copy has begun. rows_estimated is None if it was never analyzed."""
+
+    table: str
+    rows_done: int
+    rows_estimated: int | None
+    bytes_done: int
+    parts_done: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """One look at a copy. None: not known, or not now.
+
+    items: objects made, of the phases SCHEMA and INDEXES. blockers: open transactions and locks that
+    the copy waits for. source_wal_bytes, source_xmin_age: what the snapshot keeps the source from
+    removing. attempt: grows when a changed table or a lost session cost the snapshot; restart_reason
+    says which. left_out: what the replica is made without, and why.
+    """
+
+    phase: CopyPhase
+    attempt: int
+    tables_done: int = 0
+    tables_total: int = 0
+    rows_done: int = 0
+    rows_estimated: int | None = None
+    bytes_done: int = 0
+    bytes_estimated: int | None = None
+    rows_per_s: float | None = None
+    bytes_per_s: float | None = None
+    eta_s: float | None = None
+    items_done: int = 0
+    items_total: int = 0
+    item: str = ""
+    snapshot_lsn: str | None = None
+    snapshot_age_s: float | None = None
+    source_wal_bytes: int | None = None
+    source_xmin_age: int | None = None
+    blockers: tuple[Blocker, ...] = ()
+    restart_reason: str = ""
+    left_out: tuple[str, ...] = ()
+    tables: tuple[TableProgress, ...] = ()
+
+
+@dataclass(slots=True)
+class _Moved:
+    rows: int = 0
+    bytes: int = 0
+    done: bool = False
+
+
+@dataclass(slots=True)
+class CopyMeter:
+    """Counts. `moved`, `finished` and `failed` are called by workers, the rest by the copy's own thread."""
+
+    phase: CopyPhase = CopyPhase.PREPARING
+    attempt: int = 1
+    items_done: int = 0
+    items_total: int = 0
+    item: str = ""
+    snapshot_lsn: str | None = None
+    snapshot_taken_at: float | None = None
+    held_back: HeldBack | None = None
+    blockers: tuple[Blocker, ...] = ()
+    restart_reason: str = ""
+    left_out: tuple[str, ...] = ()
+    _parts: Sequence[Part] = ()
+    _moved: dict[tuple[str, str, int], _Moved] = field(default_factory=dict)
+    _rows_started_at: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def plan(self, parts: Sequence[Part], now: float) -> None:
+        """The rows begin to move."""
+        with self._lock:
+            self._parts, self._moved, self._rows_started_at = parts, {}, now
+
+    def begin_items(self, phase: CopyPhase, total: int) -> None:
+        self.phase, self.items_done, self.items_total, self.item = phase, 0, total, ""
+
+    def moved(self, part: Part, rows: int, size: int) -> None:
+        with self._lock:
+            seen = self._moved.setdefault(part.key, _Moved())
+            seen.rows += rows
+            seen.bytes += size
+
+    def finished(self, part: Part, rows: int) -> None:
+        with self._lock:
+            seen = self._moved.setdefault(part.key, _Moved())
+            seen.rows, seen.done = max(rows, seen.rows) if rows == 0 else rows, True
+
+    def failed(self, part: Part) -> None:
+        """The part was rolled back; it will come again."""
+        with self._lock:
+            self._moved.pop(part.key, None)
+
+    def parts_done(self) -> int:
+        with self._lock:
+            return sum(seen.done for seen in self._moved.values())
+
+    def progress(self, now: float) -> CopyProgress:
+        with self._lock:
+            tables = _tables(self._parts, self._moved)
+            size_left = sum(p.size_bytes for p in self._parts if not self._is_done(p))
+            size_done = sum(p.size_bytes for p in self._parts if self._is_done(p))
+        rows, size = sum(t.rows_done for t in tables), sum(t.bytes_done for t in tables)
+        in_rows = self.phase is CopyPhase.ROWS
+        elapsed_s = max(now - self._rows_started_at, 1e-3)
+        estimated = _estimate(size, size_done, size_left)
+        rate = size / elapsed_s if in_rows else None
+        return CopyProgress(
+            phase=self.phase,
+            attempt=self.attempt,
+            tables_done=sum(t.parts_done == t.parts for t in tables),
+            tables_total=len({p.table.oid for p in self._parts}),
+            rows_done=rows,
+            rows_estimated=_rows_estimate(self._parts, rows),
+            bytes_done=size,
+            bytes_estimated=estimated if self._parts else None,
+            rows_per_s=rows / elapsed_s if in_rows else None,
+            bytes_per_s=rate,
+            eta_s=(estimated - size) / rate if rate else None,
+            items_done=self.items_done,
+            items_total=self.items_total,
+            item=self.item,
+            snapshot_lsn=self.snapshot_lsn,
+            snapshot_age_s=None if self.snapshot_taken_at is None else now - self.snapshot_taken_at,
+            source_wal_bytes=self.held_back.wal_bytes if self.held_back else None,
+            source_xmin_age=self.held_back.xmin_age if self.held_back else None,
+            blockers=self.blockers,
+            restart_reason=self.restart_reason,
+            left_out=self.left_out,
+            tables=tuple(tables),
+        )
+
+    def _is_done(self, part: Part) -> bool:
+        seen = self._moved.get(part.key)
+        return seen is not None and seen.done
+
+
+def _tables(parts: Sequence[Part], moved: dict[tuple[str, str, int], _Moved]) -> list[TableProgress]:
+    begun: dict[int, list[tuple[Part, _Moved]]] = {}
+    for part in parts:
+        seen = moved.get(part.key)
+        if seen is not None:
+            begun.setdefault(part.table.oid, []).append((part, seen))
+    return [
+        TableProgress(
+            table=seen[0][0].table.qualified_name,
+            rows_done=sum(m.rows for _, m in seen),
+            rows_estimated=seen[0][0].table.rows_estimated,
+            bytes_done=sum(m.bytes for _, m in seen),
+            parts_done=sum(m.done for _, m in seen),
+            parts=seen[0][0].of,
+        )
+        for seen in begun.values()
+    ]
+
+
+def _estimate(copied: int, size_done: int, size_left: int) -> int:
+    """All bytes of COPY there will be: those on disk that are left, in the ratio seen so far."""
+    ratio = copied / size_done if size_done else 1.0
+    return max(copied, round(min(ratio, 10.0) * (size_done + size_left)))
+
+
+def _rows_estimate(parts: Sequence[Part], rows_done: int) -> int | None:
+    tables = {part.table.oid: part.table.rows_estimated for part in parts}
+    if not tables or None in tables.values():
+        return None
+    return max(rows_done, sum(rows or 0 for rows in tables.values()))

@@ -1,0 +1,111 @@
+"""Moving the rows: workers, each with a pair of sessions, take part after part until none is left."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Final
+
+from connectors.failpoints import failpoint
+from connectors.postgres.part_copier import CopierSetup, Part, PartCopier
+from connectors.postgres.snapshot import SnapshotLost, TableChanged
+from pipeline.copy.progress import CopyMeter
+from schemas.errors import RetryLater
+
+_TRIES: Final = 5
+_RETRY_PAUSE_S: Final = 1.0
+_REPORT_S: Final = 0.5
+
+
+class CopyStopped(RetryLater):
+    """The copy was asked to stop."""
+
+
+class RowCopy:
+    """One attempt at all parts. Not reusable."""
+
+    def __init__(
+        self, setup: CopierSetup, parts: Sequence[Part], meter: CopyMeter, stop: threading.Event
+    ) -> None:
+        self._setup = setup
+        self._waiting = deque(parts)
+        self._half = len(parts) // 2
+        self._meter = meter
+        self._stop = stop
+        self._abandoned = threading.Event()
+
+    def run(self, copiers: Sequence[PartCopier], tick: Callable[[], None]) -> None:
+        """Copy all parts with these copiers, which are closed at the end; `tick` is called meanwhile.
+
+        The first failure ends all workers and is raised.
+        """
+        with ThreadPoolExecutor(len(copiers), thread_name_prefix="copy") as pool:
+            working = [pool.submit(self._work, copier) for copier in copiers]
+            try:
+                while not _all_done(working):
+                    tick()
+                    self._setup.snapshot.require_alive()
+            finally:
+                self._abandoned.set()
+        _raise_first(working)
+
+    def _work(self, copier: PartCopier) -> None:
+        try:
+            while self._waiting and not self._abandoned.is_set():
+                try:
+                    part = self._waiting.popleft()
+                except IndexError:
+                    return  # another worker took the last one
+                copier = self._copy(part, copier)
+        finally:
+            copier.close()
+
+    def _copy(self, part: Part, copier: PartCopier) -> PartCopier:
+        """Copy a part, with new sessions if the old ones break; returns the copier to go on with."""
+
+        def tick(rows: int, size: int) -> None:
+            if self._stop.is_set() or self._abandoned.is_set():
+                raise CopyStopped("the copy was stopped", code="copy-stopped")
+            self._meter.moved(part, rows, size)
+
+        for attempt in range(1, _TRIES + 1):
+            try:
+                rows = copier.copy(part, tick)
+                break
+            except (TableChanged, SnapshotLost, CopyStopped):
+                raise
+            except RetryLater:
+                copier.close()
+                self._meter.failed(part)
+                self._setup.snapshot.require_alive()
+                if attempt == _TRIES or self._abandoned.wait(_RETRY_PAUSE_S * attempt) or self._stop.is_set():
+                    raise
+                copier = PartCopier(self._setup)
+        self._meter.finished(part, rows)
+        if self._meter.parts_done() > self._half:
+            failpoint("copy.half_copied")
+        return copier
+
+
+def _all_done(working: Sequence[Future[None]]) -> bool:
+    """Whether all have ended, or one has failed; waits for that a while."""
+    done, pending = wait(working, timeout=_REPORT_S, return_when=FIRST_EXCEPTION)
+    return not pending or any(future.exception() for future in done)
+
+
+def _raise_first(working: Sequence[Future[None]]) -> None:
+    """The failure that ended the others, which only say that they were stopped."""
+    errors = [error for future in working if (error := future.exception())]
+    errors.sort(key=lambda error: isinstance(error, CopyStopped))
+    if errors:
+        raise errors[0]
+
+
+def wait_for(futures: Sequence[Future[None]], tick: Callable[[], None]) -> None:
+    """Wait for work of other threads while `tick` is called; raises what they raised."""
+    while not _all_done(futures):
+        tick()
+    for future in futures:
+        future.result()
