@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from connectors.postgres.publication import create_publication_sql
 from connectors.postgres.session import describe
+from schemas.errors import ConfigError
 
 DEFAULT_ROLE: Final = "keepstream"
 
@@ -29,11 +30,18 @@ class Login:
 def login_of(conninfo: str) -> Login:
     """The role and database that a connection string names; else the role is ours, and the database is
     named like it, as libpq does. Raises ConfigError (`conninfo-invalid`)."""
-    describe(conninfo)
+    describe(conninfo)  # which refuses what libpq cannot read
     given = conninfo_to_dict(conninfo)
     role = str(given.get("user") or DEFAULT_ROLE)
     server = str(given.get("host") or given.get("hostaddr") or given.get("service") or "localhost")
-    return Login(role, str(given.get("dbname") or role), server)
+    login = Login(role, str(given.get("dbname") or role), server)
+    if not f"{login.role}{login.database}{login.server}".isprintable():
+        raise ConfigError(  # the names stand in comments, too, which a line break would end
+            "a connection string names a role, database or host with unprintable characters",
+            code="conninfo-invalid",
+            hint="Rename them, or write the grants by hand.",
+        )
+    return login
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +148,8 @@ def _role(login: Login, attributes: str) -> str:
 
 
 def _fill(template: str, login: Login, **values: str) -> str:
-    server = "".join(c if c.isprintable() else "?" for c in login.server)  # it stands in a comment
     return template.format(
-        role=_identifier(login.role), database=_identifier(login.database), server=server, **values
+        role=_identifier(login.role), database=_identifier(login.database), server=login.server, **values
     )
 
 

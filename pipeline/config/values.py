@@ -167,6 +167,11 @@ class TablePattern:
             raise ValueError("must be a pattern schema.table, such as public.* or crm.audit_*")
         return cls(value)
 
+    @classmethod
+    def naming(cls, schema: str, table: str) -> TablePattern:
+        """The pattern that names exactly this table."""
+        return cls(f"{_quoted_part(schema)}.{_quoted_part(table)}")
+
     def matches(self, schema: str, table: str) -> bool:
         in_schema, named = self._compiled
         return in_schema.fullmatch(schema) is not None and named.fullmatch(table) is not None
@@ -205,3 +210,9 @@ def _part_regex(part: str) -> str:
 
 def _literal_regex(text: str) -> str:
     return "".join(c if c.isalnum() or c == "_" or ord(c) > 127 else f"\\{c}" for c in text)
+
+
+def _quoted_part(name: str) -> str:
+    if re.fullmatch(r"[^\".*\s]+", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'

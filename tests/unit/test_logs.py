@@ -21,7 +21,7 @@ def test_a_text_line_has_time_level_topic_event_and_fields() -> None:
         record("slot falls behind", slot="keepstream_crm", bytes=3, reason="a b\nc")
     )
     assert line == (
-        '2025-11-22T22:20:00.125Z warning capture: slot falls behind '
+        "2025-11-22T22:20:00.125Z warning capture: slot falls behind "
         'slot=keepstream_crm bytes=3 reason="a b\\nc"'
     )
 

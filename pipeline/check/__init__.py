@@ -1,0 +1,33 @@
+"""The preflight of `check` and `run`: one module for each thing that is looked at."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.check.findings import exit_code, refusal
+from pipeline.check.preflight import preflight
+from pipeline.config import Config
+from schemas.finding import Severity
+
+__all__ = ["exit_code", "preflight", "refusal", "require_fit"]
+
+logger = logging.getLogger("keepstream.check")
+
+
+def require_fit(config: Config) -> None:
+    """What `run` asks before it makes anything: logs the warnings, raises the first error found."""
+    findings = preflight(config)
+    for finding in findings:
+        if finding.severity is Severity.WARNING:
+            logger.warning(
+                finding.message,
+                extra={
+                    "where": finding.where,
+                    "subject": finding.subject,
+                    "code": finding.code,
+                    "fix": finding.fix,
+                },
+            )
+    error = refusal(findings)
+    if error is not None:
+        raise error

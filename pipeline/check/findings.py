@@ -1,0 +1,73 @@
+"""Making findings: short words for each severity, and what an error becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.errors import ConfigError, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
+from schemas.finding import Finding, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the findings of one module are about: `source`, `log`, `replica NAME`, `tools`, `config`."""
+
+    where: str
+
+    def ok(self, code: str, subject: str, message: str) -> Finding:
+        return Finding(Severity.OK, code, self.where, subject, message)
+
+    def note(self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "") -> Finding:
+        return self._finding(Severity.NOTE, code, subject, message, fix, sql)
+
+    def warning(self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "") -> Finding:
+        return self._finding(Severity.WARNING, code, subject, message, fix, sql)
+
+    def error(self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "") -> Finding:
+        """A precondition that does not hold (exit code 4). `sql` is run at this place, `fix` is prose."""
+        return self._finding(Severity.ERROR, code, subject, message, fix, sql)
+
+    def caught(self, error: KeepstreamError, subject: str) -> Finding:
+        """An error that ended the look at `subject`."""
+        code = error.exit_code if error.exit_code in (3, 4, 5) else 4
+        return Finding(
+            Severity.ERROR, error.code, self.where, subject, error.message, error.hint, exit_code=code
+        )
+
+    def _finding(
+        self, severity: Severity, code: str, subject: str, message: str, fix: str, sql: str
+    ) -> Finding:
+        return Finding(severity, code, self.where, subject, message, sql or fix, fix_is_sql=bool(sql))
+
+
+def comment(text: str) -> str:
+    """An SQL comment. A name may hold line breaks, behind which its rest would be run as SQL."""
+    return "\n".join(f"-- {line}" for line in text.splitlines()) or "--"
+
+
+def refusal(findings: list[Finding]) -> KeepstreamError | None:
+    """The error that ends a `run` whose preflight found these; None if nothing stands in its way.
+
+    Its exit code is the first ERROR's: 3, 4 or 5.
+    """
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if not errors:
+        return None
+    first = errors[0]
+    kinds: dict[int, type[KeepstreamError]] = {
+        3: ConfigError,
+        5: LoginRefused if first.code == "login-refused" else RetryLater,
+    }
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    hint = f"Run on the {first.where}:\n{first.fix}" if first.fix_is_sql else first.fix
+    return kinds.get(first.exit_code, OperatorNeeded)(
+        f"{first.where}: {first.subject}: {first.message}{more}",
+        code=first.code,
+        hint=f"{hint}\n`keepstream check` lists everything." if more else hint,
+    )
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """0, or the first ERROR's."""
+    error = refusal(findings)
+    return error.exit_code if error else 0

@@ -1,0 +1,96 @@
+"""Slot, publication and log together: are they of one history, as far as can be seen without writing?
+
+The same comparisons as capture makes when it starts (P10, P11), reported instead of raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres.publication import publication_identity
+from connectors.postgres.session import Session
+from connectors.postgres.slot import SlotState, read_slot
+from connectors.postgres.walsender import SystemIdentity, Walsender
+from pipeline.capture import history
+from pipeline.check.findings import Place
+from pipeline.config import Config
+from pipeline.follow import Follower, find_tail
+from pipeline.quantities import human_bytes, human_seconds
+from schemas.errors import KeepstreamError, OperatorNeeded
+from schemas.finding import Finding
+
+SOURCE = Place("source")
+
+
+def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[Finding]:
+    """Raises what reading the log raises."""
+    slot = read_slot(session, config.slot_name)
+    tail = find_tail(log) if log.exists() else None
+    if tail is not None:
+        tail.close()
+    if tail is not None and tail.chain.promised:
+        yield from _continued(session, config, slot, tail)
+    elif slot is not None and (tail is None or tail.chain.stream is None):
+        yield _slot_without_log(config)
+    elif slot is None:
+        yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
+
+
+def _continued(session: Session, config: Config, slot: SlotState | None, tail: Follower) -> Iterator[Finding]:
+    anchor, end = tail.last_anchor, tail.chain.tail
+    assert anchor is not None
+    subject = f"slot {config.slot_name}"
+    broken = _broken(
+        partial(history.check_slot, config.slot_name, slot, database=session.info.dbname, tail=end)
+    )
+    if broken is not None:
+        yield SOURCE.caught(broken, subject)
+    elif slot is not None:
+        yield _state(slot)
+    current = publication_identity(session, config.publication_name)
+    broken = _broken(partial(history.check_publication, config.publication_name, anchor.publication, current))
+    if broken is not None:
+        yield SOURCE.caught(broken, f"publication {config.publication_name}")
+    broken = _broken(lambda: history.check_system(anchor, end, _system(config)))
+    if broken is not None:
+        yield SOURCE.caught(broken, "system")
+
+
+def _system(config: Config) -> SystemIdentity:
+    walsender = Walsender(config.source.url.reveal(), purpose="check")
+    try:
+        return walsender.identify_system()
+    finally:
+        walsender.close()
+
+
+def _broken(compare: Callable[[], None]) -> KeepstreamError | None:
+    try:
+        compare()
+    except KeepstreamError as error:
+        return error
+    return None
+
+
+def _state(slot: SlotState) -> Finding:
+    if slot.active_pid is not None:
+        now = f"process {slot.active_pid} streams from it"
+    elif slot.inactive_s is not None:
+        now = f"nobody has streamed from it for {human_seconds(slot.inactive_s)}"
+    else:
+        now = "nobody streams from it"
+    return SOURCE.ok(
+        "slot", f"slot {slot.name}", f"{now}; it retains {human_bytes(slot.retained_bytes)} of WAL"
+    )
+
+
+def _slot_without_log(config: Config) -> Finding:
+    error = OperatorNeeded(
+        f"exists, and the log {config.log.url} is empty",
+        code="slot-without-log",
+        hint="Bring the log back that belongs to the slot. If it is gone, drop the slot on the source"
+        f" (select pg_drop_replication_slot('{config.slot_name}');) and copy every replica anew.",
+    )
+    return SOURCE.caught(error, f"slot {config.slot_name}")

@@ -1,0 +1,118 @@
+"""The preflight: looks at everything that the configuration names, in its order, and writes nothing.
+
+What cannot be looked at becomes a finding itself, and the look at the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.instance import read_instance
+from connectors.postgres.publication import read_publication
+from connectors.postgres.server import read_role, read_server
+from connectors.postgres.session import Session, connect
+from connectors.postgres.slot import read_slot
+from connectors.postgres.source_schema import read_source_schema
+from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.check.findings import Place
+from pipeline.check.history import check_history
+from pipeline.check.log import LOG, check_log
+from pipeline.check.publication import check_publication
+from pipeline.check.replica import ReplicaCheck, SourceFacts
+from pipeline.check.source import SOURCE, check_source
+from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
+from pipeline.check.tools import check_tools
+from pipeline.config import Config, Initial, readable_by_others
+from pipeline.selection import select_tables
+from schemas.errors import KeepstreamError
+from schemas.finding import Finding
+
+CONFIG = Place("config")
+
+
+def preflight(config: Config) -> list[Finding]:
+    """Every finding about source, log, replicas and tools, those of one place together. Never writes,
+    never raises for what it found."""
+    findings = list(Preflight(config).findings())
+    places = list(dict.fromkeys(finding.where for finding in findings))
+    return sorted(findings, key=lambda finding: places.index(finding.where))
+
+
+class Preflight:
+    """One look. What is learned of the source is kept for the looks at the replicas."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._source: SourceFacts | None = None
+        self._instances: dict[str, str] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self._file()
+        yield from _guarded(SOURCE, "connection", self._look_at_source)
+        log = open_log(self._config)
+        try:
+            yield from _guarded(LOG, "log", lambda: self._look_at_log(log))
+        finally:
+            log.close()
+        for name in self._config.replicas:
+            yield from _guarded(Place(f"replica {name}"), "connection", lambda: self._replica(name))  # noqa: B023
+        if self._source and any(r.initial is Initial.COPY for r in self._config.replicas.values()):
+            yield check_tools(self._config, self._source.server.major)
+
+    def _file(self) -> Iterator[Finding]:
+        path = self._config.path
+        if path is not None and path.exists() and readable_by_others(path):
+            yield CONFIG.warning(
+                "config-readable", str(path), "others can read the configuration", fix=f"chmod 600 {path}"
+            )
+
+    def _look_at_source(self) -> Iterator[Finding]:
+        with connect(source_conninfo(self._config), purpose="check") as session:
+            yield from self._server_and_tables(session)
+
+    def _look_at_log(self, log: ChangeLog) -> Iterator[Finding]:
+        """History needs both source and log."""
+        yield from check_log(log, self._config)
+        if self._source:
+            with connect(source_conninfo(self._config), purpose="check") as session:
+                yield from check_history(session, log, self._config)
+
+    def _server_and_tables(self, session: Session) -> Iterator[Finding]:
+        config = self._config
+        server, role, instance = read_server(session), read_role(session), read_instance(session)
+        established = read_slot(session, config.slot_name) is not None
+        yield from check_source(server, instance, role, config, established=established)
+        tables = list_tables(session)
+        selection = select_tables(tables, config.source.tables, config.source.keyless)
+        publication = read_publication(session, config.publication_name)
+        yield from check_tables(tables, selection, role, chosen=config.source.tables)
+        yield from check_identities(selection, config.source.keyless, publication, established=established)
+        yield from check_publication(
+            session, config.publication_name, publication, selection, role, established=established
+        )
+        yield from check_uncarried_objects(session)
+        self._source = SourceFacts(server, instance, selection, read_source_schema(session))
+
+    def _replica(self, name: str) -> Iterator[Finding]:
+        config = self._config
+        with connect(replica_conninfo(config, name), purpose="check") as session:
+            look = ReplicaCheck(session, config.name, name, config.replicas[name].initial, self._source)
+            yield from look.findings()
+            other = self._instances.setdefault(look.instance.identity, name)
+        if other != name:
+            yield Place(f"replica {name}").error(
+                "replica-twice",
+                "url",
+                f"is the same database as replica {other}",
+                fix="Name each database once under replicas in keepstream.yaml.",
+            )
+
+
+def _guarded(place: Place, subject: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of one look; the error that ends it is the last of them."""
+    try:
+        yield from look()
+    except KeepstreamError as error:
+        yield place.caught(error, subject)

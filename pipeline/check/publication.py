@@ -1,0 +1,144 @@
+"""The publication: may we make it, or is the one that stands the one we need?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from connectors.postgres.catalog import Table
+from connectors.postgres.instance import has_role
+from connectors.postgres.publication import Publication, add_tables_sql, create_publication_sql
+from connectors.postgres.server import Role
+from connectors.postgres.session import Session
+from pipeline.check.findings import Place, comment
+from pipeline.selection import Selection
+from schemas.finding import Finding
+
+SOURCE = Place("source")
+_ALL_VERBS = frozenset({"insert", "update", "delete", "truncate"})
+
+
+def check_publication(
+    session: Session,
+    name: str,
+    publication: Publication | None,
+    selection: Selection,
+    role: Role,
+    *,
+    established: bool,
+) -> Iterator[Finding]:
+    """`established`: the slot exists, so that the publication is part of the history (P11)."""
+    if publication is None:
+        yield _may_be_made(session, name, selection, role)
+        return
+    problems = tuple(_problems(publication))
+    if problems:
+        yield _unfit(publication, selection, problems, established=established)
+        return
+    yield SOURCE.ok("publication", f"publication {name}", f"lists {len(publication.tables)} tables")
+    listed = {table.oid for table in publication.tables}
+    missing = [table for table in selection.wanted if table.oid not in listed]
+    if missing:
+        may_join = has_role(session, publication.owner)
+        yield _incomplete(publication, missing, role, may_join=may_join, established=established)
+    yield from _unwanted(publication, selection)
+
+
+def _may_be_made(session: Session, name: str, selection: Selection, role: Role) -> Finding:
+    subject = f"publication {name}"
+    foreign = sorted({table.owner for table in selection.wanted if not table.owned})
+    if role.creates_in_database and not foreign:
+        return SOURCE.ok("publication", subject, f"will be made, with {len(selection.wanted)} tables")
+    lacks = (
+        f"not the owner of its tables ({', '.join(foreign)})" if foreign else "without CREATE on the database"
+    )
+    database = sql.Identifier(session.info.dbname).as_string()
+    ours = sql.Identifier(role.name).as_string()
+    lend = [f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in foreign]
+    return SOURCE.error(
+        "privilege-publication",
+        subject,
+        f"does not exist, and {role.name} cannot make it, being {lacks}",
+        sql="\n".join(
+            [
+                "-- as the owner of the tables:",
+                create_publication_sql(name, selection.names) + ";",
+                "-- or lend the owner's rights, so that new tables join by themselves:",
+                *map(comment, [f"grant create on database {database} to {ours};", *lend]),
+            ]
+        ),
+    )
+
+
+def _problems(publication: Publication) -> Iterator[str]:
+    if publication.all_tables:
+        yield "is FOR ALL TABLES, which lets writes to tables without a key fail"
+    if publication.schemas:
+        yield f"takes whole schemas: {', '.join(publication.schemas)}"
+    if publication.via_partition_root:
+        yield "publishes partitions under their parent's name"
+    unsent = sorted(_ALL_VERBS - publication.published)
+    if unsent:
+        yield f"does not publish {', '.join(unsent)}"
+    limited = [f"{t.schema}.{t.name}" for t in publication.tables if t.columns or t.row_filter]
+    if limited:
+        yield f"has column lists or row filters: {', '.join(limited)}"
+    if publication.generated_columns:
+        yield "publishes generated columns"
+
+
+def _unfit(
+    publication: Publication, selection: Selection, problems: tuple[str, ...], *, established: bool
+) -> Finding:
+    subject, message = f"publication {publication.name}", "; ".join(problems)
+    if established:
+        return SOURCE.error(
+            "publication-unfit",
+            subject,
+            message,
+            fix="It is part of the log's history: `keepstream teardown --yes`, then begin anew.",
+        )
+    name = sql.Identifier(publication.name).as_string()
+    made = create_publication_sql(publication.name, selection.names)
+    return SOURCE.error("publication-unfit", subject, message, sql=f"drop publication {name};\n{made};")
+
+
+def _incomplete(
+    publication: Publication, missing: list[Table], role: Role, *, may_join: bool, established: bool
+) -> Finding:
+    subject = f"publication {publication.name}"
+    names = [(table.schema, table.name) for table in missing]
+    message = f"lacks {len(missing)} tables: {', '.join(table.qualified_name for table in missing[:10])}"
+    if may_join and all(table.owned for table in missing):
+        return SOURCE.note("tables-join", subject, f"{message}; they join by themselves")
+    if not established:
+        return SOURCE.warning(
+            "tables-not-published",
+            subject,
+            f"{message}; {role.name} may not add them",
+            sql=f"-- as the owner of publication and tables:\n{add_tables_sql(publication.name, names)};",
+        )
+    owners = sorted({publication.owner, *(table.owner for table in missing)})
+    ours = sql.Identifier(role.name).as_string()
+    return SOURCE.warning(
+        "tables-not-published",
+        subject,
+        f"{message}; {role.name} may not add them, and a change by anybody else would break the history",
+        sql="\n".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners),
+    )
+
+
+def _unwanted(publication: Publication, selection: Selection) -> Iterator[Finding]:
+    wanted = {table.oid for table in selection.wanted}
+    reasons = {left_out.table: left_out.reason for left_out in selection.not_replicated}
+    for table in publication.tables:
+        if table.oid not in wanted:
+            name = f"{table.schema}.{table.name}"
+            yield SOURCE.warning(
+                "table-published-unwanted",
+                name,
+                f"is in publication {publication.name} although it is not to be replicated:"
+                f" {reasons.get(name, 'not selected')}",
+                fix="Take it up in source.tables, or begin anew with `keepstream teardown --yes`.",
+            )

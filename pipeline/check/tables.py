@@ -1,0 +1,198 @@
+"""The source's tables: which can be replicated safely, and what the stream cannot carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from psycopg import sql
+
+from connectors.postgres.catalog import (
+    Table,
+    TableKind,
+    count_large_objects,
+    list_sequences,
+)
+from connectors.postgres.instance import read_oid_columns
+from connectors.postgres.publication import Publication, full_identity_sql
+from connectors.postgres.server import Role
+from connectors.postgres.session import Session
+from pipeline.check.findings import Place, comment
+from pipeline.config import Keyless, TablePattern, Tables
+from pipeline.quantities import human_bytes
+from pipeline.selection import Selection
+from schemas.finding import Finding
+
+SOURCE = Place("source")
+NAMED_AT_MOST = 10
+
+
+def check_tables(
+    tables: Sequence[Table], selection: Selection, role: Role, *, chosen: Tables
+) -> Iterator[Finding]:
+    """Privileges, policies, and tables that no stream carries."""
+    yield _count(selection)
+    yield from _unreadable(selection, role)
+    yield from _row_security(selection, role)
+    for table in tables:
+        reason = table.uncarried_reason
+        if reason is not None and chosen.selects(table.schema, table.name):
+            yield _uncarried(table, reason)
+
+
+def check_identities(
+    selection: Selection, keyless: Keyless, publication: Publication | None, *, established: bool
+) -> Iterator[Finding]:
+    """Tables whose rows have no key in the stream (issue point 2).
+
+    `established`: the slot exists, so that a table which is not published has come later.
+    """
+    published = {table.oid for table in publication.tables} if publication else set()
+    for table in selection.undecided:
+        yield _undecided(table, later=established and table.oid not in published)
+    for table in selection.make_full:
+        yield _make_full(table)
+    if keyless is not Keyless.REFUSE:
+        for left_out in selection.not_replicated:
+            if not left_out.reason.startswith("excluded by source.tables"):
+                yield SOURCE.warning(
+                    "table-left-out", left_out.table, f"is not replicated: {left_out.reason}"
+                )
+
+
+def check_uncarried_objects(session: Session) -> Iterator[Finding]:
+    """Large objects and sequences, which are not in the stream at all."""
+    count = count_large_objects(session)
+    if count:
+        columns = read_oid_columns(session)
+        pointing = f"; columns that may point to them: {_named(columns)}" if columns else ""
+        yield SOURCE.warning(
+            "large-objects",
+            "large objects",
+            f"{count} large objects are not in the stream and never reach a replica{pointing}",
+            fix="Store such data in bytea columns, or copy large objects by other means.",
+        )
+    sequences = list_sequences(session)
+    if sequences:
+        yield SOURCE.note(
+            "sequences",
+            "sequences",
+            f"{len(sequences)} are not in the stream: a replica has their values from its first copy",
+        )
+
+
+def _count(selection: Selection) -> Finding:
+    size = sum(table.estimated_bytes for table in selection.wanted)
+    if not selection.wanted:
+        return SOURCE.warning(
+            "no-tables",
+            "tables",
+            "there is no table to replicate yet; one that is created later joins by itself",
+            fix="Look at source.tables and at the database that source.url names.",
+        )
+    return SOURCE.ok("tables", "tables", f"{len(selection.wanted)} are replicated, about {human_bytes(size)}")
+
+
+def _unreadable(selection: Selection, role: Role) -> Iterator[Finding]:
+    hidden = [table.qualified_name for table in selection.wanted if not table.readable]
+    if hidden:
+        yield SOURCE.error(
+            "privilege-select",
+            "role",
+            f"{role.name} may not read {len(hidden)} tables: {_named(hidden)}",
+            sql=f"grant pg_read_all_data to {_identifier(role.name)};",
+        )
+
+
+def _row_security(selection: Selection, role: Role) -> Iterator[Finding]:
+    hidden = [table.qualified_name for table in selection.wanted if table.row_security]
+    if hidden:
+        yield SOURCE.error(
+            "row-security",
+            "role",
+            f"policies would hide rows of {len(hidden)} tables from {role.name}: {_named(hidden)}",
+            sql=f"alter role {_identifier(role.name)} bypassrls;",
+        )
+
+
+def _uncarried(table: Table, reason: str) -> Finding:
+    name = table.qualified_name
+    if table.unlogged:
+        return SOURCE.warning(
+            "table-unlogged",
+            name,
+            "is unlogged: its rows are not in the stream",
+            sql=f"alter table only {_table(table)} set logged;  -- or leave it out: source.tables.exclude",
+        )
+    if table.kind is TableKind.FOREIGN:
+        return SOURCE.warning("table-foreign", name, "is a foreign table: its rows are not in the stream")
+    return SOURCE.note(
+        "materialized-view",
+        name,
+        f"is a {reason}: not in the stream, refresh it on the replica when it is used",
+    )
+
+
+def _undecided(table: Table, *, later: bool) -> Finding:
+    message = f"{table.identity_problem}: published, its UPDATE and DELETE would fail in the application"
+    if later:
+        return SOURCE.warning(
+            "replica-identity",
+            table.qualified_name,
+            f"{table.identity_problem}: left out until it is decided",
+            sql=_identity_choices(table),
+        )
+    return SOURCE.error("replica-identity", table.qualified_name, message, sql=_identity_choices(table))
+
+
+def _identity_choices(table: Table) -> str:
+    """SQL of the best way, the others as comments: USING INDEX, FULL, and leaving it out."""
+    name = _table(table)
+    ways = [
+        f"alter table only {name} replica identity using index {_identifier(index.name)};"
+        for index in table.usable_indexes
+    ]
+    if table.full_problem is None:
+        ways.append(full_identity_sql((table.schema, table.name)) + ";  -- every column is the key")
+    if not table.usable_indexes:
+        ways.append(
+            f"alter table only {name} replica identity using index INDEX_NAME;"
+            "  -- with a unique index on NOT NULL columns"
+        )
+        ways.sort(key=lambda way: "INDEX_NAME" in way)
+    first, *others = ways
+    if "INDEX_NAME" in first:
+        first = comment(first)
+    choices = [first, *(comment(f"or: {way}") for way in others)]
+    pattern = TablePattern.naming(table.schema, table.name)
+    choices += [
+        f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{json.dumps(pattern.text)}]",
+        "-- or decide for all such tables: source.keyless: full, or exclude",
+    ]
+    return "\n".join(choices)
+
+
+def _make_full(table: Table) -> Finding:
+    statement = full_identity_sql((table.schema, table.name)) + ";"
+    problem = f"{table.identity_problem}: gets replica identity full (source.keyless)"
+    if table.owned:
+        return SOURCE.note("replica-identity-full", table.qualified_name, problem)
+    return SOURCE.error(
+        "replica-identity-privilege",
+        table.qualified_name,
+        f"{problem}, which only its owner {table.owner} may set",
+        sql=statement,
+    )
+
+
+def _table(table: Table) -> str:
+    return sql.Identifier(table.schema, table.name).as_string()
+
+
+def _identifier(name: str) -> str:
+    return sql.Identifier(name).as_string()
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -1,0 +1,456 @@
+"""`check` on real servers: what it finds, what mends it, and that it changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from pipeline.check import preflight, refusal
+from pipeline.cli import main
+from pipeline.cli.check import fix_lines
+from pipeline.config import Config, parse_config
+from schemas.errors import LoginRefused, OperatorNeeded, RetryLater
+from schemas.finding import Finding, Severity
+from tests.fix_postgres import Database
+
+CUSTOMER = "create table customer (id int primary key, name text)"
+
+
+def configure(source: str, log: Path, replica: str = "", *, more: str = "", initial: str = "copy") -> Config:
+    """`more`: keys of `source`."""
+    text = f"name: crm\nsource:\n  url: {source}\n{more}log: file://{log}\n"
+    if replica:
+        text += f"replicas:\n  standby:\n    url: {replica}\n    initial: {initial}\n"
+    return parse_config(text, name="keepstream.yaml", environment={})
+
+
+def by_code(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.code: finding for finding in findings}
+
+
+def errors(findings: list[Finding]) -> list[str]:
+    return [finding.code for finding in findings if finding.severity is Severity.ERROR]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def owning(source: Database) -> Database:
+    """A source whose owner has lent us its rights."""
+    source.grant_ownership()
+    return source
+
+
+def test_a_good_source_log_and_replica_have_no_error(owning: Database, replica: Database, log: Path) -> None:
+    owning.execute(CUSTOMER)
+    findings = preflight(configure(owning.dsn, log, replica.dsn))
+    assert errors(findings) == []
+    assert refusal(findings) is None
+    assert by_code(findings)["publication"].message == "will be made, with 1 tables"
+    places = list(dict.fromkeys(finding.where for finding in findings))
+    assert places == ["source", "log", "replica standby", "tools"]
+
+
+def test_check_changes_nothing(owning: Database, replica: Database, log: Path) -> None:
+    owning.execute(f"{CUSTOMER}; create table keyless (x int)")
+
+    def state() -> list[Any]:
+        catalogs = ("pg_publication", "pg_replication_slots", "pg_namespace", "pg_class", "pg_roles")
+        return [
+            database.execute_as_admin(f"select count(*), max(xmin::text::bigint) from {catalog}")
+            if catalog not in ("pg_replication_slots", "pg_roles")
+            else database.execute_as_admin(f"select count(*) from {catalog}")
+            for database in (owning, replica)
+            for catalog in catalogs
+        ]
+
+    before = state()
+    assert errors(preflight(configure(owning.dsn, log, replica.dsn)))
+    assert state() == before
+    assert not log.exists()
+
+
+def test_a_table_without_a_key_is_refused_with_every_way_out(owning: Database, log: Path) -> None:
+    owning.execute('create table "odd ""name" (x int not null unique); create table plain (x int)')
+    findings = {f.subject: f for f in preflight(configure(owning.dsn, log)) if f.code == "replica-identity"}
+    plain, odd = findings["public.plain"], findings['public.odd "name']
+    assert plain.severity is Severity.ERROR
+    assert plain.message == "no primary key: published, its UPDATE and DELETE would fail in the application"
+    assert plain.fix.splitlines() == [
+        'alter table only "public"."plain" replica identity full;  -- every column is the key',
+        '-- or: alter table only "public"."plain" replica identity using index INDEX_NAME;'
+        "  -- with a unique index on NOT NULL columns",
+        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.plain"]',
+        "-- or decide for all such tables: source.keyless: full, or exclude",
+    ]
+    assert odd.fix.startswith(
+        'alter table only "public"."odd ""name" replica identity using index "odd ""name_x_key";\n-- or: '
+    )
+    for finding in findings.values():
+        owning.execute(finding.fix)
+    assert errors(preflight(configure(owning.dsn, log))) == []
+
+
+def test_a_pattern_that_excludes_a_name_is_what_the_remedy_says(owning: Database, log: Path) -> None:
+    owning.execute('create table "a.b" (x int); create table "star* \'x""" (x int); create schema "s t"')
+    owning.execute('create table "s t".u (x int)')
+    offered = [
+        finding.fix.split("exclude: [", 1)[1].split("]\n")[0]
+        for finding in preflight(configure(owning.dsn, log))
+        if finding.code == "replica-identity"
+    ]
+    more = f"  tables: {{exclude: [{', '.join(offered)}]}}\n"
+    assert errors(preflight(configure(owning.dsn, log, more=more))) == []
+
+
+def test_keyless_full_says_which_tables_it_will_alter(source: Database, owning: Database, log: Path) -> None:
+    owning.execute("create table keyless (x int)")
+    found = by_code(preflight(configure(owning.dsn, log, more="  keyless: full\n")))
+    assert found["replica-identity-full"].subject == "public.keyless"
+    assert found["replica-identity-full"].severity is Severity.NOTE
+
+
+def test_keyless_full_needs_the_owner_s_rights(source: Database, log: Path) -> None:
+    source.execute("create table keyless (x int)")
+    config = configure(source.dsn, log, more="  keyless: full\n")
+    found = by_code(preflight(config))["replica-identity-privilege"]
+    assert found.severity is Severity.ERROR
+    source.execute(found.fix)
+    assert "replica-identity-privilege" not in by_code(preflight(config))
+
+
+def test_keyless_exclude_names_what_is_left_out(owning: Database, log: Path) -> None:
+    owning.execute("create table keyless (x int)")
+    found = by_code(preflight(configure(owning.dsn, log, more="  keyless: exclude\n")))["table-left-out"]
+    assert (found.severity, found.subject) == (Severity.WARNING, "public.keyless")
+    assert found.message == "is not replicated: no primary key; excluded by source.keyless"
+
+
+def test_a_keyless_table_that_appears_later_is_a_warning(owning: Database, log: Path) -> None:
+    owning.execute(CUSTOMER)
+    owning.execute_as_admin("create publication keepstream_crm for table only customer")
+    owning.execute_as_admin("select pg_create_logical_replication_slot('keepstream_crm', 'pgoutput')")
+    owning.execute("create table later (x int)")
+    found = by_code(preflight(configure(owning.dsn, log)))
+    assert found["replica-identity"].severity is Severity.WARNING
+    assert found["slot-without-log"].severity is Severity.ERROR
+
+
+def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> None:
+    owning.execute(f"{CUSTOMER}; create unlogged table scratch (id int primary key)")
+    owning.execute("create materialized view report as select 1 as x; create sequence number")
+    owning.execute("create table letter (id int primary key, content oid)")
+    owning.execute("insert into letter values (1, lo_from_bytea(0, 'x'))")
+    owning.execute_as_admin(
+        "create extension postgres_fdw; create server s foreign data wrapper postgres_fdw"
+    )
+    owning.execute_as_admin("create foreign table far (x int) server s")
+    found = by_code(preflight(configure(owning.dsn, log)))
+    assert found["table-unlogged"].subject == "public.scratch"
+    assert found["table-foreign"].subject == "public.far"
+    assert found["materialized-view"].subject == "public.report"
+    assert found["large-objects"].message == (
+        "1 large objects are not in the stream and never reach a replica;"
+        " columns that may point to them: public.letter.content"
+    )
+    assert "sequences" in found
+    assert "public.scratch" not in str(found["tables"])
+
+
+def test_rows_that_policies_would_hide_are_an_error(owning: Database, log: Path) -> None:
+    owning.execute(f"{CUSTOMER}; alter table customer enable row level security")
+    owning.execute_as_admin("alter table customer owner to postgres")
+    config = configure(owning.dsn, log)
+    found = by_code(preflight(config))["row-security"]
+    assert found.severity is Severity.ERROR
+    assert found.fix == 'alter role "keepstream" bypassrls;'
+    try:
+        owning.execute_as_admin(found.fix)
+        assert "row-security" not in by_code(preflight(config))
+    finally:
+        owning.execute_as_admin("alter role keepstream nobypassrls")
+
+
+def test_tables_that_we_may_not_read_are_an_error(owning: Database, log: Path) -> None:
+    owning.execute(CUSTOMER)
+    owning.execute_as_admin("alter table customer owner to postgres")
+    owning.execute_as_admin("revoke pg_read_all_data from keepstream")
+    try:
+        found = by_code(preflight(configure(owning.dsn, log)))["privilege-select"]
+        assert found.message == "keepstream may not read 1 tables: public.customer"
+    finally:
+        owning.execute_as_admin("grant pg_read_all_data to keepstream")
+
+
+def test_a_publication_that_we_cannot_make_comes_with_its_sql(source: Database, log: Path) -> None:
+    source.execute(f"{CUSTOMER}; create table parent (id int primary key) partition by range (id)")
+    source.execute("create table part partition of parent for values from (0) to (9)")
+    config = configure(source.dsn, log)
+    found = by_code(preflight(config))["privilege-publication"]
+    assert found.severity is Severity.ERROR
+    source.execute(found.fix)
+    findings = preflight(config)
+    assert errors(findings) == []
+    assert by_code(findings)["publication"].message == "lists 2 tables"
+
+
+def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: Path) -> None:
+    name = "x\ndrop table customer; --"
+    source.execute(CUSTOMER)
+    source.execute(sql.SQL("create table {} (x int)").format(sql.Identifier(name)).as_string())
+    source.execute(
+        sql.SQL("create table {} (x int primary key)").format(sql.Identifier(f"y{name}")).as_string()
+    )
+    for line in fix_lines(preflight(configure(source.dsn, log))):
+        if "alter system" not in line:
+            source.execute_as_admin(line)
+    assert source.execute("select count(*) from customer") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("for all tables", "is FOR ALL TABLES, which lets writes to tables without a key fail"),
+        ("for tables in schema public", "takes whole schemas: public"),
+        ("for table customer (id)", "has column lists or row filters: public.customer"),
+        ("for table customer where (id > 3)", "has column lists or row filters: public.customer"),
+        ("for table customer with (publish = 'insert, update')", "does not publish delete, truncate"),
+        (
+            "for table customer with (publish_via_partition_root)",
+            "publishes partitions under their parent's name",
+        ),
+    ],
+)
+def test_a_publication_that_loses_rows_is_refused(
+    owning: Database, log: Path, statement: str, said: str
+) -> None:
+    owning.execute(CUSTOMER)
+    owning.execute_as_admin(f"create publication keepstream_crm {statement}")
+    config = configure(owning.dsn, log)
+    found = by_code(preflight(config))["publication-unfit"]
+    assert (found.severity, found.message) == (Severity.ERROR, said)
+    owning.execute_as_admin(found.fix)
+    assert "publication-unfit" not in by_code(preflight(config))
+
+
+def test_a_table_that_we_may_not_add_to_the_publication_is_a_warning(source: Database, log: Path) -> None:
+    source.execute(CUSTOMER)
+    source.execute(
+        "create publication keepstream_crm for table only customer; create table more (id int primary key)"
+    )
+    config = configure(source.dsn, log)
+    found = by_code(preflight(config))["tables-not-published"]
+    assert found.message == "lacks 1 tables: public.more; keepstream may not add them"
+    source.execute(found.fix)
+    assert "tables-not-published" not in by_code(preflight(config))
+
+
+def test_a_slot_beside_an_empty_log_is_refused(owning: Database, log: Path) -> None:
+    owning.execute(CUSTOMER)
+    owning.execute_as_admin("select pg_create_logical_replication_slot('keepstream_crm', 'pgoutput')")
+    found = by_code(preflight(configure(owning.dsn, log)))["slot-without-log"]
+    assert found.exit_code == 4
+    assert "select pg_drop_replication_slot('keepstream_crm');" in found.fix
+
+
+def test_a_role_that_may_not_replicate_is_refused(owning: Database, log: Path) -> None:
+    owning.execute_as_admin("alter role keepstream noreplication")
+    try:
+        found = by_code(preflight(configure(owning.dsn, log)))["privilege-replication"]
+        assert (
+            found.fix
+            == 'alter role "keepstream" replication;  -- on RDS: grant rds_replication to "keepstream";'
+        )
+    finally:
+        owning.execute_as_admin("alter role keepstream replication")
+
+
+def test_settings_that_endanger_the_slot_are_found(new_source: Callable[..., Database], log: Path) -> None:
+    source = new_source(
+        {
+            "wal_level": "replica",
+            "max_replication_slots": "1",
+            "max_wal_senders": "1",
+            "wal_sender_timeout": "5s",
+            "idle_replication_slot_timeout": "1h",
+            "max_slot_wal_keep_size": "64MB",
+            "max_prepared_transactions": "2",
+        }
+    )
+    found = by_code(preflight(configure(source.dsn, log, "dbname=none host=127.0.0.1 port=1")))
+    wrong = {
+        "wal-level": Severity.ERROR,
+        "slots-exhausted": Severity.ERROR,
+        "senders-exhausted": Severity.ERROR,
+        "sender-timeout-short": Severity.WARNING,
+        "slot-idle-timeout": Severity.WARNING,
+    }
+    assert {code: found[code].severity for code in wrong} == wrong
+    assert found["wal-level"].fix == "alter system set wal_level = 'logical';  -- then restart the server"
+    assert "64.0 MiB" in found["slot-room"].message
+
+
+def test_a_database_of_unknown_encoding_is_refused(source: Database, log: Path) -> None:
+    source.execute_as_admin("create database ascii encoding 'SQL_ASCII' locale 'C' template template0")
+    try:
+        dsn = source.dsn.rsplit("/", 1)[0] + "/ascii"
+        assert "encoding-unknown" in errors(preflight(configure(dsn, log)))
+    finally:
+        source.execute_as_admin("drop database ascii with (force)")
+
+
+# replicas
+
+
+def test_a_replica_that_is_not_empty_is_refused(owning: Database, replica: Database, log: Path) -> None:
+    replica.execute("create table mine (x int)")
+    findings = preflight(configure(owning.dsn, log, replica.dsn))
+    found = by_code(findings)["replica-not-empty"]
+    assert found.message == "is not empty: it has table public.mine"
+    error = refusal(findings)
+    assert isinstance(error, OperatorNeeded)
+    assert error.exit_code == 4
+    assert str(error) == "replica standby: content: is not empty: it has table public.mine"
+
+
+def test_the_source_as_its_own_replica_is_refused(owning: Database, log: Path) -> None:
+    config = configure(owning.dsn, log, owning.owner_dsn)
+    assert errors(preflight(config)) == ["replica-is-source"]
+
+
+def test_one_database_named_twice_is_refused(owning: Database, replica: Database, log: Path) -> None:
+    text = f"name: crm\nsource: {owning.dsn}\nlog: file://{log}\nreplicas:\n"
+    text += f"  a: {replica.dsn}\n  b: {replica.dsn}\n"
+    config = parse_config(text, name="k", environment={})
+    assert errors(preflight(config)) == ["replica-twice"]
+
+
+@pytest.fixture
+def ungranted(replica: Database) -> Iterator[Database]:
+    """A replica whose role may not set session_replication_role."""
+    replica.execute_as_admin("revoke set on parameter session_replication_role from keepstream")
+    yield replica
+    replica.execute_as_admin("grant set on parameter session_replication_role to keepstream")
+
+
+def test_without_session_replication_role_an_empty_replica_is_made_without_foreign_keys(
+    owning: Database, ungranted: Database, log: Path
+) -> None:
+    found = by_code(preflight(configure(owning.dsn, log, ungranted.dsn)))["session-replication-role"]
+    assert found.severity is Severity.WARNING
+    assert "without foreign keys and with its triggers disabled" in found.message
+    ungranted.execute_as_admin(found.fix)
+    found = by_code(preflight(configure(owning.dsn, log, ungranted.dsn)))["session-replication-role"]
+    assert found.severity is Severity.OK
+
+
+def test_without_session_replication_role_a_prepared_replica_with_foreign_keys_is_refused(
+    owning: Database, ungranted: Database, log: Path
+) -> None:
+    schema = f"{CUSTOMER}; create table lead (id int primary key, customer int references customer)"
+    owning.execute(schema)
+    ungranted.execute(schema)
+    config = configure(owning.dsn, log, ungranted.dsn, initial="data")
+    findings = preflight(config)
+    assert errors(findings) == ["replica-triggers"]
+    assert "foreign key lead_customer_fkey" in by_code(findings)["replica-triggers"].fix
+    ungranted.execute("alter table lead drop constraint lead_customer_fkey")
+    assert errors(preflight(config)) == []
+
+
+def test_a_prepared_replica_must_have_the_tables_and_no_rows(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(f"{CUSTOMER}; create table lead (id int primary key)")
+    replica.execute(f"{CUSTOMER}; insert into customer values (1, 'x')")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    findings = preflight(config)
+    assert errors(findings) == ["replica-schema", "replica-not-empty"]
+    assert by_code(findings)["replica-schema"].message == "lacks 1 of the source's tables: public.lead"
+    replica.execute("create table lead (id int primary key)")
+    replica.execute(by_code(findings)["replica-not-empty"].fix)
+    assert errors(preflight(config)) == []
+
+
+def test_a_replica_that_cannot_hold_the_source_s_texts_is_refused(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    replica.execute_as_admin(
+        "create database latin encoding 'LATIN1' locale 'C' template template0 owner keepstream"
+    )
+    try:
+        dsn = replica.dsn.rsplit("/", 1)[0] + "/latin"
+        found = by_code(preflight(configure(owning.dsn, log, dsn)))
+        assert found["encoding-differs"].severity is Severity.ERROR
+        assert found["collation-differs"].severity is Severity.WARNING
+    finally:
+        replica.execute_as_admin("drop database latin with (force)")
+
+
+def test_an_extension_that_only_an_admin_can_create_is_named(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute_as_admin("create extension pageinspect")
+    config = configure(owning.dsn, log, replica.dsn)
+    findings = preflight(config)
+    assert errors(findings) == ["extension-needs-admin"]
+    replica.execute_as_admin("create extension pageinspect")
+    assert errors(preflight(config)) == []
+
+
+# what cannot be reached
+
+
+def test_an_unreachable_server_is_one_finding_and_the_rest_is_still_looked_at(
+    source: Database, replica: Database, log: Path
+) -> None:
+    gone = "host=127.0.0.1 port=1 dbname=x user=y password=hunter2"
+    findings = preflight(configure(gone, log, replica.dsn))
+    assert errors(findings) == ["server-unreachable"]
+    assert by_code(findings)["replica-empty"].severity is Severity.OK
+    error = refusal(findings)
+    assert isinstance(error, RetryLater)
+    assert error.exit_code == 5
+    assert "hunter2" not in str(findings) + str(error)
+
+
+def test_a_wrong_password_ends_with_5_and_is_not_shown(source: Database, log: Path) -> None:
+    wrong = source.dsn.replace(source.password, "hunter2")
+    findings = preflight(configure(wrong, log))
+    assert errors(findings) == ["login-refused"]
+    assert isinstance(refusal(findings), LoginRefused)
+    assert "hunter2" not in str(findings)
+
+
+# the verb
+
+
+def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s_code(
+    owning: Database, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owning.execute("create table keyless (x int)")
+    path = tmp_path / "keepstream.yaml"
+    path.write_text(f"name: crm\nsource: {owning.dsn}\nlog: file://{log}\n")
+    path.chmod(0o640)
+    assert main(["-c", str(path), "check"]) == 4
+    shown = capsys.readouterr().out
+    assert "  error   public.keyless: no primary key: published, its UPDATE and DELETE would fail" in shown
+    assert "1 errors and 3 warnings" in shown
+    assert main(["-c", str(path), "check", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert found["findings"][0]["code"] == "config-readable"
+    assert main(["-c", str(path), "check", "--fix-sql"]) == 4
+    owning.execute_as_admin(
+        "\n".join(line for line in capsys.readouterr().out.splitlines() if "alter system" not in line)
+    )
+    assert main(["-c", str(path), "check"]) == 0
+    assert owning.password not in shown + capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""The SQL of `init --grants`: run as it is printed, it leaves `check` nothing to complain about."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from pipeline.check import preflight
+from pipeline.cli import main
+from pipeline.config import load_config
+from schemas.finding import Severity
+from tests.fix_postgres import Database
+
+SCHEMA = """
+    create schema "Odd.Schema";
+    create table customer (id int primary key, name text,
+        upper text generated always as (upper(name)) stored);
+    create table "Odd.Schema"."Odd ""Table" (id int primary key);
+    create table keyless (x int);
+    create table full_identity (x int);
+    alter table full_identity replica identity full;
+    create table generated_full (x int, y int generated always as (x) stored);
+    alter table generated_full replica identity full;
+    create table parent (id int primary key) partition by range (id);
+    create table part partition of parent for values from (0) to (9);
+    create table audit_log (id int primary key);
+    create unlogged table scratch (id int primary key);
+"""
+PUBLISHED = {"customer", 'Odd "Table', "full_identity", "part"}
+
+
+@pytest.fixture
+def role() -> str:
+    """A role that exists on neither server."""
+    return f"ks {secrets.token_hex(4)}"
+
+
+def write_config(path: Path, source: Database, replica: Database, role: str) -> None:
+    def conninfo(database: Database) -> str:
+        return (
+            f"host=127.0.0.1 port={database.server.port} dbname={database.name} user='{role}' password=first"
+        )
+
+    path.write_text(
+        f'name: crm\nsource: {{url: "{conninfo(source)}", keyless: exclude,'
+        f" tables: {{exclude: ['public.audit_*']}}}}\nlog: file://{path.parent}/log\n"
+        f'replicas: {{standby: "{conninfo(replica)}"}}\n'
+    )
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize("publisher", ["superuser", "owner"])
+def test_after_the_grants_check_finds_no_error(
+    source: Database,
+    replica: Database,
+    role: str,
+    publisher: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source.execute(SCHEMA)
+    path = tmp_path / "keepstream.yaml"
+    write_config(path, source, replica, role)
+    assert main(["-c", str(path), "init", "--grants"]) == 0
+    printed = capsys.readouterr().out
+    rest, for_replica = printed.split("\n-- Replica ", 1)
+    for_source, for_owner = rest.split("\n-- Source ", 1)
+    for _ in range(2):  # it may be run again
+        source.execute_as_admin(for_source)
+        as_publisher = source.execute if publisher == "owner" else source.execute_as_admin
+        as_publisher(f"-- {for_owner}")
+        replica.execute_as_admin(f"-- {for_replica}")
+    for database in (source, replica):
+        database.execute_as_admin(f"alter role \"{role}\" password 'first'")
+    listed = source.execute("select tablename from pg_publication_tables where pubname = 'keepstream_crm'")
+    assert {name for (name,) in listed} == PUBLISHED
+    findings = preflight(load_config(path))
+    assert [f for f in findings if f.severity is Severity.ERROR] == []
+    assert not [f for f in findings if f.code == "tables-not-published"]
+
+
+def test_the_lent_rights_of_the_owner_let_the_publication_be_made(
+    source: Database, replica: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.execute(SCHEMA)
+    path = tmp_path / "keepstream.yaml"
+    path.write_text(
+        f"name: crm\nsource: {{url: '{source.dsn}', keyless: exclude}}\nlog: file://{tmp_path}/log\n"
+    )
+    assert main(["-c", str(path), "init", "--grants"]) == 0
+    printed = capsys.readouterr().out
+    lending = printed.split("New tables then join")[1].split("\n")
+    statements = [line.removeprefix("--").replace("OWNER_OF_THE_TABLES", source.owner) for line in lending]
+    assert len([s for s in statements if s.strip().startswith("grant ")]) == 2
+    for statement in statements:
+        if statement.strip().startswith("grant "):
+            source.execute_as_admin(statement)
+    codes = {f.code: f.message for f in preflight(load_config(path))}
+    assert codes["publication"] == "will be made, with 5 tables"
