@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.apply.options import ApplyOptions, Skip
     from pipeline.capture.options import CaptureOptions
     from pipeline.config import Config, Replica
+    from pipeline.copy.stage import FirstCopyOptions
     from pipeline.verify.meeting import VerifyOptions
     from schemas.lsn import Lsn
 
@@ -93,6 +94,24 @@ def apply_options(
         skip=skip,
         take_over=take_over,
     )
+
+
+def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOptions:
+    """What the first copy of one replica needs. Raises UsageError (`replica-unknown`)."""
+    from pipeline.copy.options import CopyOptions
+    from pipeline.copy.stage import FirstCopyOptions
+
+    copy = CopyOptions(
+        pipeline=config.name,
+        replica=name,
+        source_conninfo=source_conninfo(config),
+        replica_conninfo=replica_conninfo(config, name),
+        stream=b"",
+        place="",
+        publication=config.publication_name,
+        pg_bin=config.tools.pg_bin,
+    )
+    return FirstCopyOptions(log, copy, replica_named(config, name).initial)
 
 
 def verify_options(config: Config, replica: str, *, workers: int, timeout_s: float) -> VerifyOptions:

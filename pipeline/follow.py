@@ -67,6 +67,7 @@ class Follower:
         self.chain = chain
         self.tables: dict[bytes, TableSchema] = {}
         self.anchor: AnchorHint | None = None
+        self.first_anchor: Anchor | None = None
         self.last_anchor: Anchor | None = None
         self.last_start: bytes | None = None
         self.next_place = first_place
@@ -140,6 +141,7 @@ class Follower:
         if isinstance(frame.body, Anchor):
             self.anchor = AnchorHint(record.place, frame.number, frame.digest)
             self.last_anchor = frame.body
+            self.first_anchor = self.first_anchor or frame.body
         elif isinstance(frame.body, CaptureStart):
             self.last_start = frame.body.nonce
 

@@ -15,7 +15,7 @@ from pipeline.dev.guard import guard
 from pipeline.dev.process import process_id
 from pipeline.dev.record import kill_below
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka", "tests.fix_pipeline", "tests.fix_apply"]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time.
 hypothesis.settings.register_profile("keepstream", deadline=None, derandomize="CI" in os.environ)

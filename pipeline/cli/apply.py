@@ -41,11 +41,15 @@ def apply(
         bool, typer.Option("--take-over", help="End another living applier of the replica at once.")
     ] = False,
 ) -> None:
-    """Run one apply alone: log to REPLICA. Ends with SIGTERM, at --until, or when an operator is needed."""
-    from pipeline.app import apply_options, open_log
+    """Run one apply alone: log to REPLICA, after a first copy if it needs one.
+
+    Ends with SIGTERM, at --until, or when an operator is needed.
+    """
+    from pipeline.app import apply_options, first_copy_options, open_log
     from pipeline.apply.options import Skip
     from pipeline.apply.stage import run_apply
     from pipeline.board import Board
+    from pipeline.copy.stage import FirstCopyStage
     from pipeline.signals import stop_on_signals
 
     _check_skip(skip_transaction, reason, until)
@@ -63,7 +67,9 @@ def apply(
             skip=Skip(parse_lsn(skip_transaction), reason) if skip_transaction and reason else None,
             take_over=take_over,
         )
-        run_apply(options, stop_on_signals(), Board(log).publish)
+        stop, publish = stop_on_signals(), Board(log).publish
+        if FirstCopyStage(first_copy_options(called.config, log, replica), stop, publish).run():
+            run_apply(options, stop, publish)
     finally:
         log.close()
 

@@ -1,0 +1,194 @@
+"""`pipeline`: a keepstream.yaml between `source` and `replica`, driven only through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.dev.process import require
+from tests.fix_postgres import Database
+
+END_S = 15.0
+COMMAND_S = 120.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Running:
+    """A command that runs in the background; its stderr goes to a file."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it is asked."""
+        self.process.kill()
+        self.process.wait(END_S)
+
+    def end(self) -> int:
+        """SIGTERM, and its exit code."""
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(END_S)
+
+    def wait(self, timeout_s: float) -> int:
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it did not end within {timeout_s} s; it said:\n{self.output}") from None
+
+
+@dataclass
+class Pipeline:
+    """One pipeline under test. `settings` is what stands in its keepstream.yaml."""
+
+    folder: Path
+    name: str
+    source: Database
+    replica: Database
+    settings: dict[str, Any]
+    started: list[Running] = field(default_factory=list)
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "keepstream.yaml"
+
+    @property
+    def slot(self) -> str:
+        return f"keepstream_{self.name}"
+
+    def write_config(self) -> None:
+        self.config_path.write_text(yaml.safe_dump(self.settings))
+        self.config_path.chmod(0o600)
+
+    def run(self, *verb: str, timeout_s: float = COMMAND_S, env: Mapping[str, str] | None = None) -> Finished:
+        """`keepstream -c FILE VERB …` to its end."""
+        done = subprocess.run(
+            self._command(verb),
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *verb: str, env: Mapping[str, str] | None = None) -> Running:
+        """The same in the background; ended with the test."""
+        log = self.folder / f"{verb[0]}-{len(self.started)}.log"
+        running = Running(self._command(verb), {**os.environ, **(env or {})}, log)
+        self.started.append(running)
+        return running
+
+    def wait(self, timeout_s: float = 60) -> None:
+        """Until the replica holds all that is committed now."""
+        done = self.run("wait", "standby", "--timeout", str(timeout_s))
+        assert done.code == 0, f"{done.stderr}\n{self.outputs()}"
+
+    def verify(self) -> Any:
+        """The verification's JSON; fails unless everything is identical."""
+        done = self.run("verify", "standby", "--json")
+        assert done.code == 0, f"{done.stdout}\n{done.stderr}\n{self.outputs()}"
+        return done.json
+
+    def outputs(self) -> str:
+        """What all background commands said, for a failing test."""
+        return "\n".join(f"== {running.log.name}\n{running.output[-4000:]}" for running in self.started)
+
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+        try:
+            require(condition, timeout_s, what=what)
+        except Exception as error:
+            raise AssertionError(f"{error}\n{self.outputs()}") from error
+
+    def end(self) -> None:
+        for running in self.started:
+            if running.alive:
+                running.kill()
+        shutil.rmtree(self.folder / "log", ignore_errors=True)
+
+    def _command(self, verb: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "pipeline.cli", "-c", str(self.config_path), *verb]
+
+
+@pytest.fixture(params=["directory", "kafka"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Both homes of the log, one after the other."""
+    if request.param == "kafka":
+        return f"kafka://{request.getfixturevalue('kafka_server')}"
+    return f"file://{tmp_path}/log"
+
+
+@pytest.fixture
+def directory_url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/log"
+
+
+def make_pipeline(folder: Path, source: Database, replica: Database, log_url: str) -> Pipeline:
+    """A pipeline with a name of its own, whose source role may publish tables."""
+    source.grant_ownership()
+    name = f"t{secrets.token_hex(4)}"
+    settings = {
+        "name": name,
+        "source": {"url": source.dsn, "keyless": "full"},
+        "log": {"url": log_url},
+        "replicas": {"standby": {"url": replica.dsn}},
+    }
+    pipeline = Pipeline(folder, name, source, replica, settings)
+    pipeline.write_config()
+    return pipeline
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, source: Database, replica: Database, log_url: str) -> Iterator[Pipeline]:
+    """On both logs."""
+    made = make_pipeline(tmp_path, source, replica, log_url)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def directory_pipeline(
+    tmp_path: Path, source: Database, replica: Database, directory_url: str
+) -> Iterator[Pipeline]:
+    """On the directory log alone, where the log's home makes no difference."""
+    made = make_pipeline(tmp_path, source, replica, directory_url)
+    yield made
+    made.end()
