@@ -59,20 +59,20 @@ class DirectoryLog:
         sync_folder_or_die(self._path.parent)
 
     def bounds(self) -> Bounds:
-        """See `ChangeLog.bounds`."""
+        """See `ChangeLog.bounds`. A file without records, which a killed writer left, has no say."""
         while True:
             chain = self._folder.resolve()
             if not chain.links:
                 return Bounds(0, 0)
-            end = self._proven_end(chain)
-            if end is not None:
-                return Bounds(pack_place(chain.links[0].header.name, HEADER_BYTES), end)
+            newest_bytes = self._proven_bytes(chain)
+            if newest_bytes is not None:
+                return _bounds([(link.header.name, link.limit or newest_bytes) for link in chain.links])
 
     def rewind(self, place: int) -> int:
         """See `ChangeLog.rewind`: the start of the file that `place` is in, or of the one before it."""
         chain = self._folder.resolve()
         name, offset = unpack_place(place)
-        names = [link.header.name for link in chain.links]
+        names = [link.header.name for link in chain.links if link.limit is None or link.limit > HEADER_BYTES]
         earlier = [known for known in names if known < name or (known == name and offset > HEADER_BYTES)]
         if not earlier:
             return self.bounds().first
@@ -189,24 +189,29 @@ class DirectoryLog:
             raise
         return DirectoryWriter(self._folder, file, log_id=header.log_id, start_place=start_place)
 
-    def _proven_end(self, chain: Chain) -> int | None:
-        """The place after the newest record that no successor can leave out; None: look again."""
-        header = chain.links[-1].header
-        segment = self._folder.open(header)
+    def _proven_bytes(self, chain: Chain) -> int | None:
+        """How much of the newest file no successor can leave out; None: look again."""
+        segment = self._folder.open(chain.links[-1].header)
         if segment is None:
             return None
         with segment:
-            end = segment.watermark()
-            sound = segment.sound_end(end) if chain.settled else end
-            if sound > end:
+            proven = segment.watermark()
+            sound = segment.sound_end(proven) if chain.settled else proven
+            if sound > proven:
                 segment.sync()
                 self._folder.sync()
                 if self._folder.highest_epoch() != chain.top_epoch:
                     return None
-            return pack_place(header.name, sound)
+            return sound
 
     def _delete(self, path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, path) from error
+
+
+def _bounds(files: list[tuple[SegmentName, int]]) -> Bounds:
+    """From the valid length of each file, oldest first."""
+    filled = [(name, size) for name, size in files if size > HEADER_BYTES] or files[-1:]
+    return Bounds(pack_place(filled[0][0], HEADER_BYTES), pack_place(*filled[-1]))

@@ -236,11 +236,11 @@ def test_p12_a_trimmed_log_begins_at_a_boundary_and_keeps_all_after_it(log: Chan
     reader = log.reader()
     records = read_count(reader, 9)
     reader.close()
-    anchor = next(record for record in records if record.value == b"anchor 2")
-    log.trim(anchor.place)
-    assert log.bounds().first == anchor.place
+    kept = next(record for record in records if record.value == b"anchor 2")
+    log.trim(kept.place)
+    assert log.bounds().first == kept.place
     assert read_all(log) == [b"anchor 2", b"row 2", b"anchor 3", b"row 3"]
-    log.trim(anchor.place)
+    log.trim(kept.place)
     append_all(writer, [b"later"])
     assert read_all(log)[-1] == b"later"
     writer.close()
