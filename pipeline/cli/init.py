@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import print_text
-from pipeline.config import Config, Keyless, parse_config
+from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
 from schemas.errors import ConfigError, OperatorNeeded, UsageError
@@ -42,13 +42,12 @@ def init(
     given = _Given(name, source, log, tuple(replica or ()), keyless)
     if grants:
         existing = not (source or replica) and path.exists()
-        config = invocation(context).config if existing else _validated(given.choices(), path)
-        print_text(_grants(config))
+        print_text(_grants(invocation(context).config if existing else _config(given.choices(), path)))
         return
     if path.exists():
         raise _exists(path)
     choices = given.choices()
-    _validated(choices, path)
+    _validate(choices, path)
     _write(path, render_config(choices))
     print_text(f"wrote {path}")
     sys.stderr.write(
@@ -97,7 +96,15 @@ class _Given:
 
 
 def _prompt(question: str, default: str | None = None) -> str:
-    return str(typer.prompt(question, default=default, err=True)).strip()
+    """Asks on stderr, for stdout holds results only; again until there is an answer or a default."""
+    while True:
+        sys.stderr.write(f"{question}{f' [{default}]' if default else ''}: ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:
+            raise typer.Abort
+        if answer.strip() or default is not None:
+            return answer.strip() or str(default)
 
 
 def database_name(conninfo: str) -> str:
@@ -131,27 +138,20 @@ def _named(replicas: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "replica" if number == 1 else f"replica{number}", text
 
 
-class _Unset(dict[str, str]):
-    """An environment in which every variable is set: the file may be written before they are."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> str:
-        return os.environ.get(name, "1")
+def _config(choices: Choices, path: Path) -> Config:
+    _validate(choices, path)
+    return parse_config(render_config(choices), name=str(path), environment=os.environ)
 
 
-def _validated(choices: Choices, path: Path) -> Config:
-    """Raises UsageError with what is wrong with an option."""
-    environment: Mapping[str, str] = _Unset()
-    try:
-        return parse_config(render_config(choices), name=str(path), environment=environment)
-    except ConfigError as error:
+def _validate(choices: Choices, path: Path) -> None:
+    """Raises UsageError with all that is wrong with the options. Variables need not be set yet."""
+    faults = faults_of(render_config(choices), name=str(path), environment=os.environ)
+    if faults:
         raise UsageError(
-            f"these options make no valid configuration: {error.message}",
+            "these options make no valid configuration:\n  " + "\n  ".join(faults),
             code="init-invalid",
             hint="Correct the option; docs/configuration.md describes every key.",
-        ) from None
+        )
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """keepstream.yaml: its model, and how it is read, expanded and validated."""
 
-from pipeline.config.loading import DEFAULT_PATH, load_config, parse_config, readable_by_others
+from pipeline.config.loading import DEFAULT_PATH, faults_of, load_config, parse_config, readable_by_others
 from pipeline.config.model import Config, Initial, Keyless, Log, Replica, Source, Tables, Tools
 from pipeline.config.values import ConnectionString, Secret, TablePattern
 
@@ -17,6 +17,7 @@ __all__ = [
     "TablePattern",
     "Tables",
     "Tools",
+    "faults_of",
     "load_config",
     "parse_config",
     "readable_by_others",

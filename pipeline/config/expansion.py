@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.config.document import Document, Path
@@ -16,25 +16,35 @@ class _Fault(Exception):
     """Why one reference cannot be expanded."""
 
 
-def expand(document: Document, environment: Mapping[str, str]) -> Any:
-    """The document's value with every reference replaced. What cannot be replaced goes to
-    `document.faults`, and the text stays as it was."""
-    return _expand_value(document.value, (), document, environment)
+class _Unset(_Fault):
+    """The variable may be set later."""
 
 
-def _expand_value(value: Any, path: Path, document: Document, environment: Mapping[str, str]) -> Any:
+def expand(document: Document, environment: Mapping[str, str], *, unset_is_fault: bool = True) -> Any:
+    """The document's value with every reference replaced.
+
+    What cannot be replaced goes to `document.faults`, and the text stays as it was; an unset variable
+    only if `unset_is_fault`.
+    """
+
+    def expanded(text: str, path: Path) -> str:
+        try:
+            return _REFERENCE.sub(lambda match: _replacement(match, environment), text)
+        except _Fault as fault:
+            if unset_is_fault or not isinstance(fault, _Unset):
+                document.fault(path, str(fault))
+            document.unexpanded.add(document.values[path])
+            return text
+
+    return _expand_value(document.value, (), expanded)
+
+
+def _expand_value(value: Any, path: Path, expanded: Callable[[str, Path], str]) -> Any:
     if isinstance(value, dict):
-        return {k: _expand_value(v, (*path, k), document, environment) for k, v in value.items()}
+        return {key: _expand_value(inner, (*path, key), expanded) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_expand_value(v, (*path, i), document, environment) for i, v in enumerate(value)]
-    if not isinstance(value, str) or "$" not in value:
-        return value
-    try:
-        return _REFERENCE.sub(lambda match: _replacement(match, environment), value)
-    except _Fault as fault:
-        document.fault(path, str(fault))
-        document.unexpanded.add(document.values[path])
-        return value
+        return [_expand_value(inner, (*path, i), expanded) for i, inner in enumerate(value)]
+    return expanded(value, path) if isinstance(value, str) and "$" in value else value
 
 
 def _replacement(match: re.Match[str], environment: Mapping[str, str]) -> str:
@@ -48,7 +58,7 @@ def _replacement(match: re.Match[str], environment: Mapping[str, str]) -> str:
     if not _VARIABLE.fullmatch(name):
         raise _Fault(f"`${{{name}}}` is neither ${{VARIABLE}} nor ${{file:/path}}")
     if name not in environment:
-        raise _Fault(f"environment variable `{name}` is not set")
+        raise _Unset(f"environment variable `{name}` is not set")
     return environment[name]
 
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,20 +48,29 @@ def load_config(path: Path = DEFAULT_PATH, environment: Mapping[str, str] = os.e
 def parse_config(text: str, *, name: str, environment: Mapping[str, str]) -> Config:
     """The same from the file's text; `name` is what messages call it."""
     document = yaml_document.parse_document(text, name)
-    value = expand(document, environment)
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"{name}: expected a mapping with the keys name, source, log and replicas",
-            code="config-invalid",
-            hint="Run `keepstream init` for a file to begin with.",
-        )
-    try:
-        config = Config.model_validate(value)
-    except ValidationError as error:
-        _note_faults(error, document)
-    if document.faults:
+    config = _validate(document, expand(document, environment))
+    if config is None or document.faults:
         raise _invalid(document)
     return config
+
+
+def faults_of(text: str, *, name: str, environment: Mapping[str, str]) -> list[str]:
+    """What is wrong with a file whose variables need not be set yet. Raises ConfigError (`config-yaml`)."""
+    document = yaml_document.parse_document(text, name)
+    _validate(document, expand(document, environment, unset_is_fault=False))
+    return document.fault_lines()
+
+
+def _validate(document: Document, value: Any) -> Config | None:
+    """None: no configuration could be made; why is in `document.faults`."""
+    if not isinstance(value, dict):
+        document.fault((), "expected a mapping with the keys name, source, log and replicas")
+        return None
+    try:
+        return Config.model_validate(value)
+    except ValidationError as error:
+        _note_faults(error, document)
+    return None
 
 
 def readable_by_others(path: Path) -> bool:
@@ -109,6 +119,8 @@ def _note_faults(error: ValidationError, document: Document) -> None:
             document.fault(path, f"unknown key `{dotted}`{_suggestion(path)}", of_key=True)
         elif fault["type"] == "missing":
             document.fault(path, f"`{dotted}` is missing")
+        elif fault["type"] == "string_type":
+            document.fault(path, f"`{dotted}` must be a text: write it between double quotes")
         else:
             document.fault(path, f"{_subject(dotted)}{_sentence(fault['msg'])}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import yaml
 
 from pipeline.config.model import Keyless
 
@@ -40,7 +41,7 @@ source:
   # tables:
   #   include: ["*.*"]              # schema.table, with * for any run of characters
   #   exclude: ["public.audit_*"]
-  # publication: keepstream_{name}
+  # publication: keepstream_NAME
 
 log:
   # kafka://broker1:9092,broker2:9092, or a folder on this machine: file:///var/lib/keepstream
@@ -70,9 +71,9 @@ _NO_REPLICA = """\
 
 def render_config(choices: Choices) -> str:
     """The file's text."""
-    replicas = "".join(_REPLICA.format(name=n, url=_quote(u)) for n, u in choices.replicas.items())
+    replicas = "".join(_REPLICA.format(name=_quote(n), url=_quote(u)) for n, u in choices.replicas.items())
     return _TEMPLATE.format(
-        name=choices.name,
+        name=_quote(choices.name),
         source=_quote(choices.source),
         keyless=choices.keyless.value,
         log=_quote(choices.log),
@@ -80,9 +81,10 @@ def render_config(choices: Choices) -> str:
     )
 
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./@=?&+-]*(?::[A-Za-z0-9_./@=?&+:,-]+)*(?:,[A-Za-z0-9_.:/-]+)*")
-
-
 def _quote(text: str) -> str:
-    """As YAML: plain where that is safe, else in double quotes, whose escapes are JSON's."""
-    return text if _PLAIN.fullmatch(text) and not text.endswith(":") else json.dumps(text, ensure_ascii=False)
+    """As YAML: plain where it is read back as the same text, else in double quotes (JSON's escapes)."""
+    try:
+        plain = yaml.safe_load(f"x: {text}") == {"x": text}
+    except yaml.YAMLError:
+        plain = False
+    return text if plain and text.isprintable() else json.dumps(text, ensure_ascii=False)

@@ -196,6 +196,11 @@ def test_a_directory_log_takes_no_kafka_settings() -> None:
     assert "`client` and `replication` are for a kafka:// log" in error.message
 
 
+def test_a_text_that_yaml_reads_as_something_else_is_told() -> None:
+    error = refused(SMALLEST.replace("name: crm", "name: on"))
+    assert error.message == "keepstream.yaml:2:7: `name` must be a text: write it between double quotes"
+
+
 def test_all_errors_of_a_file_are_listed_in_its_order() -> None:
     error = refused("nam: a\nsource: ${UNSET}\nlog: nowhere\nreplicas: {x: {ulr: dbname=x}}\n")
     assert error.message.splitlines()[0] == "6 errors"
