@@ -1,0 +1,131 @@
+"""One change as a JSON object. Row values are PostgreSQL's text, or null."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from schemas.avro import RowCodec
+from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
+from schemas.errors import InternalError
+from schemas.lsn import format_lsn
+from schemas.table import TableSchema
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What all changes of one transaction share. `commit_time` is in µs since 1970 UTC."""
+
+    xid: int
+    commit_lsn: int
+    end_lsn: int
+    commit_time: int
+
+    def to_json(self, ordinal: int) -> dict[str, Any]:
+        time = _EPOCH + timedelta(microseconds=self.commit_time)
+        return {
+            "commit_lsn": format_lsn(self.commit_lsn),
+            "end_lsn": format_lsn(self.end_lsn),
+            "ordinal": ordinal,
+            "xid": self.xid,
+            "commit_time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        }
+
+
+class EventEncoder:
+    """Turns changes into objects; keeps one codec for each table version."""
+
+    def __init__(self, tables: Mapping[bytes, TableSchema]) -> None:
+        self._tables = tables
+        self._codecs: dict[bytes, RowCodec] = {}
+
+    def table(self, table_id: bytes) -> TableSchema:
+        """Raises InternalError (`table-unknown`) for a version that the log did not announce."""
+        table = self._tables.get(table_id)
+        if table is None:
+            raise InternalError(f"table version {table_id.hex()} was not announced", code="table-unknown")
+        return table
+
+    def encode(self, change: Change) -> Iterator[dict[str, Any]]:
+        """The objects of one change, without what its transaction adds: one, or one a table of a TRUNCATE."""
+        payload = change.payload
+        if payload is None:
+            yield self._row_event(change)
+        elif isinstance(payload, Truncate):
+            for table_id in payload.tables:
+                yield _event(self.table(table_id), "truncate")
+        elif isinstance(payload, Message):
+            content = payload.content.decode(errors="backslashreplace")
+            yield _event(None, "message", after={"prefix": payload.prefix, "content": content})
+        else:
+            yield _event(self.table(change.table), "ddl", after=_added(payload))
+
+    def _codec(self, table_id: bytes) -> tuple[RowCodec, TableSchema]:
+        table = self.table(table_id)
+        codec = self._codecs.get(table_id)
+        if codec is None:
+            codec = self._codecs[table_id] = RowCodec(table)
+        return codec, table
+
+    def _row_event(self, change: Change) -> dict[str, Any]:
+        codec, table = self._codec(change.table)
+        names = [column.name for column in table.columns]
+        keys = [column.name for column in table.columns if column.key]
+        before: dict[str, str | None] | None = None
+        after: dict[str, str | None] | None = None
+        if change.old_row is not None:
+            before = _object(names, codec.decode_row(change.old_row))
+        elif change.old_key is not None:
+            before = _object(keys, codec.decode_key(change.old_key))
+        absent = [names[index] for index in change.absent]
+        if change.row is not None:
+            after = _object(names, codec.decode_row(change.row))
+            for name in absent:
+                del after[name]
+        identified_by = before if before is not None else after or {}
+        return _event(
+            table,
+            Operation(change.operation).name.lower(),
+            key={name: identified_by[name] for name in keys if name in identified_by},
+            before=before,
+            after=after,
+            absent=absent,
+        )
+
+
+def _object(names: Sequence[str], values: Sequence[bytes | None]) -> dict[str, str | None]:
+    texts = (None if value is None else value.decode(errors="backslashreplace") for value in values)
+    return dict(zip(names, texts, strict=True))
+
+
+def _added(payload: ColumnsAdded) -> dict[str, Any]:
+    return {
+        "add_columns": [
+            {"name": c.name, "type": c.type_name, "not_null": c.not_null, "default": c.default}
+            for c in payload.columns
+        ]
+    }
+
+
+def _event(
+    table: TableSchema | None,
+    op: str,
+    *,
+    key: dict[str, Any] | None = None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    absent: Sequence[str] = (),
+) -> dict[str, Any]:
+    return {
+        "schema": table.schema if table else None,
+        "name": table.name if table else None,
+        "op": op,
+        "key": key,
+        "before": before,
+        "after": after,
+        "absent": list(absent),
+    }
