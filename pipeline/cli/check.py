@@ -44,7 +44,8 @@ def check(
     config = invocation(context).config
     findings = preflight(config)
     if fix_sql:
-        print_text("\n".join(fix_lines(findings)))
+        for line in fix_lines(findings):
+            print_text(line)
     elif as_json:
         print_json({"ok": exit_code(findings) == 0, "findings": [_as_json(finding) for finding in findings]})
     else:
