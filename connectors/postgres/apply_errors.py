@@ -44,6 +44,8 @@ def miscount(ref: ChangeRef, rows: int, replica: str) -> Divergence:
     """A statement that should have touched one row touched `rows`."""
     if ref.what.startswith("insert"):
         code, seen = "row-not-written", "the replica took no row: a trigger or a rule swallowed it"
+    elif ref.what.startswith("unique key"):
+        code, seen = "row-already-there", "the replica would have two rows with these values"
     elif rows == 0:
         code, seen = "row-missing", "the replica has no such row"
     else:
@@ -76,10 +78,13 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
     """The error that a failed statement means; `ref` None if it was no change of the log."""
     state = error.sqlstate or ""
     for prefix, (code, seen) in _DIVERGENCES.items():
-        if ref is not None and state.startswith(prefix):
+        if state.startswith(prefix):
             name = error.diag.constraint_name
             seen += f" (constraint {name})" if name else ""
-            return Divergence(f"{ref}: {seen}", code=code, hint=skip_hint(ref.source, replica))
+            hint = f"See what differs with `keepstream verify {replica}`."
+            return Divergence(
+                f"{doing}: {seen}", code=code, hint=skip_hint(ref.source, replica) if ref else hint
+            )
     if state.startswith(_SCHEMA):
         return _misfit(error, doing)
     return sql_error(error, doing)

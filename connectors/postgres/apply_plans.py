@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.apply_keychecks import KeyCheck, key_checks
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
 from connectors.postgres.statements import Bind, Old, Statement
@@ -26,6 +27,7 @@ class Plan:
     bind: Bind
     decode_row: RowDecoder
     decode_old: RowDecoder
+    checks: tuple[KeyCheck, ...]
 
 
 class Plans:
@@ -98,9 +100,16 @@ class Plans:
             bind=statements.bind(statement.refs),
             decode_row=row_decoder(table),
             decode_old=key_decoder(table) if by_key else row_decoder(table),
+            checks=self._checks(table, change),
         )
         self._plans[kind] = plan
         return plan
+
+    def _checks(self, table: TableSchema, change: Change) -> tuple[KeyCheck, ...]:
+        if change.row is None or not self._replica_role:
+            return ()
+        written = [i for i in range(len(table.columns)) if i not in change.absent]
+        return key_checks(table, self.target(table), written)
 
 
 def _statement(table: TableSchema, target: TargetTable, change: Change) -> Statement:

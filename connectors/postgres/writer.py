@@ -22,11 +22,13 @@ from connectors.failpoints import failpoint
 from connectors.postgres import claim as claims
 from connectors.postgres.apply_barriers import BarrierWriter
 from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount
+from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit, wrapped
 from connectors.postgres.session import Session
+from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
@@ -63,6 +65,7 @@ class ReplicaWriter:
         self._barriers = BarrierWriter(
             conn, self._pipe, self._plans, replica=replica, replica_role=self.replica_role
         )
+        self._keys = KeyLookups()
 
     def begin(self, old: Lsn, new: Position, *, place: str) -> None:
         """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""
@@ -73,6 +76,9 @@ class ReplicaWriter:
             self._pipe.open()
             self._pipe.run(b"begin", tag=_BEGIN)
             self.move(old, new, place=place)
+            if not self.replica_role:
+                # statements that were one on the source are several here
+                self._pipe.run(b"set constraints all deferred", tag=_BEGIN)
         failpoint("apply.after_cas")
 
     def move(self, old: Lsn, new: Position, *, place: str) -> None:
@@ -99,6 +105,8 @@ class ReplicaWriter:
                     old_values = plan.decode_old(old, 0) if old is not None else ()
                     size = len(row or b"") + len(old or b"")
                     send(plan.name, plan.bind(values, old_values), (plan.statement, source, ordinal), size)
+                    if plan.checks:
+                        self._keys.note(plan.checks, values, (source, ordinal))
                 ordinal += 1
         return ordinal
 
@@ -116,6 +124,7 @@ class ReplicaWriter:
         """Wait for all answers, then commit. If the session is lost in COMMIT, its outcome is unknown:
         take the replica over anew and read the row (P14)."""
         with explained(self._replica):
+            self._keys.send(self._look_up)
             self._pipe.push()
             failpoint("apply.mid_transaction")
             self._pipe.sync()
@@ -129,8 +138,12 @@ class ReplicaWriter:
             raise InternalError("COMMIT did not end the target transaction", code="commit-refused")
         failpoint("apply.after_commit")
 
+    def _look_up(self, statement: Statement, values: Values, ref: tuple[SourceRef, int]) -> None:
+        self._pipe.run(statement.sql, values, tag=(statement, *ref))
+
     def rollback(self) -> None:
         """Abandon the open transaction, if there is one. Raises RetryLater if the session is lost."""
+        self._keys.forget()
         with wrapped("rolling back"):
             if self._pipe.is_open:
                 self._pipe.drain()

@@ -1,0 +1,297 @@
+"""Planning target transactions: values in, steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.apply.grouping import (
+    ApplyPart,
+    Blocked,
+    Brakes,
+    FindCommit,
+    Group,
+    Limits,
+    Move,
+    Planner,
+    RollBack,
+    Step,
+)
+from pipeline.follow import Followed
+from schemas.change import Change, Message, Operation, Truncate
+from schemas.changecodec import encode_change
+from schemas.errors import HistoryBroken
+from schemas.frame import (
+    NO_DIGEST,
+    Anchor,
+    Body,
+    CaptureStart,
+    Commit,
+    Frame,
+    Heartbeat,
+    Part,
+    Transaction,
+    Transactions,
+)
+from schemas.lsn import Lsn, Position
+
+ROW = Change(Operation.INSERT, b"t" * 8, row=b"\0")
+TRUNCATE = Change(Operation.TRUNCATE, bytes(8), payload=Truncate((b"t" * 8,), False, False))
+FREE = Brakes()
+
+
+def transaction(number: int, *changes: Change, time: int | None = None) -> Transaction:
+    """Number n commits at 100 n and ends at 100 n + 10."""
+    encoded = [encode_change(change) for change in changes or (ROW,)]
+    at = number * 100
+    when = number if time is None else time
+    return Transaction(number, Lsn(at), Lsn(at + 10), when, None, len(encoded), b"".join(encoded))
+
+
+def part(number: int, index: int, *, last: bool = False) -> Part:
+    at = number * 100
+    commit = Commit(Lsn(at + 10), number, None) if last else None
+    encoded = encode_change(ROW)
+    return Part(number, Lsn(at), index, 1, encoded, None, commit)
+
+
+def frame(body: Body, *, place: int = 0) -> Followed:
+    value = Frame(b"s" * 16, 1, 1, NO_DIGEST, 0, (), body, b"d" * 32)
+    return Followed(value, place, place + 1, False)
+
+
+def planner(*bodies: Body, at: Position | None = None) -> Planner:
+    made = Planner(at or Position(Lsn(50)), "")
+    feed(made, *bodies)
+    return made
+
+
+def feed(made: Planner, *bodies: Body) -> None:
+    for body in bodies:
+        made.backlog.feed(frame(body, place=body.at.lsn if isinstance(body, Anchor) else 0))
+
+
+def several(numbers: Sequence[int]) -> Transactions:
+    return Transactions(tuple(transaction(number) for number in numbers))
+
+
+def heartbeat(lsn: int) -> Heartbeat:
+    return Heartbeat(Position(Lsn(lsn)), 0)
+
+
+def anchor(lsn: int) -> Anchor:
+    return Anchor(Position(Lsn(lsn)), "1", 1, (), 0)
+
+
+def start() -> CaptureStart:
+    return CaptureStart(bytes(16), "1", 1, 0)
+
+
+def group(step: Step) -> list[int]:
+    assert isinstance(step, Group)
+    return [loaded.transaction.xid for loaded in step.transactions]
+
+
+def drain(made: Planner, brakes: Brakes = FREE, limits: Limits | None = None) -> list[list[int]]:
+    """All groups until nothing is left to do."""
+    groups = []
+    while isinstance(step := made.next(brakes, limits or Limits()), (Group, Move)):
+        if isinstance(step, Group):
+            groups.append(group(step))
+        made.done(step)
+    return groups
+
+
+def test_a_caught_up_replica_takes_one_transaction_at_a_time() -> None:
+    assert drain(planner(several([1, 2, 3]))) == [[1], [2], [3]]
+
+
+def test_a_replica_that_is_behind_takes_many_transactions_at_once() -> None:
+    assert drain(planner(several(range(1, 9)))) == [[1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_a_group_is_bounded_by_changes() -> None:
+    groups = drain(planner(several(range(1, 13))), limits=Limits(changes=5))
+    assert groups[0] == [1, 2, 3, 4, 5]
+    assert [number for numbers in groups for number in numbers] == list(range(1, 13))
+
+
+def test_a_group_is_bounded_by_bytes() -> None:
+    size = len(transaction(1).changes)
+    assert drain(planner(several(range(1, 9))), limits=Limits(size_bytes=3 * size))[0] == [1, 2, 3]
+
+
+def test_one_transaction_over_every_limit_is_still_applied() -> None:
+    assert drain(planner(Transactions((transaction(1, *[ROW] * 9),))), limits=Limits(changes=1)) == [[1]]
+
+
+def test_a_barrier_stands_alone() -> None:
+    made = planner(
+        several([1, 2, 3]), Transactions((transaction(4, ROW, TRUNCATE),)), several([5, 6, 7, 8, 9])
+    )
+    assert drain(made) == [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+
+
+def test_a_foreign_message_is_no_barrier_and_the_message_of_a_joining_table_is_one() -> None:
+    def message(prefix: str) -> Transactions:
+        payload = Message(True, prefix, b"")
+        return Transactions((transaction(3, Change(Operation.MESSAGE, bytes(8), payload=payload)),))
+
+    rest = (several([4, 5, 6]),)
+    assert drain(planner(several([1, 2]), message("other"), *rest)) == [[1, 2, 3, 4, 5, 6]]
+    assert drain(planner(several([1, 2]), message("keepstream.join"), *rest)) == [[1, 2], [3], [4], [5], [6]]
+
+
+def test_heartbeats_and_anchors_do_not_cut_a_group() -> None:
+    made = planner(several([1, 2, 3]), heartbeat(350), anchor(350), several([4, 5, 6]))
+    assert drain(made) == [[1, 2, 3, 4, 5, 6]]
+    assert made.hint != ""
+
+
+def test_a_step_that_was_not_done_is_planned_again() -> None:
+    made = planner(several([1, 2]))
+    assert group(made.next(FREE, Limits())) == [1]
+    assert group(made.next(FREE, Limits())) == [1]
+
+
+def test_a_failed_group_is_planned_one_by_one_and_later_ones_together_again() -> None:
+    made = planner(several(range(1, 13)))
+    assert group(made.next(FREE, Limits(transactions=6))) == [1, 2, 3, 4, 5, 6]
+    made.one_by_one(6)
+    assert drain(made) == [[1], [2], [3], [4], [5], [6], [7, 8, 9, 10, 11, 12]]
+
+
+def test_transactions_that_the_position_holds_are_skipped() -> None:
+    made = planner(several([1, 2, 3]), at=Position(Lsn(210), 2, 2))
+    assert drain(made) == [[3]]
+
+
+def test_a_commit_that_starts_exactly_at_the_position_is_applied() -> None:  # P1
+    made = planner(several([1, 2]), at=Position(Lsn(200), 1, 1))
+    assert drain(made) == [[2]]
+
+
+def test_a_position_of_another_history_stops() -> None:  # P2
+    with pytest.raises(HistoryBroken) as caught:
+        planner(several([1, 2, 3]), at=Position(Lsn(210), 77, 2))
+    assert caught.value.code == "other-history"
+
+
+def test_a_position_ahead_of_the_log_waits() -> None:  # P2
+    made = planner(several([1, 2]), at=Position(Lsn(910), 9, 9))
+    assert made.next(FREE, Limits()) is Blocked.LOG_END
+    feed(made, several([9, 10]))
+    assert drain(made) == [[10]]
+
+
+def test_a_hold_stops_before_the_transaction_that_ends_past_it() -> None:  # P16
+    made = planner(several([1, 2, 3]))
+    brakes = Brakes(hold=Lsn(250))
+    assert drain(made, brakes) == [[1], [2]]
+    assert made.position == Position(Lsn(250), 2, 2)
+    assert made.next(brakes, Limits()) is Blocked.HELD
+
+
+def test_a_hold_cuts_a_group() -> None:
+    made = planner(several(range(1, 9)))
+    assert drain(made, Brakes(hold=Lsn(310))) == [[1, 2, 3]]
+    assert made.position.lsn == 310
+
+
+def test_a_transaction_that_reaches_over_the_hold_is_not_applied() -> None:
+    made = planner(several([1, 2]))
+    assert drain(made, Brakes(hold=Lsn(205))) == [[1]]
+    assert made.position.lsn == 200
+
+
+def test_the_position_comes_to_the_hold_only_when_the_log_is_known_past_it() -> None:
+    made = planner(several([1]))
+    brakes = Brakes(hold=Lsn(500))
+    drain(made, brakes)
+    assert made.next(brakes, Limits()) is Blocked.LOG_END
+    feed(made, heartbeat(400))
+    assert made.next(brakes, Limits()) is Blocked.LOG_END
+    assert made.standing == Position(Lsn(400))
+    feed(made, heartbeat(600))
+    step = made.next(brakes, Limits())
+    assert step == Move(Position(Lsn(500), 1, 1))
+    made.done(step)
+    assert made.next(brakes, Limits()) is Blocked.HELD
+    assert made.next(FREE, Limits()) is Blocked.LOG_END
+    assert made.standing == Position(Lsn(600))
+
+
+def test_an_end_time_stops_before_the_first_later_commit_in_log_order() -> None:  # P23
+    bodies = (transaction(1, time=10), transaction(2, time=30), transaction(3, time=20))
+    made = planner(Transactions(bodies))
+    brakes = Brakes(until_time=20)
+    assert drain(made, brakes) == [[1]]
+    assert made.next(brakes, Limits()) is Blocked.END_TIME
+
+
+def test_a_delay_waits_until_a_transaction_is_old_enough() -> None:
+    made = planner(several([1, 2]))
+    assert drain(made, Brakes(due_before=1)) == [[1]]
+    assert made.next(Brakes(due_before=1), Limits()) is Blocked.DELAYED
+    assert drain(made, Brakes(due_before=2)) == [[2]]
+
+
+def test_parts_are_applied_as_they_come() -> None:
+    made = planner()
+    inside = []
+    for next_part in (part(1, 1), part(1, 2, last=True)):
+        feed(made, next_part)
+        step = made.next(FREE, Limits())
+        assert step == ApplyPart(next_part)
+        made.done(step)
+        inside.append(made.inside)
+        assert made.next(FREE, Limits()) is Blocked.LOG_END
+    assert inside == [True, False]
+    assert made.position == Position(Lsn(110), 1, 1)
+
+
+def test_a_new_epoch_rolls_unfinished_parts_back() -> None:  # P7
+    made = planner(part(1, 1), start(), anchor(50), part(1, 1), part(1, 2, last=True))
+    steps = []
+    while not isinstance(step := made.next(FREE, Limits()), Blocked):
+        assert isinstance(step, (ApplyPart, RollBack))
+        steps.append(type(step))
+        made.done(step)
+    assert steps == [ApplyPart, RollBack, ApplyPart, ApplyPart]
+    assert made.position.lsn == 110
+
+
+def test_a_new_epoch_between_transactions_means_nothing() -> None:
+    made = planner(several([1]), start(), anchor(110), several([2]))
+    assert drain(made) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("brakes", "outcome"),
+    [
+        (Brakes(hold=Lsn(105)), Move(Position(Lsn(100)))),
+        (Brakes(until_time=0), Blocked.END_TIME),
+        (Brakes(due_before=0), Blocked.DELAYED),
+    ],
+)
+def test_parts_are_not_begun_before_their_end_is_known_to_be_allowed(brakes: Brakes, outcome: Step) -> None:
+    made = planner(part(1, 1))
+    step = made.next(brakes, Limits())
+    assert isinstance(step, FindCommit)
+    made.ends(step.part, Commit(Lsn(110), 1, None))
+    assert made.next(brakes, Limits()) == outcome
+
+
+def test_an_anchor_helps_to_resume_only_once_the_position_has_passed_it() -> None:
+    made = planner(several([1]), anchor(110), several([2]), anchor(500))
+    step = made.next(FREE, Limits())
+    assert isinstance(step, Group)
+    made.done(step)
+    assert made.hint == ""
+    drain(made)
+    assert made.hint.startswith("110:")
+    made.next(FREE, Limits())
+    assert made.hint.startswith("110:")
+    made.done(Move(Position(Lsn(500), 2, 2)))
+    assert made.hint.startswith("500:")
