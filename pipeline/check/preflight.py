@@ -6,8 +6,8 @@ What cannot be looked at becomes a finding itself, and the look at the rest goes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
-from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog import list_tables
 from connectors.postgres.instance import read_instance
 from connectors.postgres.publication import read_publication
@@ -51,11 +51,7 @@ class Preflight:
     def findings(self) -> Iterator[Finding]:
         yield from self._file()
         yield from _guarded(SOURCE, "connection", self._look_at_source)
-        log = open_log(self._config)
-        try:
-            yield from _guarded(LOG, "log", lambda: self._look_at_log(log))
-        finally:
-            log.close()
+        yield from _guarded(LOG, "log", self._look_at_log)
         for name in self._config.replicas:
             yield from _guarded(Place(f"replica {name}"), "connection", lambda: self._replica(name))  # noqa: B023
         if self._source and any(r.initial is Initial.COPY for r in self._config.replicas.values()):
@@ -72,12 +68,13 @@ class Preflight:
         with connect(source_conninfo(self._config), purpose="check") as session:
             yield from self._server_and_tables(session)
 
-    def _look_at_log(self, log: ChangeLog) -> Iterator[Finding]:
+    def _look_at_log(self) -> Iterator[Finding]:
         """History needs both source and log."""
-        yield from check_log(log, self._config)
-        if self._source:
-            with connect(source_conninfo(self._config), purpose="check") as session:
-                yield from check_history(session, log, self._config)
+        with closing(open_log(self._config)) as log:
+            yield from check_log(log, self._config)
+            if self._source:
+                with connect(source_conninfo(self._config), purpose="check") as session:
+                    yield from check_history(session, log, self._config)
 
     def _server_and_tables(self, session: Session) -> Iterator[Finding]:
         config = self._config
