@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.cli.errors import describe_unexpected, render_error
+from pipeline.cli.invocation import Invocation
 from pipeline.cli.verbs import VERBS
 from pipeline.logs import LogFormat
 from pipeline.version import VERSION
@@ -118,6 +119,14 @@ def test_a_bug_shows_its_type_and_place_but_not_its_text() -> None:
     assert error.exit_code == 1
     assert error.message.startswith("unexpected RuntimeError at test_cli.py:")
     assert "customer" not in error.message + error.hint
+
+
+def test_an_interrupted_verb_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Invocation) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Invocation, "path", property(interrupted))
+    assert main(["check"]) == 130
 
 
 def test_a_bug_ends_with_1_and_its_traceback_only_at_debug_level() -> None:
