@@ -34,7 +34,7 @@ class Beginning:
 
 
 def _temporary_file() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed with the spool
+    return tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,161 @@
+"""P2, P10, P11: whether it is the same history, word for word where operators read it."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.postgres.slot import SlotState
+from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
+from pipeline.capture.history import (
+    announced_joins,
+    check_publication,
+    check_slot,
+    check_system,
+    check_timeline,
+    join_token,
+)
+from pipeline.capture.schemachange import added_columns
+from pipeline.follow import SameHistory
+from schemas.errors import HistoryBroken, RefusedData
+from schemas.frame import Anchor
+from schemas.lsn import Lsn, Position
+from schemas.table import Column, ReplicaIdentity, TableSchema
+
+TAIL = Position(Lsn(0x2000), 77, 5)
+ANCHOR = Anchor(Position(Lsn(0x1000)), "4711", 1, (), 0)
+
+
+def slot(**changes: object) -> SlotState:
+    values: dict[str, object] = {
+        "name": "keepstream_crm",
+        "plugin": "pgoutput",
+        "database": "crm",
+        "temporary": False,
+        "two_phase": False,
+        "active_pid": None,
+        "restart_lsn": Lsn(0x1000),
+        "confirmed_flush_lsn": Lsn(0x2000),
+        "retained_bytes": 0,
+        "safe_wal_bytes": None,
+        "wal_status": "reserved",
+        "invalidation_reason": None,
+        "catalog_xmin_age": 1,
+        "inactive_s": None,
+    }
+    return SlotState(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_p10_the_known_cluster_with_all_that_the_log_has_is_accepted() -> None:
+    check_system(ANCHOR, TAIL, SystemIdentity("4711", 1, Lsn(0x2000), "crm"))
+    check_slot("keepstream_crm", slot(), database="crm", tail=TAIL)
+
+
+def test_p10_another_cluster_and_a_rolled_back_one_stop() -> None:
+    with pytest.raises(HistoryBroken) as caught:
+        check_system(ANCHOR, TAIL, SystemIdentity("4712", 1, Lsn(0x9000), "crm"))
+    assert caught.value.code == "source-other-cluster"
+    assert caught.value.message == "the source is cluster 4712, the log came from cluster 4711"
+    with pytest.raises(HistoryBroken) as caught:
+        check_system(ANCHOR, TAIL, SystemIdentity("4711", 1, Lsn(0x1FFF), "crm"))
+    assert caught.value.code == "source-went-back"
+    assert caught.value.message == "the source's WAL ends at 0/1FFF, the log already holds it up to 0/2000"
+
+
+def test_p10_a_new_timeline_is_accepted_only_if_the_log_ends_before_the_switch() -> None:
+    check_timeline(ANCHOR, TAIL, 2, [TimelineSwitch(1, Lsn(0x2000), "")])
+    for switches in ([TimelineSwitch(1, Lsn(0x1FFF), "")], []):
+        with pytest.raises(HistoryBroken) as caught:
+            check_timeline(ANCHOR, TAIL, 2, switches)
+        assert caught.value.code == "source-other-timeline"
+
+
+@pytest.mark.parametrize(
+    ("seen", "code"),
+    [
+        (None, "slot-missing"),
+        (slot(plugin="test_decoding"), "slot-foreign"),
+        (slot(database="other"), "slot-foreign"),
+        (slot(wal_status="lost"), "slot-invalidated"),
+        (slot(confirmed_flush_lsn=Lsn(0x2001)), "slot-advanced"),
+    ],
+)
+def test_p10_a_slot_that_cannot_be_ours_stops(seen: SlotState | None, code: str) -> None:
+    with pytest.raises(HistoryBroken) as caught:
+        check_slot("keepstream_crm", seen, database="crm", tail=TAIL)
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_p10_a_slot_that_went_back_after_a_crash_is_fine() -> None:
+    behind = slot(confirmed_flush_lsn=Lsn(0x100))
+    check_slot("keepstream_crm", behind, database="crm", tail=TAIL)
+    assert behind.confirmed_flush_lsn is not None
+
+
+def test_p11_a_publication_that_somebody_changed_is_a_gap() -> None:
+    anchored = ("pg_publication:1:100", "pg_publication_rel:2:100")
+    check_publication("p", anchored, anchored)
+    for current in (
+        anchored[:1],
+        (*anchored, "pg_publication_rel:3:101"),
+        ("pg_publication:1:105", "pg_publication_rel:2:100"),
+    ):
+        with pytest.raises(HistoryBroken) as caught:
+            check_publication("p", anchored, current)
+        assert caught.value.code == "publication-changed"
+
+
+def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
+    anchored = ("pg_publication:1:100", join_token(101))
+    check_publication("p", anchored, ("pg_publication:1:100", "pg_publication_rel:3:101"))
+    check_publication("p", anchored, ("pg_publication:1:100",))  # its transaction never committed
+    assert announced_joins(anchored) == ("join:101",)
+
+
+def see(history: SameHistory, commit_lsn: int, xid: int) -> bool:
+    return history.see(commit_lsn=commit_lsn, end_lsn=commit_lsn + 8, xid=xid, commit_time=5)
+
+
+def test_p1_a_commit_that_starts_exactly_at_the_position_is_not_held() -> None:
+    history = SameHistory(Position(Lsn(100)))
+    assert see(history, 92, 1) is True
+    assert see(history, 100, 2) is False
+
+
+def test_p2_the_last_transaction_below_the_position_must_be_the_one_it_names() -> None:
+    same = SameHistory(Position(Lsn(100), 7, 5))
+    assert see(same, 80, 6) is True
+    assert see(same, 92, 7) is True
+    assert see(same, 100, 8) is False
+    other = SameHistory(Position(Lsn(100), 7, 5))
+    see(other, 92, 9)
+    with pytest.raises(HistoryBroken) as caught:
+        see(other, 100, 10)
+    assert caught.value.code == "other-history"
+
+
+def test_p2_a_transaction_that_reaches_over_the_position_is_another_history() -> None:
+    history = SameHistory(Position(Lsn(100), 7, 5))
+    with pytest.raises(HistoryBroken) as caught:
+        history.see(commit_lsn=99, end_lsn=107, xid=7, commit_time=5)
+    assert caught.value.code == "other-history"
+
+
+def table(*columns: tuple[str, int]) -> TableSchema:
+    made = tuple(Column(name, oid, -1, str(oid), key=name == "id") for name, oid in columns)
+    return TableSchema("public", "t", ReplicaIdentity.DEFAULT, made)
+
+
+def test_only_added_columns_are_followed() -> None:
+    old = table(("id", 23), ("a", 25))
+    assert [c.name for c in added_columns(old, table(("id", 23), ("a", 25), ("b", 25)))] == ["b"]
+    assert added_columns(old, old) == ()
+    for new, seen in (
+        (table(("id", 23)), "column a is gone or renamed"),
+        (table(("id", 23), ("b", 25)), "column a is gone or renamed"),
+        (table(("id", 20), ("a", 25)), "column id changed from 23 to 20"),
+    ):
+        with pytest.raises(RefusedData) as caught:
+            added_columns(old, new)
+        assert caught.value.code == "schema-changed"
+        assert caught.value.message.endswith(seen)
