@@ -2,12 +2,12 @@
 
 Any process may be frozen at any point and wake up later, so nothing but what the files say counts:
 
-- A creator of an epoch creates its file first, *then* reads which older file has a complete header
+- A writer creates the first file of its generation, *then* reads which older file has a complete header
   and how far it is valid, then writes its own header. The chain runs backwards from the newest file
   with a complete header; a file that no header names is an orphan, whatever it holds.
-- A header found complete *before* a look that finds no higher epoch is settled: whoever creates a
-  higher epoch later will see it and continue behind it.
-- If the highest epoch is unfinished, its creator may have looked before others completed their
+- A header found complete *before* a look that finds no higher generation is settled: whoever creates
+  a higher one later will see it and continue behind it.
+- If the highest generation is unfinished, its creator may have looked before others completed their
   headers. Then only files with a watermark are settled: their writers themselves looked after their
   header was durable. And in the newest of them only what lies below its watermark.
 """
@@ -36,12 +36,12 @@ class Link:
 class Chain:
     """The files of the log, oldest first.
 
-    `top_epoch` is the highest epoch that any file is named after. `settled`: the newest link belongs
+    `top` is the highest generation of any file. `settled`: the newest link belongs
     to it, so that a look which still finds no higher one proves what was read from it before.
     """
 
     links: tuple[Link, ...]
-    top_epoch: int
+    top: int
     settled: bool
 
     def index(self, name: SegmentName) -> int | None:
@@ -68,9 +68,9 @@ class SegmentFolder:
             raise disk_error(error, self.path) from error
         return sorted(name for entry in listing if (name := SegmentName.parse(entry)))
 
-    def highest_epoch(self) -> int:
+    def highest_generation(self) -> int:
         names = self.names()
-        return names[-1].epoch if names else 0
+        return names[-1].generation if names else 0
 
     def segment_path(self, name: SegmentName) -> Path:
         return self.path / name.file_name
@@ -97,22 +97,30 @@ class SegmentFolder:
         while True:
             names = self.names()
             newest = self._newest(names)
-            top = names[-1].epoch if names else 0
-            if self.highest_epoch() == top:  # the look after the header was read
+            top = names[-1].generation if names else 0
+            if self.highest_generation() == top:  # the look after the header was read
                 links = self._walk_back(newest, names) if newest else ()
-                return Chain(links, top, settled=newest is not None and newest.name.epoch == top)
+                return Chain(links, top, settled=newest is not None and newest.name.generation == top)
 
-    def newest_below(self, epoch: int) -> Header | None:
-        """What a new epoch continues behind: the newest file of a lower one with a complete header."""
+    def newest_below(self, generation: int) -> Header | None:
+        """What a new writer continues behind: the newest file of a lower one with a complete header."""
         for name in reversed(self.names()):
-            if name.epoch < epoch and (header := self._read_header(name)[0]):
+            if name.generation < generation and (header := self._read_header(name)[0]):
+                return header
+        return None
+
+    def newest_proven(self) -> Header | None:
+        """The newest file with records that nothing can make invalid any more."""
+        for name in reversed(self.names()):
+            header, mark = self._read_header(name)
+            if header and mark:
                 return header
         return None
 
     def _newest(self, names: list[SegmentName]) -> Header | None:
         for name in reversed(names):
             header, mark = self._read_header(name)
-            if header and (mark or name.epoch == names[-1].epoch):
+            if header and (mark or name.generation == names[-1].generation):
                 if header.log_id != self._log_id:
                     self._headers.clear()  # made anew under the same name
                     self._log_id = header.log_id

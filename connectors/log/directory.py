@@ -23,11 +23,11 @@ from connectors.log.directory_reader import DirectoryReader
 from connectors.log.directory_writer import DirectoryWriter
 from connectors.log.disk import disk_error, sync_folder_or_die, sync_or_die
 from connectors.log.limits import refuse_oversized
-from connectors.log.place import MAX_EPOCH, pack_place, unpack_place
+from connectors.log.place import MAX_GENERATION, pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName
 from connectors.log.segment_file import corrupt
 from connectors.log.segment_writer import SegmentWriter, fenced
-from schemas.errors import InternalError, KeepstreamError
+from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
 from schemas.finding import Finding
 
 _STAGE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -84,15 +84,12 @@ class DirectoryLog:
     def begin_epoch(
         self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]
     ) -> DirectoryWriter:
-        """See `ChangeLog.begin_epoch`. `is_ignorable` is not needed: an epoch's files are its own."""
+        """See `ChangeLog.begin_epoch`. `is_ignorable` is not needed: a writer's files are its own."""
         refuse_oversized(record)
-        if not 0 < epoch <= MAX_EPOCH:
-            raise InternalError(f"epoch {epoch} is not between 1 and {MAX_EPOCH}", code="epoch-out-of-range")
-        if self._folder.highest_epoch() >= epoch:
-            raise fenced(f"epoch {epoch} or a higher one exists in {self._path}", "epoch-taken")
-        file = SegmentWriter(self._folder, SegmentName(epoch, 0))
+        generation = self._free_generation(epoch)
+        file = SegmentWriter(self._folder, SegmentName(generation, 0))
         try:
-            header = self._header_of_new_epoch(file)
+            header = self._header_of_new_file(file, epoch)
             file.write_header(header)
         except KeepstreamError:
             file.abandon()  # never later: a reader may have gone by the header
@@ -149,24 +146,42 @@ class DirectoryLog:
     def _status(self) -> Path:
         return self._path / "status"
 
-    def _header_of_new_epoch(self, file: SegmentWriter) -> Header:
-        """Its file exists, so no older epoch can prove anything more: *now* read what is valid (P8)."""
+    def _free_generation(self, epoch: int) -> int:
+        """Above every file there is, whether it was finished or not.
+
+        A writer that died before its CAPTURE_START was proven cannot be told from one that is frozen: the
+        higher generation fences it, and the epoch that it has put into no log is still free.
+        """
+        newest = self._folder.newest_proven()
+        if newest is not None and newest.epoch >= epoch:
+            raise fenced(f"epoch {newest.epoch} exists in {self._path}, {epoch} is too late", "epoch-taken")
+        generation = self._folder.highest_generation() + 1
+        if generation > MAX_GENERATION:
+            raise OperatorNeeded(
+                f"{self._path} has had {MAX_GENERATION} writers, more than a place can name",
+                code="log-exhausted",
+                hint="Begin a new log: `keepstream teardown --yes`, then `keepstream run` copies anew.",
+            )
+        return generation
+
+    def _header_of_new_file(self, file: SegmentWriter, epoch: int) -> Header:
+        """The file exists, so no older writer can prove anything more: *now* read what is valid (P8)."""
         failpoint("log.epoch_created")
         sync_folder_or_die(self._path)
         file.look()
-        before = self._folder.newest_below(file.name.epoch)
+        before = self._folder.newest_below(file.name.generation)
         if before is None:
-            return Header(secrets.token_bytes(_LOG_ID_BYTES), file.name)
+            return Header(secrets.token_bytes(_LOG_ID_BYTES), file.name, epoch)
         valid_bytes = self._valid_bytes(before)
         failpoint("log.predecessor_read")
-        return Header(before.log_id, file.name, before.name, valid_bytes)
+        return Header(before.log_id, file.name, epoch, before.name, valid_bytes)
 
     def _valid_bytes(self, header: Header) -> int:
         """How far a file that gets no more writers is valid, as the disk itself has it."""
         path = self._folder.segment_path(header.name)
         segment = self._folder.open(header)
         if segment is None:
-            raise fenced(f"{path} was deleted while epoch began behind it", "log-fenced")
+            raise fenced(f"{path} was deleted while a writer began behind it", "log-fenced")
         with segment:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -187,7 +202,7 @@ class DirectoryLog:
         except KeepstreamError:
             file.close()
             raise
-        return DirectoryWriter(self._folder, file, log_id=header.log_id, start_place=start_place)
+        return DirectoryWriter(self._folder, file, header=header, start_place=start_place)
 
     def _proven_bytes(self, chain: Chain) -> int | None:
         """How much of the newest file no successor can leave out; None: look again."""
@@ -200,7 +215,7 @@ class DirectoryLog:
             if sound > proven:
                 segment.sync()
                 self._folder.sync()
-                if self._folder.highest_epoch() != chain.top_epoch:
+                if self._folder.highest_generation() != chain.top:
                     return None
             return sound
 

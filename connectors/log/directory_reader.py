@@ -5,7 +5,7 @@ States: no file open (the log is empty, or the reader has not begun) → a file 
 
 What is below a file's watermark or limit is returned at once. What a writer left above the watermark
 (it was killed before it could raise it) is proven by the reader itself: read, fsync, and *then* a look
-that still finds no higher epoch (P8), so that a reader never gets ahead of what survives a power cut.
+that still finds no higher generation (P8), so that a reader never gets ahead of what survives a power cut.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class DirectoryReader:
             return []
         file.sync()
         self._folder.sync()
-        return values if self._folder.highest_epoch() == self._chain.top_epoch else []
+        unchanged = self._folder.highest_generation() == self._chain.top and file.is_in_place()
+        return values if unchanged else []
 
     def _begin(self) -> bool:
         """Open the file that the starting place names. False: nothing is there yet."""
@@ -143,11 +144,11 @@ class DirectoryReader:
             self._limit = chain.links[index].limit
             return self._limit is not None and self._check_limit(file)
         if index + 1 == len(chain.links):
-            return False  # an unfinished epoch hides the file that named the limit
+            return False  # an unfinished file hides the file that named the limit
         return self._open(chain.links[index + 1], HEADER_BYTES)
 
     def _advance_from_outside(self, chain: Chain, file: SegmentFile) -> bool:
-        """The open file is not in the chain: trimmed behind us, or an unfinished epoch hides it."""
+        """The open file is not in the chain: trimmed behind us, or an unfinished file hides it."""
         first, name = chain.links[0].header, file.header.name
         if first.predecessor == name and first.predecessor_bytes >= self._offset:
             if self._limit is None:
@@ -156,7 +157,7 @@ class DirectoryReader:
             return self._open(chain.links[0], HEADER_BYTES)
         if name < first.name:
             raise self._trimmed(name)
-        if not chain.settled and not file.is_deleted():
+        if not chain.settled and file.is_in_place():
             return False
         raise self._recreated(f"{name.file_name} is not part of it any more")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from connectors.log.chain import SegmentFolder
 from connectors.log.limits import refuse_oversized
-from connectors.log.segment import RECORD_HEAD_BYTES
+from connectors.log.segment import RECORD_HEAD_BYTES, Header
 from connectors.log.segment_writer import ROLL_BYTES, SegmentWriter, next_segment
 from schemas.errors import InternalError, KeepstreamError
 
@@ -32,11 +32,11 @@ class DirectoryWriter:
     """A `LogWriter`: the epoch's first file holds its CAPTURE_START, durable, at `start_place`."""
 
     def __init__(
-        self, folder: SegmentFolder, first: SegmentWriter, *, log_id: bytes, start_place: int
+        self, folder: SegmentFolder, first: SegmentWriter, *, header: Header, start_place: int
     ) -> None:
         self._folder = folder
         self._file = first
-        self._log_id = log_id
+        self._header = header
         self._start_place = start_place
         self._file_has_begun = False  # the file holds more than where a reader may begin
         self._queue: deque[_Queued] = deque()
@@ -117,7 +117,7 @@ class DirectoryWriter:
         group_bytes = sum(map(len, records))
         full = self._file.file_bytes + group_bytes + RECORD_HEAD_BYTES * len(group) > ROLL_BYTES
         if full or (group[0].boundary and self._file_has_begun):
-            self._file = next_segment(self._file, self._folder, self._log_id)
+            self._file = next_segment(self._file, self._folder, self._header)
         self._file.write(records)
         self._file.prove()
         self._file_has_begun = True

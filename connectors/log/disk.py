@@ -44,6 +44,15 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
     )
 
 
+def is_in_place(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one under this path: not deleted, not moved away with its folder."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - beside fstat
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
 def sync_or_die(descriptor: int, path: Path) -> None:
     """fsync what this process wrote; if that fails, end the process at once (P8).
 

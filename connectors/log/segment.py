@@ -1,25 +1,28 @@
 """The directory log's file format: bytes in, values out; no file is touched here.
 
-A log is a chain of segment files. Each epoch writes files of its own (P8):
+A log is a chain of segment files. Each writer has a generation of its own, higher than all before it, and
+writes files of that generation only (P8):
 
     0    magic           8 bytes   b"KSSEGM" and the format's version, u16
     8    log id         16 bytes   the same in every file of one log
-    24   epoch              u32
-    28   segment            u32    0, 1, 2 … within the epoch
-    32   predecessor epoch  u32    0: there is none, the log begins here
-    36   predecessor segment u32
-    40   predecessor length u64    how many of its bytes are valid; whatever follows them is not
-    48   crc32c of the above u32
-    64   watermark          u64    bytes of this file that are durable and were written under no other epoch
+    24   generation         u32    1, 2, 3 … from the file's name
+    28   segment            u32    0, 1, 2 … within the generation
+    32   predecessor's generation u32   0: there is none, the log begins here
+    36   predecessor's segment    u32
+    40   predecessor's length     u64   how many of its bytes are valid; whatever follows them is not
+    48   epoch              u32    of the frames in it
+    52   crc32c of the above u32
+    64   watermark          u64    bytes of this file that are durable and were proven to be valid
     72   crc32c of it       u32
     128  records: length u32, crc32c u32, bytes; the next follows at once
 
-All numbers are little-endian. A record's CRC covers its length and bytes and starts from the header's
-CRC, so that a record of another file is never taken for one of this. A file whose header is not
-complete is unfinished: somebody is creating it, or died doing so.
+All numbers are little-endian. Generations count writers, epochs count those whose CAPTURE_START was
+accepted: they differ where a writer died before it had written one. A record's CRC covers its length and
+bytes and starts from the header's CRC, so that a record of another file is never taken for one of this.
+A file whose header is not complete is unfinished: somebody is creating it, or died doing so.
 
 The watermark is the one thing that is overwritten in place. It is raised after the fsync *and* after
-the look that found no higher epoch, so that all below it is in every successor's valid length.
+the look that found no higher generation, so that all below it is in every successor's valid length.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ HEADER_BYTES = 128
 WATERMARK_OFFSET = 64
 RECORD_HEAD_BYTES = 8
 
-_HEADER = struct.Struct("<8s16sIIIIQ")
+_HEADER = struct.Struct("<8s16sIIIIQI")
 _RECORD_HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _WATERMARK = struct.Struct("<QI")
@@ -48,12 +51,12 @@ _FILE_NAME = re.compile(r"([0-9]{7})-([0-9]{5})\.segment")
 class SegmentName(NamedTuple):
     """Which file of a log; they sort as they were begun."""
 
-    epoch: int
+    generation: int
     segment: int
 
     @property
     def file_name(self) -> str:
-        return f"{self.epoch:07}-{self.segment:05}.segment"
+        return f"{self.generation:07}-{self.segment:05}.segment"
 
     @staticmethod
     def parse(file_name: str) -> SegmentName | None:
@@ -68,13 +71,14 @@ class Header:
 
     log_id: bytes
     name: SegmentName
+    epoch: int
     predecessor: SegmentName | None = None
     predecessor_bytes: int = 0
 
     def encode(self) -> bytes:
         """The file's first HEADER_BYTES, with an empty watermark."""
         before = self.predecessor or SegmentName(0, 0)
-        fields = _HEADER.pack(MAGIC, self.log_id, *self.name, *before, self.predecessor_bytes)
+        fields = _HEADER.pack(MAGIC, self.log_id, *self.name, *before, self.predecessor_bytes, self.epoch)
         return (fields + _LENGTH.pack(crc32c(fields))).ljust(HEADER_BYTES, b"\0")
 
     @property
@@ -90,11 +94,11 @@ def decode_header(data: bytes, name: SegmentName) -> Header | None:
     (crc,) = _LENGTH.unpack_from(data, _HEADER.size)
     if crc != crc32c(data[: _HEADER.size]):
         return None
-    _, log_id, epoch, segment, before_epoch, before_segment, before_bytes = _HEADER.unpack_from(data)
-    if SegmentName(epoch, segment) != name:
+    _, log_id, generation, segment, *before, before_bytes, epoch = _HEADER.unpack_from(data)
+    if SegmentName(generation, segment) != name:
         return None
-    predecessor = SegmentName(before_epoch, before_segment) if before_epoch else None
-    return Header(log_id, name, predecessor, before_bytes)
+    predecessor = SegmentName(*before) if before[0] else None
+    return Header(log_id, name, epoch, predecessor, before_bytes)
 
 
 def encode_watermark(length: int) -> bytes:

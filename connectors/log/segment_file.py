@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from connectors.log.disk import disk_error
+from connectors.log.disk import disk_error, is_in_place
 from connectors.log.segment import (
     HEADER_BYTES,
     RECORD_HEAD_BYTES,
@@ -50,8 +50,9 @@ class SegmentFile:
     def file_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 
-    def is_deleted(self) -> bool:
-        return os.fstat(self._descriptor).st_nlink == 0
+    def is_in_place(self) -> bool:
+        """Whether it is still a file of the log at its path."""
+        return is_in_place(self._descriptor, self.path)
 
     def read(self, offset: int, end: int) -> list[bytes]:
         """Whole records from `offset` on, about CHUNK_BYTES of them, none past `end`; [] if none is sound."""

@@ -1,4 +1,4 @@
-"""Writes the segment files of one epoch: create, write, fsync, look, raise the watermark (P8).
+"""Writes the segment files of one generation: create, write, fsync, look, raise the watermark (P8).
 
 The order of those five is the whole point. `create` makes the file before anything of a predecessor is
 read; `prove` looks only after the fsync, and only what it then proved goes below the watermark.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from connectors.failpoints import failpoint
 from connectors.log.chain import SegmentFolder
-from connectors.log.disk import disk_error, sync_folder_or_die, sync_or_die
+from connectors.log.disk import disk_error, is_in_place, sync_folder_or_die, sync_or_die
 from connectors.log.place import MAX_OFFSET, MAX_SEGMENT, pack_place
 from connectors.log.segment import (
     WATERMARK_OFFSET,
@@ -67,17 +67,17 @@ class SegmentWriter:
         self._write_at(encode_watermark(self._sized), WATERMARK_OFFSET)
 
     def look(self) -> None:
-        """Raise LogFenced if a higher epoch exists, or if this file is not the log's any more."""
-        highest = self._folder.highest_epoch()
-        if highest > self.name.epoch:
-            raise fenced(f"epoch {highest} has taken over from epoch {self.name.epoch}", "log-fenced")
-        if highest < self.name.epoch or os.fstat(self._descriptor).st_nlink == 0:
+        """Raise LogFenced if a higher generation exists, or if this file is not the log's any more."""
+        highest = self._folder.highest_generation()
+        if highest > self.name.generation:
+            raise fenced(f"writer {highest} has taken over from writer {self.name.generation}", "log-fenced")
+        if not is_in_place(self._descriptor, self.path):
             raise fenced(f"{self.path} was deleted while it was being written", "log-fenced")
 
     def abandon(self) -> None:
         """Take back a file that has no header yet, so that it does not keep readers waiting."""
-        if os.fstat(self._descriptor).st_nlink:
-            self.path.unlink(missing_ok=True)
+        if is_in_place(self._descriptor, self.path):
+            self.path.unlink()
         self.close()
 
     def close(self) -> None:
@@ -97,15 +97,15 @@ class SegmentWriter:
             raise disk_error(error, self.path) from error
 
 
-def next_segment(writer: SegmentWriter, folder: SegmentFolder, log_id: bytes) -> SegmentWriter:
-    """Go on in a new file of the same epoch. All of `writer` must be proven. Raises LogFenced, RetryLater."""
+def next_segment(writer: SegmentWriter, folder: SegmentFolder, first: Header) -> SegmentWriter:
+    """Go on in a new file; all of `writer` must be proven. Raises LogFenced, RetryLater."""
     if writer.name.segment == MAX_SEGMENT:
-        raise fenced(f"epoch {writer.name.epoch} has as many files as an epoch can have", "epoch-full")
-    name = SegmentName(writer.name.epoch, writer.name.segment + 1)
+        raise fenced(f"writer {writer.name.generation} has written as many files as one can", "epoch-full")
+    name = SegmentName(writer.name.generation, writer.name.segment + 1)
     following = SegmentWriter(folder, name)
     try:
         failpoint("log.segment_created")
-        following.write_header(Header(log_id, name, writer.name, writer.file_bytes))
+        following.write_header(Header(first.log_id, name, first.epoch, writer.name, writer.file_bytes))
         sync_folder_or_die(folder.path)
     except KeepstreamError:
         following.close()
