@@ -19,12 +19,25 @@ _VOLATILE = frozenset({"tmpfs", "ramfs"})
 def inspect_folder(path: Path) -> list[Finding]:
     """Findings about the log's folder, or about the nearest existing folder above it."""
     present = path
-    while not present.is_dir() and present != present.parent:
+    while not present.exists() and present != present.parent:
         present = present.parent
+    if not present.is_dir():
+        return [_in_the_way(path, present)]
     findings = [_writable(path, present), _space(path, present), *_file_system(path, present)]
     if present == path:
         findings += _permissions(path)
     return findings
+
+
+def _in_the_way(path: Path, present: Path) -> Finding:
+    return Finding(
+        Severity.ERROR,
+        "log-path-taken",
+        str(path),
+        "folder",
+        f"{present} is a file, not a folder",
+        fix="Move the file away, or choose another folder for `log`.",
+    )
 
 
 def _writable(path: Path, present: Path) -> Finding:

@@ -11,7 +11,7 @@ from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, Retry
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_GONE = (errno.ENOENT, errno.ENOTDIR)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _EXIT_UNREACHABLE = 5
 
 
@@ -30,7 +30,13 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
             code="log-permission",
             hint=f"Make it belong to the user that runs keepstream: `chown -R $(id -un) {path.parent}`.",
         )
-    if error.errno in _GONE:
+    if error.errno in _IN_THE_WAY:
+        return OperatorNeeded(
+            f"{path} cannot be a folder: a file is in the way",
+            code="log-path-taken",
+            hint="Move the file away, or choose another folder for `log`.",
+        )
+    if error.errno == errno.ENOENT:
         return HistoryBroken(
             f"{path} does not exist",
             code="log-missing",
