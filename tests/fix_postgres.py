@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from connectors.postgres.grants import Chosen, replica_grants, source_grants
 from pipeline.dev.postgres_server import EmbeddedPostgres
 from pipeline.dev.process import require
 
@@ -103,6 +104,8 @@ class Database:
         ):
             self.execute_as_admin(f"rollback prepared '{name}'")
         with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
+            # A process that the test left behind must not come back between these steps.
+            connection.execute(f"alter database {self.name} allow_connections false")
             _drop_slots(connection, self.name)
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name)))
             if self.owner != PRODUCT:
@@ -143,40 +146,42 @@ class Server:
     owner: str
     passwords: Mapping[str, str]
 
+    grants: Callable[[str], str]
+
     def new_database(self) -> Database:
         name = f"crm_{secrets.token_hex(4)}"
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
             connection.execute(f"create database {name} owner {self.owner}")
-        return Database(self.postgres, name, self.owner, self.passwords)
+        database = Database(self.postgres, name, self.owner, self.passwords)
+        database.execute_as_admin(self.grants(database.dsn))
+        return database
 
 
 def start_source(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
     """A source: an application's role owns the tables, the product may replicate and read."""
-    passwords = {OWNER: secrets.token_hex(12), PRODUCT: secrets.token_hex(12)}
-    roles = f"""
-        create role {OWNER} login password '{passwords[OWNER]}';
-        create role {PRODUCT} login replication password '{passwords[PRODUCT]}';
-        grant pg_read_all_data to {PRODUCT};
-    """
-    return Server(_start(folder, {**SOURCE_SETTINGS, **(settings or {})}, roles), OWNER, passwords)
+    return _start(folder, {**SOURCE_SETTINGS, **(settings or {})}, owner=OWNER, grants=_source_role)
 
 
 def start_replica(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
     """A replica: the product owns its database and may switch triggers and foreign keys off."""
-    passwords = {PRODUCT: secrets.token_hex(12)}
-    roles = f"""
-        create role {PRODUCT} login password '{passwords[PRODUCT]}';
-        grant set on parameter session_replication_role to {PRODUCT};
-    """
-    return Server(_start(folder, {**REPLICA_SETTINGS, **(settings or {})}, roles), PRODUCT, passwords)
+    return _start(folder, {**REPLICA_SETTINGS, **(settings or {})}, owner=PRODUCT, grants=replica_grants)
 
 
-def _start(folder: Path, settings: Mapping[str, str], roles: str) -> EmbeddedPostgres:
+def _source_role(dsn: str) -> str:
+    """What `init --grants` prints, without the publication: each test says what is published."""
+    unused = "made_by_grants"
+    grants = source_grants(dsn, publication=unused, chosen=Chosen((), ()))
+    return f"{grants}\ndrop publication {unused};"
+
+
+def _start(folder: Path, settings: Mapping[str, str], *, owner: str, grants: Callable[[str], str]) -> Server:
     postgres = EmbeddedPostgres(folder, settings=settings)
     postgres.start()
+    passwords = {role: secrets.token_hex(12) for role in (owner, PRODUCT)}
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
-        connection.execute(roles)
-    return postgres
+        for role, password in passwords.items():
+            connection.execute(f"create role {role} login password '{password}'")
+    return Server(postgres, owner, passwords, grants)
 
 
 @pytest.fixture(scope="session")

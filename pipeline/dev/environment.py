@@ -171,7 +171,9 @@ def _make_source(server: EmbeddedPostgres, passwords: Mapping[str, str]) -> None
         _make_role(connection, PRODUCT_ROLE, passwords)
         _make_database(connection, owner=OWNER_ROLE)
         connection.execute(sql.SQL("alter role {} replication").format(product))
-        connection.execute(sql.SQL("grant pg_read_all_data, {} to {}").format(owner, product))
+        connection.execute(
+            sql.SQL("grant pg_read_all_data, pg_read_all_stats, {} to {}").format(owner, product)
+        )
         connection.execute(
             sql.SQL("grant create on database {} to {}").format(sql.Identifier(DATABASE), product)
         )

@@ -17,6 +17,9 @@ from pipeline.dev.record import kill_below
 
 _LOOK_S = 0.25
 
+# Processes that the owner started may outlive it for some seconds, and start servers meanwhile.
+_LATECOMERS_S = 15.0
+
 
 def guard(owner: ProcessId, folder: Path) -> None:
     """Start a guard of `folder` for as long as `owner` lives."""
@@ -38,6 +41,11 @@ def main(arguments: list[str]) -> None:
     while owner.is_alive() and folder.exists():
         time.sleep(_LOOK_S)
     kill_below(folder)
+    deadline = time.monotonic() + (0 if owner.is_alive() else _LATECOMERS_S)
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        if folder.exists():
+            kill_below(folder)
 
 
 if __name__ == "__main__":

@@ -268,21 +268,21 @@ def _require_maven() -> str:
     return maven
 
 
-def resolve_jars(account: Account | None = None) -> str:
-    """The class path of Kafka; its jars are fetched if they are not in the cache yet."""
-    folder = filled_once(_jars_folder(account or server_account()), _fetch_jars)
-    return f"{folder}/*"
+def resolve_jars(account: Account | None = None, pom: Path = _POM) -> str:
+    """The class path of what a pom names, Kafka's own unless told; fetched if it is not in the cache yet."""
+    folder = _jars_folder(account or server_account(), pom)
+    return f"{filled_once(folder, lambda draft: _fetch_jars(draft, pom))}/*"
 
 
-def _jars_folder(account: Account) -> Path:
-    return cache_folder(account) / f"kafka-{sha256(_POM.read_bytes()).hexdigest()[:12]}"
+def _jars_folder(account: Account, pom: Path = _POM) -> Path:
+    return cache_folder(account) / f"kafka-{sha256(pom.read_bytes()).hexdigest()[:12]}"
 
 
-def _fetch_jars(target: Path) -> None:
+def _fetch_jars(target: Path, pom: Path) -> None:
     """Run Maven as ourselves: it needs the user's settings and repository."""
     maven = _require_maven()
     with tempfile.TemporaryDirectory() as project:
-        shutil.copy(_POM, Path(project) / "pom.xml")
+        shutil.copy(pom, Path(project) / "pom.xml")
         command = [maven, "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={target}"]
         fetched = subprocess.run(
             command, cwd=project, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL

@@ -87,7 +87,8 @@ class EmbeddedPostgres:
         """A connection string; without `user` that of the superuser."""
         record = self._record()
         secret = record.password if password is None else password
-        return f"postgresql://{quote(user)}:{quote(secret)}@127.0.0.1:{record.port}/{quote(database)}"
+        login = f"{quote(user, safe='')}:{quote(secret, safe='')}"
+        return f"postgresql://{login}@127.0.0.1:{record.port}/{quote(database, safe='')}"
 
     def exists(self) -> bool:
         """Whether it was ever started in its folder."""

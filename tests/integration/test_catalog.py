@@ -249,7 +249,7 @@ def test_our_role_is_known_by_what_it_may_do(source: Database, session: Session)
         True,
         True,
     )
-    assert (role.bypasses_row_security, role.reads_all_stats, role.monitors) == (False, False, False)
+    assert (role.bypasses_row_security, role.reads_all_stats, role.monitors) == (False, True, False)
     assert role.creates_in_database is False
     with connect(source.admin_dsn, purpose="test") as admin:
         assert read_role(admin).superuser is True

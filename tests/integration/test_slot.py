@@ -101,6 +101,7 @@ def test_how_long_an_owner_is_silent_needs_pg_read_all_stats(
     source: Database, session: Session, slot: str, own: Callable[..., Walsender]
 ) -> None:
     own()
+    source.execute_as_admin("revoke pg_read_all_stats from keepstream")  # the next database grants it again
     found = read_owner(session, slot)
     assert found is not None
     assert found.silent_s is None
