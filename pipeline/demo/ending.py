@@ -48,7 +48,7 @@ def show_latency(screen: Screen, samples: Sequence[Sample], kills: Kills) -> Non
     disturbed = [s for s in samples if any(outage.touches(s) for outage in kills.outages)]
     calm = [sample.latency_s for sample in samples if sample not in disturbed]
     screen.say(
-        f"latency, COMMIT on the source until visible on the replica: p50 {_of(calm, 0.50)}, "
+        f"latency, COMMIT sent to the source until visible on the replica: p50 {_of(calm, 0.50)}, "
         f"p99 {_of(calm, 0.99)}  ({len(calm)} new customers, looked for every {POLL_S * 1000:.0f} ms)"
     )
     through = [sample.latency_s for sample in disturbed]
@@ -69,9 +69,17 @@ def show_verdict(screen: Screen, verified: Any) -> None:
     """The last line."""
     for table in verified["tables"]:
         if not table["identical"]:
-            keys = ", ".join(str(key) for key in table["differing_keys"])
-            screen.say(f"DIFFERENT: {table['table']}, key {keys}", "bold red")
+            screen.say(f"DIFFERENT: {table['table']}: {_keys(table)}", "bold red")
     if verified["identical"]:
         screen.say(f"identical at LSN {verified['lsn']}", "bold green")
     else:
         screen.say(f"not identical at LSN {verified['lsn']}", "bold red")
+
+
+def _keys(table: Any) -> str:
+    """`id=3 (values differ)`, one after the other."""
+    named = [
+        f"{', '.join(f'{column}={value}' for column, value in row['key'].items())} ({row['difference']})"
+        for row in table["differing_keys"]
+    ]
+    return ", ".join(named) or table["problem"] or "?"

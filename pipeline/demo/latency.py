@@ -1,8 +1,8 @@
 """Latency as a reader of the replica sees it: from COMMIT on the source until the row is visible.
 
-Measured outside of Keepstream. The CRM's process notes the monotonic clock when COMMIT of a new customer has
-returned; a session of its own on the replica asks for new customers every few milliseconds. The figure
-is at most that much too high, never too low.
+Measured outside of Keepstream. The CRM's process notes the monotonic clock when it sends COMMIT of a new
+customer; a session of its own on the replica asks for new customers every few milliseconds. The figure is
+never too low, and too high by at most that and the source's own flush.
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ class Outage:
 
 
 class VisibleCustomers:
-    """Watches the replica's customers from construction until `stop`."""
+    """Watches the replica's customers from construction until `stop`; knows nothing of earlier ones."""
 
     def __init__(self, replica: str) -> None:
         self._connection = psycopg.connect(replica, autocommit=True, application_name="demo:latency")
         self._seen_at: dict[int, float] = {}
         self._newest = self._highest()
+        self._start_s = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="latency", daemon=True)
         self._thread.start()
 
     def samples(self, commits: Sequence[Commit]) -> list[Sample]:
-        """Those of `commits` that were seen on the replica, in order."""
+        """Those of `commits` that were made since and seen on the replica, in order."""
         seen = dict(self._seen_at)
-        return [Sample(c.at_s, seen[c.customer]) for c in commits if c.customer in seen]
+        return [
+            Sample(c.at_s, seen[c.customer]) for c in commits if c.at_s > self._start_s and c.customer in seen
+        ]
 
     def stop(self) -> None:
         self._end.set()

@@ -16,7 +16,7 @@ _STOP_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A customer whose COMMIT had returned at `at_s` on the monotonic clock."""
+    """A customer whose COMMIT was sent at `at_s` on the monotonic clock, and succeeded."""
 
     customer: int
     at_s: float

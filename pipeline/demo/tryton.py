@@ -7,7 +7,9 @@ in the environment, not on the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from trytond.pool import Pool
@@ -18,7 +20,12 @@ T = TypeVar("T")
 
 
 class Tryton:
-    """One database, used as one of its users. One thread uses it."""
+    """One database, used as one of its users. One thread uses it.
+
+    `commit_sent_s`: when the last COMMIT of `transact` was sent, on the monotonic clock.
+    """
+
+    commit_sent_s = 0.0
 
     def __init__(self, database: str, *, login: str = "admin") -> None:
         Pool.start()
@@ -48,7 +55,8 @@ class Tryton:
             ) as transaction:
                 try:
                     result = work()
-                    transaction.commit()
+                    with self._noting_commit(transaction.connection):
+                        transaction.commit()
                 except TransactionError as error:  # a lock that must be taken first: once more, with it
                     transaction.rollback()
                     error.fix(locks)
@@ -56,3 +64,18 @@ class Tryton:
             while transaction.tasks:
                 run_task(self._database, transaction.tasks.pop())
             return result
+
+    @contextmanager
+    def _noting_commit(self, connection: Any) -> Iterator[None]:
+        """Tryton does more than COMMIT in its `commit`: note when the connection's own is called."""
+        commit = connection.commit
+
+        def noting() -> None:
+            self.commit_sent_s = time.monotonic()
+            commit()
+
+        connection.commit = noting
+        try:
+            yield
+        finally:
+            del connection.commit

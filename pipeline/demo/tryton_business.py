@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from trytond.exceptions import TrytonException
 
@@ -21,14 +21,20 @@ from pipeline.demo.tryton import Tryton
 RECENT = 60  # people work on what is new; searching all would slow down as the database grows
 
 
+class NewCustomer(NamedTuple):
+    id: int
+    commit_sent_s: float
+
+
 class Business:
-    """Draws an act, does it, counts it. `customers` are the ids made here, in order of commit."""
+    """Draws an act, does it, counts it. `new_customer`: what the last act added, with the time of COMMIT."""
 
     def __init__(self, tryton: Tryton, dice: random.Random) -> None:
         self._tryton = tryton
         self._dice = dice
         self.done: Counter[str] = Counter()
-        self.newest_customer: int | None = None
+        self.new_customer: NewCustomer | None = None
+        self._added = 0
         self._acts: dict[Callable[[], bool], int] = {
             self.add_customer: 20,
             self.open_lead: 20,
@@ -57,7 +63,7 @@ class Business:
 
     def do_something(self) -> str:
         """One act and its name. What a business rule forbids is rolled back and counted as `refused`."""
-        self.newest_customer = None
+        self.new_customer = None
         (act,) = self._dice.choices(list(self._acts), list(self._acts.values()))
         try:
             happened = self._tryton.transact(act)
@@ -66,6 +72,8 @@ class Business:
         if not happened:  # nothing there to act on yet
             act = self.add_customer
             self._tryton.transact(act)
+        if act == self.add_customer:
+            self.new_customer = NewCustomer(self._added, self._tryton.commit_sent_s)
         name = act.__name__.strip("_").replace("_", " ")
         self.done[name] += 1
         return name
@@ -85,7 +93,7 @@ class Business:
             customer.contact_mechanisms += (self._contact("phone", names.phone(self._dice)),)
         customer.categories = self._dice.sample(self._segments, self._dice.choice((0, 1, 2)))
         customer.save()
-        self.newest_customer = customer.id
+        self._added = customer.id
         return True
 
     def change_contact(self) -> bool:

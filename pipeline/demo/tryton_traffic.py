@@ -3,7 +3,7 @@
 Acts start at a steady rate; where one takes longer the next begins at once, without catching up. Ends
 after N seconds, or after the act at hand on SIGTERM. Writes one JSON object a line:
 
-    {"customer": id, "at": s}      a new customer was committed; s is the monotonic clock right after COMMIT
+    {"customer": id, "at": s}      a new customer was committed; s is the monotonic clock when COMMIT was sent
     {"acts": {name: count}}        about once a second and at the end
 """
 
@@ -33,8 +33,8 @@ def main() -> None:
     while not _stop and time.monotonic() < start + options.seconds:
         business.do_something()
         now = time.monotonic()
-        if business.newest_customer is not None:
-            _say({"customer": business.newest_customer, "at": now})
+        if (customer := business.new_customer) is not None:
+            _say({"customer": customer.id, "at": customer.commit_sent_s})
         if now > told + 1:
             _say({"acts": business.done})
             told = now
