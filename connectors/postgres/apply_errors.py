@@ -87,6 +87,13 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
             )
     if state.startswith(_SCHEMA):
         return _misfit(error, doing)
+    if state == "0A000" and ref is not None and ref.what == "truncate":
+        return OperatorNeeded(
+            f"{ref}: a table that only the replica has refers to it",
+            code="truncate-refused",
+            hint="Empty that table, or drop its foreign key, and start again (PostgreSQL's DETAIL in the"
+            " replica's log names it).",
+        )
     return sql_error(error, doing)
 
 

@@ -1,19 +1,58 @@
-"""Apply against a real replica: the log's transactions become its rows, exactly once."""
+"""Apply against a real replica: the log's transactions become its rows, exactly once, in order."""
 
 from __future__ import annotations
 
-from schemas.change import UNCHANGED
-from tests.fix_apply import MadeLog, Replicating, rows_of
+import json
+import uuid
+
+import pytest
+
+from connectors.postgres import progress
+from connectors.postgres.session import connect
+from pipeline.apply import applier
+from schemas.change import (
+    UNCHANGED,
+    AddedColumn,
+    Change,
+    ColumnsAdded,
+    Message,
+    Operation,
+    Truncate,
+)
+from schemas.errors import HistoryBroken, OperatorNeeded
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.lsn import Lsn, Position
+from schemas.table import Column, ReplicaIdentity, TableSchema
+from tests.fix_apply import FIRST_LSN, PIPELINE, MadeLog, Replicating, Rows, rows_of
 from tests.fix_postgres import Database
 
 CUSTOMER = "create table public.customer (id int primary key, name text, credit numeric(10,2), note text)"
 
 
-def test_transactions_become_the_replicas_rows_in_order(
-    replica: Database, made_log: MadeLog, replicating: Replicating
-) -> None:
+@pytest.fixture
+def customer(replica: Database) -> Rows:
     replica.execute(CUSTOMER)
-    customer = rows_of(replica, "customer")
+    return rows_of(replica, "public.customer")
+
+
+def ids(replica: Database) -> list[int]:
+    return [row[0] for row in replica.execute("select id from public.customer order by id")]
+
+
+def add_rows(made_log: MadeLog, customer: Rows, first: int, last: int) -> None:
+    """A transaction for each row, all in one frame."""
+    for number in range(first, last + 1):
+        made_log.add(customer.insert(str(number), "x", None, None), tables=[customer.table])
+    made_log.flush()
+
+
+def target_transactions(replica: Database) -> int:
+    return int(replica.execute("select count(distinct xmin::text) from public.customer")[0][0])
+
+
+def test_transactions_become_the_replicas_rows_in_order(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
     made_log.commit(
         customer.insert("1", "Ada", "10.50", "first"),
         customer.insert("2", None, None, None),
@@ -22,10 +61,341 @@ def test_transactions_become_the_replicas_rows_in_order(
     made_log.commit(customer.update("2", "Eve", None, UNCHANGED), customer.delete("1", None, None, None))
     last = made_log.commit(customer.update("3", "Eve", "1.00", None, key=["2", None, None, None]))
     replicating.catch_up()
-    assert replica.execute("select id, name, credit::text, note from customer") == [(3, "Eve", "1.00", None)]
+    assert replica.execute("select * from public.customer") == [(3, "Eve", pytest.approx(1), None)]
     row = replicating.row()
-    assert (row.position.lsn, row.position.xid, row.position.commit_time) == (
-        last.end_lsn,
-        last.xid,
-        last.commit_time,
+    assert row.position == Position(last.end_lsn, last.xid, last.commit_time)
+
+
+def test_a_key_deleted_and_inserted_again_in_one_transaction_is_there(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    made_log.commit(
+        customer.insert("1", "a", None, None),
+        customer.delete("1", None, None, None),
+        customer.insert("1", "b", None, None),
+        customer.delete("1", None, None, None),
+        customer.insert("1", "c", None, None),
+        tables=[customer.table],
     )
+    replicating.catch_up()
+    assert replica.execute("select id, name from public.customer") == [(1, "c")]
+
+
+def test_a_caught_up_replica_commits_each_transaction_by_itself(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    with replicating.running():
+        for number in range(3):
+            made_log.commit(customer.insert(str(number), None, None, None), tables=[customer.table])
+            replicating.wait_for(made_log.lsn)
+    assert target_transactions(replica) == 3
+
+
+def test_a_replica_that_is_behind_commits_many_transactions_at_once(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    add_rows(made_log, customer, 1, 300)
+    replicating.catch_up()
+    assert ids(replica) == list(range(1, 301))
+    assert target_transactions(replica) < 10
+
+
+def test_a_restarted_apply_goes_on_without_gap_or_repetition(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    for first in (1, 11, 21):
+        add_rows(made_log, customer, first, first + 9)
+        replicating.catch_up()
+    assert ids(replica) == list(range(1, 31))
+
+
+def test_a_resumed_apply_begins_at_the_newest_anchor_that_it_has_passed(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    add_rows(made_log, customer, 1, 10)
+    made_log.anchor()
+    add_rows(made_log, customer, 11, 12)
+    replicating.catch_up()
+    hint = replicating.row().place
+    assert hint.partition(":")[0] != str(made_log.log.bounds().first)
+    add_rows(made_log, customer, 13, 13)
+    with replicating.running() as applying:
+        replicating.wait_for(made_log.lsn)
+        opened = applying.stage._applier
+        assert opened is not None
+        assert opened.opened.follower.began_at > 1
+    assert ids(replica) == list(range(1, 14))
+
+
+def test_a_transaction_in_parts_is_one_target_transaction(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    rows = [customer.insert(str(number), "x" * 50, None, None) for number in range(20)]
+    with replicating.running():
+        opened = made_log.open_parts(*rows, tables=[customer.table])
+        replicating.wait(lambda: _locks_row(replica), "the parts in an open transaction")
+        assert ids(replica) == []
+        made_log.close_parts(opened)
+        replicating.wait_for(opened.end_lsn)
+    assert ids(replica) == list(range(20))
+    assert target_transactions(replica) == 1
+    assert replicating.row().position == Position(opened.end_lsn, opened.xid, opened.commit_time)
+
+
+def _locks_row(replica: Database) -> bool:
+    """Whether an applier has moved its row in a transaction that is still open."""
+    return not replica.execute("select 1 from keepstream.progress for update skip locked") and bool(
+        replica.execute("select 1 from keepstream.progress")
+    )
+
+
+def test_a_new_epoch_voids_unfinished_parts(  # P7
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    lsn, xid = made_log.lsn, made_log.xid
+    with replicating.running():
+        made_log.open_parts(
+            customer.insert("1", "torn", None, None),
+            customer.insert("2", "torn", None, None),
+            tables=[customer.table],
+        )
+        replicating.wait(lambda: _locks_row(replica), "the parts in an open transaction")
+        made_log.writer.close()
+        made_log.lsn, made_log.xid = lsn, xid
+        made_log.begin_epoch()
+        whole = made_log.commit(
+            customer.insert("1", "whole", None, None),
+            customer.insert("2", "whole", None, None),
+            tables=[customer.table],
+        )
+        replicating.wait_for(whole.end_lsn)
+    assert replica.execute("select id, name from public.customer order by id") == [(1, "whole"), (2, "whole")]
+
+
+def test_a_truncate_empties_all_its_tables_and_restarts_identities(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute(
+        "create table public.contact (id int generated by default as identity primary key,"
+        " customer int references public.customer)"
+    )
+    contact = rows_of(replica, "public.contact")
+    tables = [customer.table, contact.table]
+    truncate = Truncate((customer.table.id, contact.table.id), cascade=True, restart_identity=True)
+    replica.execute("select nextval('public.contact_id_seq')")
+    made_log.commit(
+        contact.insert("5", "1"),  # child before parent
+        customer.insert("1", None, None, None),
+        Change(Operation.TRUNCATE, bytes(8), payload=truncate),
+        customer.insert("2", None, None, None),
+        tables=tables,
+    )
+    replicating.catch_up()
+    assert ids(replica) == [2]
+    assert replica.execute("select count(*) from public.contact") == [(0,)]
+    assert replica.execute("select nextval('public.contact_id_seq')") == [(1,)]
+
+
+def test_a_truncate_never_empties_tables_that_only_the_replica_has(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute("create table public.own (customer int references public.customer)")
+    truncate = Truncate((customer.table.id,), cascade=True, restart_identity=False)
+    made_log.commit(Change(Operation.TRUNCATE, bytes(8), payload=truncate), tables=[customer.table])
+    error = replicating.start().ended_with()
+    assert isinstance(error, OperatorNeeded)
+    assert error.code == "truncate-refused"
+    assert replica.execute("select count(*) from public.own") == [(0,)]
+
+
+def test_added_columns_give_old_rows_their_value_and_new_rows_theirs(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    before = customer.table
+    text = Column("city", 25, -1, "text", False)
+    number = Column("Age", 23, -1, "integer", False)
+    after = TableSchema("public", "customer", before.replica_identity, (*before.columns, text, number))
+    added = ColumnsAdded(
+        before.id,
+        (
+            AddedColumn("city", "text", not_null=True, default="'Basel'::text", missing="Bern's"),
+            AddedColumn("Age", "integer", not_null=False, default=None, missing=None),
+        ),
+    )
+    made_log.commit(
+        customer.insert("1", None, None, None),
+        Change(Operation.DDL, after.id, payload=added),
+        Rows(after).insert("2", None, None, None, "Zug", "7"),
+        tables=[before, after],
+    )
+    replicating.catch_up()
+    assert replica.execute('select id, city, "Age" from public.customer order by id') == [
+        (1, "Bern's", None),
+        (2, "Zug", 7),
+    ]
+    replica.execute("insert into public.customer (id) values (3)")
+    assert replica.execute("select city from public.customer where id = 3") == [("Basel",)]
+
+
+def test_a_column_that_the_replica_has_already_is_not_added_again(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute("alter table public.customer add column city text")
+    before = customer.table
+    after = TableSchema(
+        "public",
+        "customer",
+        before.replica_identity,
+        (*before.columns, Column("city", 25, -1, "text", False)),
+    )
+    added = ColumnsAdded(before.id, (AddedColumn("city", "text", False, None, None),))
+    made_log.commit(
+        Change(Operation.DDL, after.id, payload=added),
+        Rows(after).insert("2", None, None, None, "Zug"),
+        tables=[before, after],
+    )
+    replicating.catch_up()
+    assert replica.execute("select city from public.customer") == [("Zug",)]
+
+
+def test_a_joining_table_is_made_and_filled_where_it_joined(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    join = Join(
+        schema="public",
+        table="deal",
+        columns=("id", "customer", "title"),
+        ddl=("create table public.deal (id int primary key, customer int, title text)",),
+        foreign_keys=("alter table public.deal add foreign key (customer) references public.customer",),
+    )
+    deal = Rows(
+        TableSchema(
+            "public",
+            "deal",
+            ReplicaIdentity.DEFAULT,
+            (
+                Column("id", 23, -1, "integer", True),
+                Column("customer", 23, -1, "integer", False),
+                Column("title", 25, -1, "text", False),
+            ),
+        )
+    )
+
+    def message(prefix: str, content: bytes) -> Change:
+        return Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
+
+    made_log.commit(customer.insert("1", None, None, None), tables=[customer.table])
+    made_log.commit(
+        message(JOIN_PREFIX, join.to_json()),
+        message(JOIN_ROWS_PREFIX, b"1\t1\tA\\tB\n2\t\\N\tC\n"),
+        message(JOIN_ROWS_PREFIX, b"3\t1\tD\n"),
+        message("somebody.else", b"\0\1"),
+    )
+    made_log.commit(deal.update("2", "1", "E"), tables=[deal.table])
+    replicating.catch_up()
+    assert replica.execute("select * from public.deal order by id") == [
+        (1, 1, "A\tB"),
+        (2, 1, "E"),
+        (3, 1, "D"),
+    ]
+    assert replica.execute("select count(*) from pg_constraint where contype = 'f'") == [(1,)]
+
+
+def test_a_joining_table_that_has_rows_already_stops(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute("insert into public.customer values (1)")
+    join = Join("public", "customer", ("id",), ("select 1/0",), ())
+    payload = Message(True, JOIN_PREFIX, join.to_json())
+    made_log.commit(Change(Operation.MESSAGE, bytes(8), payload=payload))
+    error = replicating.start().ended_with()
+    assert error.code == "join-not-empty"
+    assert "truncate" in error.hint
+
+
+def test_an_idle_replica_moves_its_position_rarely(
+    replica: Database, made_log: MadeLog, replicating: Replicating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier, "STANDING_EVERY_S", 0.3)
+    with replicating.running():
+        position = made_log.heartbeat()
+        replicating.wait_for(position.lsn)
+    monkeypatch.setattr(applier, "STANDING_EVERY_S", 1000)
+    with replicating.running() as applying:
+        position = made_log.heartbeat()
+        replicating.wait(lambda: _standing(applying.stage) == position.lsn, "the heartbeat read")
+    assert replicating.row().position.lsn < position.lsn
+
+
+def _standing(stage: object) -> int:
+    opened = getattr(stage, "_applier", None)
+    standing = opened.opened.planner.standing if opened is not None else None
+    return standing.lsn if standing is not None else 0
+
+
+def test_a_log_of_another_stream_is_refused(
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    with connect(replica.dsn, purpose="test") as session:
+        progress.remove(session, PIPELINE)
+        progress.adopt(session, PIPELINE, stream=uuid.uuid4().bytes, position=Position(FIRST_LSN))
+    error = replicating.start().ended_with()
+    assert isinstance(error, HistoryBroken)
+    assert error.code == "other-stream"
+
+
+def test_a_position_that_another_history_reached_is_refused(  # P2
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    made = made_log.commit(customer.insert("1", None, None, None), tables=[customer.table])
+    replicating.catch_up()
+    replica.execute("update keepstream.progress set xid = xid + 1")
+    made_log.commit(customer.insert("2", None, None, None), tables=[customer.table])
+    error = replicating.start().ended_with()
+    assert error.code == "other-history"
+    assert error.message == (
+        f"position {Position(made.end_lsn)} was taken in another history: the log's last transaction below it"
+        f" is {made.xid}, not {made.xid + 1}"
+    )
+    assert ids(replica) == [1]
+
+
+def test_a_replica_without_its_row_is_not_touched(
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    replica.execute("delete from keepstream.progress")
+    assert replicating.start().ended_with().code == "progress-missing"
+
+
+def test_a_replica_that_is_being_copied_is_not_touched(
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    with connect(replica.dsn, purpose="test") as session:
+        progress.remove(session, PIPELINE)
+        progress.write_copying_marker(session, PIPELINE, stream=made_log.stream)
+    assert replicating.start().ended_with().code == "copy-unfinished"
+
+
+def test_the_report_says_where_the_replica_stands(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    add_rows(made_log, customer, 1, 3)
+    with replicating.running() as applying:
+        replicating.wait_for(made_log.lsn)
+        replicating.wait(lambda: bool(applying.reports), "a report")
+    report = applying.reports[-1]
+    assert (report.stage, report.state.value) == ("apply:standby", "stopped")
+    assert (report.transactions, report.changes) == (3, 3)
+    assert json.loads(report.model_dump_json())["commit_lsn"] is not None
+
+
+def test_a_replica_ahead_of_the_log_waits_and_then_skips(  # P2
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    ahead = made_log.lsn + 0x80 * 2
+    replica.execute("update keepstream.progress set position = %s::pg_lsn", [str(Position(Lsn(ahead)))])
+    with replicating.running():
+        for number in (1, 2, 3):
+            made_log.commit(customer.insert(str(number), None, None, None), tables=[customer.table])
+        replicating.wait_for(made_log.lsn)
+    assert ids(replica) == [3]
