@@ -215,6 +215,8 @@ def test_the_product_can_publish_the_tables_of_the_crm(compose_source: EmbeddedP
         compose_source.dsn("crm", user="keepstream", password=PASSWORDS["keepstream"]), autocommit=True
     ) as connection:
         connection.execute("create publication keepstream_crm for table contact")
+    published = "select schemaname, tablename from pg_publication_tables where pubname = 'keepstream_crm'"
+    assert _in_database(compose_source, published) == [("public", "contact")]
 
 
 def test_the_roles_of_the_replica_are_those_that_init_grants_describes(

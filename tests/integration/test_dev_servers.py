@@ -84,6 +84,7 @@ def test_the_product_may_switch_triggers_off_on_the_replica(replica: Database) -
     with psycopg.connect(replica.dsn, autocommit=True) as connection:
         connection.execute("set session_replication_role = replica")
         connection.execute("create table contact (id int primary key)")
+        assert connection.execute("show session_replication_role").fetchone() == ("replica",)
 
 
 def test_source_and_replica_are_different_clusters(source: Database, replica: Database) -> None:
