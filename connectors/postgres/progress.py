@@ -235,7 +235,7 @@ _MARK_COPYING: Final = """
 _COMPLETE_COPY: Final = """
     update keepstream.progress
        set position = %(position)s::pg_lsn, xid = %(xid)s, commit_time = %(commit_time)s, place = %(place)s,
-           state = 'streaming', updated_at = clock_timestamp()
+           state = 'streaming', backend_pid = null, backend_start = null, updated_at = clock_timestamp()
      where name = %(name)s and token = %(token)s and state = 'copying'
 """
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from connectors.postgres.session import connect
 from schemas.change import UNCHANGED
 from schemas.table import ReplicaIdentity
 from tests.extreme_values import EXTENSIONS, SETUP, VALUES
@@ -57,11 +58,9 @@ def test_every_type_arrives_as_it_was(replica: Database, made_log: MadeLog, repl
 
 def _texts(replica: Database, table: str, width: int) -> list[tuple[str | None, ...]]:
     """Rows as PostgreSQL's text, as pgoutput would send them."""
-    from connectors.postgres.session import connect
-
-    with connect(replica.dsn, purpose="test") as session, session.cursor() as cursor:
-        with cursor.copy(f"copy (select * from public.{table} order by id) to stdout") as copy:
-            rows = list(copy.rows())
+    query = f"copy (select * from public.{table} order by id) to stdout"
+    with connect(replica.dsn, purpose="test") as session, session.cursor().copy(query) as copy:
+        rows = list(copy.rows())
     assert all(len(row) == width + 1 for row in rows)
     return rows
 
