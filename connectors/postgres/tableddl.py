@@ -11,6 +11,9 @@ from connectors.postgres.pgtools import PgTools, open_login, run_tool
 from connectors.postgres.session import describe
 from schemas.errors import OperatorNeeded
 
+LOCK_WAIT_MS: Final = 2000
+"""The caller holds a lock meanwhile: DDL that queues behind it must not make pg_dump wait for ever."""
+
 # pg_dump writes `-- Name: x; Type: FK CONSTRAINT; Schema: s; Owner: -` before each entry.
 _ENTRY: Final = re.compile(r"^-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ", re.MULTILINE)
 
@@ -40,6 +43,7 @@ def _dump(tools: PgTools, conninfo: str, schema: str, table: str, section: str, 
             f"--table={_pattern(schema)}.{_pattern(table)}",
             f"--section={section}",
             "--schema-only",
+            f"--lock-wait-timeout={LOCK_WAIT_MS}",
             "--no-owner",
             "--no-privileges",
             "--no-publications",

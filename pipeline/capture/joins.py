@@ -17,7 +17,7 @@ from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
-from connectors.postgres.catalog import list_tables
+from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
@@ -26,6 +26,7 @@ from pipeline.capture.history import join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
+from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
 from pipeline.selection import TableName, select_tables
 from schemas.errors import KeepstreamError, RetryLater
@@ -71,6 +72,7 @@ class Joins:
         self._options = options
         self._tell = tell
         self._left_out: dict[TableName, str] = {}
+        self._endangered: set[str] = set()
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Join what can be joined now; returns the versions of the tables that did.
@@ -79,18 +81,22 @@ class Joins:
         `not_replicated`; nothing that an application does fails because of it.
         """
         sql_session, options = self._capture.sql, self._options
-        selection = select_tables(list_tables(sql_session), options.tables, options.keyless)
+        tables = list_tables(sql_session)
+        selection = select_tables(tables, options.tables, options.keyless)
         published = publications.read_publication(sql_session, options.publication)
         listed = {(table.schema, table.name) for table in published.tables} if published else set()
-        missing = [name for name in selection.names if name not in listed]
+        missing = {
+            TableName(t.schema, t.name): t for t in selection.wanted if (t.schema, t.name) not in listed
+        }
+        self._protect([table for table in tables if (table.schema, table.name) in listed])
         joined = []
-        for table in [] if packer.holds_transactions else missing:
+        for name, table in {} if packer.holds_transactions else missing.items():
             reason = self._try_join(table, packer)
             if reason is None:
-                self._left_out.pop(table, None)
-                joined.append(table)
+                self._left_out.pop(name, None)
+                joined.append(name)
             else:
-                self._leave_out(table, reason)
+                self._leave_out(name, reason)
         left_out = {t: r for t, r in self._left_out.items() if t in missing}
         self._tell(
             selection.not_replicated
@@ -102,52 +108,93 @@ class Joins:
         known = published_tables(self._capture.sql, self._options.publication)
         return tuple(version for version in known if (version.schema, version.name) in names)
 
+    def _protect(self, listed: list[Table]) -> None:
+        """A published table that lost its key makes the application's UPDATE and DELETE fail: give it
+        REPLICA IDENTITY FULL if we may, else say so, loudly."""
+        for table in listed:
+            if table.identity_problem is None or table.qualified_name in self._endangered:
+                continue
+            if table.owned and table.full_problem is None:
+                self._set_full(table)
+                continue
+            self._endangered.add(table.qualified_name)
+            fix = publications.full_identity_sql((table.schema, table.name))
+            logger.error(
+                "updates and deletes of a published table fail in the application",
+                extra={"table": table.qualified_name, "seen": table.identity_problem, "fix": f"{fix};"},
+            )
+
+    def _give_identity(self, table: Table) -> None:
+        """In a transaction of its own: pg_dump must be able to read the table while it joins."""
+        if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
+            self._set_full(table)
+
+    def _set_full(self, table: Table) -> None:
+        session = self._capture.sql
+        with wrapped(f"setting the replica identity of {table.qualified_name}"):
+            session.execute("set lock_timeout = '1s'")
+            try:
+                statement = publications.full_identity_sql((table.schema, table.name))
+                session.execute(statement.encode())
+            finally:
+                session.execute("set lock_timeout = 0")
+        logger.warning("replica identity set to full", extra={"table": table.qualified_name})
+
     def _leave_out(self, table: TableName, reason: str) -> None:
         if self._left_out.get(table) != reason:
             logger.warning("table left out", extra={"table": str(table), "reason": reason})
         self._left_out[table] = reason
 
-    def _try_join(self, table: TableName, packer: FramePacker) -> str | None:
+    def _try_join(self, table: Table, packer: FramePacker) -> str | None:
         """None if it joined, else why not."""
         purpose = f"{self._options.name}:join"
         try:
+            self._give_identity(table)
             with (
                 connect(self._options.source, purpose=purpose, autocommit=False) as session,
-                wrapped(f"adding table {table} to the publication"),
+                wrapped(f"adding table {table.qualified_name} to the publication"),
             ):
-                return self._join(session, table, packer)
+                reason = self._lock(session, table)
+                if reason is None:
+                    self._join(session, table, packer)
+                return reason
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in ("lock-timeout", "transaction-conflict"):
                 raise
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
 
-    def _join(self, session: Session, table: TableName, packer: FramePacker) -> str | None:
+    def _lock(self, session: Session, table: Table) -> str | None:
+        """Keep writers out and check the table again, as it is now; why it cannot join, or None."""
         relation = sql.Identifier(table.schema, table.name)
         session.execute("set local lock_timeout = '1s'")
-        session.execute(sql.SQL("lock table {} in share row exclusive mode").format(relation))
-        (size_bytes, xid) = _one(
-            session,
-            "select pg_table_size(%s::regclass), pg_current_xact_id()::text::bigint",
-            [relation.as_string(session)],
-        )
+        session.execute(sql.SQL("lock table only {} in share row exclusive mode").format(relation))
+        now = find_table(session, table.oid)
+        if now is None or (now.schema, now.name) != (table.schema, table.name):
+            return "it was renamed or dropped meanwhile"
+        if now.identity_problem is not None:
+            return now.identity_problem
+        (size_bytes,) = _one(session, "select pg_table_size(%s::oid)", [table.oid])
         if size_bytes > JOIN_LIMIT_BYTES:
-            session.rollback()
             limit = JOIN_LIMIT_BYTES >> 20
             return (
                 f"it already holds {size_bytes >> 20} MiB, more than the {limit} MiB that can join by itself:"
                 " run `keepstream teardown --yes` and begin anew to copy it"
             )
-        dumped = self._dump(table)
-        publications.add_tables(session, self._options.publication, [(table.schema, table.name)])
-        self._emit(session, table, dumped)
+        return None
+
+    def _join(self, session: Session, table: Table, packer: FramePacker) -> None:
+        name = TableName(table.schema, table.name)
+        (xid,) = _one(session, "select pg_current_xact_id()::text::bigint", [])
+        dumped = self._dump(name)
+        publications.add_tables(session, self._options.publication, [name])
+        self._emit(session, name, dumped)
         failpoint("capture.before_join_announced")
         self._announce(xid, packer)
         session.commit()
         failpoint("capture.after_join_committed")
         identity = publications.publication_identity(self._capture.sql, self._options.publication)
         self._capture.chain.publication_is(identity)
-        logger.info("table joined", extra={"table": str(table), "size_bytes": size_bytes})
-        return None
+        logger.info("table joined", extra={"table": str(name)})
 
     def _dump(self, table: TableName) -> TableDdl:
         major = self._capture.sql.info.server_version // 10000

@@ -72,6 +72,8 @@ class Pump:
             self._append(self._packer.flush())
         self._confirm(0.0)
         if self._transaction is None:
+            if self._chain.all_durable and not self._packer.holds_transactions:
+                self._rates.complete(batch.wal_end)
             self._keep_house(batch)
         self._rates.position = self._chain.position
 
@@ -87,7 +89,7 @@ class Pump:
             failpoint("capture.after_durable")
             self._capture.stream.confirm(durable.lsn)
             failpoint("capture.after_confirm")
-            self._rates.confirmed = durable
+            self._rates.confirm(durable)
 
     def _append(self, bodies: Iterator[PackedBody]) -> None:
         for packed in bodies:

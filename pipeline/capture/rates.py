@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from schemas.lsn import START, Position
+from schemas.lsn import START, ZERO, Lsn, Position
 
 
 @dataclass(slots=True)
 class Rates:
-    """Totals since the start of the process, and rates over the time since the last `take_rates`."""
+    """Totals since the start of the process, and rates over the time since the last `take_rates`.
+
+    Everything that was committed before `complete_at` (Unix time), and everything below `complete_lsn`,
+    is durable in the log.
+    """
 
     changes: int = 0
     transactions: int = 0
     bytes: int = 0
     position: Position = START
     confirmed: Position = START
-    last_change_at: float = 0.0
+    complete_lsn: Lsn = ZERO
+    complete_at: float | None = None
+    last_change_at: float = field(default_factory=time.monotonic)
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)
 
@@ -26,6 +32,17 @@ class Rates:
         self.transactions += transactions
         self.bytes += size_bytes
         self.last_change_at = time.monotonic()
+
+    def complete(self, wal_end: Lsn) -> None:
+        """Nothing published is missing in the log below `wal_end`, which the server named just now."""
+        self.complete_lsn = max(self.complete_lsn, wal_end)
+        self.complete_at = time.time()
+
+    def confirm(self, durable: Position) -> None:
+        """The log is durable up to here: what is missing was committed later."""
+        self.confirmed = durable
+        self.complete_lsn = max(self.complete_lsn, durable.lsn)
+        self.complete_at = max(self.complete_at or 0.0, durable.commit_time / 1e6)
 
     def take_rates(self) -> tuple[float, float]:
         """(changes/s, bytes/s) since the last call."""

@@ -107,6 +107,9 @@ class CaptureStage:
             not_replicated=self._not_replicated,
             details={
                 "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
+                "complete_lsn": format_lsn(self._rates.complete_lsn),
+                "complete_at": self._rates.complete_at,
+                "unchanged_s": round(time.monotonic() - self._rates.last_change_at, 1),
                 "server_wal_end": format_lsn(capture.stream.server_wal_end) if capture else None,
                 "queued_bytes": capture.stream.queued_bytes if capture else None,
                 "silent_s": round(capture.stream.silent_s, 1) if capture else None,

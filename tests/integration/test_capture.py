@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,41 @@ def test_streams_are_named_by_uuid(options: CaptureOptions, change_log: ChangeLo
     stream = content.follower.chain.stream
     assert stream is not None
     assert uuid.UUID(bytes=stream).version == 4
+
+
+def test_a_new_table_without_key_never_makes_the_applications_writes_fail(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
+    source.execute("create table customer (id int primary key, name text)")
+    with capturing(replace(options, keyless=Keyless.FULL)):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("create table visit (page text); insert into visit values ('a')")
+        content.wait(lambda c: len(c.transactions) == 1, "the join")
+        source.execute("update visit set page = 'b'")
+        source.execute("alter table customer drop constraint customer_pkey")
+        full = "select relreplident = 'f' from pg_class where relname = 'customer'"
+        require(lambda: source.execute(full) == [(True,)], 10, what="replica identity full")
+        source.execute("update customer set name = 'x'")
+        content.wait(lambda c: bool(c.rows("public.visit")), "the update")
+    assert content.rows("public.visit") == [("UPDATE", [b"b"])]
+
+
+def test_a_new_table_without_key_is_left_out_until_it_was_decided(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
+    with capturing(replace(options, keyless=Keyless.REFUSE)) as running:
+        require(change_log.exists, 10, what="the log")
+        LogContent(change_log).wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("create table visit (page text); insert into visit values ('a')")
+        source.execute("create table later (id int primary key)")
+        require(
+            lambda: bool(running.reports and running.reports[-1].not_replicated), 10, what="the table named"
+        )
+        source.execute("update visit set page = 'b'")
+    ((left_out,),) = (running.reports[-1].not_replicated,)
+    assert left_out.table == "public.visit"
+    assert "no primary key" in left_out.reason
