@@ -27,9 +27,9 @@ def show_replicated(screen: Screen, verified: Any, tally: Tally) -> None:
     rows.append([f"all {len(rows_of)} tables", f"{sum(rows_of.values()):,}", *_changes(tally, list(rows_of))])
     screen.table(("table", "rows", *OPERATIONS), rows, title="What was replicated")
     screen.say(
-        f"{tally.transactions:,} transactions after the first copy; {tally.unsent_values} large values"
+        f"{tally.transactions:,} transactions since the first copy began; {tally.unsent_values} large values "
+        "that PostgreSQL did not send again, being unchanged, stayed as they were"
     )
-    screen.say("that PostgreSQL did not send again, because they were unchanged, stayed as they were")
     for table in verified["not_replicated"]:
         screen.say(f"not replicated: {table['table']}: {table['reason']}", "yellow")
 

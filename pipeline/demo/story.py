@@ -220,9 +220,7 @@ class Story:
             self._keepstream.call("wait", REPLICA, "--timeout", "60").require_success()
         if self._options.sabotage:
             table, key = alter_one_value(self._servers.replica.dsn(DATABASE))
-            self._screen.say(
-                f"sabotage: one value of {table}, row id {key}, altered on the replica", "yellow"
-            )
+            self._screen.say(f"sabotage: a value of {table}, row id {key}, altered on the replica", "yellow")
         with self._screen.working("comparing every table at one LSN"):
             called = self._keepstream.call("verify", REPLICA, "--json")
         if called.code not in (0, Divergence.exit_code):
