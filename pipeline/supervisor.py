@@ -54,6 +54,7 @@ class Stage:
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     code: int | None = None
+    stopped_at: float = 0.0
     started_at: float = 0.0
     restart_at: float = 0.0
     crashes: int = 0
@@ -112,7 +113,7 @@ class Supervisor:
             stage.crashes += 1
         retried = status < 0 or status in _RETRIED or (status == 1 and stage.crashes < _CRASHES_TOLERATED)
         if not retried:
-            stage.code = status
+            stage.code, stage.stopped_at = status, time.monotonic()
             logger.error("stage stopped", extra={"stage": stage.name, "exit_code": status})
             return
         wait_s = stage.backoff.next_s()
@@ -130,7 +131,7 @@ class Supervisor:
                 return stage.code
         replicas = [stage for stage in self._stages if stage.name != CAPTURE]
         if replicas and all(stage.stopped for stage in replicas):
-            return replicas[-1].code
+            return max(replicas, key=lambda stage: stage.stopped_at).code
         return None
 
     def _end_all(self) -> None:

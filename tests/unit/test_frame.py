@@ -70,7 +70,7 @@ payloads = (
 )
 _OPERATION_OF = {Truncate: Operation.TRUNCATE, Message: Operation.MESSAGE, ColumnsAdded: Operation.DDL}
 payload_changes = payloads.map(
-    lambda payload: Change(_OPERATION_OF[type(payload)], bytes(8), payload=payload)  # type: ignore[index]
+    lambda payload: Change(_OPERATION_OF[type(payload)], bytes(8), payload=payload)
 )
 changes = row_changes | payload_changes
 
