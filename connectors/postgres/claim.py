@@ -188,6 +188,15 @@ def explain(claim: Claim, row: Progress | None, *, old: Lsn, new: Lsn) -> Loss:
     return Loss.MOVED
 
 
+def replaced(pid: int | None) -> OperatorNeeded:
+    """The error that ends an applier which another one has replaced."""
+    return OperatorNeeded(
+        f"another applier has taken the replica over (server process {pid})",
+        code="applier-replaced",
+        hint="Nothing is wrong if that was meant; run only one `keepstream apply` or `run` per replica.",
+    )
+
+
 def _fatal_loss(claim: Claim, row: Progress | None) -> KeepstreamError | None:
     if row is None:
         return missing(claim.name)
@@ -198,11 +207,7 @@ def _fatal_loss(claim: Claim, row: Progress | None) -> KeepstreamError | None:
             hint="It was copied anew from another log. Start this applier again with that log.",
         )
     if row.token != claim.token:
-        return OperatorNeeded(
-            f"another applier has taken the replica over (pid {row.backend_pid} on its server)",
-            code="applier-replaced",
-            hint="Nothing is wrong if that was meant; run only one `keepstream apply` or `run` per replica.",
-        )
+        return replaced(row.backend_pid)
     if row.state is ReplicaState.COPYING:
         return OperatorNeeded(
             "a first copy into this replica has begun", code="copy-unfinished", hint="Let it finish."

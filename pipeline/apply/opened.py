@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from connectors.postgres import hold, progress
-from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, rival, take_over
+from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, replaced, rival, take_over
 from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
@@ -75,11 +75,11 @@ def _may_take_over(
     waits_for: Callable[[str], None],
     ours: uuid.UUID | None,
 ) -> bool:
-    while not options.take_over:
-        found = rival(session, options.name)
-        if found is None or found.silent_s > SILENCE_LIMIT_S:
-            return True
-        if progress.require(session, options.name).token == ours:
+    while (found := rival(session, options.name)) is not None:
+        token = progress.require(session, options.name).token
+        if ours is not None and token != ours:
+            raise replaced(found.pid)  # never fight back: two would kill each other for ever
+        if token == ours or options.take_over or found.silent_s > SILENCE_LIMIT_S:
             return True
         waits_for(f"another applier of {options.replica} (server process {found.pid}) to end")
         if stop.wait(_RIVAL_POLL_S):

@@ -40,13 +40,17 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event) -> bool:
         if isinstance(step, (Group, ApplyPart)):
             subject = step.transactions[0].transaction if isinstance(step, Group) else step.part
             _check(subject, skip)
-            changes += subject.change_count
+            changes += subject.change_count + _ends_fragment(subject)
             if subject.position is not None:
                 _move_over(opened, skip, subject, subject.position, changes)
                 planner.done(step)
                 return True
         planner.done(step)
     return False
+
+
+def _ends_fragment(subject: Transaction | Part) -> bool:
+    return isinstance(subject, Part) and subject.fragment is not None and subject.fragment.last
 
 
 def _check(subject: Transaction | Part, skip: Skip) -> None:
