@@ -22,10 +22,14 @@ _PASSES: Final = 20
 _BATCH: Final = 50  # a statement locks all that it drops: max_locks_per_transaction
 
 # Everything in a schema depends on it. Indexes, constraints, row types and the like depend on their
-# table only and go with it.
+# table only and go with it. What the bootstrap superuser (10) owns has no owner recorded.
 _OBJECTS: Final = """
-    select i.type, i.identity
+    select i.type, i.identity,
+           coalesce(o.refobjid, 10) = (select oid from pg_catalog.pg_roles where rolname = current_user)
       from pg_catalog.pg_depend d
+      left join pg_catalog.pg_shdepend o
+        on o.classid = d.classid and o.objid = d.objid and o.objsubid = 0 and o.deptype = 'o'
+       and o.dbid = (select oid from pg_catalog.pg_database where datname = current_database())
       join pg_catalog.pg_namespace n on n.oid = d.refobjid
      cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
      where d.refclassid = 'pg_catalog.pg_namespace'::regclass and d.deptype = 'n'
@@ -43,10 +47,12 @@ _DROP_AS: Final = {"statistics object": "statistics", "composite type": "type", 
 
 @dataclass(frozen=True, slots=True)
 class UserObject:
-    """`kind` and `identity` as pg_identify_object() gives them; the identity is quoted SQL."""
+    """`kind` and `identity` as pg_identify_object() gives them; the identity is quoted SQL. `ours`: our
+    role owns it."""
 
     kind: str
     identity: str
+    ours: bool
 
     def __str__(self) -> str:
         return f"{self.kind} {self.identity}"
@@ -55,7 +61,7 @@ class UserObject:
 def user_objects(conn: Session) -> list[UserObject]:
     """All objects that people made in this database, except those in schema keepstream."""
     with wrapped("listing the replica's objects"):
-        return [UserObject(kind, identity) for kind, identity in conn.execute(_OBJECTS)]
+        return [UserObject(*row) for row in conn.execute(_OBJECTS)]
 
 
 def drop_leftovers(conn: Session, run: CopyRun, tick: Callable[[], None]) -> None:
@@ -67,17 +73,23 @@ def drop_leftovers(conn: Session, run: CopyRun, tick: Callable[[], None]) -> Non
     for _ in range(_PASSES):
         objects = user_objects(conn)
         if not objects:
-            break
+            return _drop_others(conn, run)
+        # the database's owner could drop these, too
+        foreign = [found for found in objects if not found.ours]
+        if foreign:
+            raise _remaining(foreign, "were made by others")
         for start in range(0, len(objects), _BATCH):
             _drop(conn, objects[start : start + _BATCH])
             tick()
-    else:
-        raise OperatorNeeded(
-            f"{len(objects)} objects of an unfinished copy cannot be dropped, among them {objects[0]}",
-            code="leftovers-remain",
-            hint="Drop them, or drop the database and create it anew.",
-        )
-    _drop_others(conn, run)
+    raise _remaining(objects, "cannot be dropped")
+
+
+def _remaining(objects: Sequence[UserObject], why: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"the replica of an unfinished copy has {len(objects)} objects that {why}, among them {objects[0]}",
+        code="leftovers-remain",
+        hint="Drop them, or drop the database and create it anew.",
+    )
 
 
 def _drop(conn: Session, objects: Sequence[UserObject]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import re
@@ -88,6 +89,7 @@ def _folders(configured: Path | None) -> Iterator[Path]:
     yield from dict.fromkeys(folders)
 
 
+@functools.cache
 def _inspect(folder: Path) -> PgTools | None:
     dump, restore = folder / "pg_dump", folder / "pg_restore"
     if not (os.access(dump, os.X_OK) and os.access(restore, os.X_OK)):

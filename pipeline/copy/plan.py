@@ -14,7 +14,7 @@ def plan_parts(
     targets: Mapping[int, TableName],
     volatile: Collection[TableName],
     part_bytes: int,
-    same_major: bool,
+    may_be_binary: bool,
 ) -> list[Part]:
     """The parts of all tables, those of one table together.
 
@@ -26,7 +26,7 @@ def plan_parts(
     return [
         part
         for table in ordered
-        for part in _cut(table, targets[table.oid], part_bytes, table.can_be_binary and same_major)
+        for part in _cut(table, targets[table.oid], part_bytes, table.can_be_binary and may_be_binary)
     ]
 
 

@@ -8,7 +8,7 @@ left is estimated from tables' sizes on disk and the ratio seen so far.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -110,6 +110,14 @@ class CopyMeter:
     def begin_items(self, phase: CopyPhase, total: int) -> None:
         self.phase, self.items_done, self.items_total, self.item = phase, 0, total, ""
 
+    def made_item(self, item: str) -> None:
+        """pg_restore has made an object."""
+        self.items_done += 1
+        self.item = item
+
+    def leave_out(self, told: Iterable[str]) -> None:
+        self.left_out = tuple(dict.fromkeys((*self.left_out, *told)))
+
     def moved(self, part: Part, rows: int, size: int) -> None:
         with self._lock:
             seen = self._moved.setdefault(part.key, _Moved())
@@ -119,7 +127,7 @@ class CopyMeter:
     def finished(self, part: Part, rows: int) -> None:
         with self._lock:
             seen = self._moved.setdefault(part.key, _Moved())
-            seen.rows, seen.done = max(rows, seen.rows) if rows == 0 else rows, True
+            seen.rows, seen.done = rows, True
 
     def failed(self, part: Part) -> None:
         """The part was rolled back; it will come again."""

@@ -12,15 +12,12 @@ from connectors.failpoints import failpoint
 from connectors.postgres.part_copier import CopierSetup, Part, PartCopier
 from connectors.postgres.snapshot import SnapshotLost, TableChanged
 from pipeline.copy.progress import CopyMeter
+from pipeline.copy.stopping import CopyStopped
 from schemas.errors import RetryLater
 
 _TRIES: Final = 5
 _RETRY_PAUSE_S: Final = 1.0
 _REPORT_S: Final = 0.5
-
-
-class CopyStopped(RetryLater):
-    """The copy was asked to stop."""
 
 
 class RowCopy:
@@ -52,41 +49,53 @@ class RowCopy:
         _raise_first(working)
 
     def _work(self, copier: PartCopier) -> None:
+        held: PartCopier | None = copier
         try:
-            while self._waiting and not self._abandoned.is_set():
-                try:
-                    part = self._waiting.popleft()
-                except IndexError:
-                    return  # another worker took the last one
-                copier = self._copy(part, copier)
+            while not self._abandoned.is_set() and (part := self._next()) is not None:
+                held = self._copy(part, held)
         finally:
-            copier.close()
+            if held is not None:
+                held.close()
 
-    def _copy(self, part: Part, copier: PartCopier) -> PartCopier:
+    def _next(self) -> Part | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    def _copy(self, part: Part, copier: PartCopier | None) -> PartCopier:
         """Copy a part, with new sessions if the old ones break; returns the copier to go on with."""
 
         def tick(rows: int, size: int) -> None:
             if self._stop.is_set() or self._abandoned.is_set():
-                raise CopyStopped("the copy was stopped", code="copy-stopped")
+                raise CopyStopped
             self._meter.moved(part, rows, size)
 
         for attempt in range(1, _TRIES + 1):
             try:
+                copier = copier or PartCopier(self._setup)
                 rows = copier.copy(part, tick)
                 break
             except (TableChanged, SnapshotLost, CopyStopped):
+                _close(copier)
                 raise
             except RetryLater:
-                copier.close()
+                _close(copier)
+                copier = None
                 self._meter.failed(part)
                 self._setup.snapshot.require_alive()
                 if attempt == _TRIES or self._abandoned.wait(_RETRY_PAUSE_S * attempt) or self._stop.is_set():
                     raise
-                copier = PartCopier(self._setup)
+        assert copier is not None
         self._meter.finished(part, rows)
         if self._meter.parts_done() > self._half:
             failpoint("copy.half_copied")
         return copier
+
+
+def _close(copier: PartCopier | None) -> None:
+    if copier is not None:
+        copier.close()
 
 
 def _all_done(working: Sequence[Future[None]]) -> bool:

@@ -6,6 +6,7 @@ after them (indexes, constraints, triggers) at the end.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import threading
@@ -89,7 +90,7 @@ class DumpedSchema:
     def entries(self, section: str) -> list[TocEntry]:
         """The dump's objects in `pre-data` or `post-data`."""
         command = [self._tools.tools.pg_restore, "--list", f"--section={section}", self._archive]
-        finished = run_tool(command, {"LC_ALL": "C"}, stop=self._tools.stop)
+        finished = run_tool(command, dict(os.environ) | {"LC_ALL": "C"}, stop=self._tools.stop)
         if finished.status != 0:
             raise _restore_error(finished, section)
         return parse_toc(finished.output)

@@ -1,0 +1,60 @@
+"""Which of the source's objects the replica gets, and why it is made without the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from connectors.postgres.copy_run import Deferred
+from connectors.postgres.snapshot_tables import SnapshotTable, TableName
+from connectors.postgres.source_schema import ForeignKey, SourceSchema
+from pipeline.copy.toc import TocChoice, TocEntry, choose
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChoice:
+    """facts: of the source. existing: names of schemas that the replica had before. omitted: foreign
+    keys that it is made without, each with the reason."""
+
+    facts: SourceSchema
+    existing: frozenset[str]
+    omitted: tuple[tuple[ForeignKey, str], ...]
+
+    def of(self, entries: Iterable[TocEntry]) -> TocChoice:
+        """What is restored of these objects of the dump."""
+        return choose(
+            entries,
+            existing_schemas=frozenset(o for o, name in self.facts.schemas.items() if name in self.existing),
+            existing_schema_names=self.existing,
+            unavailable=self.facts.foreign,
+            foreign_keys=frozenset(key.oid for key, _ in self.omitted),
+        )
+
+    def deferred(self) -> list[Deferred]:
+        """What makes the omitted keys, once the replica becomes a primary."""
+        return [Deferred("foreign key", str(key), reason, key.statement) for key, reason in self.omitted]
+
+
+def choose_schema(
+    facts: SourceSchema,
+    tables: Iterable[SnapshotTable],
+    *,
+    existing: frozenset[str],
+    replica_role: bool,
+) -> SchemaChoice:
+    """`tables`: whose rows are copied. `replica_role`: session_replication_role can be set, so that
+    foreign keys and triggers keep still for rows that are copied and applied."""
+    filled: set[TableName] = set()
+    for table in tables:
+        filled.update((table.table_name, *table.ancestors))
+    reasons = ((key, _reason_to_omit(key, filled, replica_role)) for key in facts.foreign_keys)
+    return SchemaChoice(facts, existing, tuple((key, reason) for key, reason in reasons if reason))
+
+
+def _reason_to_omit(key: ForeignKey, filled: Collection[TableName], replica_role: bool) -> str:
+    """Why the replica is made without this foreign key; empty if it gets it."""
+    if key.table in filled and key.referenced not in filled:
+        return f"it refers to {'.'.join(key.referenced)}, whose rows are not replicated"
+    if not replica_role:
+        return "our role may not set session_replication_role, so it would act on rows being applied"
+    return ""

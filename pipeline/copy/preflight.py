@@ -1,0 +1,79 @@
+"""What can be known to fail later fails here, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connectors.postgres import leftovers, source_schema
+from connectors.postgres.pgtools import PgTools, find_pgtools
+from connectors.postgres.prepared import find_targets
+from connectors.postgres.session import Session
+from connectors.postgres.snapshot_tables import (
+    SnapshotTable,
+    TableName,
+    named_tables,
+    published_tables,
+)
+from pipeline.config import Initial
+from pipeline.copy.options import CopyOptions
+from schemas.errors import OperatorNeeded
+
+
+def require_copyable(
+    options: CopyOptions, *, source: Session, replica: Session, replica_role: bool, resumed: bool
+) -> None:
+    """Raises OperatorNeeded, with what mends it, if the copy cannot succeed; never writes.
+
+    `resumed`: what stands in the replica is a killed copy's, and will be cleared away.
+    """
+    if options.initial is Initial.NONE:
+        return
+    tables = tables_to_copy(options, source)
+    if options.initial is Initial.DATA:
+        targets = find_targets(replica, tables, replica_role=replica_role)
+        _refuse_filled([] if resumed else leftovers.filled_tables(replica, list(targets.values())))
+        return
+    facts = source_schema.read_source_schema(source)
+    source_schema.require_extensions(replica, facts.extensions)
+    source_schema.require_roles(replica, facts.policy_roles)
+    tools_for(options, source)
+    _refuse_objects([] if resumed else leftovers.user_objects(replica))
+
+
+def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]:
+    """The tables whose rows are copied, as `reader` sees publication and catalog."""
+    if options.publication is not None:
+        return published_tables(reader, options.publication)
+    return named_tables(reader, options.tables)
+
+
+def tools_for(options: CopyOptions, source: Session) -> PgTools:
+    """Raises OperatorNeeded (`pg-dump-too-old`)."""
+    return find_pgtools(major_of(source), configured=options.pg_bin)
+
+
+def major_of(session: Session) -> int:
+    """The server's major version, 18."""
+    return session.info.server_version // 10000
+
+
+def _refuse_objects(objects: Sequence[leftovers.UserObject]) -> None:
+    if objects:
+        more = f" and {len(objects) - 1} more" if len(objects) > 1 else ""
+        raise OperatorNeeded(
+            f"the replica is not empty: it has {objects[0]}{more}",
+            code="replica-not-empty",
+            hint="Name an empty database, or drop what is there; or set `initial: data` if only rows are "
+            "missing, `initial: none` if all is there and equal.",
+        )
+
+
+def _refuse_filled(tables: Sequence[TableName]) -> None:
+    if tables:
+        more = f" and {len(tables) - 1} more tables" if len(tables) > 1 else ""
+        raise OperatorNeeded(
+            f"the replica has rows in {'.'.join(tables[0])}{more}",
+            code="replica-not-empty",
+            hint="With `initial: data` the tables to be replicated must be empty: truncate them; or set "
+            "`initial: none` if they are equal to the source's.",
+        )
