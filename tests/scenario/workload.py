@@ -1,0 +1,175 @@
+"""What an application does to the source while things are killed: small, varied, and always telling.
+
+Invariants that every committed state has, whatever the position: a row's `appended` lists the numbers
+1 to `version`; all rows of `stamped` bear one stamp.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import psycopg
+
+from tests.fix_postgres import Database, Row
+
+SCHEMA = """
+    create table ledger (id int primary key, version int not null, appended text not null, body text);
+    alter table ledger alter body set storage external;
+    create table line (id int generated always as identity primary key,
+                       ledger int references ledger on delete cascade, note text);
+    create table stamped (id int primary key, stamp bigint not null);
+    create table renamed (id int primary key, name text unique, body text);
+    alter table renamed alter body set storage external;
+    create table keyless (a int, b text);
+    alter table keyless replica identity full;
+    create table bulk (id bigint primary key, filler text);
+    create table wiped (id int primary key, n int);
+    create table slow (id int primary key, n int);
+"""
+TABLES = tuple(
+    f"public.{name}" for name in ("ledger", "line", "stamped", "renamed", "keyless", "bulk", "wiped", "slow")
+)
+ROWS = 40
+BULK_ROWS = 900  # of about a KiB: more than a frame holds
+_SEED_ROWS = f"""
+    insert into ledger select i, 1, '1', null from generate_series(1, {ROWS}) i;
+    insert into stamped select i, 0 from generate_series(1, {ROWS}) i;
+    insert into renamed select i, 'n' || i, repeat('b' || i, 2000) from generate_series(1, {ROWS}) i;
+    insert into wiped select i, 0 from generate_series(1, 5) i;
+    insert into slow select i, 0 from generate_series(1, 5) i;
+"""
+
+
+class Workload:
+    """`step` is one transaction, or a piece of a long one that overlaps others."""
+
+    def __init__(self, source: Database, seed: int = 1) -> None:
+        self.steps = 0
+        self._source = source
+        self._random = random.Random(seed)
+        self._session = source.connect()
+        self._long: psycopg.Connection[Row] | None = None
+        self._prepared: str | None = None
+        self._queue: list[Callable[[], None]] = []
+        self._session.execute(_SEED_ROWS)
+
+    def step(self) -> None:
+        """The next of a shuffled round in which everything happens at least once."""
+        if not self._queue:
+            self._queue = [self._append] * 3 + [self._insert_lines, self._stamp, self._stamp]
+            self._queue += [self._large, self._rename, self._swap, self._repeat, self._savepoints]
+            self._queue += [self._delete_and_insert, self._begin_long, self._prepare, self._empty]
+            self._random.shuffle(self._queue)
+            self._queue.append(self._wipe)
+        self._queue.pop()()
+        self.steps += 1
+
+    def finish(self) -> None:
+        """End what is open, so that source and replica can become equal."""
+        self._end_long()
+        self._end_prepared()
+
+    def close(self) -> None:
+        self.finish()
+        self._session.close()
+
+    def _pick(self) -> int:
+        return self._random.randint(1, ROWS)
+
+    def _append(self) -> None:
+        """Versions grow by one; the TOASTed body changes now and then only."""
+        body = f", body = repeat(md5('{self.steps}'), 200)" if self._random.random() < 0.3 else ""
+        self._session.execute(
+            "update ledger set version = version + 1, appended = appended || ',' || (version + 1)"
+            f"{body} where id in ({self._pick()}, {self._pick()})"
+        )
+
+    def _insert_lines(self) -> None:
+        self._session.execute(
+            "insert into line (ledger, note)"
+            " select id, 'note ' || version from ledger order by random() limit 5"
+        )
+
+    def _stamp(self) -> None:
+        """All or none."""
+        self._session.execute("update stamped set stamp = stamp + 1")
+
+    def _large(self) -> None:
+        self._session.execute(
+            "delete from bulk;"
+            f" insert into bulk select {self.steps} * 100000 + i, repeat(md5(i::text), 32)"
+            f" from generate_series(1, {BULK_ROWS}) i"
+        )
+
+    def _rename(self) -> None:
+        """The key changes, beside a TOASTed value that does not."""
+        row = self._pick()
+        self._session.execute(f"update renamed set id = -id where abs(id) = {row}")
+
+    def _swap(self) -> None:
+        """Two rows exchange a unique value."""
+        one, other = self._random.sample(range(1, ROWS + 1), 2)
+        self._session.execute(
+            "create temp table if not exists names (id int, name text); truncate names;"
+            f" insert into names select abs(id), name from renamed where abs(id) in ({one}, {other});"
+            f" update renamed set name = null where abs(id) in ({one}, {other});"
+            f" update renamed r set name = n.name from names n"
+            f" where (abs(r.id) = {one} and n.id = {other}) or (abs(r.id) = {other} and n.id = {one})"
+        )
+
+    def _repeat(self) -> None:
+        """Rows that nothing tells apart, NULLs among them."""
+        self._session.execute(
+            f"insert into keyless select {self._random.randint(1, 3)}, b"
+            " from (values ('x'), ('x'), (null)) v (b); delete from keyless where ctid in"
+            " (select min(ctid) from keyless group by a, b having count(*) > 4);"
+            " update keyless set a = a + 1 where ctid = (select min(ctid) from keyless where b is null)"
+        )
+
+    def _savepoints(self) -> None:
+        self._session.execute(
+            f"begin; update wiped set n = n + 1 where id = {self._random.randint(1, 5)}; savepoint inner;"
+            " update stamped set stamp = -1; insert into keyless values (9, 'never'); rollback to inner;"
+            " update wiped set n = n + 1; commit"
+        )
+
+    def _delete_and_insert(self) -> None:
+        """The same key, deleted with what hangs on it, and there again."""
+        row = self._pick()
+        self._session.execute(
+            f"delete from ledger where id = {row}; insert into ledger values ({row}, 1, '1', 'anew')"
+        )
+
+    def _begin_long(self) -> None:
+        """A transaction that stays open while others commit."""
+        self._end_long()
+        self._long = self._source.connect(autocommit=False)
+        self._long.execute("update slow set n = n + 1 where id = 1")
+
+    def _prepare(self) -> None:
+        self._end_prepared()
+        self._prepared = f"prepared_{self._source.name}_{self.steps}"
+        self._session.execute("begin")
+        self._session.execute("update slow set n = n + 1 where id = 2")
+        self._session.execute(f"prepare transaction '{self._prepared}'")
+
+    def _empty(self) -> None:
+        """Nothing that is replicated, and the end of what overlapped."""
+        self._session.execute("create temp table if not exists mine (x int); insert into mine values (1)")
+        self.finish()
+
+    def _wipe(self) -> None:
+        self._session.execute("truncate wiped; insert into wiped select i, 0 from generate_series(1, 5) i")
+
+    def _end_long(self) -> None:
+        if self._long is not None:
+            self._long.execute("update slow set n = n + 1 where id = 3")
+            self._long.commit()
+            self._long.close()
+            self._long = None
+
+    def _end_prepared(self) -> None:
+        if self._prepared is not None:
+            self._session.execute(f"commit prepared '{self._prepared}'")
+            self._prepared = None
