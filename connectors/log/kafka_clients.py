@@ -18,6 +18,7 @@ from schemas.errors import ConfigError
 
 _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 15_000
+_RECONNECT_MS = 1_000
 _DELIVERY_MS = 45_000
 _BATCH_BYTES = 1024 * 1024
 _FETCH_WAIT_MS = 2_000
@@ -36,6 +37,7 @@ class KafkaClients:
             "client_id": client_id,
             "bootstrap_timeout_ms": _BOOTSTRAP_MS,
             "request_timeout_ms": _REQUEST_MS,
+            "reconnect_backoff_max_ms": _RECONNECT_MS,
             **settings.common,
         }
         self._admin: Any = None
@@ -70,7 +72,7 @@ class KafkaClients:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",
             "check_crcs": True,
-            "fetch_max_wait_ms": _FETCH_WAIT_MS,
+            "fetch_max_wait_ms": min(_FETCH_WAIT_MS, self._common["request_timeout_ms"] // 2),
             "max_partition_fetch_bytes": _FETCH_BYTES,
             "fetch_max_bytes": _FETCH_BYTES,
             "allow_auto_create_topics": False,

@@ -3,6 +3,7 @@
 An acknowledgement alone proves nothing. Offsets of a partition that is neither compacted nor written in
 transactions are contiguous, so a record counts only if its offset is the one after our previous record,
 counted from our CAPTURE_START. What others wrote between is read: if every reader ignores it, we go on.
+And it counts only if the topic is still the one it was: its id is asked for after the acknowledgement.
 
 States: writing → fenced (for good, at the first record that cannot be proven; its producer is thrown away).
 """
@@ -21,14 +22,18 @@ from connectors.failpoints import failpoint
 from connectors.log.kafka_clients import KafkaClients
 from connectors.log.kafka_errors import kafka_error
 from connectors.log.kafka_reader import KafkaReader
+from connectors.log.kafka_topic import find_topic_id
 from connectors.log.limits import refuse_oversized
-from schemas.errors import InternalError, KeepstreamError, LogFenced, OperatorNeeded
+from schemas.errors import InternalError, KeepstreamError, LogFenced, OperatorNeeded, RetryLater
 
 MAX_IN_FLIGHT_RECORDS = 32
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 _GAP_READ_S = 10.0
 _BEGIN_S = 60.0
 _WAIT_S = 1.0
+_BUSY_CHECK_S = 0.05
+_IDLE_CHECK_S = 0.01
+_TOPIC_PROOF_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,11 @@ class KafkaWriter:
         self._in_flight_bytes = 0
         self._start = -1
         self._last_offset = -1
+        self._contiguous = 0
         self._durable = 0
         self._reported = 0
+        self._topic_checked_at = 0.0
+        self._unproven_since = 0.0
         self._error: KeepstreamError | None = None
 
     def begin(self, record: bytes) -> None:
@@ -72,7 +80,6 @@ class KafkaWriter:
             raise self._give_up(self._failed(error)) from error
         if self._start < 0:
             raise self._give_up(self._fenced("the broker named no offset for CAPTURE_START", "log-no-offset"))
-        self._refuse_other_topic()
 
     @property
     def start_place(self) -> int:
@@ -93,17 +100,20 @@ class KafkaWriter:
     def durable(self, timeout_s: float) -> int:
         """See `LogWriter.durable`."""
         deadline = time.monotonic() + timeout_s
-        self._settle()
-        while self._durable == self._reported and self._error is None and self._in_flight:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                break
-            self._wait(left_s)
+        while True:
             self._settle()
+            self._prove_topic()
+            left_s = deadline - time.monotonic()
+            if self._durable > self._reported or self._error is not None or left_s <= 0:
+                break
+            if self._contiguous > self._durable:
+                time.sleep(min(left_s, _IDLE_CHECK_S))
+            elif self._in_flight:
+                self._wait(left_s)
+            else:
+                time.sleep(left_s)
         if self._durable == self._reported and self._error is not None:
             raise self._error
-        if self._durable == self._reported and not self._in_flight:
-            time.sleep(max(0.0, deadline - time.monotonic()))
         self._reported = self._durable
         return self._durable
 
@@ -129,19 +139,21 @@ class KafkaWriter:
             pass  # `_settle` looks at the future itself
 
     def _settle(self) -> None:
-        """Count the answered records at the front, as long as each is proven."""
+        """Count the answered records at the front, as long as their offsets are contiguous."""
         while self._error is None and self._in_flight and self._in_flight[0].future.is_done:
             sent = self._in_flight.popleft()
             self._in_flight_bytes -= sent.size
             failpoint("log.acknowledged")
             try:
-                self._prove(sent.future)
+                self._check_offset(sent.future)
             except KeepstreamError as error:
                 self._give_up(error)
                 return
-            self._durable += 1
+            if self._contiguous == self._durable:
+                self._unproven_since = time.monotonic()
+            self._contiguous += 1
 
-    def _prove(self, future: Any) -> None:
+    def _check_offset(self, future: Any) -> None:
         if future.failed():
             raise self._failed(future.exception)
         offset = future.value.offset
@@ -152,8 +164,28 @@ class KafkaWriter:
             )
         if offset > self._last_offset + 1:
             self._read_gap(self._last_offset + 1, offset)
-        self._refuse_other_topic()
         self._last_offset = offset
+
+    def _prove_topic(self) -> None:
+        """Contiguous offsets prove nothing in a topic that was made anew and filled to the same length.
+
+        Asked after the records were acknowledged, but not for each: the thread waits for the answer.
+        """
+        now = time.monotonic()
+        pause_s = _BUSY_CHECK_S if self._in_flight else _IDLE_CHECK_S
+        if self._contiguous == self._durable or now - self._topic_checked_at < pause_s:
+            return
+        self._topic_checked_at = now
+        try:
+            topic_id = find_topic_id(self._clients, self._topic)
+        except RetryLater as error:
+            if now - self._unproven_since > _TOPIC_PROOF_S:
+                self._give_up(error)
+            return
+        if topic_id != self._topic_id:
+            self._give_up(self._fenced("the topic was deleted and made anew", "log-recreated"))
+            return
+        self._durable = self._contiguous
 
     def _read_gap(self, first: int, end: int) -> None:
         """Offsets that others took between our records must hold what every reader ignores."""
@@ -164,9 +196,9 @@ class KafkaWriter:
             while expected < end:
                 records = reader.read(max(0.0, deadline - time.monotonic()))
                 for record in records:
-                    if record.place < end and (
-                        record.place != expected or not self._is_ignorable(record.value)
-                    ):
+                    if expected == end:
+                        break
+                    if record.place != expected or not self._is_ignorable(record.value):
                         raise self._foreign(expected)
                     expected = record.next_place
                 if not records and time.monotonic() > deadline:
@@ -175,12 +207,6 @@ class KafkaWriter:
             raise self._foreign(expected) from error
         finally:
             reader.close()
-
-    def _refuse_other_topic(self) -> None:
-        """The producer's metadata is renewed whenever the partition it knew is gone."""
-        seen = self._producer._metadata.topic_id(self._topic)
-        if seen is not None and str(seen) != self._topic_id:
-            raise self._fenced("the topic was deleted and made anew", "log-recreated")
 
     def _foreign(self, offset: int) -> LogFenced:
         return self._fenced(f"another capture wrote at offset {offset}, between our records", "log-fenced")
