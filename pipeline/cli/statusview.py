@@ -1,0 +1,166 @@
+"""How a status looks: a table for people, one line each second where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.output import console, human_bytes, human_seconds, print_json_line, print_text
+
+_STYLES = {
+    "streaming": "green",
+    "idle": "green",
+    "copying": "cyan",
+    "catching_up": "cyan",
+    "starting": "cyan",
+    "paused": "yellow",
+    "retrying": "yellow",
+    "stalled": "bold red",
+    "stopped": "bold red",
+}
+
+
+def render(seen: dict[str, Any]) -> Group:
+    """Everything, for `console().print`. `seen` is the status's JSON. Values are never read as markup."""
+    return Group(_head(seen), _stages(seen), _slot_line(seen), *_more(seen))
+
+
+def _head(seen: dict[str, Any]) -> Text:
+    return Text.assemble((seen["name"], "bold"), "  ", _state(seen["state"]))
+
+
+def _state(state: str | None) -> Text:
+    return Text(state or "unknown", style=_STYLES.get(state or "", "yellow"))
+
+
+def _stages(seen: dict[str, Any]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("stage", "state", "position", "lag", "lag bytes", "changes/s", "bytes/s"):
+        table.add_column(column)
+    stages = {"capture": seen["capture"], **seen["replicas"]}
+    for name, stage in stages.items():
+        rates = stage["rates"]
+        table.add_row(
+            Text(name),
+            _state(stage["state"]),
+            stage["end_lsn"] or "-",
+            human_seconds(stage["lag_s"]),
+            human_bytes(stage["lag_bytes"]),
+            _number(rates["changes_per_s"]),
+            human_bytes(rates["bytes_per_s"]),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _slot_line(seen: dict[str, Any]) -> Text:
+    slot = seen["slot"]
+    if not slot["exists"]:
+        return Text(f"slot {slot['name']}: {'unknown' if slot['exists'] is None else 'does not exist'}")
+    active = "active" if slot["active"] else "INACTIVE"
+    full = f", full in {human_seconds(slot['time_to_full_s'])}" if slot["time_to_full_s"] is not None else ""
+    limit = seen["source"]["keep_limit_bytes"]
+    limits = f" of at most {human_bytes(limit)}" if limit is not None else ""
+    return Text(
+        f"slot {slot['name']}: {active}, keeps {human_bytes(slot['retained_bytes'])} of WAL{limits}{full}"
+        f" ({slot['wal_status']}; the source writes {human_bytes(slot['wal_bytes_per_s'])}/s)"
+    )
+
+
+def _more(seen: dict[str, Any]) -> Iterator[Text]:
+    for name, stage in {"capture": seen["capture"], **seen["replicas"]}.items():
+        yield from _stage_lines(name, stage)
+    for left_out in seen["not_replicated"]:
+        yield Text(f"not replicated: {left_out['table']} ({left_out['reason']})", style="yellow")
+    for finding in seen["findings"]:
+        style = "red" if finding["severity"] == "error" else "yellow"
+        yield Text(f"{finding['where']}: {finding['message']} [{finding['code']}]", style=style)
+
+
+def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
+    if stage.get("copy"):
+        yield Text(f"{name}: {_copy_line(stage['copy'])}")
+    if stage.get("hold"):
+        hold = stage["hold"]
+        yield Text(f"{name}: held at {hold['at']} ({hold['kind']})", style="yellow")
+    if stage["waiting_for"]:
+        yield Text(f"{name}: waits for {stage['waiting_for']}")
+    error = stage["last_error"]
+    if error:
+        yield Text(f"{name}: last error [{error['code']}] {error['message']}", style="red")
+
+
+def _copy_line(copy: dict[str, Any]) -> str:
+    rows = f"{copy['rows_done']}" + (f" of ~{copy['rows_estimated']}" if copy.get("rows_estimated") else "")
+    said = [
+        f"copy: {copy['phase']}",
+        f"{copy['tables_done']}/{copy['tables_total']} tables",
+        f"{rows} rows",
+        human_bytes(copy["bytes_done"]),
+    ]
+    if copy.get("eta_s") is not None:
+        said.append(f"{human_seconds(copy['eta_s'])} left")
+    if copy.get("source_wal_bytes") is not None:
+        held = f"holds back {human_bytes(copy['source_wal_bytes'])} of WAL"
+        said.append(f"{held} and {copy['source_xmin_age']} transactions on the source")
+    return ", ".join(said)
+
+
+def line(seen: dict[str, Any]) -> str:
+    """The same in one line."""
+    stages = [f"capture {seen['capture']['state'] or 'unknown'}"]
+    for name, replica in seen["replicas"].items():
+        lag = f"lag {human_seconds(replica['lag_s'])} {human_bytes(replica['lag_bytes'])}"
+        stages.append(f"{name} {replica['state'] or 'unknown'} at {replica['end_lsn'] or '-'} {lag}")
+    kept = human_bytes(seen["slot"]["retained_bytes"])
+    return f"{seen['state'] or 'unknown'}: {'; '.join(stages)}; slot keeps {kept}"
+
+
+class PlainView:
+    """One line a look."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def __call__(self, seen: dict[str, Any]) -> None:
+        if self._as_json:
+            print_json_line(seen)
+        else:
+            print_text(line(seen))
+
+
+class LiveView:
+    """The table, drawn again in place."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=console(), auto_refresh=False, transient=False)
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def __call__(self, seen: dict[str, Any]) -> None:
+        self._live.update(render(seen), refresh=True)

@@ -1,0 +1,225 @@
+"""Looks at source, log and replicas, all at once, each within a deadline.
+
+One thread a server, so that one that hangs delays nobody: what has not answered in time counts as
+unreachable for this look. Sessions stay open from look to look.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import replace
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres import progress
+from connectors.postgres import slot as slots
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.publication import publication_identity
+from connectors.postgres.session import Session, connect, wrapped
+from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.board import read_reports
+from pipeline.config import Config
+from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
+from pipeline.reports import NotReplicated, StageReport
+from pipeline.selection import select_tables
+from schemas.errors import InternalError, KeepstreamError, RetryLater
+from schemas.lsn import Lsn
+
+LOOK_S = 5.0
+RATE_WINDOW_S = 0.2
+"""How far apart the two readings of the insert LSN are that a single look takes a rate from."""
+
+CATALOG_EVERY_S = 60.0
+
+Seen = TypeVar("Seen")
+
+
+class Observer:
+    """Looks again and again. Not thread-safe; `close` lets threads that hang die with the process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._log = open_log(config)
+        self._source = _Watched("source", _SourceLook(config))
+        self._reports = _Watched("log", _LogLook(self._log))
+        self._replicas = {
+            name: _Watched(f"replica {name}", _ReplicaLook(config, name)) for name in config.replicas
+        }
+
+    def look(self, timeout_s: float = LOOK_S) -> Observation:
+        """One observation, after at most `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        watched: list[_Watched[Any]] = [self._source, self._reports, *self._replicas.values()]
+        for server in watched:
+            server.begin()
+        log = self._reports.result(deadline)
+        reports = log.reports.values() if isinstance(log, LogSeen) else ()
+        return Observation(
+            name=self._config.name,
+            slot_name=self._config.slot_name,
+            log_name=self._log.name,
+            log=log,
+            source=self._source.result(deadline),
+            replicas={name: server.result(deadline) for name, server in self._replicas.items()},
+            at=time.time(),
+            dead=frozenset(_dead(reports)),
+        )
+
+    def close(self) -> None:
+        self._source.close()
+        for server in self._replicas.values():
+            server.close()
+        if self._reports.close():
+            self._log.close()
+
+
+class _Watched(Generic[Seen]):
+    """One server: at most one look at it runs at a time; one that hangs is asked for again, not doubled."""
+
+    def __init__(self, name: str, look: _Look[Seen]) -> None:
+        self._name = name
+        self._look = look
+        self._running: Future[Seen] | None = None
+
+    def begin(self) -> None:
+        if self._running is None or self._running.done():
+            self._running = Future()
+            Thread(target=self._take, args=[self._running], name=self._name, daemon=True).start()
+
+    def result(self, deadline: float) -> Seen | KeepstreamError:
+        assert self._running is not None
+        try:
+            return self._running.result(max(0.0, deadline - time.monotonic()))
+        except KeepstreamError as error:
+            return error
+        except NotInTime:
+            return RetryLater(f"{self._name} did not answer in time", code="no-answer")
+
+    def close(self) -> bool:
+        """Whether it was idle; a session in use is left to its thread."""
+        idle = self._running is None or self._running.done()
+        if idle:
+            self._look.close()
+        return idle
+
+    def _take(self, future: Future[Seen]) -> None:
+        try:
+            future.set_result(self._look.take())
+        except KeepstreamError as error:
+            future.set_exception(error)
+        finally:
+            if not future.done():
+                future.set_exception(InternalError(f"the look at {self._name} failed", code="internal"))
+
+
+class _Look(Generic[Seen]):
+    """What to do at one server, on a session that is opened when it is first needed."""
+
+    def __init__(self, connect_to: Callable[[], Session] | None) -> None:
+        self._connect = connect_to
+        self._session: Session | None = None
+
+    def take(self) -> Seen:
+        raise NotImplementedError
+
+    def session(self) -> Session:
+        assert self._connect is not None
+        if self._session is None or self._session.closed:
+            self._session = self._connect()
+        return self._session
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
+class _SourceLook(_Look[SourceSeen]):
+    def __init__(self, config: Config) -> None:
+        super().__init__(lambda: connect(source_conninfo(config), purpose=f"status:{config.name}"))
+        self._config = config
+        self._previous: tuple[float, Lsn] | None = None
+        self._left_out: tuple[NotReplicated, ...] = ()
+        self._left_out_at: float | None = None
+
+    def take(self) -> SourceSeen:
+        session, config = self.session(), self._config
+        began, begun_at = slots.read_wal_space(session).insert_lsn, time.monotonic()
+        self._previous = self._previous or (begun_at, began)
+        published = publication_identity(session, config.publication_name)
+        time.sleep(max(0.0, RATE_WINDOW_S - (time.monotonic() - self._previous[0])))
+        seen = SourceSeen(
+            clock=_clock(session),
+            slot=slots.read_slot(session, config.slot_name),
+            owner=slots.read_owner(session, config.slot_name),
+            space=(space := slots.read_wal_space(session)),
+            insert_lsn=space.insert_lsn,
+            publication_exists=bool(published),
+            left_out=self._left_out_now(session),
+        )
+        return replace(seen, wal_bytes_per_s=self._rate(space.insert_lsn))
+
+    def _left_out_now(self, session: Session) -> tuple[NotReplicated, ...]:
+        """The catalog is read rarely: watching must not cost the source anything."""
+        now = time.monotonic()
+        if self._left_out_at is None or now - self._left_out_at > CATALOG_EVERY_S:
+            source = self._config.source
+            self._left_out = select_tables(list_tables(session), source.tables, source.keyless).not_replicated
+            self._left_out_at = now
+        return self._left_out
+
+    def _rate(self, insert_lsn: Lsn) -> float:
+        assert self._previous is not None
+        then, before = self._previous
+        now = time.monotonic()
+        self._previous = (now, insert_lsn)
+        return max(0, insert_lsn - before) / max(now - then, 1e-3)
+
+
+class _LogLook(_Look[LogSeen]):
+    def __init__(self, log: ChangeLog) -> None:
+        super().__init__(None)
+        self._log = log
+
+    def take(self) -> LogSeen:
+        exists = self._log.exists()
+        return LogSeen(exists, read_reports(self._log) if exists else {})
+
+
+class _ReplicaLook(_Look[ReplicaSeen]):
+    def __init__(self, config: Config, replica: str) -> None:
+        super().__init__(lambda: connect(replica_conninfo(config, replica), purpose=f"status:{config.name}"))
+        self._name = config.name
+
+    def take(self) -> ReplicaSeen:
+        session = self.session()
+        row = progress.read(session, self._name)
+        moved_s = None if row is None else _clock(session) - row.updated_at.timestamp()
+        return ReplicaSeen(row, moved_s)
+
+
+def _clock(session: Session) -> float:
+    with wrapped("reading the server's clock"):
+        row = session.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def _dead(reports: Iterable[StageReport]) -> Iterable[str]:
+    here = socket.gethostname()
+    return (report.stage for report in reports if report.host == here and not _runs(report.pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,190 @@
+"""`keepstream status`, as scripts and people call it, while a pipeline lives, stops and hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from tests.fix_pipeline import Pipeline
+
+SCHEMA = "create table customer (id int primary key, name text); create table note (body text)"
+STATES = [
+    "starting",
+    "copying",
+    "catching_up",
+    "streaming",
+    "idle",
+    "paused",
+    "retrying",
+    "stalled",
+    "stopped",
+]
+
+
+def status(pipeline: Pipeline) -> Any:
+    done = pipeline.run("status", "--json")
+    assert done.code == 0, done.stderr
+    return done.json
+
+
+def replica_of(pipeline: Pipeline) -> Any:
+    return status(pipeline)["replicas"]["standby"]
+
+
+def prepare(pipeline: Pipeline) -> None:
+    for side in (pipeline.source, pipeline.replica):
+        side.execute(SCHEMA)
+    pipeline.settings["source"]["keyless"] = "exclude"
+    pipeline.settings["replicas"]["standby"]["initial"] = "none"
+    pipeline.write_config()
+
+
+def test_before_anything_ran_everything_is_stopped_and_unknown(pipeline: Pipeline) -> None:
+    prepare(pipeline)
+    seen = status(pipeline)
+    assert (seen["state"], seen["capture"]["state"]) == ("stopped", "stopped")
+    standby = seen["replicas"]["standby"]
+    assert standby["state"] == "stopped"
+    assert [standby[name] for name in ("commit_lsn", "end_lsn", "lag_bytes", "lag_s")] == [None] * 4
+    assert seen["slot"]["exists"] is False
+    assert seen["slot"]["retained_bytes"] is None
+    assert [left["table"] for left in seen["not_replicated"]] == ["public.note"]
+    assert seen["not_replicated"][0]["reason"] == "no primary key; excluded by source.keyless"
+    assert seen["log"]["exists"] is False
+
+
+def test_a_caught_up_replica_has_no_lag_becomes_idle_and_then_streams_again(pipeline: Pipeline) -> None:
+    prepare(pipeline)
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.wait()
+    pipeline.source.execute("insert into customer select i, 'c' || i from generate_series(1, 100) i")
+    pipeline.wait()
+    pipeline.until(lambda: replica_of(pipeline)["lag_s"] == 0, "no lag")
+    pipeline.until(lambda: status(pipeline)["state"] == "idle", "an idle pipeline")
+    standby = replica_of(pipeline)
+    assert (standby["lag_s"], standby["lag_bytes"]) == (0, 0)
+    assert standby["commit_lsn"] is not None
+    ((position,),) = pipeline.replica.execute_as_admin("select position::text from keepstream.progress")
+    assert lsn(standby["end_lsn"]) <= lsn(position)
+    assert lsn(standby["commit_lsn"]) < lsn(standby["end_lsn"])
+    pipeline.source.execute("insert into customer values (0, 'x')")
+    pipeline.wait()
+    pipeline.until(lambda: replica_of(pipeline)["state"] == "streaming", "a streaming replica")
+
+
+def test_a_paused_replica_is_paused_and_its_lag_grows(pipeline: Pipeline) -> None:
+    prepare(pipeline)
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.wait()
+    assert pipeline.run("pause", "standby").code == 0
+    pipeline.source.execute("insert into customer select i, 'c' || i from generate_series(1, 1000) i")
+    pipeline.until(lambda: (replica_of(pipeline)["lag_s"] or 0) > 1.5, "lag")
+    seen = status(pipeline)
+    standby = seen["replicas"]["standby"]
+    assert (seen["state"], standby["state"], standby["hold"]["kind"]) == ("paused", "paused", "pause")
+    assert standby["lag_bytes"] > 1000
+    assert seen["capture"]["lag_s"] == 0
+    assert pipeline.run("status", "--fail-if", "lag_s>1").code == 7
+    assert pipeline.run("status", "--fail-if", "paused").code == 7
+    assert pipeline.run("status", "--fail-if", "lag_s>3600", "--fail-if", "stalled").code == 0
+    assert pipeline.run("resume", "standby").code == 0
+    pipeline.wait()
+    pipeline.until(lambda: replica_of(pipeline)["lag_s"] == 0, "no lag")
+
+
+def test_a_killed_process_is_stopped_and_a_frozen_one_is_stalled(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    capture, apply = pipeline.start("capture"), pipeline.start("apply", "standby")
+    pipeline.wait()
+    pipeline.until(lambda: status(pipeline)["capture"]["state"] in ("streaming", "idle"), "streaming")
+    capture.kill()
+    pipeline.until(lambda: status(pipeline)["capture"]["state"] == "stopped", "a stopped capture", 10)
+    pipeline.source.execute("insert into customer select i, 'c' || i from generate_series(1, 100) i")
+    seen = status(pipeline)
+    assert seen["state"] == "stopped"
+    assert seen["slot"]["active"] is False
+    assert seen["slot"]["retained_bytes"] > 0
+    assert seen["replicas"]["standby"]["lag_bytes"] > 0
+    assert seen["replicas"]["standby"]["lag_s"] > 0
+    pipeline.start("capture")
+    pipeline.wait()
+    os.kill(apply.process.pid, signal.SIGSTOP)
+    try:
+        pipeline.source.execute("insert into customer values (0, 'x')")
+        pipeline.until(lambda: replica_of(pipeline)["state"] == "stalled", "a stalled replica", 40)
+        assert "apply-silent" in [finding["code"] for finding in status(pipeline)["findings"]]
+    finally:
+        os.kill(apply.process.pid, signal.SIGCONT)
+    pipeline.wait()
+    pipeline.until(lambda: replica_of(pipeline)["state"] in ("streaming", "idle"), "a replica that streams")
+    assert apply.end() == 0
+    assert replica_of(pipeline)["state"] == "stopped"
+
+
+def test_what_cannot_be_reached_is_null_and_a_finding(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.wait()
+    elsewhere = "postgresql://keepstream@127.0.0.1:1/crm"
+    kept = pipeline.settings["source"]["url"]
+    pipeline.settings["source"]["url"] = elsewhere
+    pipeline.write_config()
+    seen = status(pipeline)
+    assert seen["source"]["reachable"] is False
+    assert seen["slot"]["retained_bytes"] is None
+    assert (seen["replicas"]["standby"]["lag_s"], seen["replicas"]["standby"]["lag_bytes"]) == (None, None)
+    assert seen["replicas"]["standby"]["state"] in STATES
+    assert [(f["where"], f["code"]) for f in seen["findings"]] == [("source", "server-unreachable")]
+    pipeline.settings["source"]["url"] = kept
+    pipeline.settings["replicas"]["standby"]["url"] = elsewhere
+    pipeline.write_config()
+    seen = status(pipeline)
+    assert seen["replicas"]["standby"]["end_lsn"] is None
+    assert [(f["where"], f["code"]) for f in seen["findings"]] == [("replica standby", "server-unreachable")]
+    assert pipeline.run("status", "--fail-if", "lag_s>60").code == 7
+
+
+def test_status_takes_less_than_a_second_and_prints_a_table(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.wait()
+    took_s = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = pipeline.run("status")
+        took_s.append(time.monotonic() - began)
+        assert done.code == 0
+    assert "not replicated: public.note" in done.stdout
+    assert all(said in done.stdout for said in ("capture", "standby", f"slot {pipeline.slot}: active"))
+    assert min(took_s) < 1.5
+
+
+def test_watching_prints_lines_where_there_is_no_terminal(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    watching = pipeline.start("status", "--watch")
+    pipeline.until(lambda: watching.output.count("\n") >= 2, "two lines")
+    assert watching.end() == 0
+    assert watching.output.startswith(
+        "stopped: capture stopped; standby stopped at - lag - -; slot keeps -\n"
+    )
+
+
+def test_a_condition_that_nobody_knows_ends_with_2(directory_pipeline: Pipeline) -> None:
+    done = directory_pipeline.run("status", "--fail-if", "speed>3")
+    assert (done.code, done.stdout) == (2, "")
+    assert "error[condition-invalid]: --fail-if does not know the condition 'speed>3'" in done.stderr
+
+
+def lsn(text: str) -> int:
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
