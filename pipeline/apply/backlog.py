@@ -77,6 +77,16 @@ class Backlog:
         self.size_bytes -= _size_bytes(item)
         return item
 
+    def oldest_commit_time(self) -> int | None:
+        """When the oldest transaction in it was committed (µs); None if it has none, or if that one's
+        commit was not read yet. May be called from any thread."""
+        for item in list(self.items):
+            if isinstance(item, Whole):
+                return item.transaction.commit_time
+            if isinstance(item, PartOf):
+                return item.part.commit.commit_time if item.part.commit is not None else None
+        return None
+
     def _feed_whole(self, transaction: Transaction) -> None:
         held = self._history.see(
             commit_lsn=transaction.commit_lsn,

@@ -21,7 +21,7 @@ class Counters:
     changes: int = 0
     bytes: int = 0
     last_commit_lsn: Lsn | None = None
-    last_change_at: float = 0.0
+    last_change_at: float = field(default_factory=time.monotonic)
     behind_at: float = 0.0
     _change_s: float | None = None
     _taken_at: float = field(default_factory=time.monotonic)

@@ -50,6 +50,7 @@ class ApplyStage:
         self._last_error: ReportedError | None = None
         self._applier: Applier | None = None
         self._token: uuid.UUID | None = None
+        self._log_end_at: float | None = None
 
     def run(self) -> None:
         """See `run_apply`."""
@@ -162,10 +163,22 @@ class ApplyStage:
         return {
             "hold_at": format_lsn(row.hold.at) if row.hold is not None else None,
             "hold_kind": row.hold.kind.value if row.hold is not None else None,
+            "complete_at": self._complete_at(applier),
+            "unchanged_s": round(time.monotonic() - self._counters.last_change_at, 1),
+            "blocked": applier.blocked.value if applier.blocked is not None else None,
             "queued_bytes": opened.planner.backlog.size_bytes,
             "triggers_off": opened.writer.replica_role,
             "ignored_frames": sum(opened.follower.ignored.values()),
         }
+
+    def _complete_at(self, applier: Applier) -> float | None:
+        """Unix time: what the log held by then is applied."""
+        oldest = applier.opened.planner.backlog.oldest_commit_time()
+        if oldest is not None:
+            return oldest / 1e6
+        if applier.blocked is Blocked.LOG_END:
+            self._log_end_at = time.time()
+        return self._log_end_at
 
     def _report_always(self, ended: threading.Event) -> None:
         while not ended.wait(_REPORT_EVERY_S):
