@@ -27,7 +27,7 @@ def rows(replica: Database) -> Rows:
 
 
 def names(replica: Database) -> list[tuple[int, str | None]]:
-    return replica.execute("select id, name from public.customer order by id")  # type: ignore[return-value]
+    return replica.execute("select id, name from public.customer order by id")
 
 
 def failing(replicating: Replicating, made_log: MadeLog, rows: Rows, *changes: Change) -> KeepstreamError:

@@ -1,5 +1,5 @@
-"""`keepstream apply` killed with SIGKILL at every failpoint, frozen, and started again: nothing is lost, doubled
-or torn, and each failpoint was really hit."""
+"""`keepstream apply` killed with SIGKILL at every failpoint, frozen, and started again: nothing is lost,
+doubled or torn, and each failpoint was really hit."""
 
 from __future__ import annotations
 
