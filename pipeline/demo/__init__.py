@@ -8,8 +8,13 @@
     crm              Tryton's database in the source, made once and cached
     traffic          the sales team's process, seen from outside
     commands         `keepstream …` as a user would call it
+    livestatus       what `keepstream status` says, once a second
     latency          commit on the source until visible on the replica, seen from outside
+    kills            SIGKILL in mid-traffic, and proof that the stages came back
+    proof            sabotage, and a second opinion on "identical" in plain SQL
+    tally            what went through the log, from `keepstream events`
     screen           progress for a terminal, or plain lines
+    ending           the last lines
     story            the steps, in order
 
 Keepstream does not depend on Tryton: `./demo` installs both into one environment, Tryton from

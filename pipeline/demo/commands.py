@@ -58,17 +58,28 @@ class Keepstream:
 
     def lines(self, *arguments: str) -> Iterator[Any]:
         """The command's JSON lines, one after the other. Raises as `require_success`."""
-        command = self._command(*arguments)
-        process = subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        process = self.start(*arguments)
+        yield from self.objects(process)
+        Finished(arguments[0], process.wait(), "", "see above").require_success()
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command in the background; its results can be read with `objects`."""
+        return subprocess.Popen(
+            self._command(*arguments),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=_end_with_parent,
         )
-        with process:
-            assert process.stdout is not None
-            assert process.stderr is not None
+
+    @staticmethod
+    def objects(process: subprocess.Popen[str]) -> Iterator[Any]:
+        """What it prints, one JSON object a line, until it ends."""
+        assert process.stdout is not None
+        with process.stdout:
             for line in process.stdout:
                 yield json.loads(line)
-            errors = process.stderr.read()
-        Finished(arguments[0], process.returncode, "", errors).require_success()
 
     def run(self, log: Path) -> Running:
         with open(log, "ab") as output:

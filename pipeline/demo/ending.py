@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cli.output import human_seconds
 from pipeline.demo.kills import Kills
-from pipeline.demo.latency import POLL_S, Sample, percentile
+from pipeline.demo.latency import Sample, percentile
 from pipeline.demo.screen import Screen
 from pipeline.demo.tally import OPERATIONS, Tally
 from pipeline.demo.traffic import Traffic
@@ -28,7 +28,7 @@ def show_replicated(screen: Screen, verified: Any, tally: Tally) -> None:
     screen.table(("table", "rows", *OPERATIONS), rows, title="What was replicated")
     screen.say(
         f"{tally.transactions:,} transactions since the first copy began; {tally.unsent_values} large values "
-        "that PostgreSQL did not send again, being unchanged, stayed as they were"
+        "that PostgreSQL did not send again, being unchanged, are intact"
     )
     for table in verified["not_replicated"]:
         screen.say(f"not replicated: {table['table']}: {table['reason']}", "yellow")
@@ -48,11 +48,13 @@ def show_latency(screen: Screen, samples: Sequence[Sample], kills: Kills) -> Non
     disturbed = [s for s in samples if any(outage.touches(s) for outage in kills.outages)]
     calm = [sample.latency_s for sample in samples if sample not in disturbed]
     screen.say(
-        f"latency, COMMIT sent to the source until visible on the replica: p50 {_of(calm, 0.50)}, "
-        f"p99 {_of(calm, 0.99)}  ({len(calm)} new customers, looked for every {POLL_S * 1000:.0f} ms)"
+        f"latency from COMMIT on the source until visible on the replica: p50 {_of(calm, 0.50)}, "
+        f"p99 {_of(calm, 0.99)} ({len(calm)} customers)"
     )
     through = [sample.latency_s for sample in disturbed]
-    screen.say(f"through the kills: p50 {_of(through, 0.50)}, longest {_of(through, 1.0)} ({len(through)})")
+    screen.say(
+        f"  through the kills: p50 {_of(through, 0.50)}, longest {_of(through, 1.0)} ({len(through)} customers)"
+    )
     back = ", ".join(
         f"{'+'.join(outage.stages)} after {human_seconds(outage.recovered_s - outage.killed_s)}"
         for outage in kills.outages

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,10 @@ class Screen:
         self.console.print(Text(f"{self._steps}  {title}", style="bold"))
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(f"   {text}", style=style))
+        if self.console.is_terminal:
+            self.console.print(Padding(Text(text, style=style), (0, 0, 0, 3)))
+        else:
+            self.console.print(Text(f"   {text}"), soft_wrap=True)
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start

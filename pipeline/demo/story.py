@@ -23,6 +23,7 @@ from pipeline.demo.crm import Crm
 from pipeline.demo.ending import show_business, show_latency, show_replicated, show_verdict
 from pipeline.demo.kills import Kills
 from pipeline.demo.latency import VisibleCustomers
+from pipeline.demo.livestatus import LiveStatus
 from pipeline.demo.proof import alter_one_value, differing_tables
 from pipeline.demo.screen import Screen
 from pipeline.demo.tally import Tally
@@ -39,6 +40,8 @@ REPLICA = "standby"
 """What the configuration calls the replica."""
 
 _COPY_S = 120.0
+_TICK_S = 0.1
+_COLUMNS = ("time", "acts", "customers", "state", "lag", "lag bytes", "slot keeps", "latency")
 
 
 def main() -> int:
@@ -159,9 +162,11 @@ class Story:
         self._cleanup.callback(traffic.stop)
         running = self._keepstream.run(self._folder / "run.log")
         self._cleanup.callback(running.stop)
+        self._status = LiveStatus(self._keepstream, REPLICA)
+        self._cleanup.callback(self._status.stop)
         deadline = time.monotonic() + _COPY_S
         with self._screen.working("copying") as tell:
-            while (state := self._replica_state()) in (None, "starting", "copying"):
+            while not (seen := self._status.latest).copied:
                 running.require_alive()
                 traffic.require_alive()
                 if time.monotonic() > deadline:
@@ -170,46 +175,41 @@ class Story:
                         code="demo-copy-timeout",
                         hint="Run `./demo --keep` and look at run.log in the folder that it names.",
                     )
-                tell(f"{state or 'starting'}; {traffic.total_acts} acts of business so far")
+                tell(f"{seen.copy_progress()}; {traffic.total_acts} acts of business meanwhile")
+                time.sleep(_TICK_S)
         return traffic, running
-
-    def _replica_state(self) -> str | None:
-        status = self._keepstream.call("status", "--json")
-        if status.code:
-            return None
-        return str(status.json()["replicas"][REPLICA]["state"])
 
     def _work(self, traffic: Traffic, running: Running) -> tuple[VisibleCustomers, Kills]:
         self._screen.step("Business as usual, and three kills")
         visible = VisibleCustomers(self._servers.replica.dsn(DATABASE))
         self._cleanup.callback(visible.stop)
         kills = Kills(running, seconds=self._options.seconds)
-        end = time.monotonic() + self._options.seconds
-        columns = ("time", "acts", "customers", "state", "lag", "lag bytes", "slot kept", "last latency")
-        with self._screen.rolling(columns) as rolling:
+        end, shown = time.monotonic() + self._options.seconds, 0
+        with self._screen.rolling(_COLUMNS) as rolling:
             while time.monotonic() < end or not kills.all_done:
                 running.require_alive()
                 traffic.require_alive()
-                rolling.add(self._figures(traffic, visible))
                 if event := kills.tick(traffic, visible):
                     rolling.event(event, "red" if event.startswith("SIGKILL") else "green")
+                if self._status.count > shown:
+                    shown = self._status.count
+                    rolling.add(self._figures(traffic, visible))
+                time.sleep(_TICK_S)
         traffic.stop()
+        self._status.stop()
         return visible, kills
 
     def _figures(self, traffic: Traffic, visible: VisibleCustomers) -> list[str]:
-        """One row of the live table, with what `status` says now."""
-        called = self._keepstream.call("status", "--json")
-        status = called.json() if called.output else {}
-        replica = status.get("replicas", {}).get(REPLICA, {})
-        samples = visible.samples(traffic.commits[-20:])
+        """One row of the live table: ours, and what `status` says now."""
+        seen, samples = self._status.latest, visible.samples(traffic.commits[-20:])
         return [
             human_seconds(self._screen.elapsed_s()),
             str(traffic.total_acts),
             str(len(traffic.commits)),
-            str(replica.get("state", "-")),
-            human_seconds(replica.get("lag_s")),
-            human_bytes(replica.get("lag_bytes")),
-            human_bytes(status.get("slot", {}).get("retained_bytes")),
+            seen.state or "-",
+            human_seconds(seen.lag_s),
+            human_bytes(seen.lag_bytes),
+            human_bytes(seen.retained_bytes),
             human_seconds(samples[-1].latency_s if samples else None),
         ]
 
