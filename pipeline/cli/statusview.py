@@ -101,16 +101,16 @@ def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
 
 
 def _copy_line(copy: dict[str, Any]) -> str:
-    rows = f"{copy['rows_done']}" + (f" of ~{copy['rows_estimated']}" if copy.get("rows_estimated") else "")
+    estimated = f" of ~{copy['rows_estimated']}" if copy["rows_estimated"] else ""
     said = [
         f"copy: {copy['phase']}",
-        f"{copy['tables_done']}/{copy['tables_total']} tables",
-        f"{rows} rows",
-        human_bytes(copy["bytes_done"]),
+        f"{copy['tables']}/{copy['tables_total']} tables",
+        f"{copy['rows']}{estimated} rows",
+        human_bytes(copy["bytes"]),
     ]
-    if copy.get("eta_s") is not None:
+    if copy["eta_s"] is not None:
         said.append(f"{human_seconds(copy['eta_s'])} left")
-    if copy.get("source_wal_bytes") is not None:
+    if copy["source_wal_bytes"] is not None:
         held = f"holds back {human_bytes(copy['source_wal_bytes'])} of WAL"
         said.append(f"{held} and {copy['source_xmin_age']} transactions on the source")
     return ", ".join(said)

@@ -20,7 +20,7 @@ from typing import Any
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState, time_to_full_s
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
-from pipeline.reports import STALE_AFTER_S, NotReplicated, ReportedError, StageReport, StageState
+from pipeline.reports import STALE_AFTER_S, NotReplicated, StageReport, StageState
 from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn, format_lsn, parse_lsn
 
@@ -41,6 +41,27 @@ _WORST_FIRST = (
     StageState.STREAMING,
     StageState.IDLE,
 )
+_COPY = {
+    "phase": "phase",
+    "attempt": "attempt",
+    "tables": "tables_done",
+    "tables_total": "tables_total",
+    "rows": "rows_done",
+    "rows_estimated": "rows_estimated",
+    "bytes": "bytes_done",
+    "bytes_estimated": "bytes_estimated",
+    "rows_per_s": "rows_per_s",
+    "bytes_per_s": "bytes_per_s",
+    "eta_s": "eta_s",
+    "items": "items_done",
+    "items_total": "items_total",
+    "snapshot_lsn": "snapshot_lsn",
+    "snapshot_age_s": "snapshot_age_s",
+    "source_wal_bytes": "source_wal_bytes",
+    "source_xmin_age": "source_xmin_age",
+    "restart_reason": "restart_reason",
+}
+"""The figures of a copy as `status` calls them, and as `CopyProgress` does."""
 _WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING_UP, StageState.PAUSED})
 
 
@@ -280,8 +301,7 @@ class _Judge:
             report_age_s=self._age_s(report),
             hold=_hold(row),
         )
-        copy = report.details.get("copy") if report and state is not StageState.STREAMING else None
-        return Replica(stage, copy)
+        return Replica(stage, _copy(report))
 
     def _apply_lag_s(
         self, row: Progress | None, report: StageReport | None, moved_s: float | None
@@ -454,6 +474,12 @@ def _hold(row: Progress | None) -> dict[str, Any] | None:
     }
 
 
+def _copy(report: StageReport | None) -> dict[str, Any] | None:
+    """How far a first copy is and what it holds back on the source; None unless the report is of one."""
+    copy = report.details.get("copy") if report is not None else None
+    return {name: copy.get(told) for name, told in _COPY.items()} if isinstance(copy, dict) else None
+
+
 def _position(report: StageReport | None) -> Lsn | None:
     return parse_lsn(report.position) if report is not None and report.position else None
 
@@ -483,6 +509,3 @@ def _text(lsn: Lsn | None) -> str | None:
 
 def _rounded(value: float | None) -> int | None:
     return None if value is None else round(value)
-
-
-__all__ = ["Replica", "ReportedError", "Stage", "Status", "StatusFinding", "judge_status", "worst"]
