@@ -129,8 +129,8 @@ class Workload:
 
     def _savepoints(self) -> None:
         self._session.execute(
-            f"begin; update wiped set n = n + 1 where id = {self._random.randint(1, 5)}; savepoint inner;"
-            " update stamped set stamp = -1; insert into keyless values (9, 'never'); rollback to inner;"
+            f"begin; update wiped set n = n + 1 where id = {self._random.randint(1, 5)}; savepoint undone;"
+            " update stamped set stamp = -1; insert into keyless values (9, 'never'); rollback to undone;"
             " update wiped set n = n + 1; commit"
         )
 
