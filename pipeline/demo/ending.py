@@ -52,8 +52,9 @@ def show_latency(screen: Screen, samples: Sequence[Sample], kills: Kills) -> Non
         f"p99 {_of(calm, 0.99)} ({len(calm)} customers)"
     )
     through = [sample.latency_s for sample in disturbed]
+    count = len(through)
     screen.say(
-        f"  through the kills: p50 {_of(through, 0.50)}, longest {_of(through, 1.0)} ({len(through)} customers)"
+        f"  through the kills: p50 {_of(through, 0.50)}, longest {_of(through, 1.0)} ({count} customers)"
     )
     back = ", ".join(
         f"{'+'.join(outage.stages)} after {human_seconds(outage.recovered_s - outage.killed_s)}"
