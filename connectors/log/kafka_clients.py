@@ -5,6 +5,7 @@ kafka-python has no type hints, so that its clients are Any here and in the modu
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -98,12 +99,24 @@ class KafkaClients:
                 self._admin = None
 
     def _make(self, kind: Any, **settings: Any) -> Any:
+        self._check_files()
         try:
             with translated(self.where):
                 return kind(**settings)
-        except (ValueError, RuntimeError, OSError) as error:  # a missing codec, an unreadable certificate
+        except (ValueError, RuntimeError) as error:  # for example a codec that is not installed
             raise ConfigError(
                 f"log.client cannot be used: {error}",
                 code="kafka-setting-invalid",
-                hint="Correct the setting that it names; files must be PEM and readable.",
+                hint="Correct the setting that it names.",
             ) from error
+
+    def _check_files(self) -> None:
+        """kafka-python would take a missing file for a broker that is away."""
+        for word in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"):
+            path = self._common.get(word)
+            if path is not None and not os.access(path, os.R_OK):
+                raise ConfigError(
+                    f"log.client names the file {path}, which cannot be read",
+                    code="kafka-setting-invalid",
+                    hint="Correct the path, or let the user that runs keepstream read the file.",
+                )

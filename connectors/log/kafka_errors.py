@@ -24,39 +24,62 @@ from schemas.errors import (
 
 _LOGIN_REFUSED = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _COMPLAINT_S = 60.0
+_CHECK_LOGIN = (
+    "Check log.client: security.protocol, sasl.mechanism, sasl.username, sasl.password, ssl.ca.location"
+)
+_TELLTALES = ("kafka.admin", "kafka.net", "kafka.producer", "kafka.consumer", "kafka.protocol")
 _CERTIFICATE = ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed", "Hostname mismatch")
 
 
-class _LastComplaint(logging.Handler):
-    """Keeps what the connection manager said last."""
+class _Complaints(logging.Handler):
+    """Keeps what the connection manager said lately, and whether a login was refused."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._text = ""
-        self._said_at = 0.0
+        self._said: tuple[str, float] = ("", 0.0)
+        self._refused: tuple[str, float] = ("", 0.0)
 
     def emit(self, record: logging.LogRecord) -> None:
         for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, Exception):
-                self._text, self._said_at = str(argument), time.monotonic()
+            if isinstance(argument, _LOGIN_REFUSED):
+                self._refused = (_text(argument), time.monotonic())
+            elif isinstance(argument, Exception) and not isinstance(argument, errors.KafkaTimeoutError):
+                self._said = (_text(argument), time.monotonic())
+                if any(word in self._said[0] for word in _CERTIFICATE):
+                    self._refused = self._said
 
     @property
-    def text(self) -> str:
-        """Empty unless it was said lately."""
-        return self._text if time.monotonic() - self._said_at < _COMPLAINT_S else ""
+    def last(self) -> str:
+        """Why a connection failed; empty unless one did lately."""
+        return _lately(self._said)
+
+    @property
+    def refusal(self) -> str:
+        """Why a login was refused; empty unless one was lately. A timeout of ours may have hidden it."""
+        return _lately(self._refused)
 
 
-_complaint = _LastComplaint()
+def _lately(said: tuple[str, float]) -> str:
+    return said[0] if time.monotonic() - said[1] < _COMPLAINT_S else ""
+
+
+_complaints = _Complaints()
 
 
 def quieten() -> None:
-    """Send kafka-python's connection complaints to us instead of to stderr. Idempotent."""
+    """Send kafka-python's connection complaints to us instead of to stderr. Idempotent.
+
+    Its clients and its protocol must never log at DEBUG: there they print passwords.
+    """
     root = logging.getLogger("kafka")
     if root.level == logging.NOTSET:
         root.setLevel(logging.CRITICAL)
+    for telltale in _TELLTALES:
+        logger = logging.getLogger(telltale)
+        logger.setLevel(max(logging.INFO, root.level))
     connections = logging.getLogger("kafka.net.manager")
-    if _complaint not in connections.handlers:
-        connections.addHandler(_complaint)
+    if _complaints not in connections.handlers:
+        connections.addHandler(_complaints)
         connections.setLevel(logging.WARNING)
         connections.propagate = False
 
@@ -72,11 +95,13 @@ def translated(where: str) -> Iterator[None]:
 
 def kafka_error(error: Exception, where: str) -> KeepstreamError:
     """The deliberate error for one of kafka-python's."""
-    if isinstance(error, _LOGIN_REFUSED) or any(word in _complaint.text for word in _CERTIFICATE):
-        return _login_refused(error, where)
+    if isinstance(error, _LOGIN_REFUSED):
+        return _login_refused(_text(error), where)
+    if isinstance(error, errors.KafkaTimeoutError) and _complaints.refusal:
+        return _login_refused(_complaints.refusal, where)
     if isinstance(error, errors.AuthorizationError):
         return OperatorNeeded(
-            f"{where}: the Kafka user is not allowed to do this: {_name(error)}",
+            f"{where}: the Kafka user is not allowed to do this: {_text(error)}",
             code="log-authorization",
             hint="Allow it Create, Describe, Read, Write, Delete, DescribeConfigs on the topics"
             " and IdempotentWrite on the cluster: `kafka-acls.sh --add --allow-principal User:NAME …`.",
@@ -113,27 +138,23 @@ def log_missing(where: str) -> HistoryBroken:
     )
 
 
-def _login_refused(error: Exception, where: str) -> LoginRefused:
-    reason = str(error) if isinstance(error, _LOGIN_REFUSED) else _complaint.text
+def _login_refused(reason: str, where: str) -> LoginRefused:
     return LoginRefused(
-        f"{where} does not let us in: {reason}",
-        code="log-authentication",
-        hint="Check log.client: security.protocol, sasl.mechanism, sasl.username, sasl.password,"
-        " ssl.ca.location.",
+        f"{where} does not let us in: {reason}", code="log-authentication", hint=f"{_CHECK_LOGIN}."
     )
 
 
 def _unreachable(error: Exception, where: str) -> RetryLater:
-    why = f" ({_complaint.text})" if _complaint.text else ""
-    return RetryLater(
-        f"{where} cannot be used now: {_name(error)}{why}",
-        code="log-unreachable",
-        hint="Check that the brokers run and can be reached from here: host, port, listeners, firewall.",
-    )
+    reason = _complaints.last or _text(error)
+    hint = "Check that the brokers run and can be reached from here: host, port, listeners, firewall."
+    if "disconnected" in reason:
+        hint = f"The broker hung up on us. If it stays so: {_CHECK_LOGIN[0].lower()}{_CHECK_LOGIN[1:]}."
+    return RetryLater(f"{where} cannot be used now: {reason}", code="log-unreachable", hint=hint)
 
 
-def _name(error: Exception) -> str:
-    text = str(error)
-    return (
-        f"{type(error).__name__}: {text}" if text and text != type(error).__name__ else type(error).__name__
-    )
+def _text(error: Exception) -> str:
+    """kafka-python's errors begin with their class, some of them twice."""
+    text, name = str(error), type(error).__name__
+    while f"{name}: {name}" in text:
+        text = text.replace(f"{name}: {name}", name)
+    return text or name

@@ -1,0 +1,258 @@
+"""The log and a Kafka cluster: topics with wrong settings, brokers away, TLS and logins."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+
+from connectors.interfaces import ChangeLog
+from connectors.log import kafka_clients, open_log
+from pipeline.dev.kafka_server import EmbeddedKafka
+from pipeline.dev.process import free_port
+from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
+from schemas.finding import Severity
+from tests.contract.certificates import BrokerCertificates, make_certificates
+from tests.contract.conftest import new_name
+from tests.contract.logs import append_all, begin, read_all, start_of
+
+
+@pytest.fixture
+def admin(kafka_server: str) -> Iterator[Any]:
+    client = KafkaAdminClient(bootstrap_servers=kafka_server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on a cluster that does not answer after two seconds."""
+    monkeypatch.setattr(kafka_clients, "_BOOTSTRAP_MS", 2000)
+
+
+def test_an_existing_topic_that_would_lose_data_is_refused_with_the_command(
+    kafka_server: str, admin: Any
+) -> None:
+    name = new_name()
+    settings = {"cleanup.policy": "compact", "retention.ms": "3600000"}
+    admin.create_topics(
+        {f"{name}.log": {"num_partitions": 1, "replication_factor": 1, "configs": settings}},
+        wait_for_metadata=True,
+    )
+    log = open_log(f"kafka://{kafka_server}", name)
+    with pytest.raises(OperatorNeeded) as raised:
+        log.create()
+    assert raised.value.code == "log-topic-compacted"
+    assert raised.value.hint == (
+        f"Run: kafka-configs.sh --bootstrap-server {kafka_server} --alter --entity-type topics"
+        f" --entity-name {name}.log --add-config cleanup.policy=delete"
+    )
+    severities = {finding.code: finding.severity for finding in log.inspect()}
+    assert severities["log-topic-compacted"] is Severity.ERROR
+    assert severities["log-topic-retention"] is Severity.WARNING
+    log.destroy()
+    log.close()
+
+
+def test_inspect_of_a_log_that_does_not_exist_makes_nothing(kafka_server: str, admin: Any) -> None:
+    name = new_name()
+    log = open_log(f"kafka://{kafka_server}", name)
+    codes = [finding.code for finding in log.inspect()]
+    assert codes == ["log-topic", "log-topic-replication"]
+    assert not [topic for topic in admin.list_topics() if topic.startswith(name)]
+    log.close()
+
+
+def test_more_replicas_than_brokers_is_an_error_of_the_file(kafka_server: str) -> None:
+    log = open_log(f"kafka://{kafka_server}", new_name(), replication=3)
+    finding = log.inspect()[0]
+    assert (finding.severity, finding.code, finding.exit_code) == (
+        Severity.ERROR,
+        "log-replication-impossible",
+        3,
+    )
+    assert finding.message == "3 replicas are wanted, but there are only 1 brokers"
+    log.close()
+
+
+def test_writing_to_a_log_without_topic_makes_none(kafka_server: str, admin: Any) -> None:
+    name = new_name()
+    log = open_log(f"kafka://{kafka_server}", name)
+    with pytest.raises(HistoryBroken) as raised:
+        begin(log, 1)
+    assert raised.value.code == "log-missing"
+    assert f"{name}.log" not in admin.list_topics()
+    log.close()
+
+
+def test_a_cluster_that_cannot_be_reached_is_retried_later_and_not_logged_about(
+    impatient: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    log = open_log(f"kafka://127.0.0.1:{port}", "crm")
+    before = time.monotonic()
+    with pytest.raises(RetryLater) as raised:
+        log.exists()
+    assert time.monotonic() - before < 10
+    assert raised.value.code == "log-unreachable"
+    assert f"kafka://127.0.0.1:{port}" in raised.value.message
+    assert "REFUSED" in raised.value.message, "the reason must be said"
+    assert capfd.readouterr().err == ""
+    log.close()
+
+
+def test_the_log_of_a_broker_that_went_away_says_so_and_works_again_when_it_is_back(
+    own_kafka: EmbeddedKafka, impatient: None
+) -> None:
+    log = open_log(f"kafka://{own_kafka.bootstrap}", new_name())
+    log.create()
+    writer = begin(log, 1)
+    own_kafka.crash()
+    deadline = time.monotonic() + 30
+    with pytest.raises(RetryLater) as raised:
+        ask_until(log, deadline)
+    assert raised.value.code == "log-unreachable"
+    own_kafka.start()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert log.bounds().end == 1
+            break
+        except RetryLater:
+            assert time.monotonic() < deadline
+    assert append_all(writer, [b"a"]) == 1
+    writer.close()
+    log.close()
+
+
+def ask_until(log: ChangeLog, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        log.bounds()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> BrokerCertificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def secured(
+    tmp_path_factory: pytest.TempPathFactory,
+    run_folder: Path,
+    kafka_server: str,
+    certificates: BrokerCertificates,
+) -> Iterator[str]:
+    """The address of a broker that speaks TLS and asks for a password."""
+    folder = run_folder / f"secured-{tmp_path_factory.getbasetemp().name}-{new_name()}"
+    plain, secure, controller = free_port(), free_port(), free_port()
+    users = 'user_admin="admin-secret" user_keepstream="right-secret"'
+    login = f'org.apache.kafka.common.security.plain.PlainLoginModule required username="admin" {users};'
+    settings = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{plain},SECURE://127.0.0.1:{secure},"
+        f"CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},SECURE://127.0.0.1:{secure}",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+        "listener.name.secure.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.secure.plain.sasl.jaas.config": login,
+        "listener.name.secure.ssl.keystore.type": "PEM",
+        "listener.name.secure.ssl.keystore.certificate.chain": _property(certificates.chain),
+        "listener.name.secure.ssl.keystore.key": _property(certificates.key),
+    }
+    server = PortedKafka(folder, settings, plain)
+    server.start()
+    yield f"127.0.0.1:{secure}"
+    server.crash()
+
+
+class PortedKafka(EmbeddedKafka):
+    """One whose plain port was chosen by the test, which had to write the listeners."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], port: int) -> None:
+        super().__init__(folder, settings=settings)
+        self._port = port
+
+    def _write_properties(self, *, controller_port: int, data: Path) -> Path:
+        from dataclasses import replace
+
+        from pipeline.dev.record import write_record
+
+        write_record(self.folder, replace(self._record(), port=self._port))
+        return super()._write_properties(controller_port=controller_port, data=data)
+
+
+def _property(pem: str) -> str:
+    return pem.replace("\n", "\\n")
+
+
+def client_of(certificates: BrokerCertificates, **changed: str) -> dict[str, str]:
+    return {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "keepstream",
+        "sasl.password": "right-secret",
+        "ssl.ca.location": str(certificates.ca),
+    } | {name.replace("_", "."): value for name, value in changed.items()}
+
+
+def test_a_login_over_tls_writes_and_reads(secured: str, certificates: BrokerCertificates) -> None:
+    log = open_log(f"kafka://{secured}", new_name(), client=client_of(certificates))
+    log.create()
+    writer = begin(log, 1)
+    append_all(writer, [b"a"])
+    assert read_all(log) == [start_of(1), b"a"]
+    writer.close()
+    log.destroy()
+    log.close()
+
+
+def refused(secured: str, client: Mapping[str, str], caplog: pytest.LogCaptureFixture) -> KeepstreamError:
+    caplog.set_level(logging.DEBUG, logger="kafka")  # as --log-level debug does
+    log = open_log(f"kafka://{secured}", new_name(), client=client)
+    with caplog.at_level(logging.DEBUG), pytest.raises(KeepstreamError) as raised:
+        log.exists()
+    log.close()
+    said = f"{raised.value.message}{raised.value.hint}{caplog.text}"
+    assert "secret" not in said
+    return raised.value
+
+
+def test_a_wrong_password_is_told_from_a_broker_that_is_away(
+    secured: str,
+    certificates: BrokerCertificates,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = refused(secured, client_of(certificates, sasl_password="wrong-secret"), caplog)
+    assert error.exit_code == 5
+    assert "sasl.password" in error.hint
+    # kafka-python drops the broker's answer where its connection ends with it.
+    assert isinstance(error, LoginRefused) or "disconnected" in error.message
+
+
+def test_a_broker_whose_certificate_we_do_not_trust_gets_no_password(
+    secured: str,
+    certificates: BrokerCertificates,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = refused(secured, client_of(certificates, ssl_ca_location=str(certificates.other_ca)), caplog)
+    assert isinstance(error, LoginRefused)
+    assert error.code == "log-authentication"
+    assert "certificate" in error.message.lower()
+
+
+def test_a_certificate_file_that_is_not_there_is_an_error_of_the_file(
+    secured: str,
+    certificates: BrokerCertificates,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = refused(secured, client_of(certificates, ssl_ca_location="/nowhere/ca.pem"), caplog)
+    assert (error.code, error.exit_code) == ("kafka-setting-invalid", 3)
+    assert "/nowhere/ca.pem" in error.message
