@@ -97,6 +97,11 @@ class Follower:
         """Whether the log's current epoch broke and nothing counts until capture starts anew."""
         return self.chain.broken
 
+    @property
+    def live_tables(self) -> tuple[TableSchema, ...]:
+        """The newest version of each table, by name."""
+        return tuple({(table.schema, table.name): table for table in self.tables.values()}.values())
+
     def wake(self) -> None:
         """Let a waiting `read` return early."""
         self._reader.wake()
@@ -137,6 +142,7 @@ class Follower:
 
     def _learn(self, frame: Frame, record: Record) -> None:
         for table in frame.tables:
+            self.tables.pop(table.id, None)  # a version that came back is the newest again
             self.tables[table.id] = table
         if isinstance(frame.body, Anchor):
             self.anchor = AnchorHint(record.place, frame.number, frame.digest)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 from pipeline.backoff import Backoff
 from pipeline.capture.housekeeping import Housekeeping
@@ -63,6 +64,7 @@ class CaptureStage:
         if self._capture is None:
             return
         capture = self._capture
+        self._options = replace(self._options, take_over=False)  # once: else two take over from each other
         self._not_replicated = capture.selection.not_replicated
         self._waiting_for = None
         self._rates.position = capture.tail

@@ -350,3 +350,24 @@ def test_a_new_table_without_key_is_left_out_until_it_was_decided(
     ((left_out,),) = (running.reports[-1].not_replicated,)
     assert left_out.table == "public.visit"
     assert "no primary key" in left_out.reason
+
+
+def test_a_table_version_that_comes_back_is_announced_again(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key, name text)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute("insert into customer values (1, 'a')")
+        source.execute("alter table customer replica identity full; insert into customer values (2, 'b')")
+        content.wait(lambda c: len(c.transactions) == 2, "two versions")
+    with capturing(options):
+        source.execute("alter table customer replica identity default; insert into customer values (3, 'c')")
+        content.wait(lambda c: len(c.transactions) == 3, "the first version again")
+        source.execute("update customer set name = 'd' where id = 1")
+        content.wait(lambda c: len(c.transactions) == 4, "the update")
+    assert [row[0] for _, row in content.rows("public.customer")] == [b"1", b"2", b"3", b"1"]
+    (live,) = content.follower.live_tables
+    assert live.replica_identity.name == "DEFAULT"
