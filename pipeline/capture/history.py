@@ -53,11 +53,14 @@ def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iter
     )
 
 
-def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Position) -> None:
-    """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently."""
+def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Position | None) -> None:
+    """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently.
+
+    `tail` None: its position is not compared, because another capture may be moving it.
+    """
     if slot is None:
         raise HistoryBroken(
-            f"slot {name} is missing and the log ends at {tail}",
+            f"slot {name} is missing and the log holds changes that came from it",
             code="slot-missing",
             hint=f"It was dropped, so changes since then are lost to the log. {BEGIN_ANEW}",
         )
@@ -75,9 +78,10 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
             f" idle_replication_slot_timeout on the source. {BEGIN_ANEW}",
         )
-    if slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > tail.lsn:
+    confirmed = slot.confirmed_flush_lsn
+    if tail is not None and confirmed is not None and confirmed > tail.lsn:
         raise HistoryBroken(
-            f"slot {name} stands at {format_lsn(slot.confirmed_flush_lsn)}, the log ends at {tail}",
+            f"slot {name} stands at {format_lsn(confirmed)}, the log ends at {tail}",
             code="slot-advanced",
             hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
             f" to the log. {BEGIN_ANEW}",

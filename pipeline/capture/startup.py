@@ -167,43 +167,61 @@ class Startup:
 
     # a log that holds history
 
-    def _continue(self, sql: Session, tail: Follower) -> OpenCapture | None:
+    def _continue(self, sql: Session, seen: Follower) -> OpenCapture | None:
         options = self._options
-        assert tail.last_anchor is not None
-        assert tail.chain.stream is not None
-        walsender = self._walsender(tail.chain.stream)
-        system = self._check_source(sql, walsender, tail)
-        stream = self._own_slot(sql, walsender, tail.chain.stream)
+        stream_id = seen.chain.stream
+        assert stream_id is not None
+        walsender = self._walsender(stream_id)
+        system = self._check_system(walsender, seen)
+        slot = slots.read_slot(sql, options.slot)
+        check_slot(options.slot, slot, database=system.database, tail=None)
+        stream = self._own_slot(sql, walsender, stream_id)
         if stream is None:
             self._close_all()
             return None
-        writer, chain = self._open_epoch(tail.chain.stream, tail, system)
-        self._check_source(sql, None, tail)
+        tail = self._find_own_tail(stream_id)
+        assert tail.last_anchor is not None
+        system = self._check_source(sql, tail)
+        writer, chain = self._open_epoch(stream_id, tail, system)
+        self._check_source(sql, tail)
         identity = publications.publication_identity(sql, options.publication)
         identity += announced_joins(tail.last_anchor.publication)
         writing = ChainWriter(writer, chain, SourceIdentity(system.system_id, system.timeline, identity))
-        live = tuple(tail.tables.values())
+        live = tail.live_tables
         failpoint("capture.before_anchor")
         writing.anchor(live)
         failpoint("capture.after_anchor")
         logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
         return OpenCapture(sql, stream, writer, writing, chain.tail, live, self._select(sql))
 
-    def _check_source(self, sql: Session, walsender: Walsender | None, tail: Follower) -> SystemIdentity:
-        """P10, P11. The second time, under the own epoch, on a walsender connection of its own."""
-        options, anchor = self._options, tail.last_anchor
+    def _find_own_tail(self, stream_id: bytes) -> Follower:
+        """The tail, once the slot is ours. Until then its owner moved slot, log and publication, so none
+        of them could be compared with what was read of another (P4)."""
+        tail = self._find_tail()
+        if tail.chain.stream != stream_id or not tail.chain.promised:
+            raise LogFenced(f"{self._options.log.name} was made anew meanwhile", code="log-changed")
+        return tail
+
+    def _check_system(self, walsender: Walsender, tail: Follower) -> SystemIdentity:
+        """P10: this is the cluster, and it holds all that the log does."""
+        anchor = tail.last_anchor
         assert anchor is not None
-        if walsender is None:
-            walsender = Walsender(options.source, purpose=f"{options.name}:check")
-            try:
-                return self._check_source(sql, walsender, tail)
-            finally:
-                walsender.close()
         system = walsender.identify_system()
         check_system(anchor, tail.chain.tail, system)
         if system.timeline != anchor.timeline:
             switches = walsender.timeline_history(system.timeline)
             check_timeline(anchor, tail.chain.tail, system.timeline, switches)
+        return system
+
+    def _check_source(self, sql: Session, tail: Follower) -> SystemIdentity:
+        """P10, P11, on a walsender connection of its own: ours streams already."""
+        options, anchor = self._options, tail.last_anchor
+        assert anchor is not None
+        walsender = Walsender(options.source, purpose=f"{options.name}:check")
+        try:
+            system = self._check_system(walsender, tail)
+        finally:
+            walsender.close()
         slot = slots.read_slot(sql, options.slot)
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
         check_publication(

@@ -31,6 +31,7 @@ def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[
     if tail is not None:
         tail.close()
     if tail is not None and tail.chain.promised:
+        slot = slot or read_slot(session, config.slot_name)  # capture may just have made slot and log
         yield from _continued(session, config, slot, tail)
     elif slot is not None and (tail is None or tail.chain.stream is None):
         yield _slot_without_log(config)
