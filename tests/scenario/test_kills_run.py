@@ -1,0 +1,179 @@
+"""`run` and its children: killed, frozen, replaced, doubled. Nothing is lost and nobody stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fix_pipeline import Pipeline, Running
+from tests.fix_postgres import Server
+from tests.scenario.world import World, children_of, command_line, new_world
+
+END_S = 10.0
+ORPHAN_S = 5.0
+
+
+@pytest.fixture(scope="module", params=["directory", "kafka"])
+def world(
+    request: pytest.FixtureRequest,
+    source_server: Server,
+    replica_server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("kills")
+    url = f"file://{folder}/log"
+    if request.param == "kafka":
+        url = f"kafka://{request.getfixturevalue('kafka_server')}"
+    with new_world(folder, source_server, replica_server, url) as made:
+        made.start("run")
+        made.pipeline.until(lambda: made.log_is_begun, "the log's first anchor")
+        yield made
+
+
+def child(world: World, running: Running, verb: str) -> int:
+    """The pid of the child that runs this verb, once there is one."""
+    found: list[int] = []
+
+    def started() -> bool:
+        found[:] = [pid for pid in children_of(running.process.pid) if verb in command_line(pid)]
+        return bool(found)
+
+    world.pipeline.until(started, f"a child that runs {verb}")
+    return found[0]
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return " Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def running_now(world: World) -> Running:
+    world.kill("capture")
+    world.kill("apply", "standby")
+    world.ensure("run")
+    return world.stages["run"]
+
+
+def test_children_die_with_a_killed_run_and_a_new_run_goes_on(world: World) -> None:
+    running = running_now(world)
+    children = [child(world, running, "capture"), child(world, running, "apply")]
+    world.step_until(lambda: world.witness.look() is not None, "a first sample", 30)
+    running.kill()
+    deadline = time.monotonic() + ORPHAN_S
+    world.step_until(lambda: all(gone(pid) for pid in children), "the children's end", ORPHAN_S)
+    assert time.monotonic() < deadline
+    world.check_log()
+    world.start("run")
+    world.check()
+
+
+@pytest.mark.parametrize("verb", ["capture", "apply"])
+def test_a_killed_child_is_started_again(world: World, verb: str) -> None:
+    running = running_now(world)
+    victim = child(world, running, verb)
+    os.kill(victim, signal.SIGKILL)
+    world.step_until(lambda: gone(victim), "its end", 5)
+    world.check()
+    assert child(world, running, verb) != victim
+    assert running.alive
+    assert "stage ended, will be restarted" in running.output
+
+
+def test_sigterm_ends_run_in_time_with_0(world: World) -> None:
+    running = running_now(world)
+    children = [child(world, running, "capture"), child(world, running, "apply")]
+    for _ in range(20):
+        world.workload.step()
+    started = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait(END_S) == 0
+    assert time.monotonic() - started < END_S
+    assert all(gone(pid) for pid in children)
+    world.check_log()
+    world.start("run")
+    world.check()
+
+
+def test_sigterm_ends_a_run_whose_copy_waits_with_0(directory_pipeline: Pipeline) -> None:
+    """A transaction on the source keeps slot and snapshot waiting: for as long as it likes."""
+    pipeline = directory_pipeline
+    pipeline.source.execute("create table t (id int primary key); insert into t values (1)")
+    with pipeline.source.connect(autocommit=False) as open_transaction:
+        open_transaction.execute("insert into t values (2)")
+        running = pipeline.start("run")
+        pipeline.until(lambda: "must end first" in running.output, "the slot's waiting")
+        started = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait(END_S) == 0
+        assert time.monotonic() - started < END_S
+        open_transaction.commit()
+    running = pipeline.start("run")
+    pipeline.wait()
+    assert pipeline.verify()["identical"] is True
+    assert running.end() == 0
+
+
+def test_a_frozen_capture_is_replaced_and_does_no_harm_when_it_wakes(world: World) -> None:
+    world.kill("run")
+    world.ensure("apply", "standby")
+    frozen = world.start("capture")
+    for _ in range(20):
+        world.workload.step()
+    frozen.process.send_signal(signal.SIGSTOP)
+    for _ in range(10):
+        world.workload.step()
+    replacing = world.start("capture", "--take-over")
+    world.check()
+    frozen.process.send_signal(signal.SIGCONT)
+    world.step_until(lambda: "standing by" in frozen.output, "the woken one's standing by", 30)
+    world.check()
+    replacing.kill()
+    epochs = world.log.epochs
+    world.step_until(lambda: world.log.epochs > epochs, "the standby's turn", 30)
+    world.check()
+    assert frozen.end() == 0
+
+
+def test_a_frozen_applier_is_replaced_and_does_no_harm_when_it_wakes(world: World) -> None:
+    world.kill("run")
+    world.ensure("capture")
+    frozen = world.start("apply", "standby")
+    for _ in range(20):
+        world.workload.step()
+    frozen.process.send_signal(signal.SIGSTOP)
+    for _ in range(10):
+        world.workload.step()
+    replacing = world.start("apply", "standby", "--take-over")
+    world.check()
+    frozen.process.send_signal(signal.SIGCONT)
+    world.step_until(lambda: "another applier of standby" in frozen.output, "the woken one's standing by", 30)
+    world.check()
+    assert replacing.alive
+    replacing.kill()
+    world.check()
+    assert frozen.end() == 0
+
+
+def test_of_two_runs_one_stands_by_and_takes_its_turn(world: World) -> None:
+    first = running_now(world)
+    child(world, first, "capture")
+    second = world.pipeline.start("run")
+    world.step_until(
+        lambda: "standing by" in second.output and "another applier" in second.output, "standing by", 30
+    )
+    world.check()
+    assert first.alive, first.output
+    assert second.alive, second.output
+    first.kill()
+    epochs = world.log.epochs
+    world.step_until(lambda: world.log.epochs > epochs, "the second's turn", 30)
+    world.check()
+    assert second.end() == 0
