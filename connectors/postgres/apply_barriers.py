@@ -19,9 +19,10 @@ from schemas.errors import InternalError, OperatorNeeded
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
 
-DDL_LOCK_TIMEOUT: Final = "10s"
-"""Readers of the replica may hold a table longer than this; we then let go and try again, so that our
-waiting lock does not keep new readers out."""
+# Readers of the replica may hold a table longer than this; we then let go and try again, so that our waiting
+# lock does not keep new readers out.
+_LOCK_TIMEOUT: Final = b"set local lock_timeout = '10s'"
+_NO_LOCK_TIMEOUT: Final = b"set local lock_timeout = 0"
 
 
 class BarrierWriter:
@@ -54,7 +55,8 @@ class BarrierWriter:
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
         targets = [self._plans.target(self._plans.table(table)) for table in payload.tables]
         text = statements.truncate(targets, restart_identity=payload.restart_identity)
-        self._pipe.run(text, tag=Uncounted(ref))
+        for statement in (_LOCK_TIMEOUT, text, _NO_LOCK_TIMEOUT):
+            self._pipe.run(statement, tag=Uncounted(ref))
 
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
         there = self._plans.target(table).columns
@@ -83,10 +85,10 @@ class BarrierWriter:
         return [sql.SQL("alter table {} disable trigger user").format(name)]
 
     def _run_ddl(self, made: Sequence[sql.SQL | sql.Composed]) -> None:
-        self._conn.execute(f"set local lock_timeout = '{DDL_LOCK_TIMEOUT}'")
+        self._conn.execute(_LOCK_TIMEOUT)
         for statement in made:
             self._conn.execute(statement)
-        self._conn.execute("set local lock_timeout = 0")
+        self._conn.execute(_NO_LOCK_TIMEOUT)
 
     def _copy_rows(self, rows: bytes, ref: ChangeRef) -> None:
         if self._joining is None:

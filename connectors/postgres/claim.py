@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -116,15 +117,17 @@ def rival(conn: Session, name: str) -> Rival | None:
     return None if row is None else Rival(row[0], row[1] or 0.0)
 
 
-def take_over(conn: Session, name: str) -> tuple[Claim, Progress]:
+def take_over(
+    conn: Session, name: str, *, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[Claim, Progress]:
     """Make the replica ours: end the recorded session, wait until it is gone, write a new token (P14).
 
     Only then is the returned row's position final: until its session is gone, a frozen applier holds
     row locks and a COMMIT of unknown outcome may still be running. `conn` becomes the recorded session.
     Raises HistoryBroken (`progress-missing`), OperatorNeeded (`copy-unfinished`), RetryLater
-    (`take-over-slow`).
+    (`take-over-slow`, also when `should_stop`).
     """
-    deadline = time.monotonic() + _END_TIMEOUT_S
+    deadline = _Deadline(time.monotonic() + _END_TIMEOUT_S, should_stop)
     while True:
         found = require(conn, name)
         _refuse_unfinished_copy(found)
@@ -136,7 +139,7 @@ def take_over(conn: Session, name: str) -> tuple[Claim, Progress]:
             claimed = conn.execute(_CLAIM, values).rowcount == 1
         if claimed:
             return Claim(name, found.stream, token), require(conn, name)
-        _check_deadline(deadline, "other appliers take the replica over again and again")
+        deadline.check("other appliers take the replica over again and again")
 
 
 def _refuse_unfinished_copy(found: Progress) -> None:
@@ -148,21 +151,24 @@ def _refuse_unfinished_copy(found: Progress) -> None:
         )
 
 
-def _end(conn: Session, found: Progress, deadline: float) -> None:
+def _end(conn: Session, found: Progress, deadline: _Deadline) -> None:
     while found.alive and found.backend_pid is not None:
         with wrapped("ending the replaced applier's session"):
             row = conn.execute(_TERMINATE, [found.backend_pid, found.backend_start]).fetchone()
         if row is None:
             return
         time.sleep(0.02)
-        _check_deadline(
-            deadline, f"the session of the replaced applier (pid {found.backend_pid}) does not end"
-        )
+        deadline.check(f"session {found.backend_pid} of the replaced applier does not end")
 
 
-def _check_deadline(deadline: float, seen: str) -> None:
-    if time.monotonic() > deadline:
-        raise RetryLater(seen, code="take-over-slow", hint="Look at pg_stat_activity of the replica.")
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    at: float
+    should_stop: Callable[[], bool]
+
+    def check(self, seen: str) -> None:
+        if self.should_stop() or time.monotonic() > self.at:
+            raise RetryLater(seen, code="take-over-slow", hint="Look at pg_stat_activity of the replica.")
 
 
 class Loss(Enum):

@@ -147,12 +147,13 @@ class Applier:
         )
 
     def _find_commit(self, step: FindCommit) -> None:
-        commit = find_commit(self._options.log, step.place, step.part)
+        log, stop = self._options.log, self._stop
+        commit = find_commit(log, step.place, step.part, should_stop=stop.is_set)
         if commit is not None:
             self.opened.planner.ends(step.part, commit)
         else:
+            stop.wait(_HELD_LOOK_S)  # reading on would keep all its parts in memory
             self._look()
-            self._read()  # a new epoch may void the parts (P7)
 
     def _roll_back(self, step: RollBack) -> None:
         self.opened.writer.rollback()

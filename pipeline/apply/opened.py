@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable
@@ -55,17 +56,16 @@ def open_replica(
     place in the log. `ours`: the token of our last claim, whose session may still be there. None: stopped.
     """
     session = connect(options.conninfo, purpose=f"apply:{options.name}:{options.replica}")
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(session.close)
         if not _may_take_over(session, options, stop, waits_for, ours):
-            session.close()
             return None
-        claim, row = take_over(session, options.name)
+        claim, row = take_over(session, options.name, should_stop=stop.is_set)
         if options.until_lsn is not None:
             hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn)
-        return _open_log(options, stop, session, claim, row)
-    except BaseException:
-        session.close()
-        raise
+        opened = _open_log(options, stop, session, claim, row)
+        undo.pop_all()
+        return opened
 
 
 def _may_take_over(

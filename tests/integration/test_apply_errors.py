@@ -9,8 +9,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from connectors.postgres import apply_barriers
 from pipeline.reports import StageState
-from schemas.change import Change
+from schemas.change import Change, Operation, Truncate
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
 from schemas.lsn import format_lsn
 from schemas.table import ReplicaIdentity
@@ -327,3 +328,54 @@ def test_full_identity_that_finds_no_equal_row_stops(
     error = replicating.start().ended_with()
     assert error.code == "row-missing"
     assert error.message.startswith("delete of public.t by (a, b), change 1 of transaction ")
+
+
+def test_a_damaged_record_stops_the_log_until_capture_begins_a_new_epoch(  # P7
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    made_log.commit(rows.insert("1", None), tables=[rows.table])
+    lsn = made_log.lsn
+    with replicating.running() as applying:
+        made_log.writer.append(b"KSF1 is not all that a frame needs" * 10)
+        made_log.commit(rows.insert("666", None))
+        replicating.wait(
+            lambda: (
+                bool(applying.reports) and applying.reports[-1].waiting_for == "capture to begin a new epoch"
+            ),
+            "the broken epoch in the report",
+        )
+        made_log.lsn = lsn
+        made_log.begin_epoch()
+        made_log.commit(rows.insert("2", None))
+        replicating.wait_for(made_log.lsn)
+    assert [row[0] for row in names(replica)] == [1, 2]
+
+
+def test_a_table_version_that_the_log_never_described_stops(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    made_log.commit(rows.insert("1", None))
+    error = replicating.start().ended_with()
+    assert error.code == "table-unknown"
+    assert names(replica) == []
+
+
+def test_a_truncate_lets_readers_in_while_it_waits_for_one(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(apply_barriers, "_LOCK_TIMEOUT", b"set local lock_timeout = '300ms'")
+    replica.execute("insert into public.customer values (1)")
+    payload = Truncate((rows.table.id,), cascade=False, restart_identity=False)
+    made_log.commit(Change(Operation.TRUNCATE, bytes(8), payload=payload), tables=[rows.table])
+    with psycopg.connect(replica.admin_dsn) as reader:
+        reader.execute("select * from public.customer")
+        with replicating.running() as applying:
+            replicating.wait(lambda: is_in(applying, StageState.RETRYING), "the state retrying")
+            assert names(replica) == [(1, None)]
+            reader.rollback()
+            replicating.wait_for(made_log.lsn)
+    assert names(replica) == []
