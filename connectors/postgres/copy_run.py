@@ -18,9 +18,9 @@ import psycopg
 
 from connectors.postgres import progress
 from connectors.postgres.claim import SILENCE_LIMIT_S, rival
-from connectors.postgres.progress import ReplicaState, wrapped
-from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import TableName
+from connectors.postgres.progress import ReplicaState
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded, RetryLater
 from schemas.lsn import Position
 

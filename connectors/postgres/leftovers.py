@@ -13,9 +13,8 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.copy_run import CopyRun
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import TableName
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
 _PASSES: Final = 20

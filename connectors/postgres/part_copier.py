@@ -6,18 +6,22 @@ lock on a table is released when the copier goes on to another table (P19).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg
 from psycopg import sql
 
 from connectors.postgres.copy_run import CopyRun, finish_part, take_part
 from connectors.postgres.copystream import Tick, stream_copy
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session, connect
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import ExportedSnapshot, begin_in_snapshot
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable, TableName, lock_table
+from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
+from schemas.errors import RefusedData
 
+_TOO_LONG = re.compile("invalid memory alloc request|string buffer|out of memory|cannot enlarge")
 _TARGET_SETTINGS: Final = "set synchronous_commit = off"
 
 
@@ -88,15 +92,23 @@ class PartCopier:
             if not take_part(replica, self._setup.run, part.table.table_name, part.number):
                 return 0
             read, write = copy_statements(part)
-            try:
-                rows = stream_copy(self._source, replica, read=read, write=write, tick=tick)
-            except BaseException:
-                self.close()  # in the middle of a COPY there is nothing else to do with them
-                raise
+            rows = self._stream(part, replica, read, write, tick)
             # what a name means can change without a lock on the table: its schema may be renamed
             self._setup.observer.require_unchanged(part.table)
             finish_part(replica, self._setup.run, part.table.table_name, part.number, rows)
         return rows
+
+    def _stream(self, part: Part, replica: Session, read: str, write: str, tick: Tick) -> int:
+        try:
+            return stream_copy(self._source, replica, read=read, write=write, tick=tick)
+        except (psycopg.errors.InternalError_, psycopg.errors.ProgramLimitExceeded) as exc:
+            self.close()
+            if _TOO_LONG.search(str(exc)):
+                raise _value_too_large(part) from exc
+            raise
+        except BaseException:
+            self.close()  # in the middle of a COPY there is nothing else to do with them
+            raise
 
     def _lock(self, table: SnapshotTable, tick: Tick) -> None:
         """P19: lock, then compare, and keep the lock until the next table."""
@@ -123,6 +135,15 @@ class PartCopier:
         self._source.close()
         if self._replica is not None:
             self._replica.close()
+
+
+def _value_too_large(part: Part) -> RefusedData:
+    return RefusedData(
+        f"a row of {part.table.qualified_name} is too long for COPY, whose limit is 1 GB",
+        code="value-too-large",
+        hint="Exclude the table under source.tables.exclude, or shorten its longest values. A bytea doubles "
+        "its length unless both servers are of one major version and `initial: copy` makes the table.",
+    )
 
 
 def copy_statements(part: Part) -> tuple[str, str]:

@@ -10,9 +10,9 @@ from psycopg import sql
 
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.copy_run import Deferred
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import SnapshotTable, TableName
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.errors import OperatorNeeded
 
 _EXISTING: Final = """

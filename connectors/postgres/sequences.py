@@ -9,8 +9,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, wrapped
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ from typing import Final
 import psycopg
 from psycopg import pq, sql
 
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session, connect
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.walsender import Walsender
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn

@@ -16,13 +16,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.copystream import Tick, run_query
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session, connect
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
-from schemas.errors import OperatorNeeded
-
-TableName = tuple[str, str]
-"""Schema and name."""
+from schemas.errors import HistoryBroken, OperatorNeeded
 
 _BYTEA: Final = 17
 # Built-in types whose binary form means the same on every server of one major version: bool, bytea,
@@ -141,9 +138,24 @@ _TABLES: Final = """
 
 
 def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
-    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves."""
+    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves.
+
+    Raises HistoryBroken (`publication-missing`): an empty list would be copied without a word.
+    """
     with wrapped("reading the publication"):
+        _require_publication(reader, publication)
         return _read(reader, [oid for (oid,) in reader.execute(_PUBLISHED, [publication])])
+
+
+def _require_publication(reader: Session, publication: str) -> None:
+    query = "select exists (select from pg_catalog.pg_publication where pubname = %s)"
+    if reader.execute(query, [publication]).fetchall() != [(True,)]:
+        raise HistoryBroken(
+            f"the source has no publication {publication!r}",
+            code="publication-missing",
+            hint="`keepstream run` makes it at first. If it was dropped since, changes may be lost: run "
+            "`keepstream teardown --yes`, empty the replicas and run `keepstream run` to begin anew.",
+        )
 
 
 def named_tables(reader: Session, names: Sequence[TableName]) -> list[SnapshotTable]:

@@ -9,9 +9,8 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import TableName
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
 PG_CONSTRAINT: Final = 2606

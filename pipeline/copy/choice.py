@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from connectors.postgres.copy_run import Deferred
-from connectors.postgres.snapshot_tables import SnapshotTable, TableName
+from connectors.postgres.publication import TableName
+from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.source_schema import ForeignKey, SourceSchema
 from pipeline.copy.toc import TocChoice, TocEntry, choose
 

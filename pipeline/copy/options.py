@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.postgres.snapshot_tables import TableName
+from connectors.postgres.publication import TableName
 from pipeline.config import Initial
 from schemas.errors import UsageError
 from schemas.lsn import Position

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from connectors.postgres.part_copier import Part
-from connectors.postgres.snapshot_tables import SnapshotTable, TableName
+from connectors.postgres.publication import TableName
+from connectors.postgres.snapshot_tables import SnapshotTable
 
 
 def plan_parts(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from connectors.postgres import leftovers, source_schema
 from connectors.postgres.pgtools import PgTools, find_pgtools
 from connectors.postgres.prepared import find_targets
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from connectors.postgres.snapshot_tables import (
     SnapshotTable,
-    TableName,
     named_tables,
     published_tables,
 )
@@ -28,6 +28,7 @@ def require_copyable(
     """
     if options.initial is Initial.NONE:
         return
+    _require_encoding(source, replica)
     tables = tables_to_copy(options, source)
     if options.initial is Initial.DATA:
         targets = find_targets(replica, tables, replica_role=replica_role)
@@ -55,6 +56,20 @@ def tools_for(options: CopyOptions, source: Session) -> PgTools:
 def major_of(session: Session) -> int:
     """The server's major version, 18."""
     return session.info.server_version // 10000
+
+
+def _require_encoding(source: Session, replica: Session) -> None:
+    theirs, ours = (_encoding(session) for session in (source, replica))
+    if ours not in (theirs, "UTF8"):
+        raise OperatorNeeded(
+            f"the replica's encoding is {ours}, the source's is {theirs}",
+            code="encoding-differs",
+            hint="Make the replica's database anew: create database … encoding 'UTF8' template template0;",
+        )
+
+
+def _encoding(session: Session) -> str:
+    return session.info.parameter_status("server_encoding") or ""
 
 
 def _refuse_objects(objects: Sequence[leftovers.UserObject]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from connectors.postgres import copy_run, leftovers
 from connectors.postgres.copy_run import CopyRun
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
-from connectors.postgres.progress import wrapped
+from connectors.postgres.publication import TableName
 from connectors.postgres.sequences import SequenceValue, advance_sequences, read_sequences
-from connectors.postgres.session import Session, connect
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import (
     ExportedSnapshot,
     SnapshotLost,
@@ -33,7 +33,7 @@ from connectors.postgres.snapshot import (
     export_snapshot,
     wait_until_visible,
 )
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable, TableName
+from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.source_schema import existing_schemas, knows_lz4, read_source_schema
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
@@ -108,17 +108,33 @@ class _FirstCopy:
         options = self._options
         resumed = copy_run.find_unfinished(self._replica, options.pipeline, initial=options.initial.value)
         self._watch.enter(CopyPhase.PREPARING)
-        require_copyable(
-            options,
-            source=self._observer.session,
-            replica=self._replica,
-            replica_role=self._replica_role,
-            resumed=resumed,
-        )
+        self._preflight(resumed)
         run = self._begin(resumed)
         if options.position is not None:  # initial: none
             return self._complete(run, options.position)
         return self._copy_until_whole(run)
+
+    def _preflight(self, resumed: bool) -> None:
+        # looking at a table waits for DDL on it: in a session of its own, which `stop` cancels
+        with self._reader() as reader:
+            self._watch.aside(
+                lambda: require_copyable(
+                    self._options,
+                    source=reader,
+                    replica=self._replica,
+                    replica_role=self._replica_role,
+                    resumed=resumed,
+                )
+            )
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Session]:
+        """A session on the source, besides the observer's, that `stop` cancels."""
+        with (
+            connect(self._options.source_conninfo, purpose=self._options.purpose) as reader,
+            cancelled_by(self._stop, [reader]),
+        ):
+            yield reader
 
     def _begin(self, resumed: bool) -> CopyRun:
         """Write the marker, before any object. A killed copy's sessions are ended before and after it, so
@@ -163,7 +179,8 @@ class _FirstCopy:
         if self._options.initial is Initial.COPY:
             leftovers.drop_leftovers(self._replica, run, self._watch.tick)
         else:
-            targets = self._targets(tables_to_copy(self._options, self._observer.session))
+            with self._reader() as reader:
+                targets = self._targets(self._tables(reader))
             leftovers.empty_tables(self._replica, sorted(set(targets.values())), self._watch.tick)
         copy_run.forget_parts(self._replica, run)
 
@@ -176,7 +193,8 @@ class _FirstCopy:
             setup = self._setup(run, snapshot)
             copiers = _open_copiers(setup, self._options.workers, resources)
             reader = self._wait_until_visible(copiers)
-            tables = tables_to_copy(self._options, reader)
+            resources.enter_context(cancelled_by(self._stop, [reader]))
+            tables = self._tables(reader)
             sequences = read_sequences(self._observer.session)
             schema = self._begin_schema(reader, tables, snapshot, resources)
             self._copy_rows(setup, tables, copiers, resources)
@@ -219,6 +237,11 @@ class _FirstCopy:
             tick=self._watch.tick,
         )
         return reader
+
+    def _tables(self, reader: Session) -> list[SnapshotTable]:
+        found: list[SnapshotTable] = []
+        self._watch.aside(lambda: found.extend(tables_to_copy(self._options, reader)))
+        return found
 
     def _begin_schema(
         self, reader: Session, tables: list[SnapshotTable], snapshot: ExportedSnapshot, resources: ExitStack
@@ -311,7 +334,10 @@ class _FirstCopy:
             wait_for([pool.submit(self._analyze, share) for share in shares if share], self._watch.tick)
 
     def _analyze(self, tables: Sequence[TableName]) -> None:
-        with connect(self._options.replica_conninfo, purpose=self._options.purpose) as session:
+        with (
+            connect(self._options.replica_conninfo, purpose=self._options.purpose) as session,
+            cancelled_by(self._stop, [session]),
+        ):
             for table in tables:
                 if self._stop.is_set():
                     return

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.progress import ReplicaState, read
 from connectors.postgres.session import connect
 from pipeline.config import Initial
 from pipeline.copy import CopyPhase, copy_replica
-from schemas.errors import OperatorNeeded, RetryLater
+from schemas.errors import HistoryBroken, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position
 from tests.copying import STREAM, ZOO, contents, copy, copy_options
 from tests.fix_postgres import Database
@@ -357,6 +358,37 @@ def test_a_table_that_our_role_may_not_read_is_refused(
     assert 'grant select on "public"."t" to' in refused.value.hint
 
 
+def test_a_publication_that_is_missing_is_said_and_nothing_is_copied(
+    source: Database, replica: Database
+) -> None:
+    source.execute("create table t (a int)")
+
+    with pytest.raises(HistoryBroken) as refused:
+        copy(source, replica, publication="gone")
+
+    assert refused.value.code == "publication-missing"
+    assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
+
+
+def test_a_replica_that_cannot_hold_the_sources_characters_is_refused(
+    source: Database, replica: Database
+) -> None:
+    name = f"{replica.name}_latin"
+    with psycopg.connect(replica.server.dsn(), autocommit=True) as admin:
+        options = "encoding 'LATIN1' locale 'C' template template0 owner keepstream"
+        admin.execute(f"create database {name} {options}".encode())
+        try:
+            with pytest.raises(OperatorNeeded) as refused:
+                copy(source, replica, replica_conninfo=make_conninfo(replica.dsn, dbname=name))
+        finally:
+            admin.execute(f"drop database {name}".encode())
+
+    assert (refused.value.code, refused.value.message) == (
+        "encoding-differs",
+        "the replica's encoding is LATIN1, the source's is UTF8",
+    )
+
+
 def test_a_missing_pg_dump_is_said_before_anything_is_made(
     source: Database, replica: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,8 +500,9 @@ def test_a_copy_stops_soon_and_starts_again(source: Database, replica: Database,
     assert contents(replica.admin_dsn) == contents(source.admin_dsn)
 
 
+@pytest.mark.parametrize("phase", [CopyPhase.PREPARING, CopyPhase.SNAPSHOT, CopyPhase.SCHEMA, CopyPhase.ROWS])
 def test_a_copy_that_waits_for_a_lock_names_its_holder_and_can_be_stopped(
-    source: Database, replica: Database
+    source: Database, replica: Database, phase: CopyPhase
 ) -> None:
     source.execute("create table t (a int)")
     stop = threading.Event()
@@ -483,7 +516,7 @@ def test_a_copy_that_waits_for_a_lock_names_its_holder_and_can_be_stopped(
     with psycopg.connect(source.owner_dsn, application_name="migration") as migration:
 
         def lock_after_snapshot(progress: object) -> None:
-            if getattr(progress, "phase", None) is CopyPhase.SCHEMA and not named:
+            if getattr(progress, "phase", None) is phase and not named:
                 migration.execute("lock table t in access exclusive mode")
             told(progress)
 
