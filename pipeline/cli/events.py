@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,6 @@ from pipeline.cli.invocation import invocation
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from connectors.interfaces import ChangeLog
     from pipeline.config.values import TablePattern
     from pipeline.events.tail import Beginning
 
@@ -40,26 +40,27 @@ def tail(
 ) -> None:
     """Print every change of whole transactions, in commit order. Ends with SIGTERM or Ctrl-C."""
     from pipeline.app import open_log
-    from pipeline.cli.output import print_json_line, print_text
     from pipeline.events.tail import EventTail
     from pipeline.signals import stop_on_signals
 
+    patterns, beginning = [_pattern(text) for text in table or ()], _beginning(start)
     log = open_log(invocation(context).config)
+    show = _json_line if as_json else _line
     try:
-        patterns = [_pattern(text) for text in table or ()]
-        reading = EventTail(log, _beginning(log, start))
-        for event in reading.events(stop_on_signals(), follow=follow):
-            named = (event["schema"], event["name"])
-            if patterns and not (named[1] and any(p.matches(*named) for p in patterns)):
-                continue
-            if as_json:
-                print_json_line(event)
-            else:
-                print_text(_line(event))
+        reading = EventTail(log, beginning)
+        for event in reading.events(stop_on_signals(), follow=follow, before_waiting=sys.stdout.flush):
+            if not patterns or _named_by(patterns, event):
+                sys.stdout.write(show(event) + "\n")
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
     finally:
         log.close()
+
+
+def _named_by(patterns: list[TablePattern], event: dict[str, Any]) -> bool:
+    schema, name = event["schema"], event["name"]
+    return name is not None and any(pattern.matches(schema, name) for pattern in patterns)
 
 
 def _pattern(text: str) -> TablePattern:
@@ -73,33 +74,36 @@ def _pattern(text: str) -> TablePattern:
         ) from error
 
 
-def _beginning(log: ChangeLog, start: str) -> Beginning:
+def _beginning(start: str) -> Beginning:
     from pipeline.cli.apply import parse_until
     from pipeline.events.tail import Beginning
-    from pipeline.follow import find_tail
+    from schemas.lsn import ZERO
 
-    if start == "start":
-        return Beginning()
-    if start == "now":
-        tail_follower = find_tail(log)
-        tail_follower.close()
-        return Beginning(lsn=tail_follower.chain.tail.lsn)
+    if start in ("start", "now"):
+        return Beginning(now=start == "now")
     try:
         lsn, time = parse_until(start)
     except UsageError as error:
         raise UsageError(
             f"--from is none of start, now, an LSN, a time: {start!r}", code="from-invalid", hint=error.hint
         ) from error
-    return Beginning(lsn=lsn or 0, time=time or 0)
+    return Beginning(lsn=lsn or ZERO, time=time or 0)
+
+
+def _json_line(event: dict[str, Any]) -> str:
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
 
 
 def _line(event: dict[str, Any]) -> str:
     name = f"{event['schema']}.{event['name']}" if event["name"] else ""
     shown = [event["commit_time"], event["commit_lsn"], f"{event['op']:<8}", name]
-    if event["key"]:
-        shown.append(" ".join(f"{column}={value}" for column, value in event["key"].items()))
+    shown += _pairs(event["key"] or {})
     if event["after"] is not None:
-        before = event["before"] or {}
-        changed = {k: v for k, v in event["after"].items() if k not in before or before[k] != v}
-        shown.append(" ".join(f"{column}={value}" for column, value in changed.items()))
+        known = (event["before"] or {}) | (event["key"] or {})
+        shown += _pairs({k: v for k, v in event["after"].items() if k not in known or known[k] != v})
     return "  ".join(part for part in shown if part)
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    """Quoted, so that no value can break the line."""
+    return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pipeline.events.joined import joined_rows
 from schemas.avro import RowCodec
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.lsn import format_lsn
 from schemas.table import TableSchema
+
+OWN_PREFIX = "keepstream."
+"""Messages that Keepstream writes for itself (waiting, verifying) are nobody's business."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -42,6 +47,7 @@ class EventEncoder:
     def __init__(self, tables: Mapping[bytes, TableSchema]) -> None:
         self._tables = tables
         self._codecs: dict[bytes, RowCodec] = {}
+        self._join: Join | None = None
 
     def table(self, table_id: bytes) -> TableSchema:
         """Raises InternalError (`table-unknown`) for a version that the log did not announce."""
@@ -59,10 +65,22 @@ class EventEncoder:
             for table_id in payload.tables:
                 yield _event(self.table(table_id), "truncate")
         elif isinstance(payload, Message):
-            content = payload.content.decode(errors="backslashreplace")
-            yield _event(None, "message", after={"prefix": payload.prefix, "content": content})
+            yield from self._message_events(payload)
         else:
             yield _event(self.table(change.table), "ddl", after=_added(payload))
+
+    def _message_events(self, message: Message) -> Iterator[dict[str, Any]]:
+        """An application's message; of Keepstream's own only what says that a table joined."""
+        if message.prefix == JOIN_PREFIX:
+            self._join = join = Join.from_json(message.content)
+            made = {"create_table": list(join.columns), "sql": list(join.ddl)}
+            yield _event(join, "ddl", after=made)
+        elif message.prefix == JOIN_ROWS_PREFIX and self._join is not None:
+            for row in joined_rows(self._join, message.content):
+                yield _event(self._join, "insert", after=row)
+        elif not message.prefix.startswith(OWN_PREFIX):
+            content = message.content.decode(errors="backslashreplace")
+            yield _event(None, "message", after={"prefix": message.prefix, "content": content})
 
     def _codec(self, table_id: bytes) -> tuple[RowCodec, TableSchema]:
         table = self.table(table_id)
@@ -112,7 +130,7 @@ def _added(payload: ColumnsAdded) -> dict[str, Any]:
 
 
 def _event(
-    table: TableSchema | None,
+    table: TableSchema | Join | None,
     op: str,
     *,
     key: dict[str, Any] | None = None,
@@ -122,7 +140,7 @@ def _event(
 ) -> dict[str, Any]:
     return {
         "schema": table.schema if table else None,
-        "name": table.name if table else None,
+        "name": (table.table if isinstance(table, Join) else table.name) if table else None,
         "op": op,
         "key": key,
         "before": before,

@@ -1,88 +1,77 @@
 """Following the log for events: whole transactions only, in commit order.
 
 What a transaction's end says (`end_lsn`, `commit_time`) is known only after its last part, so the
-changes of one that is too big for a frame wait in a temporary file until then.
+changes of one that is too big for a frame wait in a spool until then. A run of parts that a new epoch
+left unfinished never becomes an event: it comes again from its first part (P7).
 """
 
 from __future__ import annotations
 
-import pickle
-import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from connectors.interfaces import ChangeLog
 from pipeline.events.event import Committed, EventEncoder
-from pipeline.follow import Followed, Follower, follow_from_start
+from pipeline.events.spool import PartSpool
+from pipeline.follow import Followed, Follower, find_tail, follow_from, follow_from_start
 from schemas.change import Change
-from schemas.frame import Part, PartChanges, Transactions
+from schemas.frame import Part, Transactions
+from schemas.lsn import ZERO, Lsn, Position
 
-SPOOL_BYTES = 8 * 1024 * 1024
+_READ_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Events of transactions that end after `lsn` and were committed at or after `time` (µs)."""
+    """Events of transactions that position `lsn` does not hold yet (P1) and that were committed at or
+    after `time` (µs). `now`: only what comes after all that the log holds."""
 
-    lsn: int = 0
+    lsn: Lsn = ZERO
     time: int = 0
+    now: bool = False
 
     def wants(self, committed: Committed) -> bool:
-        return committed.end_lsn > self.lsn and committed.commit_time >= self.time
-
-
-def _temporary_file() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
-
-
-@dataclass(slots=True)
-class _Spool:
-    """Changes of the transaction whose parts are coming in."""
-
-    file: IO[bytes] = field(default_factory=_temporary_file)
-    parts: PartChanges = field(default_factory=PartChanges)
-
-    def add(self, part: Part) -> None:
-        for change in self.parts.feed(part):
-            pickle.dump(change, self.file)
-
-    def changes(self) -> Iterator[Change]:
-        """Only what `add` wrote is ever read here."""
-        self.file.seek(0)
-        while True:
-            try:
-                yield pickle.load(self.file)  # noqa: S301 - our own private temporary file
-            except EOFError:
-                return
+        return committed.commit_lsn >= self.lsn and committed.commit_time >= self.time
 
 
 class EventTail:
-    """Reads the log from its oldest record on."""
+    """One reading of the log. Raises PlaceTrimmed if it no longer reaches back to the beginning."""
 
     def __init__(self, log: ChangeLog, beginning: Beginning) -> None:
         self._log = log
-        self._beginning = beginning
-        self._follower: Follower = follow_from_start(log)
+        self._follower, self._beginning = _begin(log, beginning)
         self._encoder = EventEncoder(self._follower.tables)
-        self._spool: _Spool | None = None
+        self._spool: PartSpool | None = None
 
-    def events(self, stop: threading.Event, *, follow: bool) -> Iterator[dict[str, Any]]:
-        """Every event, with what its transaction says. Without `follow` it ends where the log ends now."""
+    def events(
+        self, stop: threading.Event, *, follow: bool, before_waiting: Callable[[], None]
+    ) -> Iterator[dict[str, Any]]:
+        """Every event, with what its transaction says. Without `follow` it ends where the log ends now.
+
+        `before_waiting` is called whenever all that was read has been handed out.
+        """
         end = self._log.bounds().end
         while not stop.is_set():
             if not follow and self._follower.next_place >= end:
                 return
-            for followed in self._follower.read(0.25):
+            for followed in self._follower.read(_READ_S):
                 yield from self._frame(followed)
+            before_waiting()
 
     def close(self) -> None:
         self._follower.close()
+        self._forget_parts()
+
+    def _forget_parts(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
 
     def _frame(self, followed: Followed) -> Iterator[dict[str, Any]]:
         if followed.started:
-            self._spool = None  # a new epoch: the unfinished transaction comes again
+            self._forget_parts()
         body = followed.frame.body
         if isinstance(body, Transactions):
             for transaction in body.transactions:
@@ -91,12 +80,15 @@ class EventTail:
                 )
                 yield from self._transaction(committed, transaction.iter_changes())
         elif isinstance(body, Part):
-            self._spool = self._spool or _Spool()
-            self._spool.add(body)
-            if body.commit is not None:
-                committed = Committed(body.xid, body.commit_lsn, body.commit.end_lsn, body.commit.commit_time)
-                yield from self._transaction(committed, self._spool.changes())
-                self._spool = None
+            yield from self._part(body)
+
+    def _part(self, part: Part) -> Iterator[dict[str, Any]]:
+        self._spool = self._spool or PartSpool()
+        self._spool.add(part)
+        if part.commit is not None:
+            committed = Committed(part.xid, part.commit_lsn, part.commit.end_lsn, part.commit.commit_time)
+            yield from self._transaction(committed, self._spool.changes())
+            self._forget_parts()
 
     def _transaction(self, committed: Committed, changes: Iterator[Change]) -> Iterator[dict[str, Any]]:
         if not self._beginning.wants(committed):
@@ -105,3 +97,21 @@ class EventTail:
             shared = committed.to_json(ordinal)
             for event in self._encoder.encode(change):
                 yield event | shared
+
+
+def _begin(log: ChangeLog, beginning: Beginning) -> tuple[Follower, Beginning]:
+    """From the newest anchor if nothing that is wanted stands before it, else from the log's start.
+
+    An anchor never stands inside a run of parts, so what is open at the log's end is read whole.
+    """
+    if not (beginning.now or beginning.lsn):
+        return follow_from_start(log), beginning
+    tail = find_tail(log)
+    tail.close()
+    if beginning.now:
+        beginning = Beginning(lsn=tail.chain.tail.lsn)
+    if tail.chain.stream is None:
+        return follow_from_start(log), beginning
+    hint = str(tail.anchor) if tail.anchor is not None else None
+    position = Position(beginning.lsn)
+    return follow_from(log, stream=tail.chain.stream, position=position, hint=hint), beginning
