@@ -35,18 +35,14 @@ class Seen:
 
     def copy_progress(self) -> str:
         """What the first copy is at, as far as it says so."""
-        phase, done = self.copy.get("phase"), self.copy.get("rows_done")
-        if not phase:
-            return "starting"
-        parts = [f"phase {phase}"]
-        if done:
-            of = f" of about {self.copy['rows_estimated']:,}" if self.copy.get("rows_estimated") else ""
-            parts.append(f"{done:,} rows{of}, {human_bytes(self.copy.get('bytes_done'))}")
-        if self.copy.get("tables_total"):
-            parts.append(f"{self.copy.get('tables_done') or 0} of {self.copy['tables_total']} tables")
-        if self.copy.get("eta_s"):
-            parts.append(f"about {human_seconds(self.copy['eta_s'])} to go")
-        return ", ".join(parts)
+        phase = self.copy.get("phase")
+        if phase != "rows":
+            return str(phase or "starting")
+        tables = f"{self.copy['tables'] or 0} of {self.copy['tables_total']} tables"
+        return f"{tables}, {self.rows_copied()}, about {human_seconds(self.copy['eta_s'])} to go"
+
+    def rows_copied(self) -> str:
+        return f"{self.copy['rows'] or 0:,} rows, {human_bytes(self.copy['bytes'])}"
 
 
 class LiveStatus:
@@ -54,6 +50,7 @@ class LiveStatus:
 
     def __init__(self, keepstream: Keepstream, replica: str) -> None:
         self.latest = Seen()
+        self.copy: Seen | None = None  # the last look at a copy that had rows
         self.count = 0
         self._replica = replica
         self._process = keepstream.start("status", "--watch", "--json")
@@ -74,4 +71,6 @@ class LiveStatus:
     def _listen(self) -> None:
         for status in Keepstream.objects(self._process):
             self.latest = Seen.of(status, self._replica)
+            if self.latest.copy.get("rows"):
+                self.copy = self.latest
             self.count += 1

@@ -83,6 +83,7 @@ class Story:
         traffic, running = self._first_copy(crm)
         visible, kills = self._work(traffic, running)
         verified = self._prove(running)
+        Finished("run", running.stop(), "", "SIGTERM should end it with 0").require_success()
         self._sum_up(verified, traffic, visible, kills)
         return 0 if verified["identical"] else Divergence.exit_code
 
@@ -177,6 +178,8 @@ class Story:
                     )
                 tell(f"{seen.copy_progress()}; {traffic.total_acts} acts of business meanwhile")
                 time.sleep(_TICK_S)
+        if copy := self._status.copy:
+            self._screen.say(f"{copy.rows_copied()} in {copy.copy['tables_total']} tables")
         return traffic, running
 
     def _work(self, traffic: Traffic, running: Running) -> tuple[VisibleCustomers, Kills]:
