@@ -7,6 +7,7 @@ quiet here; its last complaint goes into the message of the error that is raised
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from schemas.errors import (
 )
 
 _LOGIN_REFUSED = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
-_COMPLAINT_S = 60.0
+_COMPLAINT_S = 5.0
 _CHECK_LOGIN = (
     "Check log.client: security.protocol, sasl.mechanism, sasl.username, sasl.password, ssl.ca.location"
 )
@@ -48,19 +49,13 @@ class _Complaints(logging.Handler):
                 if any(word in self._said[0] for word in _CERTIFICATE):
                     self._refused = self._said
 
-    @property
-    def last(self) -> str:
-        """Why a connection failed; empty unless one did lately."""
-        return _lately(self._said)
+    def last(self, since: float) -> str:
+        """Why a connection failed; empty unless one did since then."""
+        return self._said[0] if self._said[1] >= since else ""
 
-    @property
-    def refusal(self) -> str:
-        """Why a login was refused; empty unless one was lately. A timeout of ours may have hidden it."""
-        return _lately(self._refused)
-
-
-def _lately(said: tuple[str, float]) -> str:
-    return said[0] if time.monotonic() - said[1] < _COMPLAINT_S else ""
+    def refusal(self, since: float) -> str:
+        """Why a login was refused; empty unless one was since then. A timeout of ours can have hidden it."""
+        return self._refused[0] if self._refused[1] >= since else ""
 
 
 _complaints = _Complaints()
@@ -87,18 +82,19 @@ def quieten() -> None:
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Raise our errors for kafka-python's. `where`: servers and topic, for the message."""
+    since = time.monotonic()
     try:
         yield
     except errors.KafkaError as error:
-        raise kafka_error(error, where) from error
+        raise kafka_error(error, where, since=since) from error
 
 
-def kafka_error(error: Exception, where: str) -> KeepstreamError:
-    """The deliberate error for one of kafka-python's."""
+def kafka_error(error: Exception, where: str, *, since: float = math.inf) -> KeepstreamError:
+    """The deliberate error for one of kafka-python's, which a call that began at `since` met."""
     if isinstance(error, _LOGIN_REFUSED):
         return _login_refused(_text(error), where)
-    if isinstance(error, errors.KafkaTimeoutError) and _complaints.refusal:
-        return _login_refused(_complaints.refusal, where)
+    if isinstance(error, errors.KafkaTimeoutError) and (refusal := _complaints.refusal(since)):
+        return _login_refused(refusal, where)
     if isinstance(error, errors.AuthorizationError):
         return OperatorNeeded(
             f"{where}: the Kafka user is not allowed to do this: {_text(error)}",
@@ -126,7 +122,7 @@ def kafka_error(error: Exception, where: str) -> KeepstreamError:
             code="log-policy",
             hint="Ask whoever runs the cluster, or make the topic by hand as `keepstream check` says.",
         )
-    return _unreachable(error, where)
+    return _unreachable(error, where, since)
 
 
 def log_missing(where: str) -> HistoryBroken:
@@ -144,8 +140,8 @@ def _login_refused(reason: str, where: str) -> LoginRefused:
     )
 
 
-def _unreachable(error: Exception, where: str) -> RetryLater:
-    reason = _complaints.last or _text(error)
+def _unreachable(error: Exception, where: str, since: float) -> RetryLater:
+    reason = _complaints.last(since - _COMPLAINT_S) or _text(error)
     hint = "Check that the brokers run and can be reached from here: host, port, listeners, firewall."
     if "disconnected" in reason:
         hint = f"The broker hung up on us. If it stays so: {_CHECK_LOGIN[0].lower()}{_CHECK_LOGIN[1:]}."
