@@ -261,7 +261,10 @@ class Story:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="./demo", description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="./demo",
+        description="Keepstream's story on a real CRM. Exit code 0 only if source and replica are identical.",
+    )
     log = parser.add_mutually_exclusive_group()
     log.add_argument("--kafka", dest="log", action="store_const", const="kafka", help="Kafka or nothing")
     log.add_argument("--directory", dest="log", action="store_const", const="directory", help="no Kafka")
