@@ -162,7 +162,8 @@ def wrapped(doing: str) -> Iterator[None]:
 
 
 def _without_sqlstate(exc: psycopg.Error, doing: str) -> KeepstreamError:
-    if isinstance(exc, psycopg.OperationalError):
+    # a result that libpq itself made, because the connection ended, is a plain DatabaseError
+    if isinstance(exc, psycopg.OperationalError) or type(exc) is psycopg.DatabaseError:
         return RetryLater(f"{doing}: {_one_line(str(exc)) or 'connection lost'}", code="connection-lost")
     return InternalError(f"{doing}: {type(exc).__name__} in the database driver", code="driver-misused")
 

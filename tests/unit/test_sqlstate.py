@@ -56,4 +56,6 @@ def test_an_outage_is_tried_again(said: str) -> None:
 def test_a_lost_connection_is_tried_again_and_a_misused_driver_is_our_bug() -> None:
     lost = sql_error(psycopg.OperationalError("server closed the connection\n\tunexpectedly."), "reading")
     assert (type(lost), lost.message) == (RetryLater, "reading: server closed the connection unexpectedly")
+    made_by_libpq = sql_error(psycopg.DatabaseError("no connection to the server"), "reading")
+    assert (type(made_by_libpq), made_by_libpq.code) == (RetryLater, "connection-lost")
     assert isinstance(sql_error(psycopg.InterfaceError("cursor already closed"), "reading"), InternalError)
