@@ -27,6 +27,7 @@ _STREAM_DIGITS: Final = 16
 class SlotState:
     """One row of pg_replication_slots; None where this server's version has no such column.
 
+    plugin, database: empty for a physical slot.
     retained_bytes: WAL that the slot keeps from being removed; None when it holds none.
     safe_wal_bytes: WAL that can still be written until the slot may be lost
         (max_slot_wal_keep_size); None: no limit, or lost already.
@@ -57,8 +58,8 @@ class SlotState:
 
 # Columns that came later are read through JSON, so that one query serves every version.
 _STATE: Final = """
-    select s.slot_name, s.plugin, s.database, s.temporary, s.two_phase, s.active_pid,
-           s.restart_lsn::text, s.confirmed_flush_lsn::text,
+    select s.slot_name, coalesce(s.plugin, ''), coalesce(s.database, ''),
+           s.temporary, s.two_phase, s.active_pid, s.restart_lsn::text, s.confirmed_flush_lsn::text,
            pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                                 else pg_current_wal_insert_lsn() end, s.restart_lsn)::bigint,
            s.safe_wal_size, coalesce(s.wal_status, 'lost'), to_jsonb(s) ->> 'invalidation_reason',
@@ -66,12 +67,13 @@ _STATE: Final = """
            case when not s.active then extract(
                epoch from clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 end
       from pg_replication_slots s
-     where s.slot_name = %s and s.slot_type = 'logical'
+     where s.slot_name = %s
 """
 
 
 def read_slot(session: Session, name: str) -> SlotState | None:
-    """The logical slot `name`; None if there is none in this cluster (it may be another database's)."""
+    """The slot `name`; None if there is none in this cluster. It may be another database's, or physical:
+    names are one space, so that one stands in the way of ours, too."""
     with wrapped(f"reading slot {name}"):
         row = session.execute(_STATE, [name]).fetchone()
     if row is None:
@@ -81,13 +83,18 @@ def read_slot(session: Session, name: str) -> SlotState | None:
 
 
 def drop_slot(session: Session, name: str) -> bool:
-    """Drop the slot; False if there was none. RetryLater (`object-in-use`) while somebody owns it."""
+    """Drop this database's logical slot; False if there was none: one of the same name that belongs to a
+    standby or another database is left alone. RetryLater (`object-in-use`) while somebody owns it."""
     with wrapped(f"dropping slot {name}"):
         try:
-            session.execute("select pg_drop_replication_slot(%s)", [name])
+            dropped = session.execute(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+                " where slot_name = %s and slot_type = 'logical' and database = current_database()",
+                [name],
+            )
         except psycopg.errors.UndefinedObject:
             return False
-    return True
+    return dropped.rowcount == 1
 
 
 @dataclass(frozen=True, slots=True)

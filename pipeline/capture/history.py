@@ -66,7 +66,8 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
         )
     if (slot.plugin, slot.database, slot.temporary) != (PLUGIN, database, False):
         raise HistoryBroken(
-            f"slot {name} is another one: plugin {slot.plugin}, database {slot.database}",
+            f"slot {name} is another one: "
+            + (f"plugin {slot.plugin}, database {slot.database}" if slot.plugin else "a physical one"),
             code="slot-foreign",
             hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
             f" keepstream.yaml). {BEGIN_ANEW}",
