@@ -1,0 +1,174 @@
+"""Source, slot, publication or log are not the ones they were: everything stops, says why, and keeps what
+there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests.fix_pipeline import Pipeline
+from tests.fix_postgres import Database
+
+BEGIN_ANEW = "keepstream teardown --yes"
+
+
+def establish(pipeline: Pipeline) -> None:
+    """A pipeline that has replicated three rows and was then ended in order."""
+    for side in (pipeline.source, pipeline.replica):
+        side.execute("create table t (id int primary key, note text)")
+    pipeline.settings["replicas"]["standby"]["initial"] = "none"
+    pipeline.write_config()
+    running = pipeline.start("run")
+    pipeline.until(lambda: "apply begins" in running.output, "the first start", 60)
+    pipeline.source.execute("insert into t select i, 'row ' || i from generate_series(1, 3) i")
+    pipeline.wait()
+    assert running.end() == 0
+
+
+def replicated(pipeline: Pipeline) -> list[int]:
+    return [row for (row,) in pipeline.replica.execute("select id from t order by id")]
+
+
+def drop_slot(pipeline: Pipeline) -> None:
+    pipeline.source.execute_as_admin("select pg_drop_replication_slot(%s)", [pipeline.slot])
+
+
+def recreate_slot(pipeline: Pipeline) -> None:
+    drop_slot(pipeline)
+    pipeline.source.execute("insert into t values (4, 'between')")
+    pipeline.source.execute_as_admin(
+        "select pg_create_logical_replication_slot(%s, 'pgoutput')", [pipeline.slot]
+    )
+
+
+def advance_slot(pipeline: Pipeline) -> None:
+    pipeline.source.execute("insert into t values (4, 'skipped')")
+    pipeline.source.execute_as_admin(
+        "select pg_replication_slot_advance(%s, pg_current_wal_lsn())", [pipeline.slot]
+    )
+
+
+def make_foreign_slot(pipeline: Pipeline) -> None:
+    drop_slot(pipeline)
+    pipeline.source.execute_as_admin("select pg_create_physical_replication_slot(%s)", [pipeline.slot])
+
+
+def recreate_publication(pipeline: Pipeline) -> None:
+    name = f"keepstream_{pipeline.name}"
+    pipeline.source.execute_as_admin(f"drop publication {name}")
+    pipeline.source.execute("insert into t values (4, 'unpublished')")
+    pipeline.source.execute_as_admin(f"create publication {name} for table t")
+
+
+def readd_table(pipeline: Pipeline) -> None:
+    name = f"keepstream_{pipeline.name}"
+    pipeline.source.execute_as_admin(f"alter publication {name} drop table t")
+    pipeline.source.execute("insert into t values (4, 'unpublished')")
+    pipeline.source.execute_as_admin(f"alter publication {name} add table t")
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "seen"),
+    [
+        (drop_slot, "slot-missing", "is missing and the log"),
+        (recreate_slot, "slot-advanced", "stands at "),
+        (advance_slot, "slot-advanced", "stands at "),
+        (make_foreign_slot, "slot-foreign", "is another one"),
+        (recreate_publication, "publication-changed", "was changed by somebody else"),
+        (readd_table, "publication-changed", "was changed by somebody else"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_history_that_was_broken_while_we_were_away(
+    directory_pipeline: Pipeline, damage: Callable[[Pipeline], None], code: str, seen: str
+) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    before = contents(pipeline)
+    damage(pipeline)
+    for verb in ("run", "capture"):
+        done = pipeline.run(verb)
+        assert done.code == 4, done.stderr
+        assert f"error[{code}]: " in done.stderr, done.stderr
+        assert seen in done.stderr
+        assert "\nhint: " in done.stderr
+        assert BEGIN_ANEW in done.stderr
+    assert replicated(pipeline) == [1, 2, 3]
+    assert contents(pipeline) == before, "something was written into the log"
+
+
+def contents(pipeline: Pipeline) -> dict[str, int]:
+    """The segment files of a directory log and their sizes."""
+    folder = pipeline.folder / "log" / f"{pipeline.name}.log"
+    return {path.name: path.stat().st_size for path in folder.glob("*.segment")}
+
+
+def test_a_publication_changed_while_capture_runs_stops_it(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    running = pipeline.start("run")
+    pipeline.until(lambda: "log continued" in running.output, "the second start", 60)
+    readd_table(pipeline)
+    assert running.wait(60) == 4
+    assert "error[publication-changed]: " in running.output
+    assert BEGIN_ANEW in running.output
+
+
+def test_a_slot_dropped_while_capture_runs_stops_it(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    running = pipeline.start("run")
+    pipeline.until(lambda: "log continued" in running.output, "the second start", 60)
+    pipeline.until(lambda: dropped_by_force(pipeline), "the slot's end")
+    assert running.wait(60) == 4
+    assert "error[slot-missing]: " in running.output
+    assert BEGIN_ANEW in running.output
+    assert replicated(pipeline) == [1, 2, 3]
+
+
+def dropped_by_force(pipeline: Pipeline) -> bool:
+    with psycopg.connect(pipeline.source.admin_dsn, autocommit=True) as session:
+        session.execute(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots"
+            " where slot_name = %s and active",
+            [pipeline.slot],
+        )
+        try:
+            session.execute("select pg_drop_replication_slot(%s)", [pipeline.slot])
+        except psycopg.errors.ObjectInUse:
+            return False
+    return True
+
+
+def test_another_source_of_the_same_name_is_refused(
+    directory_pipeline: Pipeline, new_source: Callable[..., Database]
+) -> None:
+    """The file now points at a clone, or a newly made cluster, with a slot of the right name."""
+    pipeline = directory_pipeline
+    establish(pipeline)
+    other = new_source()
+    pipeline.settings["source"]["url"] = other.dsn
+    other.grant_ownership()
+    other.execute("create table t (id int primary key, note text)")
+    other.execute_as_admin(f"create publication keepstream_{pipeline.name} for table t")
+    other.execute_as_admin("select pg_create_logical_replication_slot(%s, 'pgoutput')", [pipeline.slot])
+    pipeline.write_config()
+    done = pipeline.run("capture")
+    assert done.code == 4
+    assert "error[source-other-cluster]: the source is cluster " in done.stderr
+    assert "hint: Point `source` at the database that the log came from." in done.stderr
+    assert replicated(pipeline) == [1, 2, 3]
+
+
+def test_a_deleted_progress_row_is_never_guessed(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    pipeline.settings["replicas"]["standby"]["initial"] = "copy"
+    pipeline.write_config()
+    pipeline.replica.execute("delete from keepstream.progress")
+    done = pipeline.run("run")
+    assert done.code == 4
+    assert "error[replica-not-empty]: " in done.stderr
+    assert replicated(pipeline) == [1, 2, 3]
