@@ -15,7 +15,7 @@ from connectors.log.kafka_clients import KafkaClients
 from connectors.log.kafka_errors import log_missing, translated
 from connectors.log.kafka_findings import judge_topic
 from connectors.log.kafka_reader import KafkaReader
-from connectors.log.kafka_reports import KafkaReports
+from connectors.log.kafka_reports import KafkaReportPublisher, KafkaReportReader
 from connectors.log.kafka_settings import translate
 from connectors.log.kafka_topic import (
     WANTED_REPLICATION,
@@ -51,7 +51,8 @@ class KafkaLog:
         self._status_topic = f"{name}.status"
         self._replication = replication
         self._clients = KafkaClients(servers, translate(client or {}), client_id=f"keepstream-{name}")
-        self._reports = KafkaReports(self._clients, self._status_topic)
+        self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
+        self._reports = KafkaReportReader(self._clients, self._status_topic)
 
     @property
     def name(self) -> str:
@@ -133,17 +134,20 @@ class KafkaLog:
         return findings
 
     def put_report(self, stage: str, report: bytes) -> None:
-        self._reports.put(stage, report)
+        self._publisher.put(stage, report)
 
     def reports(self) -> Mapping[str, bytes]:
         return self._reports.newest()
 
     def destroy(self) -> None:
         """See `ChangeLog.destroy`."""
+        self._publisher.close()  # a late report would come into a topic made anew
+        self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
         self._reports.close()
         delete_topics(self._clients, [self._topic, self._status_topic])
 
     def close(self) -> None:
+        self._publisher.close()
         self._reports.close()
         self._clients.close()
 

@@ -1,6 +1,7 @@
 """The stages' status reports in a small compacted topic beside the log.
 
-Reports are hints: sent without waiting, and a lost one is replaced by the next within seconds.
+Reports are hints: publishing one never makes a stage wait for Kafka, and a lost one is replaced by the
+next within seconds.
 """
 
 from __future__ import annotations
@@ -15,37 +16,89 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from connectors.log.kafka_clients import KafkaClients
 from connectors.log.kafka_errors import translated
 from connectors.log.kafka_topic import find_topic_id
+from schemas.errors import KeepstreamError
 
 _READ_S = 5.0
 _DELIVERY_MS = 20_000
-_CLOSE_S = 2.0
+_METADATA_MS = 5_000
+_CLOSE_S = 3.0
 
 
-class KafkaReports:
-    """Publishes and reads the newest report of each stage. Thread-safe."""
+class KafkaReportPublisher:
+    """Sends the newest report of each stage from a thread of its own. `put` may be called from any thread."""
 
     def __init__(self, clients: KafkaClients, topic: str) -> None:
         self._clients = clients
         self._topic = topic
-        self._where = f"{clients.where}/{topic}"
+        self._pending: dict[str, bytes] = {}
+        self._error: KeepstreamError | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+
+    def put(self, stage: str, report: bytes) -> None:
+        """Have a report sent soon. Raises what became of an earlier one, if that failed."""
+        with self._changed:
+            self._pending[stage] = report
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._run, name="log-reports", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Send what is pending, if that takes no longer than some seconds."""
+        with self._changed:
+            self._closing = True
+            thread = self._thread
+            self._changed.notify()
+        if thread is not None:
+            thread.join(_CLOSE_S)
+
+    def _run(self) -> None:
+        producer: Any = None
+        while reports := self._take():
+            try:
+                if producer is None:
+                    producer = self._connect()
+                self._send(producer, reports)
+            except KeepstreamError as error:
+                with self._changed:
+                    self._error = error
+        if producer is not None:
+            _close(producer)
+
+    def _take(self) -> dict[str, bytes]:
+        """What is pending, as soon as anything is; {} once closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            reports, self._pending = self._pending, {}
+            return reports
+
+    def _connect(self) -> Any:
+        return self._clients.producer(
+            acks=1, enable_idempotence=False, delivery_timeout_ms=_DELIVERY_MS, max_block_ms=_METADATA_MS
+        )
+
+    def _send(self, producer: Any, reports: dict[str, bytes]) -> None:
+        with translated(f"{self._clients.where}/{self._topic}"):
+            for stage, report in reports.items():
+                producer.send(self._topic, key=stage.encode(), value=report, partition=0)
+
+
+class KafkaReportReader:
+    """Reads the newest report of each stage; keeps its place from one call to the next. Thread-safe."""
+
+    def __init__(self, clients: KafkaClients, topic: str) -> None:
+        self._clients = clients
+        self._topic = topic
         self._partition = TopicPartition(topic, 0)
-        self._producer: Any = None
         self._consumer: Any = None
         self._topic_id = ""
         self._newest: dict[str, bytes] = {}
         self._lock = threading.Lock()
-
-    def put(self, stage: str, report: bytes) -> None:
-        """Send a report. Raises RetryLater if there is no broker to send it to."""
-        with self._lock, translated(self._where):
-            if self._producer is None:
-                self._producer = self._clients.producer(
-                    acks=1,
-                    enable_idempotence=False,
-                    delivery_timeout_ms=_DELIVERY_MS,
-                    max_block_ms=_DELIVERY_MS,
-                )
-            self._producer.send(self._topic, key=stage.encode(), value=report, partition=0)
 
     def newest(self) -> dict[str, bytes]:
         """The newest report of each stage; {} if nothing was ever reported."""
@@ -54,19 +107,13 @@ class KafkaReports:
             bounds = self._clients.offsets(self._topic)
             if topic_id is None or bounds is None:
                 return {}
-            with translated(self._where):
+            with translated(f"{self._clients.where}/{self._topic}"):
                 self._follow(topic_id, first=bounds[0])
                 self._catch_up(bounds)
             return dict(self._newest)
 
     def close(self) -> None:
         with self._lock:
-            if self._producer is not None:
-                try:
-                    self._producer.close(timeout=_CLOSE_S)
-                except KafkaError:
-                    self._producer._sender.force_close()
-                self._producer = None
             self._stop_following()
 
     def _follow(self, topic_id: str, *, first: int) -> None:
@@ -94,3 +141,10 @@ class KafkaReports:
             for record in polled.get(self._partition, ()):
                 if record.key is not None and record.value is not None:
                     self._newest[record.key.decode()] = record.value
+
+
+def _close(producer: Any) -> None:
+    try:
+        producer.close(timeout=_CLOSE_S)
+    except KafkaError:
+        producer._sender.force_close()

@@ -322,6 +322,15 @@ def test_reports_are_the_newest_of_each_stage(log: ChangeLog) -> None:
         assert time.monotonic() < deadline
 
 
+def test_the_last_report_before_closing_arrives(log: ChangeLog) -> None:
+    log.put_report("capture", b'{"state": "stopped"}')
+    log.close()
+    deadline = time.monotonic() + 20
+    while log.reports() != {"capture": b'{"state": "stopped"}'}:
+        assert time.monotonic() < deadline, log.reports()
+        time.sleep(0.02)
+
+
 def test_a_destroyed_log_and_its_reports_are_gone_and_can_be_made_anew(log: ChangeLog) -> None:
     writer = begin(log, 1)
     append_all(writer, [b"a"])

@@ -130,9 +130,26 @@ def test_the_log_of_a_broker_that_went_away_says_so_and_works_again_when_it_is_b
     log.close()
 
 
+def report_until(log: ChangeLog, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        log.put_report("capture", b"{}")
+        time.sleep(0.05)
+
+
 def ask_until(log: ChangeLog, deadline: float) -> None:
     while time.monotonic() < deadline:
         log.bounds()
+
+
+def test_a_report_never_makes_a_stage_wait_for_a_cluster_that_is_away(impatient: None) -> None:
+    log = open_log(f"kafka://127.0.0.1:{free_port()}", "crm")
+    before = time.monotonic()
+    log.put_report("capture", b"{}")
+    assert time.monotonic() - before < 1
+    deadline = time.monotonic() + 30
+    with pytest.raises(RetryLater):
+        report_until(log, deadline)
+    log.close()
 
 
 @pytest.fixture(scope="module")
