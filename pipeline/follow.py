@@ -14,9 +14,9 @@ from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
 from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
-from schemas.frame import Anchor, CaptureStart, Frame
+from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
-from schemas.lsn import Position, format_lsn
+from schemas.lsn import Lsn, Position, format_lsn
 from schemas.table import TableSchema
 from schemas.validity import Chain, Verdict, adopt, judge
 
@@ -70,6 +70,7 @@ class Follower:
         self.first_anchor: Anchor | None = None
         self.last_anchor: Anchor | None = None
         self.last_start: bytes | None = None
+        self.last_commit_lsn: Lsn | None = None
         self.next_place = first_place
         self.began_at = 0
         self.highest_epoch = chain.epoch
@@ -79,6 +80,8 @@ class Follower:
         self._may_adopt = True
         self._skip_to_anchor = skip_to_anchor
         self._broken_since: float | None = None
+        self._unfinished: set[bytes] = set()
+        self._void: set[bytes] = set()
 
     def read(self, timeout_s: float) -> list[Followed]:
         """The next frames that count, in order; [] after `timeout_s`.
@@ -99,8 +102,10 @@ class Follower:
 
     @property
     def live_tables(self) -> tuple[TableSchema, ...]:
-        """The newest version of each table, by name."""
-        return tuple({(table.schema, table.name): table for table in self.tables.values()}.values())
+        """The newest version of each table, by name, after the last complete transaction."""
+        unfinished = self._unfinished | self._void
+        finished = (table for table in self.tables.values() if table.id not in unfinished)
+        return tuple({(table.schema, table.name): table for table in finished}.values())
 
     def wake(self) -> None:
         """Let a waiting `read` return early."""
@@ -141,15 +146,33 @@ class Follower:
         return chain is not None
 
     def _learn(self, frame: Frame, record: Record) -> None:
-        for table in frame.tables:
-            self.tables.pop(table.id, None)  # a version that came back is the newest again
-            self.tables[table.id] = table
+        self._learn_tables(frame)
+        if isinstance(frame.body, Transactions):
+            self.last_commit_lsn = frame.body.transactions[-1].commit_lsn
+        elif isinstance(frame.body, Part) and frame.body.commit is not None:
+            self.last_commit_lsn = frame.body.commit_lsn
         if isinstance(frame.body, Anchor):
             self.anchor = AnchorHint(record.place, frame.number, frame.digest)
             self.last_anchor = frame.body
             self.first_anchor = self.first_anchor or frame.body
         elif isinstance(frame.body, CaptureStart):
             self.last_start = frame.body.nonce
+
+    def _learn_tables(self, frame: Frame) -> None:
+        """P7: what an unfinished run of parts brought is void with it. It stays readable for whoever
+        has not yet looked at those parts, and is new when it comes again."""
+        if isinstance(frame.body, CaptureStart):
+            self._void |= self._unfinished
+            self._unfinished.clear()
+        for table in frame.tables:
+            is_known = table.id in self.tables and table.id not in self._void
+            if self.chain.open_part is not None and not is_known:
+                self._unfinished.add(table.id)
+            self._void.discard(table.id)
+            self.tables.pop(table.id, None)  # a version that came back is the newest again
+            self.tables[table.id] = table
+        if self.chain.open_part is None:
+            self._unfinished.clear()
 
     def _expect_new_epoch(self) -> None:
         if not self.chain.broken:

@@ -42,13 +42,15 @@ class FramePacker:
     """Feed `begin`, `add`, `commit` in stream order; take what each returns; `flush` when idle.
 
     `live` are the table versions that the log already holds, by id; versions that are not among
-    them travel in the first frame that needs them.
+    them travel in the first frame that needs them, and never in one before the transaction that
+    brought them: should that be voided, a capture that continues must find them new again (P7).
     """
 
     def __init__(self, live: Iterable[TableSchema], *, target_bytes: int = FRAME_TARGET_BYTES) -> None:
         self._target_bytes = target_bytes
         self._live = {table.id: table for table in live}
         self._new_tables: list[TableSchema] = []
+        self._open_tables: list[TableSchema] = []
         self._whole: list[bytes] = []
         self._whole_bytes = 0
         self._whole_changes = 0
@@ -94,7 +96,7 @@ class FramePacker:
         for table_id in outdated:
             del self._live[table_id]
         self._live[table.id] = table
-        self._new_tables.append(table)
+        (self._new_tables if self._open is None else self._open_tables).append(table)
 
     def add(self, change: bytes) -> Iterator[PackedBody]:
         """The next encoded change of the open transaction."""
@@ -125,6 +127,7 @@ class FramePacker:
         )
         if self._whole and self._whole_bytes + len(encoded) > self._target_bytes:
             yield from self.flush()
+        self._take_open_tables()
         self._whole.append(encoded)
         self._whole_bytes += len(encoded)
         self._whole_changes += len(self._changes)
@@ -176,6 +179,7 @@ class FramePacker:
             commit=None,
         )
         self._changes, self._change_bytes = [], 0
+        self._take_open_tables()
         return PackedBody(body, self._take_tables(), None, count, 0)
 
     def _last_part(self, opened: _Open, commit: Commit) -> PackedBody:
@@ -189,8 +193,14 @@ class FramePacker:
         )
         count = len(self._changes)
         self._changes, self._change_bytes = [], 0
+        self._take_open_tables()
         position = Position(commit.end_lsn, opened.xid, commit.commit_time)
         return PackedBody(body, self._take_tables(), position, count, 1)
+
+    def _take_open_tables(self) -> None:
+        """What the transaction brought may travel in the next frame, because that begins or is it."""
+        self._new_tables += self._open_tables
+        self._open_tables.clear()
 
     def _take_tables(self) -> tuple[TableSchema, ...]:
         tables = tuple(self._new_tables)

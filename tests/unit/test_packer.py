@@ -97,3 +97,17 @@ def test_an_anchor_is_never_due_inside_the_parts_of_a_transaction() -> None:
     assert packer.inside_transaction
     assert packer.inside_parts
     assert all(body.position is None for body in handed_out)
+
+
+def test_p7_a_table_version_never_travels_before_the_transaction_that_brought_it() -> None:
+    """If that transaction is voided, a capture that continues must find the version new again."""
+    packer = FramePacker(())
+    packer.begin(xid=1, commit_lsn=Lsn(100))
+    assert list(packer.commit(end_lsn=Lsn(150), commit_time=1)) == []
+    packer.begin(xid=2, commit_lsn=Lsn(200))
+    packer.need(TABLE)
+    (before,) = packer.flush()
+    assert before.tables == ()
+    assert list(packer.commit(end_lsn=Lsn(250), commit_time=2)) == []
+    (after,) = packer.flush()
+    assert after.tables == (TABLE,)
