@@ -22,7 +22,6 @@ from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
 from pipeline.capture.schemachange import added_columns, describe_added
 from pipeline.capture.startup import OpenCapture
-from pipeline.follow import SameHistory
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import InternalError
@@ -45,7 +44,8 @@ class Pump:
         self._rates = rates
         self._decoder = Decoder()
         self._packer = FramePacker(capture.live_tables)
-        self._history = SameHistory(capture.tail)
+        self._resent = capture.resent
+        self._tail = capture.chain.position
         self._versions: dict[bytes, TableSchema] = {}
         self._oids: dict[bytes, int] = {}
         self._introduced = {table.id for table in capture.live_tables}
@@ -68,6 +68,8 @@ class Pump:
         batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
         for message in batch.messages:
             self._take(message)
+        if self._transaction is None and batch.wal_end >= self._tail.lsn:
+            self._resent.prove()
         if not stream.queued_bytes:
             self._append(self._packer.flush())
         self._confirm(0.0)
@@ -78,14 +80,18 @@ class Pump:
         self._rates.position = self._chain.position
 
     def _keep_house(self, batch: Batch) -> None:
-        if self._chain.wants_anchor and not self._packer.holds_transactions:
-            self._chain.anchor(self._packer.live_tables)
         for table in self._housekeeping.between_transactions(batch, self._packer):
             self._know(table)
 
+    def _anchor_if_due(self) -> None:
+        """After each transaction: under load, a batch may never end between two of them (P6)."""
+        if self._chain.wants_anchor:
+            self._append(self._packer.flush())
+            self._chain.anchor(self._packer.live_tables)
+
     def _confirm(self, timeout_s: float) -> None:
         durable = self._chain.settle(timeout_s)
-        if durable.lsn > self._capture.stream.confirmed_lsn:
+        if self._resent.proven and durable.lsn > self._capture.stream.confirmed_lsn:
             failpoint("capture.after_durable")
             self._capture.stream.confirm(durable.lsn)
             failpoint("capture.after_confirm")
@@ -113,9 +119,9 @@ class Pump:
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
-        self._skipping = self._capture.tail.holds(begin.commit_lsn)
+        self._skipping = self._tail.holds(begin.commit_lsn)
         if not self._skipping:
-            self._history.prove()
+            self._resent.prove()
             self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn)
 
     def _commit(self, commit: Commit) -> None:
@@ -123,15 +129,17 @@ class Pump:
         if begin is None or begin.commit_lsn != commit.commit_lsn:
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
-        self._history.see(
-            commit_lsn=commit.commit_lsn,
-            end_lsn=commit.end_lsn,
-            xid=begin.xid,
-            commit_time=commit.commit_time,
-        )
-        if not self._skipping:
-            self._append(self._packer.commit(end_lsn=commit.end_lsn, commit_time=commit.commit_time))
-        self._skipping = False
+        if self._skipping:
+            self._skipping = False
+            self._resent.see(
+                commit_lsn=commit.commit_lsn,
+                end_lsn=commit.end_lsn,
+                xid=begin.xid,
+                commit_time=commit.commit_time,
+            )
+            return
+        self._append(self._packer.commit(end_lsn=commit.end_lsn, commit_time=commit.commit_time))
+        self._anchor_if_due()
 
     def _change(self, change: Change) -> None:
         payload = change.payload

@@ -67,7 +67,7 @@ class CaptureStage:
         self._options = replace(self._options, take_over=False)  # once: else two take over from each other
         self._not_replicated = capture.selection.not_replicated
         self._waiting_for = None
-        self._rates.position = capture.tail
+        self._rates.position = capture.chain.position
         try:
             joins = Joins(capture, self._options, self._set_not_replicated)
             pump = Pump(capture, Housekeeping(capture, self._options, joins.look), self._rates)

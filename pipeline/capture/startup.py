@@ -33,12 +33,13 @@ from pipeline.capture.history import (
     check_timeline,
 )
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.resent import Resent
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, select_tables
 from schemas.errors import HistoryBroken, LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
-from schemas.lsn import Position
+from schemas.lsn import ZERO, Lsn, Position
 from schemas.table import TableSchema
 from schemas.validity import Chain, ignorable
 
@@ -56,7 +57,7 @@ class OpenCapture:
     stream: SlotStream
     writer: LogWriter
     chain: ChainWriter
-    tail: Position
+    resent: Resent
     live_tables: tuple[TableSchema, ...]
     selection: Selection
 
@@ -120,8 +121,7 @@ class Startup:
             slots.drop_slot(sql, options.slot)
         created = self._create_slot(walsender)
         failpoint("capture.slot_created")
-        live = self._tables_at(created)
-        identity = publications.publication_identity(sql, options.publication)
+        live, identity = self._published_at(created)
         source = SourceIdentity(system.system_id, system.timeline, identity)
         stream = self._start_stream(walsender)
         writing = ChainWriter(writer, chain, source)
@@ -129,7 +129,8 @@ class Startup:
         failpoint("capture.before_anchor")
         writing.anchor(live, at=at)
         logger.info("log begun", extra={"position": str(at), "tables": len(live)})
-        return OpenCapture(sql, stream, writer, writing, at, live, selection)
+        resent = Resent(at, last_commit_lsn=None, sent_from=at.lsn)
+        return OpenCapture(sql, stream, writer, writing, resent, live, selection)
 
     def _ensure_publication(self, sql: Session, selection: Selection) -> None:
         options = self._options
@@ -158,12 +159,14 @@ class Startup:
 
         return walsender.create_slot(options.slot, temporary=False, export_snapshot=True, waiting=waiting)
 
-    def _tables_at(self, created: CreatedSlot) -> tuple[TableSchema, ...]:
-        """The table versions at the slot's consistent point, read in its snapshot."""
+    def _published_at(self, created: CreatedSlot) -> tuple[tuple[TableSchema, ...], tuple[str, ...]]:
+        """Table versions and the publication's identity at the slot's consistent point, read in its
+        snapshot: what somebody changed since then must differ from the ANCHOR (P11)."""
         with connect(self._options.source, purpose=f"{self._options.name}:capture") as session:
             session.execute("begin isolation level repeatable read read only")
             session.execute(f"set transaction snapshot '{created.snapshot}'")
-            return published_tables(session, self._options.publication)
+            name = self._options.publication
+            return published_tables(session, name), publications.publication_identity(session, name)
 
     # a log that holds history
 
@@ -181,18 +184,17 @@ class Startup:
             return None
         tail = self._find_own_tail(stream_id)
         assert tail.last_anchor is not None
-        system = self._check_source(sql, tail)
-        writer, chain = self._open_epoch(stream_id, tail, system)
-        self._check_source(sql, tail)
-        identity = publications.publication_identity(sql, options.publication)
-        identity += announced_joins(tail.last_anchor.publication)
-        writing = ChainWriter(writer, chain, SourceIdentity(system.system_id, system.timeline, identity))
+        source, _ = self._check_source(sql, tail)
+        writer, chain = self._open_epoch(stream_id, tail, source)
+        source, sent_from = self._check_source(sql, tail)
+        resent = Resent(chain.tail, last_commit_lsn=tail.last_commit_lsn, sent_from=sent_from)
+        writing = ChainWriter(writer, chain, source)
         live = tail.live_tables
         failpoint("capture.before_anchor")
         writing.anchor(live)
         failpoint("capture.after_anchor")
         logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
-        return OpenCapture(sql, stream, writer, writing, chain.tail, live, self._select(sql))
+        return OpenCapture(sql, stream, writer, writing, resent, live, self._select(sql))
 
     def _find_own_tail(self, stream_id: bytes) -> Follower:
         """The tail, once the slot is ours. Until then its owner moved slot, log and publication, so none
@@ -213,8 +215,9 @@ class Startup:
             check_timeline(anchor, tail.chain.tail, system.timeline, switches)
         return system
 
-    def _check_source(self, sql: Session, tail: Follower) -> SystemIdentity:
-        """P10, P11, on a walsender connection of its own: ours streams already."""
+    def _check_source(self, sql: Session, tail: Follower) -> tuple[SourceIdentity, Lsn]:
+        """P10, P11: the source as the next ANCHOR says it, and where the slot stands. On a walsender
+        connection of its own: ours streams already."""
         options, anchor = self._options, tail.last_anchor
         assert anchor is not None
         walsender = Walsender(options.source, purpose=f"{options.name}:check")
@@ -224,12 +227,11 @@ class Startup:
             walsender.close()
         slot = slots.read_slot(sql, options.slot)
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
-        check_publication(
-            options.publication,
-            anchor.publication,
-            publications.publication_identity(sql, options.publication),
-        )
-        return system
+        assert slot is not None
+        identity = publications.publication_identity(sql, options.publication)
+        check_publication(options.publication, anchor.publication, identity)
+        identity += announced_joins(anchor.publication)
+        return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
 
     def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:
         """P4: wait as a standby until the slot is free; end its owner only if it is ours and silent."""
@@ -274,14 +276,14 @@ class Startup:
         return stream
 
     def _open_epoch(
-        self, stream_id: bytes, tail: Follower, system: SystemIdentity
+        self, stream_id: bytes, tail: Follower, source: SystemIdentity | SourceIdentity
     ) -> tuple[LogWriter, Chain]:
         """P5: append CAPTURE_START, read the log up to it, and see that it was accepted and that the
         tail is still the one that was checked."""
         log = self._options.log
         epoch = tail.highest_epoch + 1
         nonce = uuid.uuid4().bytes
-        start = CaptureStart(nonce, system.system_id, system.timeline, now_us())
+        start = CaptureStart(nonce, source.system_id, source.timeline, now_us())
         header = FrameHeader(stream_id, epoch, 0, NO_DIGEST, tail.chain.max_commit_time)
         record, _ = seal_frame(header, (), encode_capture_start(start))
         failpoint("capture.before_start_record")

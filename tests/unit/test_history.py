@@ -14,6 +14,7 @@ from pipeline.capture.history import (
     check_timeline,
     join_token,
 )
+from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
 from pipeline.follow import SameHistory
 from schemas.errors import HistoryBroken, RefusedData
@@ -141,6 +142,48 @@ def test_p2_a_transaction_that_reaches_over_the_position_is_another_history() ->
     assert caught.value.code == "other-history"
 
 
+def resent(*, last: int | None, sent_from: int) -> Resent:
+    return Resent(TAIL, last_commit_lsn=None if last is None else Lsn(last), sent_from=Lsn(sent_from))
+
+
+def come(history: Resent, commit_lsn: int, xid: int, commit_time: int = 5) -> None:
+    history.see(commit_lsn=Lsn(commit_lsn), end_lsn=Lsn(commit_lsn + 8), xid=xid, commit_time=commit_time)
+
+
+def test_p10_what_comes_again_must_end_with_the_logs_last_transaction() -> None:
+    same = resent(last=0x1F00, sent_from=0x1000)
+    come(same, 0x1800, 76)
+    come(same, 0x1F00, 77)
+    same.prove()
+    assert same.proven
+    for xid, commit_time in ((78, 5), (77, 6)):
+        other = resent(last=0x1F00, sent_from=0x1000)
+        come(other, 0x1F00, xid, commit_time)
+        with pytest.raises(HistoryBroken) as caught:
+            other.prove()
+        assert caught.value.code == "source-other-history"
+        assert other.proven is False
+
+
+def test_p10_the_logs_last_transaction_must_come_again_unless_the_slot_is_past_it() -> None:
+    with pytest.raises(HistoryBroken) as caught:
+        resent(last=0x1F00, sent_from=0x1F00).prove()
+    assert caught.value.message == (
+        "the source sent nothing where the log, which ends at 0/2000, holds transaction 77"
+    )
+    resent(last=0x1F00, sent_from=0x1F01).prove()
+    resent(last=None, sent_from=0x1000).prove()  # it stands before what was read of the log
+
+
+def test_p10_nothing_may_come_again_where_the_log_holds_nothing() -> None:
+    history = Resent(Position(Lsn(0x2000)), last_commit_lsn=None, sent_from=Lsn(0x1000))
+    come(history, 0x1800, 5)
+    with pytest.raises(HistoryBroken) as caught:
+        history.prove()
+    assert caught.value.message.startswith("the source sent transaction 5 where")
+    assert caught.value.message.endswith("holds nothing")
+
+
 def table(*columns: tuple[str, int]) -> TableSchema:
     made = tuple(Column(name, oid, -1, str(oid), key=name == "id") for name, oid in columns)
     return TableSchema("public", "t", ReplicaIdentity.DEFAULT, made)
@@ -154,6 +197,7 @@ def test_only_added_columns_are_followed() -> None:
         (table(("id", 23)), "column a is gone or renamed"),
         (table(("id", 23), ("b", 25)), "column a is gone or renamed"),
         (table(("id", 20), ("a", 25)), "column id changed from 23 to 20"),
+        (table(("a", 25), ("id", 23)), "a column was dropped and added again"),
     ):
         with pytest.raises(RefusedData) as caught:
             added_columns(old, new)
