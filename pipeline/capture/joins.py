@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.history import join_token
+from pipeline.capture.history import announced_joins, check_publication, join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -38,11 +39,14 @@ logger = logging.getLogger("keepstream.capture")
 ROWS_CHUNK_BYTES = 256 * 1024
 JOIN_LIMIT_BYTES = 64 * 1024 * 1024
 """A table with more rows than this is not sent through the source's WAL by itself."""
+ANNOUNCE_LIMIT_S = 5.0
+"""How long the table may stay locked for the log's sake: an application's writes to it wait meanwhile."""
 
 _WRITTEN_TO = "it is being written to without a pause; tried again every ten seconds"
 _REASONS = {
     "lock-timeout": _WRITTEN_TO,
     "transaction-conflict": _WRITTEN_TO,
+    "log-slow": "the log did not answer while the table was locked; tried again every ten seconds",
     "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
     " publication and table, as `keepstream init --grants` prints",
 }
@@ -89,24 +93,20 @@ class Joins:
             TableName(t.schema, t.name): t for t in selection.wanted if (t.schema, t.name) not in listed
         }
         self._protect([table for table in tables if (table.schema, table.name) in listed])
-        joined = []
+        joined: list[TableSchema] = []
         for name, table in {} if packer.holds_transactions else missing.items():
-            reason = self._try_join(table, packer)
-            if reason is None:
+            outcome = self._try_join(table, packer)
+            if isinstance(outcome, TableSchema):
                 self._left_out.pop(name, None)
-                joined.append(name)
+                joined.append(outcome)
             else:
-                self._leave_out(name, reason)
+                self._leave_out(name, outcome)
         left_out = {t: r for t, r in self._left_out.items() if t in missing}
         self._tell(
             selection.not_replicated
             + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items())
         )
-        if not joined:
-            return ()
-        names = {(table.schema, table.name) for table in joined}
-        known = published_tables(self._capture.sql, self._options.publication)
-        return tuple(version for version in known if (version.schema, version.name) in names)
+        return tuple(joined)
 
     def _protect(self, listed: list[Table]) -> None:
         """A published table that lost its key makes the application's UPDATE and DELETE fail: give it
@@ -115,7 +115,7 @@ class Joins:
             if table.identity_problem is None or table.qualified_name in self._endangered:
                 continue
             if table.owned and table.full_problem is None:
-                self._set_full(table)
+                self._try_set_full(table)
                 continue
             self._endangered.add(table.qualified_name)
             fix = publications.full_identity_sql((table.schema, table.name))
@@ -128,6 +128,16 @@ class Joins:
         """In a transaction of its own: pg_dump must be able to read the table while it joins."""
         if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
             self._set_full(table)
+
+    def _try_set_full(self, table: Table) -> None:
+        try:
+            self._set_full(table)
+        except KeepstreamError as error:
+            if error.code not in _REASONS:
+                raise
+            logger.warning(
+                "replica identity not set yet", extra={"table": table.qualified_name, "code": error.code}
+            )
 
     def _set_full(self, table: Table) -> None:
         session = self._capture.sql
@@ -145,8 +155,8 @@ class Joins:
             logger.warning("table left out", extra={"table": str(table), "reason": reason})
         self._left_out[table] = reason
 
-    def _try_join(self, table: Table, packer: FramePacker) -> str | None:
-        """None if it joined, else why not."""
+    def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str:
+        """The version in which it joined, or why it did not."""
         purpose = f"{self._options.name}:join"
         try:
             self._give_identity(table)
@@ -154,12 +164,9 @@ class Joins:
                 connect(self._options.source, purpose=purpose, autocommit=False) as session,
                 wrapped(f"adding table {table.qualified_name} to the publication"),
             ):
-                reason = self._lock(session, table)
-                if reason is None:
-                    self._join(session, table, packer)
-                return reason
+                return self._lock(session, table) or self._join(session, table, packer)
         except KeepstreamError as error:
-            if isinstance(error, RetryLater) and error.code not in ("lock-timeout", "transaction-conflict"):
+            if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
 
@@ -182,19 +189,25 @@ class Joins:
             )
         return None
 
-    def _join(self, session: Session, table: Table, packer: FramePacker) -> None:
+    def _join(self, session: Session, table: Table, packer: FramePacker) -> TableSchema:
         name = TableName(table.schema, table.name)
         (xid,) = _one(session, "select pg_current_xact_id()::text::bigint", [])
         dumped = self._dump(name)
         publications.add_tables(session, self._options.publication, [name])
+        (version,) = (
+            found
+            for found in published_tables(session, self._options.publication)
+            if (found.schema, found.name) == (name.schema, name.name)
+        )
         self._emit(session, name, dumped)
         failpoint("capture.before_join_announced")
-        self._announce(xid, packer)
+        token = join_token(xid & 0xFFFFFFFF)
+        self._announce(token, version, packer)
         session.commit()
         failpoint("capture.after_join_committed")
-        identity = publications.publication_identity(self._capture.sql, self._options.publication)
-        self._capture.chain.publication_is(identity)
+        self._adopt_identity(token)
         logger.info("table joined", extra={"table": str(name)})
+        return version
 
     def _dump(self, table: TableName) -> TableDdl:
         major = self._capture.sql.info.server_version // 10000
@@ -217,13 +230,26 @@ class Joins:
         (strangers,) = _one(session, _STRANGERS, [table.schema, table.name, self._options.publication])
         return bool(strangers == 0)
 
-    def _announce(self, xid: int, packer: FramePacker) -> None:
-        """P11: the ANCHOR that names our transaction is durable before that commits."""
+    def _announce(self, token: str, version: TableSchema, packer: FramePacker) -> None:
+        """P11: the ANCHOR that names our transaction is durable before that commits. It holds the
+        table's version, too: a capture that continues must notice what is added to it later (P6)."""
         chain = self._capture.chain
-        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF)))
-        chain.anchor(packer.live_tables)
+        chain.publication_is((*chain.publication, token))
+        chain.anchor((*packer.live_tables, version))
+        deadline = time.monotonic() + ANNOUNCE_LIMIT_S
         while not chain.all_durable:
-            chain.settle(1.0)
+            if time.monotonic() > deadline:
+                raise RetryLater("the log is too slow", code="log-slow")
+            chain.settle(0.1)
+
+    def _adopt_identity(self, token: str) -> None:
+        """P11: what nobody else changed meanwhile is the publication from now on. Announcements of
+        earlier captures stay: one that was killed may have left a COMMIT that still runs."""
+        name, chain = self._options.publication, self._capture.chain
+        current = publications.publication_identity(self._capture.sql, name)
+        check_publication(name, chain.publication, current)
+        others = tuple(known for known in announced_joins(chain.publication) if known != token)
+        chain.publication_is(current + others)
 
 
 def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:

@@ -26,7 +26,10 @@ def added_columns(old: TableSchema, new: TableSchema) -> tuple[Column, ...]:
             raise _refuse(new, f"column {column.name} is gone or renamed")
         if (now.type_oid, now.type_modifier) != (column.type_oid, column.type_modifier):
             raise _refuse(new, f"column {column.name} changed from {column.type_name} to {now.type_name}")
-    known = {column.name for column in old.columns}
+    names = [column.name for column in old.columns]
+    if [column.name for column in new.columns[: len(names)]] != names:
+        raise _refuse(new, "a column was dropped and added again")  # its rows' values are others now
+    known = set(names)
     return tuple(column for column in new.columns if column.name not in known)
 
 

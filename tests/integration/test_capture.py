@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,45 +12,11 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.log.open import open_log
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.stage import CaptureStage
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
-from pipeline.follow import Follower, follow_from_start
-from pipeline.reports import StageReport
-from schemas.avro import RowCodec
-from schemas.change import Change, Operation
-from schemas.errors import KeepstreamError
-from schemas.frame import Heartbeat, Part, PartChanges, Transactions
+from schemas.change import Operation
+from tests.capturing import LogContent, RunningCapture, capturing
 from tests.fix_postgres import Database
-
-
-class RunningCapture:
-    """A capture stage in a thread, and what became of it."""
-
-    def __init__(self, options: CaptureOptions) -> None:
-        self.stop = threading.Event()
-        self.reports: list[StageReport] = []
-        self.error: KeepstreamError | None = None
-        self._stage = CaptureStage(options, self.stop, self.reports.append)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._stage.run()
-        except KeepstreamError as error:
-            self.error = error
-
-    def end(self) -> None:
-        self.stop.set()
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    def ended_with(self) -> KeepstreamError:
-        """The error that ended it by itself."""
-        self._thread.join(20)
-        assert self.error is not None
-        return self.error
 
 
 @pytest.fixture
@@ -74,59 +38,6 @@ def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
         tables=Tables(),
         keyless=Keyless.EXCLUDE,
     )
-
-
-@contextmanager
-def capturing(options: CaptureOptions) -> Iterator[RunningCapture]:
-    running = RunningCapture(options)
-    try:
-        yield running
-    finally:
-        running.end()
-    assert running.error is None
-
-
-class LogContent:
-    """Everything valid in a log, decoded."""
-
-    def __init__(self, log: ChangeLog) -> None:
-        self.log = log
-        self.follower: Follower = follow_from_start(log)
-        self.transactions: list[list[Change]] = []
-        self.heartbeats = 0
-        self._parts = PartChanges()
-        self._open: list[Change] = []
-
-    def read(self) -> LogContent:
-        for followed in self.follower.read(0.2):
-            body = followed.frame.body
-            if isinstance(body, Transactions):
-                self.transactions += [list(t.iter_changes()) for t in body.transactions]
-            elif isinstance(body, Part):
-                self._open += self._parts.feed(body)
-                if body.commit is not None:
-                    self.transactions.append(self._open)
-                    self._open = []
-            elif isinstance(body, Heartbeat):
-                self.heartbeats += 1
-        return self
-
-    def wait(self, condition: Callable[[LogContent], bool], what: str) -> None:
-        require(lambda: condition(self.read()), 20.0, what=what)
-
-    def rows(self, table: str) -> list[tuple[str, list[bytes | None]]]:
-        """(operation, new row or old key) of every change of one table."""
-        found = []
-        for change in (change for transaction in self.transactions for change in transaction):
-            version = self.follower.tables.get(change.table)
-            if version is None or version.qualified_name != table:
-                continue
-            codec = RowCodec(version)
-            if change.row is not None:
-                found.append((change.operation.name, codec.decode_row(change.row)))
-            elif change.old_key is not None:
-                found.append((change.operation.name, codec.decode_key(change.old_key)))
-        return found
 
 
 def test_committed_changes_reach_the_log_in_order(
