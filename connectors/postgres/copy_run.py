@@ -200,17 +200,17 @@ def finish_part(conn: Session, run: CopyRun, table: TableName, part: int, rows: 
     )
 
 
+def flush(conn: Session, run: CopyRun) -> None:
+    """Make durable what was committed before without waiting for it: the log of a commit that is waited
+    for is flushed with all before it."""
+    with wrapped("flushing the replica's commits"), conn.transaction():
+        conn.execute("set local synchronous_commit = on")
+        conn.execute("update keepstream.copy_run set name = name where name = %s", [run.name])
+
+
 def finished_parts(conn: Session, run: CopyRun) -> set[tuple[str, str, int]]:
-    """Schema, table and number of the parts whose rows are there, made durable first."""
+    """Schema, table and number of the parts whose rows are there."""
     with wrapped("reading keepstream.copy_part"):
-        with conn.transaction():
-            # what was committed asynchronously before is flushed with this commit
-            conn.execute("set local synchronous_commit = on")
-            conn.execute(
-                "update keepstream.copy_part set copied_rows = copied_rows where ctid in "
-                "(select ctid from keepstream.copy_part where name = %s limit 1)",
-                [run.name],
-            )
         rows = conn.execute(
             "select schema_name, table_name, part from keepstream.copy_part where name = %s", [run.name]
         )

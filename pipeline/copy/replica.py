@@ -45,7 +45,7 @@ from pipeline.copy.rows import RowCopy, wait_for
 from pipeline.copy.schema import DumpedSchema, SchemaTools
 from pipeline.copy.stopping import CopyStopped, cancelled_by
 from pipeline.copy.watch import CopyWatch
-from schemas.errors import KeepstreamError
+from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import Position
 
 _VISIBLE_LIMIT_S: Final = 600.0
@@ -196,8 +196,8 @@ class _FirstCopy:
             resources.enter_context(cancelled_by(self._stop, [reader]))
             tables = self._tables(reader)
             sequences = read_sequences(self._observer.session)
-            schema = self._begin_schema(reader, tables, snapshot, resources)
-            self._copy_rows(setup, tables, copiers, resources)
+            schema = self._begin_schema(run, reader, tables, snapshot, resources)
+            self._copy_rows(setup, tables, copiers)
             failpoint("copy.data_copied")
             self._watch.hold(None)
             snapshot.close()
@@ -244,7 +244,12 @@ class _FirstCopy:
         return found
 
     def _begin_schema(
-        self, reader: Session, tables: list[SnapshotTable], snapshot: ExportedSnapshot, resources: ExitStack
+        self,
+        run: CopyRun,
+        reader: Session,
+        tables: list[SnapshotTable],
+        snapshot: ExportedSnapshot,
+        resources: ExitStack,
     ) -> _Schema | None:
         """Make tables, types, functions; nothing where the schema is there already."""
         if self._options.initial is not Initial.COPY:
@@ -268,6 +273,7 @@ class _FirstCopy:
         )
         schema = _Schema(dumped, choice)
         self._restore(schema, "pre-data", CopyPhase.SCHEMA, jobs=1)
+        copy_run.flush(self._replica, run)  # workers outlive a crash of the replica, its tables must, too
         failpoint("copy.predata_restored")
         return schema
 
@@ -279,13 +285,7 @@ class _FirstCopy:
             lambda: schema.dumped.restore(section, choice, jobs=jobs, on_item=self._meter.made_item)
         )
 
-    def _copy_rows(
-        self,
-        setup: CopierSetup,
-        tables: list[SnapshotTable],
-        copiers: list[PartCopier],
-        resources: ExitStack,
-    ) -> None:
+    def _copy_rows(self, setup: CopierSetup, tables: list[SnapshotTable], copiers: list[PartCopier]) -> None:
         parts = plan_parts(
             tables,
             targets=self._targets(tables),
@@ -297,14 +297,12 @@ class _FirstCopy:
         )
         self._meter.plan(parts, time.monotonic())
         self._watch.enter(CopyPhase.ROWS)
-        missing = parts
-        while missing:
-            RowCopy(setup, missing, self._meter, self._stop).run(copiers, self._watch.tick)
-            # a replica that crashed may have lost commits, because they were not waited for
-            there = copy_run.finished_parts(self._replica, setup.run)
-            missing = [part for part in parts if part.key not in there]
-            if missing:
-                copiers = _open_copiers(setup, self._options.workers, resources)
+        RowCopy(setup, parts, self._meter, self._stop).run(copiers, self._watch.tick)
+        copy_run.flush(self._replica, setup.run)
+        missing = {part.key for part in parts} - copy_run.finished_parts(self._replica, setup.run)
+        if missing:
+            # a replica that crashed loses commits that were not waited for
+            raise RetryLater(f"the replica has lost {len(missing)} copied parts", code="copy-incomplete")
 
     def _targets(self, tables: Sequence[SnapshotTable]) -> dict[int, TableName]:
         """Where each table's rows go, by its OID."""

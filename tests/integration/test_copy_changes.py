@@ -245,6 +245,28 @@ def test_a_worker_that_loses_its_session_copies_its_part_again_in_the_same_snaps
     assert told[-1].rows_done == sum(map(len, seen[-1].values()))
 
 
+def test_a_replica_that_crashes_under_the_copy_is_copied_anew(
+    source: Database, new_replica: Callable[..., Database]
+) -> None:
+    replica = new_replica()
+    source.execute(BUSY)
+
+    def crash() -> None:
+        replica.disconnect()
+        replica.server.crash()
+        replica.server.start()
+
+    with pytest.raises(RetryLater):
+        copy_replica(
+            copy_options(source, replica, part_bytes=20_000),
+            at_phase(CopyPhase.ROWS, crash),
+            threading.Event(),
+        )
+    copy(source, replica)
+
+    assert contents(replica.admin_dsn) == contents(source.admin_dsn)
+
+
 def copy_with(
     source: Database, replica: Database, listener: Callable[[CopyProgress], None]
 ) -> tuple[object, list[CopyProgress]]:
