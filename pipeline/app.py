@@ -124,6 +124,8 @@ def verify_options(config: Config, replica: str, *, workers: int, timeout_s: flo
         source_conninfo=source_conninfo(config),
         replica_conninfo=replica_conninfo(config, replica),
         publication=config.publication_name,
+        slot=config.slot_name,
+        delay_s=replica_named(config, replica).delay.total_seconds(),
         workers=workers,
         timeout_s=timeout_s,
     )

@@ -1,108 +1,241 @@
 """Digests of a table's rows that do not depend on their order: equal rows, equal digest, on any server.
 
-A row is its columns' text (the session pins what that looks like), as PostgreSQL writes a composite
-value: NULL and empty text differ. Its digest is MD5, whose halves are summed, so that a missing row
-does not hide behind a doubled one. MD5 finds accidents, which is what a comparison is for; it is no
-defence against somebody who makes rows to deceive it.
+A row is its columns' text as their types' output functions write it (the session pins what that looks
+like), in PostgreSQL's notation of a composite value: NULL, '' and 'NULL' differ. Its digest is the
+first half of the SHA-256 of that in UTF-8, whatever the database's encoding; the two 64-bit words of
+it are summed, so that a missing row does not hide behind a doubled one.
+
+A bytea stands there as its own SHA-256, because its text is twice as long as it is. A row whose
+text is longer than PostgreSQL's limit of 1 GB is refused (RowTooLong) and can be read `wide`: each
+column by its own SHA-256.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+import psycopg
 from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
+from schemas.errors import RefusedData
 
 TableName = tuple[str, str]
 
-BUCKETS = 4096
+BUCKETS: Final = 4096
+_FETCHED_ROWS: Final = 2000
+# What a row that is too long for PostgreSQL ends in: the string buffer's limit, or the allocator's.
+_TOO_LONG = (
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.OutOfMemory,
+    psycopg.errors.InternalError_,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """Of all rows, or of those in one bucket."""
+    """Of all rows, or of some. Digests of disjoint parts add up to that of the whole."""
 
-    rows: int
-    sum_high: int
-    sum_low: int
+    rows: int = 0
+    sum_high: int = 0
+    sum_low: int = 0
+
+    def __add__(self, other: Digest) -> Digest:
+        return Digest(self.rows + other.rows, self.sum_high + other.sum_high, self.sum_low + other.sum_low)
 
 
 @dataclass(frozen=True, slots=True)
-class KeyedRow:
-    """One row by its key's text values and its own digest."""
+class DigestColumn:
+    """A column that both sides have; `is_bytea` if it is one on both."""
 
-    key: tuple[str | None, ...]
-    digest: str
+    name: str
+    is_bytea: bool = False
 
 
-def table_digest(session: Session, table: TableName, columns: Sequence[str]) -> Digest:
-    """The digest of the whole table, without its children."""
-    query = sql.SQL("select count(*), {} from (select {} as d from only {}) r").format(
-        _SUMS, _row_digest(columns), sql.Identifier(*table)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a table's rows are read, the same on both sides. key: names of columns; () for none."""
+
+    columns: tuple[DigestColumn, ...]
+    key: tuple[str, ...] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Rows whose ctid is in [first, end); None: no bound."""
+
+    first: int | None = None
+    end: int | None = None
+
+
+class KeyedRow(NamedTuple):
+    """One row: digests of its key and of itself, then the text of its key's columns, or its ctid if it
+    has no key. Without a key both digests are the same."""
+
+    key_digest: bytes
+    digest: bytes
+    names: tuple[str | None, ...]
+
+
+class RowTooLong(RefusedData):
+    """A row's text is longer than PostgreSQL can hold in one value: read the table `wide`."""
+
+
+def table_digest(session: Session, table: TableName, shape: Shape, blocks: Blocks = Blocks()) -> Digest:
+    """The digest of the table's rows, or those of some blocks, without its children."""
+    query = sql.SQL("select count(*), {} from (select {} as b from only {}{} offset 0) r").format(
+        _SUMS, _bits(_row_digest(shape)), sql.Identifier(*table), _block_range(blocks)
     )
-    with wrapped(f"reading {'.'.join(table)}"):
+    with _reading(table):
         row = session.execute(query).fetchone()
     assert row is not None
     return Digest(*map(int, row))
 
 
-def bucket_digests(
-    session: Session, table: TableName, columns: Sequence[str], key: Sequence[str]
-) -> dict[int, Digest]:
-    """Digests of the rows by bucket; a row's bucket depends on its key alone."""
-    query = sql.SQL("select b, count(*), {} from (select {} as b, {} as d from only {}) r group by b").format(
-        _SUMS, _bucket(key), _row_digest(columns), sql.Identifier(*table)
-    )
-    with wrapped(f"reading {'.'.join(table)}"):
+def bucket_digests(session: Session, tables: Sequence[TableName], shape: Shape) -> dict[int, Digest]:
+    """Digests of the rows of these tables together by bucket; a row's bucket depends on its key alone."""
+    query = sql.SQL(
+        "select n, count(*), {} from (select {} as n, {} as b from ({}) k offset 0) r group by n"
+    ).format(_SUMS, _BUCKET, _bits(sql.SQL("d")), _all_rows(tables, shape))
+    with _reading(tables[0]):
         rows = session.execute(query).fetchall()
     return {row[0]: Digest(*map(int, row[1:])) for row in rows}
 
 
-def keyed_rows(
-    session: Session,
-    table: TableName,
-    columns: Sequence[str],
-    key: Sequence[str],
-    buckets: Sequence[int],
-) -> list[KeyedRow]:
-    """Every row of some buckets, with its key."""
-    query = sql.SQL("select {}, {} from only {} where {} = any(%s)").format(
-        sql.SQL(", ").join(map(_text, key)), _row_digest(columns), sql.Identifier(*table), _bucket(key)
+def rows_in_order(
+    session: Session, tables: Sequence[TableName], shape: Shape, buckets: Sequence[int]
+) -> Iterator[KeyedRow]:
+    """Every row of some buckets, ordered by both digests: the same order on every server.
+
+    Memory is bounded; the server sorts. The session is inside a transaction.
+    """
+    wanted = sql.SQL(", ").join(map(sql.Literal, buckets))
+    named = sql.SQL(", ").join(_name(i) for i in range(len(shape.key) or 1))
+    query = sql.SQL(
+        "declare keepstream_rows no scroll cursor for"
+        " select k, d, {} from ({}) k where {} in ({}) order by k, d"
+    ).format(named, _all_rows(tables, shape), _BUCKET, wanted)
+    with _reading(tables[0]):
+        session.execute(query)
+        while rows := session.execute(f"fetch {_FETCHED_ROWS:d} from keepstream_rows").fetchall():
+            for row in rows:
+                yield KeyedRow(row[0], row[1], row[2:])
+        session.execute("close keepstream_rows")
+
+
+def column_digests(
+    session: Session, tables: Sequence[TableName], shape: Shape, keys: Sequence[tuple[str | None, ...]]
+) -> dict[tuple[str | None, ...], tuple[bytes | None, ...]]:
+    """The digest of every column of the rows with these keys, NULL for NULL."""
+    texts = sql.SQL(", ").join(_text(name) for name in shape.key)
+    digests = sql.SQL(", ").join(_column_digest(column) for column in shape.columns)
+    query = sql.SQL(" union all ").join(
+        sql.SQL("select {}, {} from only {} where {}").format(
+            texts, digests, sql.Identifier(*table), _any_key(shape.key, keys)
+        )
+        for table in tables
     )
-    with wrapped(f"reading {'.'.join(table)}"):
-        rows = session.execute(query, [list(buckets)]).fetchall()
-    return [KeyedRow(tuple(row[:-1]), row[-1]) for row in rows]
+    with _reading(tables[0]):
+        rows = session.execute(query).fetchall()
+    count = len(shape.key)
+    return {tuple(row[:count]): tuple(row[count:]) for row in rows}
 
 
-def column_names(session: Session, table: TableName) -> frozenset[str] | None:
-    """The table's columns; None if there is no such table."""
-    with wrapped(f"looking at {'.'.join(table)}"):
-        row = session.execute(
-            "select array(select a.attname::text from pg_attribute a where a.attrelid = c.oid"
-            " and a.attnum > 0 and not a.attisdropped)"
-            " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = %s and c.relname = %s",
-            table,
-        ).fetchone()
-    return None if row is None else frozenset(row[0])
-
-
-_SUMS = sql.SQL(
-    "coalesce(sum(('x' || substr(d, 1, 16))::bit(64)::bigint), 0)::text,"
-    " coalesce(sum(('x' || substr(d, 17))::bit(64)::bigint), 0)::text"
+_SUMS: Final = sql.SQL(
+    "coalesce(sum(substring(b from 1 for 64)::bigint), 0)::text,"
+    " coalesce(sum(substring(b from 65)::bigint), 0)::text"
 )
+_BUCKET: Final = sql.SQL("(get_byte(k, 0) * 16 + get_byte(k, 1) / 16)")
+
+
+def _all_rows(tables: Sequence[TableName], shape: Shape) -> sql.Composed:
+    """k: digest of the key, d: of the row, n0…: the text of the key. `offset 0` keeps the planner from
+    computing a digest wherever it is used."""
+    key = sql.SQL(", ").join(
+        sql.SQL("{} as {}").format(text, _name(i)) for i, text in enumerate(_named_by(shape))
+    )
+    one = sql.SQL("select {} as k, {} as d, {} from only {} offset 0")
+    if shape.key:
+        by = _digest_of(sql.SQL(", ").join(map(sql.Identifier, shape.key)))
+        every = [one.format(by, _row_digest(shape), key, sql.Identifier(*table)) for table in tables]
+        return sql.SQL("({})").format(sql.SQL(") union all (").join(every))
+    every = [one.format(sql.SQL("null"), _row_digest(shape), key, sql.Identifier(*table)) for table in tables]
+    return sql.SQL("select d as k, d, n0 from (({})) a").format(sql.SQL(") union all (").join(every))
+
+
+def _named_by(shape: Shape) -> list[sql.Composable]:
+    return [_text(name) for name in shape.key] if shape.key else [sql.SQL("ctid::text")]
+
+
+def _name(index: int) -> sql.Identifier:
+    return sql.Identifier(f"n{index}")
 
 
 def _text(column: str) -> sql.Composed:
-    return sql.SQL("{}::text").format(sql.Identifier(column))
+    """What the type's output function writes, which a cast to text is not for char(n); NULL stays NULL,
+    and a composite of NULLs is none."""
+    name = sql.Identifier(column)
+    return sql.SQL("case when num_nulls({}) = 0 then format('%s', {}) end").format(name, name)
 
 
-def _row_digest(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL("md5(row({})::text)").format(sql.SQL(", ").join(map(_text, columns)))
+def _row_digest(shape: Shape) -> sql.Composed:
+    values = [_column_digest(column) if shape.wide else _value(column) for column in shape.columns]
+    return _digest_of(sql.SQL(", ").join(values))
 
 
-def _bucket(key: Sequence[str]) -> sql.Composed:
-    digest = _row_digest(key)
-    return sql.SQL("(('x' || substr({}, 1, 3))::bit(12)::int)").format(digest)
+def _value(column: DigestColumn) -> sql.Composable:
+    return _column_digest(column) if column.is_bytea else sql.Identifier(column.name)
+
+
+def _column_digest(column: DigestColumn) -> sql.Composed:
+    if column.is_bytea:
+        return sql.SQL("sha256({})").format(sql.Identifier(column.name))
+    return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(_text(column.name))
+
+
+def _digest_of(values: sql.Composable) -> sql.Composed:
+    return sql.SQL("substr(sha256(convert_to(row({})::text, 'UTF8')), 1, 16)").format(values)
+
+
+def _bits(digest: sql.Composable) -> sql.Composed:
+    return sql.SQL("('x' || encode({}, 'hex'))::bit(128)").format(digest)
+
+
+def _any_key(columns: Sequence[str], keys: Sequence[tuple[str | None, ...]]) -> sql.Composable:
+    """Literals without a type, so that an index on the key serves."""
+    one = [
+        sql.SQL(" and ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+            for name, value in zip(columns, key, strict=True)
+        )
+        for key in keys
+    ]
+    return sql.SQL(" or ").join(sql.SQL("({})").format(condition) for condition in one)
+
+
+def _block_range(blocks: Blocks) -> sql.Composable:
+    bounds = [
+        sql.SQL(f"ctid {comparison} '({block:d},0)'::tid")
+        for comparison, block in ((">=", blocks.first), ("<", blocks.end))
+        if block is not None
+    ]
+    return sql.SQL(" where ") + sql.SQL(" and ").join(bounds) if bounds else sql.SQL("")
+
+
+@contextlib.contextmanager
+def _reading(table: TableName) -> Iterator[None]:
+    with wrapped(f"reading {'.'.join(table)}"):
+        try:
+            yield
+        except _TOO_LONG as exc:
+            said = exc.diag.message_primary or type(exc).__name__
+            raise RowTooLong(
+                f"reading {'.'.join(table)}: {said}",
+                code="row-too-long",
+                hint="If a value is too long for the server's memory, give it more, or leave the table out "
+                "under source.tables.exclude; else look into the server's log.",
+            ) from exc

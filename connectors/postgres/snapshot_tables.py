@@ -158,20 +158,23 @@ def _require_publication(reader: Session, publication: str) -> None:
         )
 
 
-def named_tables(reader: Session, names: Sequence[TableName]) -> list[SnapshotTable]:
-    """The tables of these names as `reader`'s snapshot shows them; what it does not show is left out."""
+def named_tables(
+    reader: Session, names: Sequence[TableName], *, server: str = "the source"
+) -> list[SnapshotTable]:
+    """The tables of these names as `reader`'s snapshot shows them; what it does not show is left out.
+    `server`: what messages call the one that `reader` is connected to."""
     schemas, tables = [schema for schema, _ in names], [name for _, name in names]
     with wrapped("reading the list of tables"):
-        return _read(reader, [oid for (oid,) in reader.execute(_NAMED, [schemas, tables])])
+        return _read(reader, [oid for (oid,) in reader.execute(_NAMED, [schemas, tables])], server)
 
 
-def _read(reader: Session, oids: Sequence[int]) -> list[SnapshotTable]:
-    with wrapped("reading the tables to copy"):
+def _read(reader: Session, oids: Sequence[int], server: str = "the source") -> list[SnapshotTable]:
+    with wrapped("reading the tables' descriptions"):
         rows = reader.execute(_TABLES, [list(oids)]).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
         fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
-    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]])
-    _refuse_unreadable([(row[1], row[2]) for row in rows if row[11] is False])
+    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]], server)
+    _refuse_unreadable([(row[1], row[2]) for row in rows if row[11] is False], server)
     return [_table(*row[:10], fingerprint=fingerprints[row[0]]) for row in rows]
 
 
@@ -203,21 +206,21 @@ def _table(
     )
 
 
-def _refuse_hidden(tables: Sequence[str]) -> None:
+def _refuse_hidden(tables: Sequence[str], server: str) -> None:
     if tables:
         raise OperatorNeeded(
-            f"row-level security hides rows of {', '.join(tables)} from our role on the source",
+            f"row-level security hides rows of {', '.join(tables)} from our role on {server}",
             code="row-security-hides-rows",
-            hint="Run as a superuser on the source: alter role … bypassrls; or exclude these tables under "
+            hint=f"Run as a superuser on {server}: alter role … bypassrls; or exclude these tables under "
             "source.tables.exclude.",
         )
 
 
-def _refuse_unreadable(tables: Sequence[TableName]) -> None:
+def _refuse_unreadable(tables: Sequence[TableName], server: str) -> None:
     if tables:
         grants = sql.SQL(", ").join(sql.Identifier(*table) for table in tables).as_string()
         raise OperatorNeeded(
-            f"our role may not read {', '.join('.'.join(table) for table in tables)} on the source",
+            f"our role may not read {', '.join('.'.join(table) for table in tables)} on {server}",
             code="select-denied",
             hint=f"Run as the owner: grant select on {grants} to …; or as a superuser: "
             "grant pg_read_all_data to …;",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,60 +10,95 @@ import typer
 from pipeline.cli.invocation import invocation
 
 if TYPE_CHECKING:
+    import threading
+
+    from pipeline.cli.verifyscreen import VerifyScreen
+    from pipeline.config import Config
+    from pipeline.verify.meeting import VerifyOptions
     from pipeline.verify.result import TableResult, VerifyResult
 
 app = typer.Typer()
+
+DIFFERENT = 6
+INTERRUPTED = 130
+_PATIENCE_S = 6.0
+"""How long a verification that is told to stop may take to let go of the servers in order."""
 
 
 @app.command()
 def verify(
     context: typer.Context,
-    replica: Annotated[str, typer.Argument(help="A replica's name in keepstream.yaml.")],
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="Its name in the configuration.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    workers: Annotated[int, typer.Option(min=1, max=32, help="Tables compared at a time.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, max=32, help="Sessions that read, on each of the two servers.")
+    ] = 2,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds until both sides must stand at one LSN.")
+        float, typer.Option("--timeout", min=1, help="Seconds until both sides must stand at one LSN.")
     ] = 300.0,
 ) -> None:
-    """Compare a replica with the source at one LSN, every table. Exit code 6 if anything differs."""
+    """Compare a replica with the source at one LSN, every table. Exit code 6 if anything differs.
+
+    The replica is held for a moment only, until both sides have a snapshot at that LSN; it follows the log
+    while they are compared. Rows that are on their way are no differences.
+    """
     from pipeline.app import verify_options
     from pipeline.cli.output import print_json
+    from pipeline.cli.verifyscreen import VerifyScreen
     from pipeline.signals import stop_on_signals
-    from pipeline.verify.run import verify as run
 
-    called = invocation(context)
-    config = called.config
+    config = invocation(context).config
     options = verify_options(config, replica, workers=workers, timeout_s=timeout_s)
-    result = run(
-        options,
-        tables=config.source.tables,
-        keyless=config.source.keyless,
-        stop=stop_on_signals(),
-        say=lambda text: typer.echo(f"verify: {text}", err=True),
-        on_table=_say_table,
-    )
+    stop = stop_on_signals()
+    with VerifyScreen() as screen:
+        result = _run(config, options, stop, screen)
+    if result is None:
+        typer.echo("verify: stopped before the end; nothing is known", err=True)
+        raise typer.Exit(INTERRUPTED)
     if as_json:
         print_json(result.to_json())
     else:
         _print(result)
     if not result.identical:
-        raise typer.Exit(6)
+        raise typer.Exit(DIFFERENT)
 
 
-def _say_table(result: TableResult) -> None:
-    if not result.identical:
-        typer.echo(f"verify: {result.table} differs", err=True)
+def _run(
+    config: Config, options: VerifyOptions, stop: threading.Event, screen: VerifyScreen
+) -> VerifyResult | None:
+    """In a thread, so that a server that hangs cannot keep us from ending. None: stopped."""
+    from concurrent.futures import TimeoutError as NotYet
+    from threading import Thread
+
+    from pipeline.verify.run import Scope, verify
+    from pipeline.verify.watch import VerifyStopped
+
+    done: Future[VerifyResult] = Future()
+    scope = Scope(config.source.tables, config.source.keyless)
+
+    def work() -> None:
+        try:
+            done.set_result(verify(options, scope, stop=stop, tell=screen.tell, on_progress=screen.show))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            done.set_exception(error)
+
+    Thread(target=work, name="verify", daemon=True).start()
+    while not done.done() and not stop.wait(0.05):
+        pass
+    try:
+        return done.result(_PATIENCE_S if stop.is_set() else None)
+    except (VerifyStopped, NotYet):
+        return None
 
 
 def _print(result: VerifyResult) -> None:
     from pipeline.cli.output import human_seconds, print_table, print_text
 
-    rows = [
-        (table.table, table.rows, "identical" if table.identical else _summary(table))
-        for table in result.tables
-    ]
-    print_table(("table", "rows", "result"), rows)
+    print_table(
+        ("table", "rows", "result"),
+        [(table.table, table.rows, _summary(table)) for table in result.tables],
+    )
     for table in result.tables:
         for key in table.differing_keys:
             print_text(f"{table.table}: {key}")
@@ -70,6 +106,11 @@ def _print(result: VerifyResult) -> None:
             print_text(f"{table.table}: and {table.differing - len(table.differing_keys)} more")
     for left_out in result.not_replicated:
         print_text(f"not compared: {left_out.table} ({left_out.reason})")
+    for note in result.notes:
+        print_text(f"note: {note}")
+    for table in result.tables:
+        if table.lsn != result.lsn:
+            print_text(f"{table.table} was compared at LSN {table.lsn}")
     differing = sum(not table.identical for table in result.tables)
     verdict = "identical" if result.identical else f"{differing} of {len(result.tables)} tables differ"
     print_text(
@@ -79,4 +120,9 @@ def _print(result: VerifyResult) -> None:
 
 
 def _summary(table: TableResult) -> str:
-    return table.problem or f"DIFFERS in {table.differing} rows ({table.replica_rows} on the replica)"
+    if table.identical:
+        return "identical"
+    rows = f"{table.differing} rows differ ({table.replica_rows} on the replica)"
+    if table.problem is None:
+        return f"DIFFERS: {rows}"
+    return f"DIFFERS: {table.problem}" + (f"; {rows}" if table.differing else "")

@@ -14,27 +14,30 @@ app = typer.Typer()
 @app.command()
 def wait(
     context: typer.Context,
-    replica: Annotated[str, typer.Argument(help="A replica's name in keepstream.yaml.")],
+    replica: Annotated[str, typer.Argument(metavar="REPLICA", help="Its name in the configuration.")],
     *,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds; then exit code 7. Else wait for ever.")
+        float | None,
+        typer.Option("--timeout", min=0, help="Seconds; then exit code 7. Without it: for ever."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Return when a replica holds all that was committed on the source when this was called."""
+    """Return when REPLICA holds all that was committed on the source when this was called."""
     from pipeline.app import replica_conninfo, source_conninfo
     from pipeline.cli.output import human_seconds, print_json, print_text
-    from pipeline.control.wait import wait_for_replica
+    from pipeline.control.wait import WaitOptions, wait_for_replica
     from schemas.lsn import format_lsn
 
     config = invocation(context).config
-    waited = wait_for_replica(
+    options = WaitOptions(
         name=config.name,
         replica=replica,
         source_conninfo=source_conninfo(config),
         replica_conninfo=replica_conninfo(config, replica),
+        slot=config.slot_name,
         timeout_s=timeout_s,
     )
+    waited = wait_for_replica(options, lambda text: typer.echo(f"wait: {text}", err=True))
     if as_json:
         print_json(
             {

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 
 from connectors.postgres.progress import Progress, ReplicaState, read
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.backoff import Backoff
-from schemas.errors import RetryLater, Unhealthy
-from schemas.lsn import Lsn, format_lsn, parse_lsn
+from pipeline.control.obstacles import Obstacle, find_obstacle, insert_lsn, replica_ahead, replica_obstacle
+from schemas.errors import KeepstreamError, RetryLater, Unhealthy
+from schemas.lsn import Lsn, format_lsn
 
 MESSAGE_PREFIX = "keepstream.wait"
 POLL_FIRST_S = 0.01
 POLL_LONGEST_S = 0.25
+_REASON_S = 5.0
+"""How long the search for a reason may take once the time is up."""
+
+Tell = Callable[[str], None]
+"""Told in one line what is in the way, when that changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitOptions:
+    """Which replica, and for how long: None for ever."""
+
+    name: str
+    replica: str
+    source_conninfo: str
+    replica_conninfo: str
+    slot: str
+    timeout_s: float | None = None
+
+    @property
+    def purpose(self) -> str:
+        return f"{self.name}:wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,70 +54,137 @@ class Waited:
 def mark_now(source: Session) -> Lsn:
     """The source's insert LSN, with a transaction behind it that brings the log past it at once.
 
-    The flush LSN would miss asynchronous commits (P22).
+    The flush LSN would miss asynchronous commits (P22); the message's own commit makes them durable.
+    It does not wait for standbys.
     """
     message = "select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)"
     with wrapped("writing a message into the source's WAL"):
-        source.execute("set synchronous_commit = on")
+        source.execute("set synchronous_commit = local")
         source.execute(message, [MESSAGE_PREFIX])
-        row = source.execute("select pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
+        target = insert_lsn(source)
         source.execute(message, [MESSAGE_PREFIX])
-    assert row is not None
-    return parse_lsn(row[0])
+    return target
 
 
-def wait_for_replica(
-    *, name: str, replica: str, source_conninfo: str, replica_conninfo: str, timeout_s: float | None
-) -> Waited:
+def wait_for_replica(options: WaitOptions, tell: Tell) -> Waited:
     """Returns once the replica holds what was committed before the call.
 
-    A copy that is still running counts as not there yet. A server that goes away meanwhile is tried
-    again. Raises Unhealthy (`wait-timeout`).
+    A copy that is still running counts as not there yet, and a replica that goes away meanwhile is tried
+    again. Raises Unhealthy (`wait-timeout`), whatever keeps a server from answering; HistoryBroken
+    (`replica-ahead`); RetryLater if the source cannot be asked.
     """
-    started = time.monotonic()
-    with connect(source_conninfo, purpose=f"{name}:wait") as source:
-        target = mark_now(source)
-    deadline = None if timeout_s is None else started + timeout_s
-    backoff = Backoff()
-    while True:
-        try:
-            with connect(replica_conninfo, purpose=f"{name}:wait") as session:
-                position = _poll(session, name, replica, target, deadline)
-                return Waited(target, position, time.monotonic() - started)
-        except RetryLater:
-            if deadline is not None and time.monotonic() > deadline:
-                raise
-            time.sleep(backoff.next_s())
+    waiting = _Waiting(options, tell)
+    done: Future[Waited] = Future()
+    threading.Thread(target=_fulfil, args=[done, waiting.run], name="wait", daemon=True).start()
+    try:
+        return done.result(options.timeout_s)
+    except NotYet:
+        raise waiting.timeout() from None
 
 
-def _poll(session: Session, name: str, replica: str, target: Lsn, deadline: float | None) -> Lsn:
-    pause_s = POLL_FIRST_S
-    while True:
-        progress = read(session, name)
-        if (
-            progress is not None
-            and progress.state is ReplicaState.STREAMING
-            and progress.position.lsn >= target
-        ):
-            return progress.position.lsn
-        if deadline is not None and time.monotonic() > deadline:
-            raise _timeout(replica, target, progress)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.2, POLL_LONGEST_S)
+def _fulfil(done: Future[Waited], work: Callable[[], Waited]) -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+        done.set_exception(error)
 
 
-def _timeout(replica: str, target: Lsn, progress: Progress | None) -> Unhealthy:
-    if progress is None:
-        seen = "has no progress row yet"
-    elif progress.state is ReplicaState.COPYING:
-        seen = "is still being copied"
-    else:
-        held = (
-            f", held at {format_lsn(progress.hold.at)} ({progress.hold.kind.value})" if progress.hold else ""
+class _Waiting:
+    """The waiting itself, in a thread of its own: a server that hangs cannot delay the timeout."""
+
+    def __init__(self, options: WaitOptions, tell: Tell) -> None:
+        self._options = options
+        self._tell = tell
+        self._told: str | None = None
+        self._target: Lsn | None = None
+        self._progress: Progress | None = None
+        self._away: KeepstreamError | None = None
+
+    def run(self) -> Waited:
+        started = time.monotonic()
+        before = self._first_look()
+        self._target = target = self._mark()
+        if before is not None and before.state is ReplicaState.STREAMING and before.position.lsn > target:
+            raise replica_ahead(self._options.replica, before.position.lsn, target)
+        backoff = Backoff()
+        while True:
+            try:
+                with connect(self._options.replica_conninfo, purpose=self._options.purpose) as session:
+                    position = self._poll(session, target, backoff)
+                    return Waited(target, position, time.monotonic() - started)
+            except RetryLater as error:
+                self._away = error
+                self._say(f"cannot be asked: {error.message}")
+                time.sleep(backoff.next_s())
+
+    def timeout(self) -> Unhealthy:
+        """Called by the thread that waited long enough."""
+        replica, target = self._options.replica, self._target
+        obstacle = self._obstacle()
+        goal = "what is committed on the source" if target is None else format_lsn(target)
+        return Unhealthy(
+            f"replica {replica} did not reach {goal} in time: it {obstacle.seen}",
+            code="wait-timeout",
+            hint=obstacle.hint,
         )
-        seen = f"is at {progress.position}{held}"
-    return Unhealthy(
-        f"replica {replica} did not reach {format_lsn(target)} in time: it {seen}",
-        code="wait-timeout",
-        hint="Look at `keepstream status`; a paused replica goes on with `keepstream resume`.",
-    )
+
+    def _first_look(self) -> Progress | None:
+        """The replica's row before the source is asked; None also if the replica is away just now."""
+        try:
+            with connect(self._options.replica_conninfo, purpose=self._options.purpose) as session:
+                self._progress = read(session, self._options.name)
+        except RetryLater as error:
+            self._away = error
+        return self._progress
+
+    def _mark(self) -> Lsn:
+        with connect(self._options.source_conninfo, purpose=self._options.purpose) as source:
+            return mark_now(source)
+
+    def _poll(self, session: Session, target: Lsn, backoff: Backoff) -> Lsn:
+        pause_s = POLL_FIRST_S
+        while True:
+            self._progress = progress = read(session, self._options.name)
+            self._away = None
+            backoff.reset()
+            streaming = progress is not None and progress.state is ReplicaState.STREAMING
+            if streaming and progress is not None and progress.position.lsn >= target:
+                return progress.position.lsn
+            self._tell_obstacle(progress)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.2, POLL_LONGEST_S)
+
+    def _tell_obstacle(self, progress: Progress | None) -> None:
+        obstacle = replica_obstacle(self._options.replica, progress)
+        if obstacle is None:
+            self._told = None
+        elif obstacle.seen != self._told:
+            self._say(obstacle.seen, hint=obstacle.hint)
+
+    def _say(self, seen: str, *, hint: str = "") -> None:
+        if seen != self._told:
+            self._told = seen
+            self._tell(f"{self._options.replica} {seen}. {hint}".strip())
+
+    def _obstacle(self) -> Obstacle:
+        options = self._options
+        if self._away is not None:
+            return Obstacle(f"cannot be asked: {self._away.message}", self._away.hint)
+        found: Future[Obstacle] = Future()
+
+        def find() -> None:
+            found.set_result(
+                find_obstacle(
+                    options.replica,
+                    self._progress,
+                    source_conninfo=options.source_conninfo,
+                    slot=options.slot,
+                    purpose=options.purpose,
+                )
+            )
+
+        threading.Thread(target=find, name="wait obstacle", daemon=True).start()
+        try:
+            return found.result(_REASON_S)
+        except NotYet:
+            return Obstacle("cannot be judged: the source does not answer", "Look at `keepstream status`.")

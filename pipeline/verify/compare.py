@@ -1,166 +1,193 @@
-"""Comparing the tables of two snapshots, several at a time."""
+"""Comparing the tables of a meeting: digests of all of them first, then what differs where they do."""
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from connectors.postgres.digest import (
-    Digest,
-    KeyedRow,
+    RowTooLong,
+    TableName,
     bucket_digests,
-    column_names,
-    keyed_rows,
+    column_digests,
+    rows_in_order,
     table_digest,
 )
-from connectors.postgres.session import connect, wrapped
-from connectors.postgres.snapshot import begin_in_snapshot
-from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.session import Session
+from connectors.postgres.snapshot_reader import SnapshotReader
+from connectors.postgres.snapshot_tables import Observer
+from pipeline.verify.differences import Differences, find_differences, name_columns, name_keys
+from pipeline.verify.jobs import Job, Jobs, Part, Side
 from pipeline.verify.meeting import Meeting, VerifyOptions
-from pipeline.verify.result import LISTED_KEYS, Difference, DifferingKey, TableResult
-from schemas.errors import KeepstreamError
+from pipeline.verify.pairing import Pair
+from pipeline.verify.progress import Meter, VerifyProgress
+from pipeline.verify.result import Difference, DifferingKey, TableResult
+from pipeline.verify.watch import Watch
+from schemas.errors import RetryLater
+from schemas.lsn import format_lsn
 
-BUCKETS_AT_ONCE = 32
-_ROW_DIGEST = "md5 of the row"
+_LOOK_S: Final = 0.2
 
-OnTable = Callable[[TableResult], None]
+OnProgress = Callable[[VerifyProgress], None]
 
 
-def compare_tables(
-    options: VerifyOptions, meeting: Meeting, keys: dict[int, tuple[str, ...]], on_table: OnTable
-) -> tuple[TableResult, ...]:
-    """Every table of the meeting, largest first, on `options.workers` pairs of sessions.
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """changed: tables, by the source's OIDs, that were truncated or altered after the meeting."""
 
-    `keys`: columns that identify a row, by the table's OID; () where nothing does. Raises what the
-    first failing worker raised.
-    """
-    waiting: queue.SimpleQueue[SnapshotTable] = queue.SimpleQueue()
-    for table in sorted(meeting.tables, key=lambda table: -table.size_bytes):
-        waiting.put(table)
-    results: list[TableResult] = []
-    failures: list[KeepstreamError] = []
-    lock = threading.Lock()
+    results: tuple[TableResult, ...]
+    changed: frozenset[int]
 
-    def work() -> None:
+
+class Comparison:
+    """One comparison of what met. `run` it once."""
+
+    def __init__(
+        self, options: VerifyOptions, watch: Watch, meeting: Meeting, on_progress: OnProgress
+    ) -> None:
+        self._options = options
+        self._watch = watch
+        self._on_progress = on_progress
+        self._lsn = format_lsn(meeting.lsn)
+        self._snapshots = {Side.SOURCE: meeting.source.name, Side.REPLICA: meeting.replica_snapshot}
+        self._conninfos = {Side.SOURCE: options.source_conninfo, Side.REPLICA: options.replica_conninfo}
+        self._observers = {
+            side: Observer(conninfo, purpose=options.purpose) for side, conninfo in self._conninfos.items()
+        }
+        self._failures: list[BaseException] = []
+
+    def run(self, pairs: Sequence[Pair]) -> Compared:
+        """Raises what the first failing session raised."""
+        total = sum(table.size_bytes for pair in pairs for table in (pair.source, *pair.replica))
+        self._meter = Meter(len(pairs), total, time.monotonic())
+        jobs = Jobs(pairs, self._on_done)
         try:
-            with Pair(options, meeting) as pair:
-                while not failures:
-                    try:
-                        table = waiting.get_nowait()
-                    except queue.Empty:
-                        return
-                    result = pair.compare(table, keys.get(table.oid, ()))
-                    with lock:
-                        results.append(result)
-                        on_table(result)
-        except KeepstreamError as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, name=f"verify {i}", daemon=True) for i in range(options.workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return tuple(sorted(results, key=lambda result: result.table))
-
-
-class Pair:
-    """A session on each side, in the meeting's snapshots."""
-
-    def __init__(self, options: VerifyOptions, meeting: Meeting) -> None:
-        purpose = f"{options.name}:verify"
-        self._source = connect(options.source_conninfo, purpose=purpose)
-        self._replica = connect(options.replica_conninfo, purpose=purpose)
-        begin_in_snapshot(self._source, meeting.source)
-        with wrapped("beginning to read in the replica's snapshot"):
-            self._replica.execute("begin isolation level repeatable read, read only")
-            self._replica.execute(f"set transaction snapshot '{meeting.replica_snapshot}'")
-
-    def __enter__(self) -> Pair:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._source.close()
-        self._replica.close()
-
-    def compare(self, table: SnapshotTable, key: Sequence[str]) -> TableResult:
-        """One table; its differing keys if there are any."""
-        name, columns = table.table_name, table.columns
-        there = column_names(self._replica, name)
-        missing = sorted(set(columns) - there) if there is not None else []
-        ours = table_digest(self._source, name, columns)
-        if there is None or missing:
-            problem = (
-                "the replica has no such table"
-                if there is None
-                else f"the replica has no column {', '.join(missing)}"
-            )
-            return TableResult(table.qualified_name, ours.rows, 0, identical=False, problem=problem)
-        theirs = table_digest(self._replica, name, columns)
-        if ours == theirs:
-            return TableResult(table.qualified_name, ours.rows, theirs.rows, identical=True)
-        found = self._differences(table, key)
-        return TableResult(
-            table.qualified_name,
-            ours.rows,
-            theirs.rows,
-            identical=False,
-            differing=len(found),
-            differing_keys=tuple(found[:LISTED_KEYS]),
+            self._read_all(jobs)
+            results = [self._result(job) for job in jobs.jobs if not job.changed]
+        finally:
+            for observer in self._observers.values():
+                observer.close()
+        return Compared(
+            tuple(result for result in results if result is not None),
+            frozenset(job.pair.source.oid for job in jobs.jobs if job.changed),
         )
 
-    def _differences(self, table: SnapshotTable, key: Sequence[str]) -> list[DifferingKey]:
-        by = tuple(key) or table.columns
-        ours = bucket_digests(self._source, table.table_name, table.columns, by)
-        theirs = bucket_digests(self._replica, table.table_name, table.columns, by)
-        buckets = sorted(bucket for bucket in ours.keys() | theirs.keys() if _differ(ours, theirs, bucket))
-        found: list[DifferingKey] = []
-        for start in range(0, len(buckets), BUCKETS_AT_ONCE):
-            some = buckets[start : start + BUCKETS_AT_ONCE]
-            sides = [
-                keyed_rows(side, table.table_name, table.columns, by, some)
-                for side in (self._source, self._replica)
-            ]
-            found += differing_keys(*sides) if not key else differing_keys(*sides, columns=tuple(key))
-        return found
-
-
-def _differ(ours: dict[int, Digest], theirs: dict[int, Digest], bucket: int) -> bool:
-    return ours.get(bucket) != theirs.get(bucket)
-
-
-def differing_keys(
-    ours: Sequence[KeyedRow], theirs: Sequence[KeyedRow], *, columns: tuple[str, ...] = ()
-) -> list[DifferingKey]:
-    """What differs between two sets of rows. Without key columns, rows are told apart by their digest
-    alone and named by it, each as often as it differs."""
-    if not columns:
-        surplus = Counter(row.digest for row in ours)
-        surplus.subtract(Counter(row.digest for row in theirs))
-        return [
-            DifferingKey({_ROW_DIGEST: digest}, Difference.MISSING if count > 0 else Difference.EXTRA)
-            for digest, count in sorted(surplus.items())
-            for _ in range(abs(count))
+    def _read_all(self, jobs: Jobs) -> None:
+        threads = [
+            threading.Thread(target=self._read_parts, args=[jobs, side], name=f"verify {side.value} {i}")
+            for side in Side
+            for i in range(min(self._options.workers, jobs.parts(side)))
         ]
-    mine = {row.key: row.digest for row in ours}
-    other = {row.key: row.digest for row in theirs}
-    found = []
-    for key in sorted(mine.keys() | other.keys(), key=_sort_key):
-        if mine.get(key) != other.get(key):
-            difference = (
-                Difference.MISSING
-                if key not in other
-                else Difference.EXTRA
-                if key not in mine
-                else Difference.CHANGED
-            )
-            found.append(DifferingKey(dict(zip(columns, key, strict=True)), difference))
-    return found
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_LOOK_S)
+                self._on_progress(self._meter.look(time.monotonic()))
+        if self._failures:
+            raise self._failures[0]
+
+    def _read_parts(self, jobs: Jobs, side: Side) -> None:
+        """One thread: reads parts of one side until all jobs are done, which another may have to do again."""
+        try:
+            with self._reader(side) as reader:
+                while jobs.open and not self._failures:
+                    part = jobs.take(side)
+                    if part is None:
+                        self._watch.pause(_LOOK_S / 10)
+                    else:
+                        self._read(jobs, part, reader)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that asked for it
+            self._failures.append(error)
+
+    def _read(self, jobs: Jobs, part: Part, reader: SnapshotReader) -> None:
+        self._watch.check()
+        shape = part.job.pair.shape
+        try:
+            with reader.reading([part.table]) as session:
+                digest = table_digest(session, part.table.table_name, shape, part.blocks)
+        except RowTooLong:
+            if not jobs.widen(part):
+                raise
+        except RetryLater as error:
+            if error.code != "table-changed":
+                raise
+            jobs.changed(part)
+        else:
+            self._meter.read(digest.rows, part.size_bytes)
+            jobs.read(part, digest)
+
+    def _on_done(self, job: Job) -> None:
+        self._meter.table_done()
+        if job.changed:
+            self._watch.tell(f"{job.pair.name} was truncated or altered meanwhile: it will be compared again")
+        elif not job.equal and job.pair.replica:
+            self._watch.tell(f"{job.pair.name} differs: looking for the rows")
+
+    def _result(self, job: Job) -> TableResult | None:
+        """None: the table changed before its rows could be looked at."""
+        pair = job.pair
+        result = TableResult(
+            table=pair.name,
+            lsn=self._lsn,
+            rows=job.digests[Side.SOURCE].rows,
+            replica_rows=job.digests[Side.REPLICA].rows,
+            identical=job.equal and pair.problem is None,
+            problem=pair.problem,
+        )
+        if job.equal or not pair.replica:
+            return result
+        try:
+            found, keys = self._look_for_rows(pair)
+        except RetryLater as error:
+            if error.code != "table-changed":
+                raise
+            job.changed = True
+            return None
+        return replace(result, differing=found.count, differing_keys=keys)
+
+    def _look_for_rows(self, pair: Pair) -> tuple[Differences, tuple[DifferingKey, ...]]:
+        self._watch.check()
+        names = [table.table_name for table in pair.replica]
+        with (
+            self._reader(Side.SOURCE) as ours,
+            self._reader(Side.REPLICA) as theirs,
+            ours.reading([pair.source]) as source,
+            theirs.reading(pair.replica) as replica,
+        ):
+            sides = ((source, [pair.source.table_name]), (replica, names))
+            mine, other = (bucket_digests(session, tables, pair.shape) for session, tables in sides)
+            buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
+            rows = (rows_in_order(session, tables, pair.shape, buckets) for session, tables in sides)
+            found = find_differences(*rows)
+            return found, _with_columns(name_keys(found, pair.shape.key), pair, sides)
+
+    @contextlib.contextmanager
+    def _reader(self, side: Side) -> Iterator[SnapshotReader]:
+        with self._watch.session(self._conninfos[side], purpose=self._options.purpose) as session:
+            yield SnapshotReader(session, self._snapshots[side], self._observers[side], self._watch.check)
 
 
-def _sort_key(key: tuple[str | None, ...]) -> tuple[tuple[int, str], ...]:
-    return tuple((len(value or ""), value or "") for value in key)
+def _with_columns(
+    keys: tuple[DifferingKey, ...], pair: Pair, sides: Sequence[tuple[Session, Sequence[TableName]]]
+) -> tuple[DifferingKey, ...]:
+    """Say of rows that both sides have which columns differ."""
+    changed = [tuple(key.key.values()) for key in keys if key.difference is Difference.CHANGED]
+    if not changed or not pair.shape.key:
+        return keys
+    ours, theirs = (column_digests(session, tables, pair.shape, changed) for session, tables in sides)
+    columns = [column.name for column in pair.shape.columns]
+    differing = {
+        key: tuple(
+            column
+            for column, mine, other in zip(columns, ours[key], theirs[key], strict=True)
+            if mine != other
+        )
+        for key in ours.keys() & theirs.keys()
+    }
+    return name_columns(keys, differing)

@@ -1,206 +1,254 @@
 """Bringing source and replica to one LSN, each behind a snapshot of its own (P21).
 
-    hold the replica at G, the source's insert LSN
+    wait until the replica has nearly caught up
+    hold it at G, the source's insert LSN
     take a snapshot of the source: S > G
     let the replica go on to S, exactly
     take a snapshot of the replica, and let it go on
 
-The hold expires by itself if this process dies, and is prolonged while a step takes long.
+While an open transaction of the source delays its snapshot, the hold moves on behind it, so that the replica
+follows. What proves the meeting is the position in the replica's own snapshot; the hold only
+makes it come about. It expires by itself soon after this process dies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from connectors.failpoints import failpoint
 from connectors.postgres.hold import hold, move_hold, release
-from connectors.postgres.progress import HoldKind, ReplicaState, require
-from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.snapshot import (
-    Blocker,
-    ExportedSnapshot,
-    begin_in_snapshot,
-    export_snapshot,
-    wait_until_visible,
-)
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table, published_tables
-from schemas.errors import OperatorNeeded, RetryLater, Unhealthy
-from schemas.lsn import Lsn, format_lsn, parse_lsn
+from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.snapshot import Blocker, ExportedSnapshot, export_snapshot
+from pipeline.control.obstacles import find_obstacle, insert_lsn, replica_ahead, replica_obstacle
+from pipeline.quantities import human_seconds
+from pipeline.verify.watch import Watch
+from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
+from schemas.lsn import Lsn, format_lsn
 
-HOLD_S = 30.0
-PROLONG_S = 10.0
+HOLD_S = 8.0
+PROLONG_S = 2.0
 POLL_S = 0.02
 MESSAGE_PREFIX = "keepstream.verify"
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What to compare. `timeout_s` bounds the time until both sides stand at one LSN."""
+    """What to compare. `timeout_s` bounds the time until both sides stand at one LSN, beside the delay
+    that the replica is configured to keep. `workers`: sessions that read, on each side."""
 
     name: str
     replica: str
     source_conninfo: str
     replica_conninfo: str
     publication: str
+    slot: str
+    delay_s: float = 0.0
     workers: int = 2
     timeout_s: float = 300.0
+
+    @property
+    def purpose(self) -> str:
+        return f"{self.name}:verify"
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Both sides at one LSN. Sessions import the snapshots by `source` and `replica_snapshot`."""
+    """Both sides at one LSN. `keeper`, in the replica's snapshot, keeps it; whoever reads imports
+    `source.name` and `replica_snapshot`. `held_s`: how long the replica could not go on freely."""
 
     lsn: Lsn
     source: ExportedSnapshot
+    keeper: Session
     replica_snapshot: str
-    tables: tuple[SnapshotTable, ...]
     held_s: float
 
 
-Say = Callable[[str], None]
-"""Told what is being waited for."""
-
-
 @contextlib.contextmanager
-def meet(options: VerifyOptions, stop: threading.Event, say: Say) -> Iterator[Meeting]:
+def meet(options: VerifyOptions, watch: Watch) -> Iterator[Meeting]:
     """Both sides stay readable at one LSN as long as the context.
 
-    Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`), RetryLater
-    (`table-changed` among others: try again).
+    Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`,
+    `replica-not-streaming`), HistoryBroken (`replica-ahead`), VerifyStopped, RetryLater (`hold-lost` among
+    others: try again).
     """
     with contextlib.ExitStack() as stack:
-        purpose = f"{options.name}:verify"
-        replica = stack.enter_context(connect(options.replica_conninfo, purpose=purpose))
-        source = stack.enter_context(connect(options.source_conninfo, purpose=purpose))
-        steps = _Steps(options, stop, say, source=source, replica=replica)
-        steps.require_streaming()
-        started = time.monotonic()
-        stack.enter_context(steps.held())
-        snapshot = stack.enter_context(
-            export_snapshot(
-                options.source_conninfo,
-                purpose=purpose,
-                observer=source,
-                limit_s=options.timeout_s,
-                on_wait=steps.on_wait,
-            )
+        replica, keeper = (
+            stack.enter_context(watch.session(options.replica_conninfo, purpose=options.purpose))
+            for _ in range(2)
         )
-        reader = stack.enter_context(connect(options.source_conninfo, purpose=purpose, autocommit=True))
-        tables = steps.lock_source(reader, snapshot)
-        steps.let_go_on_to(snapshot.lsn)
-        keeper = stack.enter_context(connect(options.replica_conninfo, purpose=purpose))
-        replica_snapshot = steps.snapshot_replica(keeper, tables)
-        steps.release()
-        yield Meeting(snapshot.lsn, snapshot, replica_snapshot, tables, time.monotonic() - started)
+        source = stack.enter_context(watch.session(options.source_conninfo, purpose=options.purpose))
+        steps = _Steps(options, watch, source=source, replica=replica)
+        limit_s = options.timeout_s + options.delay_s
+        with watch.deadline(limit_s, steps.late):
+            steps.catch_up()
+            with steps.held():
+                started = time.monotonic()
+                snapshot = stack.enter_context(
+                    export_snapshot(
+                        options.source_conninfo,
+                        purpose=options.purpose,
+                        observer=source,
+                        limit_s=limit_s,
+                        on_wait=steps.follow_open_transactions,
+                    )
+                )
+                steps.go_on_to(snapshot.lsn)
+                name = steps.snapshot_replica(keeper, snapshot.lsn)
+        yield Meeting(snapshot.lsn, snapshot, keeper, name, time.monotonic() - started)
 
 
 class _Steps:
     """The steps of one meeting, each a method."""
 
-    def __init__(
-        self, options: VerifyOptions, stop: threading.Event, say: Say, *, source: Session, replica: Session
-    ) -> None:
+    def __init__(self, options: VerifyOptions, watch: Watch, *, source: Session, replica: Session) -> None:
         self._options = options
-        self._stop = stop
-        self._say = say
+        self._watch = watch
         self._source = source
         self._replica = replica
-        self._deadline = time.monotonic() + options.timeout_s
         self._held_at: Lsn | None = None
         self._prolonged_at = 0.0
+        self._behind_open: Lsn | None = None
+        self._blockers: tuple[Blocker, ...] = ()
+        self._goal: Lsn | None = None
 
-    def require_streaming(self) -> None:
-        progress = require(self._replica, self._options.name)
-        if progress.state is ReplicaState.COPYING:
-            raise OperatorNeeded(
-                f"replica {self._options.replica} is still being copied",
-                code="replica-copying",
-                hint=f"Wait for it: `keepstream wait {self._options.replica}`.",
-            )
+    def catch_up(self) -> None:
+        """Wait, with nothing held, until the replica has what is committed now. One with a configured
+        delay never has: for it the snapshots wait."""
+        progress = self._progress()
+        self._require_free(progress)
+        self._goal = insert_lsn(self._source)
+        if progress.position.lsn > self._goal:
+            raise replica_ahead(self._options.replica, progress.position.lsn, self._goal)
+        push_log(self._source, MESSAGE_PREFIX)
+        if self._options.delay_s:
+            self._watch.tell(f"the replica keeps a delay of {human_seconds(self._options.delay_s)}")
+            return
+        self._watch.tell("waiting until the replica has caught up")
+        while (progress := self._progress()).position.lsn < self._goal:
+            self._require_free(progress)
+            self._watch.pause(POLL_S)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """The replica comes to the source's insert LSN and no further, until the context ends."""
-        insert_lsn = _insert_lsn(self._source)
-        self._held_at = hold(
-            self._replica, self._options.name, HoldKind.VERIFY, at=insert_lsn, expires_s=HOLD_S
-        )
-        self._prolonged_at = time.monotonic()
+        self._hold(insert_lsn(self._source))
         failpoint("verify.held")
         try:
             yield
         finally:
-            self.release()
+            with contextlib.suppress(KeepstreamError):  # it is gone by itself soon
+                release(self._replica, self._options.name, HoldKind.VERIFY)
 
-    def release(self) -> None:
-        if self._held_at is not None:
-            self._held_at = None
-            release(self._replica, self._options.name, HoldKind.VERIFY)
+    def _hold(self, at: Lsn) -> None:
+        """Waits while another verification has its hold."""
+        while True:
+            try:
+                self._held_at = hold(
+                    self._replica, self._options.name, HoldKind.VERIFY, at=at, expires_s=HOLD_S
+                )
+                self._prolonged_at = time.monotonic()
+                return
+            except OperatorNeeded as error:
+                progress = self._progress()
+                if error.code == "hold-passed":
+                    raise replica_ahead(self._options.replica, progress.position.lsn, at) from error
+                self._require_free(progress)
+                self._watch.tell("waiting for another verification")
+                self._watch.pause(0.2)
+                at = insert_lsn(self._source)
 
-    def on_wait(self, blockers: list[Blocker]) -> None:
-        self._tick()
-        if blockers:
-            self._say(f"open transactions on the source: {'; '.join(map(str, blockers))}")
+    def follow_open_transactions(self, blockers: list[Blocker]) -> None:
+        """Called about once a second while the source's snapshot waits for open transactions.
 
-    def lock_source(self, reader: Session, snapshot: ExportedSnapshot) -> tuple[SnapshotTable, ...]:
-        """The published tables as the snapshot shows them, locked against TRUNCATE and DDL (P18, P19)."""
-        purpose = f"{self._options.name}:verify"
-        begin_in_snapshot(reader, snapshot)
-        wait_until_visible(
-            reader, self._options.source_conninfo, purpose=purpose, limit_s=30.0, tick=self._tick
-        )
-        tables = published_tables(reader, self._options.publication)
-        observer = Observer(self._options.source_conninfo, purpose=purpose)
-        try:
-            for table in tables:
-                lock_table(reader, table, lambda *_: self._tick())
-                observer.require_unchanged(table)
-        finally:
-            observer.close()
-        return tuple(tables)
+        It will be later than anything that was written when it was seen waiting, so the replica may go
+        on to where the source was at the call before.
+        """
+        self._watch.check()
+        self._blockers = tuple(blockers)
+        if blockers and self._behind_open is not None:
+            self._move(max(self._behind_open, self._held_at or self._behind_open))
+            self._watch.tell(f"open transactions on the source: {'; '.join(map(str, blockers))}")
+        else:
+            self._prolong()
+        self._behind_open = insert_lsn(self._source)
 
-    def let_go_on_to(self, lsn: Lsn) -> None:
+    def go_on_to(self, lsn: Lsn) -> None:
         """Wait until the replica stands at `lsn` exactly."""
-        self._say(f"waiting for the replica to reach {format_lsn(lsn)}")
+        self._blockers, self._goal = (), lsn
         self._move(lsn)
         push_log(self._source, MESSAGE_PREFIX)
-        while (progress := require(self._replica, self._options.name)).position.lsn != lsn:
-            if progress.position.lsn > lsn:
+        while (at := self._progress().position.lsn) != lsn:
+            if at > lsn:
                 raise RetryLater(f"the replica passed {format_lsn(lsn)}", code="hold-lost")
-            self._tick()
-            time.sleep(POLL_S)
+            self._prolong()
+            self._watch.pause(POLL_S)
 
-    def snapshot_replica(self, keeper: Session, tables: tuple[SnapshotTable, ...]) -> str:
-        """Export the replica's snapshot, after locking its tables against what the stream may bring."""
+    def snapshot_replica(self, keeper: Session, lsn: Lsn) -> str:
+        """Export the replica's snapshot, which must show it at `lsn`."""
+        self._prolong()
         with wrapped("taking a snapshot of the replica"):
             keeper.execute("begin isolation level repeatable read, read only")
-            for table in tables:
-                _lock_if_there(keeper, table)
             row = keeper.execute("select pg_catalog.pg_export_snapshot()").fetchone()
-            assert row is not None
-            progress = require(keeper, self._options.name)
-        if progress.position.lsn != self._held_at:
+        assert row is not None
+        progress = read(keeper, self._options.name)
+        if progress is None or progress.position.lsn != lsn:
             raise RetryLater("the replica moved while its snapshot was taken", code="hold-lost")
         return str(row[0])
 
-    def _tick(self) -> None:
-        """Called often while waiting: gives up in time, and prolongs the hold."""
-        if self._stop.is_set():
-            raise RetryLater("the verification was stopped", code="stopped")
-        now = time.monotonic()
-        if now > self._deadline:
-            raise Unhealthy(
-                f"source and replica {self._options.replica} did not come to one LSN within"
-                f" {self._options.timeout_s:.0f} s",
+    def late(self) -> KeepstreamError:
+        """Why this took longer than it may."""
+        waited = f"replica {self._options.replica} and the source did not come to one LSN in time"
+        if self._blockers:
+            named = "; ".join(map(str, self._blockers))
+            return Unhealthy(
+                f"{waited}: transactions stay open on the source: {named}",
                 code="verify-timeout",
-                hint="Look at `keepstream status`: capture and apply must run and be nearly caught up; a long"
-                " transaction on the source must end. Or give more time with --timeout.",
+                hint="Verify when they have ended, end them, or give more time with --timeout.",
             )
-        if self._held_at is not None and now - self._prolonged_at > PROLONG_S:
+        with self._watch.session(self._options.replica_conninfo, purpose=self._options.purpose) as session:
+            progress = read(session, self._options.name)
+        obstacle = find_obstacle(
+            self._options.replica,
+            progress,
+            source_conninfo=self._options.source_conninfo,
+            slot=self._options.slot,
+            purpose=self._options.purpose,
+        )
+        goal = "" if self._goal is None else f" at {format_lsn(self._goal)}"
+        return Unhealthy(f"{waited}{goal}: it {obstacle.seen}", code="verify-timeout", hint=obstacle.hint)
+
+    def _progress(self) -> Progress:
+        """The row of a replica that streams."""
+        name = self._options.replica
+        progress = read(self._replica, self._options.name)
+        if progress is None or progress.state is ReplicaState.COPYING:
+            obstacle = replica_obstacle(name, progress)
+            assert obstacle is not None
+            raise OperatorNeeded(
+                f"replica {name} cannot be compared: it {obstacle.seen}",
+                code="replica-copying" if progress is not None else "replica-not-streaming",
+                hint=obstacle.hint,
+            )
+        return progress
+
+    def _require_free(self, progress: Progress) -> None:
+        """Where it is held by others, it cannot be brought to the source's LSN."""
+        if progress.hold is None or progress.hold.kind is HoldKind.VERIFY:
+            return
+        obstacle = replica_obstacle(self._options.replica, progress)
+        assert obstacle is not None
+        raise OperatorNeeded(
+            f"replica {self._options.replica} cannot be compared: it {obstacle.seen}",
+            code="replica-held",
+            hint=obstacle.hint,
+        )
+
+    def _prolong(self) -> None:
+        if self._held_at is not None and time.monotonic() - self._prolonged_at > PROLONG_S:
             self._move(self._held_at)
 
     def _move(self, lsn: Lsn) -> None:
@@ -218,25 +266,9 @@ class _Steps:
         self._held_at, self._prolonged_at = lsn, time.monotonic()
 
 
-def _lock_if_there(keeper: Session, table: SnapshotTable) -> None:
-    found = keeper.execute(
-        "select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname = %s and c.relname = %s",
-        [table.schema, table.name],
-    ).fetchone()
-    if found is not None:
-        keeper.execute(f"lock table only {found[0]} in access share mode")
-
-
 def push_log(source: Session, prefix: str) -> None:
     """Commit a transaction of one message, so that the log passes the LSN of now without waiting for
     a heartbeat (P22)."""
     with wrapped("writing a message into the source's WAL"):
+        source.execute("set synchronous_commit = local")  # flushed, whatever a standby does
         source.execute("select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)", [prefix])
-
-
-def _insert_lsn(source: Session) -> Lsn:
-    with wrapped("reading the source's insert LSN"):
-        row = source.execute("select pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
-    assert row is not None
-    return parse_lsn(row[0])

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.reports import NotReplicated
 
 LISTED_KEYS = 100
-"""So many differing keys of a table are named; `differing` counts all that were found."""
+"""So many differing keys of a table are named; `differing` counts them all."""
 
 
 class Difference(StrEnum):
@@ -22,25 +22,30 @@ class Difference(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DifferingKey:
-    """One differing row, by the text of its key's columns; a table without key is named by the
-    digest of the row."""
+    """One differing row, by the text of its key's columns; one of a table without key by its digest and
+    its ctid. columns: which differ, where both sides have the row and it has a key."""
 
     key: dict[str, str | None]
     difference: Difference
+    columns: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, "difference": self.difference.value}
+        return {"key": self.key, "difference": self.difference.value, "columns": list(self.columns)}
 
     def __str__(self) -> str:
         named = ", ".join(f"{column}={value}" for column, value in self.key.items())
-        return f"{named}: {self.difference.value}"
+        where = f" in {', '.join(self.columns)}" if self.columns else ""
+        return f"{named}: {self.difference.value}{where}"
 
 
 @dataclass(frozen=True, slots=True)
 class TableResult:
-    """One table. `rows`: on the source. `problem`: why its rows could not be compared at all."""
+    """One table, compared as of `lsn`. `rows`: on the source. `problem`: what keeps it from being
+    identical, or from being compared at all, other than differing rows; those are counted in
+    `differing`, and the first LISTED_KEYS of them named."""
 
     table: str
+    lsn: str
     rows: int
     replica_rows: int
     identical: bool
@@ -51,6 +56,7 @@ class TableResult:
     def to_json(self) -> dict[str, Any]:
         return {
             "table": self.table,
+            "lsn": self.lsn,
             "rows": self.rows,
             "replica_rows": self.replica_rows,
             "identical": self.identical,
@@ -62,12 +68,15 @@ class TableResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """The whole. `lsn`: source and replica were compared as of this position."""
+    """The whole. `lsn`: source and replica were compared as of this position; a table that was truncated
+    or altered meanwhile has a later one of its own, and then `lsn` is the latest. `notes`: what the
+    replica has more than the source. `held_s`: how long the replica was kept from going on freely."""
 
     replica: str
     lsn: str
     tables: tuple[TableResult, ...]
     not_replicated: tuple[NotReplicated, ...]
+    notes: tuple[str, ...]
     held_s: float
     took_s: float
 
@@ -87,6 +96,7 @@ class VerifyResult:
             "rows": self.rows,
             "tables": [table.to_json() for table in self.tables],
             "not_replicated": [left_out.model_dump() for left_out in self.not_replicated],
+            "notes": list(self.notes),
             "held_s": round(self.held_s, 3),
             "took_s": round(self.took_s, 3),
         }

@@ -1,86 +1,185 @@
-"""One whole verification."""
+"""One whole verification: meet, compare, and compare again what was truncated or altered meanwhile."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.session import connect
+from connectors.postgres.publication import read_publication
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.snapshot import begin_in_snapshot, wait_until_visible
+from connectors.postgres.snapshot_reader import columns_of, user_tables
+from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
 from pipeline.backoff import Backoff
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import NotReplicated
 from pipeline.selection import select_tables
-from pipeline.verify.compare import OnTable, compare_tables
-from pipeline.verify.meeting import Say, VerifyOptions, meet
-from pipeline.verify.result import VerifyResult
-from schemas.errors import RetryLater
+from pipeline.verify.compare import Comparison, OnProgress
+from pipeline.verify.meeting import Meeting, VerifyOptions, meet
+from pipeline.verify.pairing import Pair, pair_tables
+from pipeline.verify.result import TableResult, VerifyResult
+from pipeline.verify.watch import Tell, Watch
+from schemas.errors import HistoryBroken, RetryLater
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.verify")
 
 TRIES = 5
-_TRIED_AGAIN = ("table-changed", "hold-lost", "snapshot-lost")
+ROUNDS = 5
+_VISIBLE_S = 60.0
+_TRIED_AGAIN = ("hold-lost", "snapshot-lost", "connection-lost")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the configuration says about tables."""
+
+    tables: Tables
+    keyless: Keyless
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one meeting brought. changed: OIDs of tables to be compared again."""
+
+    results: tuple[TableResult, ...]
+    changed: frozenset[int]
+    not_replicated: tuple[NotReplicated, ...]
+    notes: tuple[str, ...]
+    lsn: str
+    held_s: float
 
 
 def verify(
-    options: VerifyOptions,
-    *,
-    tables: Tables,
-    keyless: Keyless,
-    stop: threading.Event,
-    say: Say,
-    on_table: OnTable,
+    options: VerifyOptions, scope: Scope, *, stop: threading.Event, tell: Tell, on_progress: OnProgress
 ) -> VerifyResult:
     """Compare everything that is published, at one LSN. Writes nothing but the hold.
 
-    A table that is truncated or altered meanwhile makes it begin again, a few times. Raises what `meet`
-    and `compare_tables` raise.
+    A table that is truncated or altered before it was read is compared at a later meeting; after
+    ROUNDS of them RetryLater (`table-changed`). Raises what `meet` raises, and VerifyStopped.
     """
-    backoff = Backoff()
-    for tried in range(1, TRIES + 1):
-        try:
-            return _verify_once(options, tables, keyless, stop, say, on_table)
-        except RetryLater as error:
-            if error.code not in _TRIED_AGAIN or tried == TRIES or backoff.wait(stop):
-                raise
-            logger.info("verification begins again", extra={"code": error.code, "error": error.message})
-    raise AssertionError("unreachable")
-
-
-def _verify_once(
-    options: VerifyOptions,
-    tables: Tables,
-    keyless: Keyless,
-    stop: threading.Event,
-    say: Say,
-    on_table: OnTable,
-) -> VerifyResult:
     started = time.monotonic()
-    with meet(options, stop, say) as meeting:
-        with connect(options.source_conninfo, purpose=f"{options.name}:verify") as session:
-            catalog = list_tables(session)
-        keys = {table.oid: _key(table) for table in catalog}
-        compared = {(table.schema, table.name) for table in meeting.tables}
-        results = compare_tables(options, meeting, keys, on_table)
-    selection = select_tables(catalog, tables, keyless)
-    missed = tuple(
-        NotReplicated(table=str(name), reason="not in the publication yet")
-        for name in selection.names
-        if tuple(name) not in compared
-    )
+    watch = Watch(stop, tell)
+    found: dict[str, TableResult] = {}
+    held_s = 0.0
+    only: frozenset[int] | None = None
+    with watch.watching():
+        for _ in range(ROUNDS):
+            one = _try_round(options, scope, watch, on_progress, only)
+            found |= {result.table: result for result in one.results}
+            held_s = max(held_s, one.held_s)
+            only = one.changed
+            if not one.changed:
+                break
+        else:
+            raise RetryLater(
+                f"{len(one.changed)} tables were truncated or altered in each of {ROUNDS} attempts",
+                code="table-changed",
+                hint="Verify at a time when nothing does that.",
+            )
     return VerifyResult(
         replica=options.replica,
-        lsn=format_lsn(meeting.lsn),
-        tables=results,
-        not_replicated=selection.not_replicated + missed,
-        held_s=meeting.held_s,
+        lsn=one.lsn,
+        tables=tuple(sorted(found.values(), key=lambda result: result.table)),
+        not_replicated=one.not_replicated,
+        notes=one.notes,
+        held_s=held_s,
         took_s=time.monotonic() - started,
     )
 
 
-def _key(table: Table) -> tuple[str, ...]:
+def _try_round(
+    options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: frozenset[int] | None
+) -> Round:
+    backoff = Backoff()
+    for tried in range(1, TRIES + 1):
+        try:
+            return _round(options, scope, watch, on_progress, only)
+        except RetryLater as error:
+            watch.check()
+            if error.code not in _TRIED_AGAIN or tried == TRIES:
+                raise
+            logger.info("verification begins again", extra={"code": error.code, "error": error.message})
+            watch.pause(backoff.next_s())
+    raise AssertionError("unreachable")
+
+
+def _round(
+    options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: frozenset[int] | None
+) -> Round:
+    with meet(options, watch) as meeting:
+        tables, catalog, pairs = _describe(options, watch, meeting)
+        chosen = [pair for pair in pairs if only is None or pair.source.oid in only]
+        watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
+        compared = Comparison(options, watch, meeting, on_progress).run(chosen)
+        others = _only_on_replica(meeting.keeper, catalog)
+    return Round(
+        results=compared.results,
+        changed=compared.changed,
+        not_replicated=_not_replicated(scope, catalog, tables),
+        notes=tuple(note for pair in pairs for note in pair.notes) + others,
+        lsn=format_lsn(meeting.lsn),
+        held_s=meeting.held_s,
+    )
+
+
+def _describe(
+    options: VerifyOptions, watch: Watch, meeting: Meeting
+) -> tuple[list[SnapshotTable], tuple[Table, ...], list[Pair]]:
+    """The published tables, the source's whole catalog, and the pairs, as both snapshots show them."""
+    with watch.session(options.source_conninfo, purpose=options.purpose) as reader:
+        begin_in_snapshot(reader, meeting.source)
+        wait_until_visible(
+            reader,
+            options.source_conninfo,
+            purpose=options.purpose,
+            limit_s=_VISIBLE_S,
+            tick=watch.check,
+        )
+        _require_publication(reader, options.publication)
+        tables = published_tables(reader, options.publication)
+        catalog = list_tables(reader)
+        columns = columns_of(reader, tables)
+    there = named_tables(meeting.keeper, [table.table_name for table in tables], server="the replica")
+    keys = {table.oid: key_of(table) for table in catalog}
+    return tables, catalog, pair_tables(tables, columns, there, columns_of(meeting.keeper, there), keys)
+
+
+def _require_publication(reader: Session, publication: str) -> None:
+    """Without it nothing would be compared, and everything found identical."""
+    if read_publication(reader, publication) is None:
+        raise HistoryBroken(
+            f"the source has no publication {publication}",
+            code="publication-missing",
+            hint="If it was dropped, the replica lacks what was written since: run `keepstream check`.",
+        )
+
+
+def key_of(table: Table) -> tuple[str, ...]:
     """The columns by which a row is named: its replica identity, else any key; () if there is none."""
     others = (index.columns for index in table.usable_indexes)
     return table.identity_columns or next(others, ())
+
+
+def _not_replicated(
+    scope: Scope, catalog: tuple[Table, ...], compared: list[SnapshotTable]
+) -> tuple[NotReplicated, ...]:
+    selection = select_tables(catalog, scope.tables, scope.keyless)
+    names = {table.table_name for table in compared}
+    qualified = {table.qualified_name for table in compared}
+    missed = (
+        NotReplicated(table=str(name), reason="not in the publication")
+        for name in selection.names
+        if tuple(name) not in names
+    )
+    return (*(left for left in selection.not_replicated if left.table not in qualified), *missed)
+
+
+def _only_on_replica(keeper: Session, catalog: tuple[Table, ...]) -> tuple[str, ...]:
+    known = {(table.schema, table.name) for table in catalog}
+    with wrapped("comparing the lists of tables"):
+        others = [name for name in user_tables(keeper) if name not in known]
+    return tuple(f"{schema}.{name} is only on the replica" for schema, name in others)

@@ -72,6 +72,6 @@ def test_a_row_altered_on_the_replica_is_named(directory_pipeline: Pipeline) -> 
     (differing,) = (table for table in done.json["tables"] if not table["identical"])
     assert differing["table"] == "public.customer"
     assert differing["differing_keys"] == [
-        {"key": {"id": "42"}, "difference": "values differ"},
-        {"key": {"id": "43"}, "difference": "missing on the replica"},
+        {"key": {"id": "42"}, "difference": "values differ", "columns": ["credit"]},
+        {"key": {"id": "43"}, "difference": "missing on the replica", "columns": []},
     ]

@@ -1,0 +1,98 @@
+"""Why a replica does not come on: what can be seen of capture's slot and of the replica's progress row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.postgres.progress import HoldKind, Progress, ReplicaState
+from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.slot import read_slot
+from pipeline.quantities import human_bytes
+from schemas.errors import HistoryBroken, KeepstreamError
+from schemas.lsn import Lsn, format_lsn, parse_lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """`seen` follows "the replica" or "it" in a sentence; `hint` is a full sentence."""
+
+    seen: str
+    hint: str
+
+
+def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None:
+    """What keeps the replica where it is, by its own row; None if it goes on."""
+    if progress is None:
+        return Obstacle(
+            "has no progress row yet",
+            "Start `keepstream run`, which copies the replica if it is empty.",
+        )
+    if progress.state is ReplicaState.COPYING:
+        if progress.alive:
+            return Obstacle("is still being copied", f"Wait for it: `keepstream wait {replica}`.")
+        return Obstacle(
+            "has an unfinished copy that nobody goes on with",
+            "Start `keepstream run`, which takes the copy up again.",
+        )
+    hold = progress.hold
+    if hold is not None and hold.kind is not HoldKind.VERIFY:
+        why = "paused" if hold.kind is HoldKind.PAUSE else "held by `apply --until`"
+        return Obstacle(
+            f"is {why} at {format_lsn(hold.at)}", f"Let it go on with `keepstream resume {replica}`."
+        )
+    if not progress.alive:
+        return Obstacle(
+            f"is at {progress.position}, and no applier is connected to it",
+            f"Start `keepstream run` or `keepstream apply {replica}`.",
+        )
+    return None
+
+
+def find_obstacle(
+    replica: str, progress: Progress | None, *, source_conninfo: str, slot: str, purpose: str
+) -> Obstacle:
+    """The same, with a look at the source: whether capture runs, and how far the replica is behind."""
+    try:
+        with connect(source_conninfo, purpose=purpose) as source:
+            return _find(replica, progress, source, slot)
+    except KeepstreamError as error:
+        at = "" if progress is None else f"is at {progress.position}; "
+        return Obstacle(f"{at}the source cannot be asked: {error.message}", error.hint)
+
+
+def _find(replica: str, progress: Progress | None, source: Session, slot: str) -> Obstacle:
+    found = replica_obstacle(replica, progress)
+    if found is not None:
+        return found
+    assert progress is not None
+    state = read_slot(source, slot)
+    if state is None or state.active_pid is None:
+        seen = "does not exist" if state is None else "is read by nobody"
+        return Obstacle(
+            f"is at {progress.position}, and capture does not run: slot {slot} {seen}",
+            "Start `keepstream run` or `keepstream capture`.",
+        )
+    behind = human_bytes(max(0, insert_lsn(source) - progress.position.lsn))
+    return Obstacle(
+        f"is at {progress.position}, {behind} of the source's WAL behind",
+        "Look at `keepstream status`, and give it more time with --timeout if it is catching up.",
+    )
+
+
+def insert_lsn(source: Session) -> Lsn:
+    """Where the source's next WAL record goes; the flush LSN misses asynchronous commits (P22)."""
+    with wrapped("reading the source's insert LSN"):
+        row = source.execute("select pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
+    assert row is not None
+    return parse_lsn(row[0])
+
+
+def replica_ahead(replica: str, position: Lsn, source: Lsn) -> HistoryBroken:
+    """The error for a replica that claims more than its source has written."""
+    return HistoryBroken(
+        f"replica {replica} is at {format_lsn(position)}, but the source has only written up to"
+        f" {format_lsn(source)}",
+        code="replica-ahead",
+        hint="The replica follows another source, or the source was put back to an earlier state. Correct"
+        " `source` and `replicas` in the configuration, or copy the replica anew from an empty database.",
+    )

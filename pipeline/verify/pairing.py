@@ -1,0 +1,113 @@
+"""Which table of the replica stands for which of the source, and what of them can be compared. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.digest import DigestColumn, Shape
+from connectors.postgres.snapshot_tables import SnapshotTable
+
+_BYTEA: Final = 17
+_STORED: Final = "s"
+
+Columns = Mapping[int, Sequence[CatalogColumn]]
+"""Of the tables with these OIDs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A table of the source and what has its name on the replica: one table, the leaves of a partitioned
+    one, or nothing. shape: the columns that both have. problem, notes: see TableResult, VerifyResult."""
+
+    source: SnapshotTable
+    replica: tuple[SnapshotTable, ...]
+    shape: Shape
+    problem: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.source.qualified_name
+
+
+def pair_tables(
+    source: Sequence[SnapshotTable],
+    source_columns: Columns,
+    replica: Sequence[SnapshotTable],
+    replica_columns: Columns,
+    keys: Mapping[int, tuple[str, ...]],
+) -> list[Pair]:
+    """One pair for each table of the source. `keys`: columns that identify a row, by its OID."""
+    standing = _by_name(source, replica)
+    return [
+        _pair(table, source_columns[table.oid], standing[table.oid], replica_columns, keys.get(table.oid, ()))
+        for table in source
+    ]
+
+
+def _by_name(
+    source: Sequence[SnapshotTable], replica: Sequence[SnapshotTable]
+) -> dict[int, tuple[SnapshotTable, ...]]:
+    """A table of this name, else the leaves of a partitioned one."""
+    plain = {table.table_name: table for table in replica}
+    leaves: dict[tuple[str, str], list[SnapshotTable]] = {}
+    for table in replica:
+        for ancestor in table.ancestors:
+            leaves.setdefault(ancestor, []).append(table)
+    return {
+        table.oid: (plain[table.table_name],)
+        if table.table_name in plain
+        else tuple(leaves.get(table.table_name, ()))
+        for table in source
+    }
+
+
+def _pair(
+    table: SnapshotTable,
+    ours: Sequence[CatalogColumn],
+    there: tuple[SnapshotTable, ...],
+    replica_columns: Columns,
+    key: tuple[str, ...],
+) -> Pair:
+    theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
+    shared = tuple(
+        DigestColumn(column.name, column.type_oid == theirs[column.name].type_oid == _BYTEA)
+        for column in ours
+        if column.name in theirs and column.generated in ("", _STORED)
+    )
+    names = {column.name for column in shared}
+    missing = [column.name for column in ours if column.name not in theirs and not column.generated]
+    return Pair(
+        table,
+        there,
+        Shape(shared, key if names.issuperset(key) else ()),
+        _problem(missing, there=bool(there)),
+        tuple(_notes(table, ours, theirs)) if there else (),
+    )
+
+
+def _problem(missing: Iterable[str], *, there: bool) -> str | None:
+    if not there:
+        return "the replica has no such table"
+    names = ", ".join(missing)
+    if not names:
+        return None
+    return (
+        f"the replica has no column {names}: if it was added on the source just now, it comes with the next"
+        " row of this table that changes; all other columns were compared"
+    )
+
+
+def _notes(
+    table: SnapshotTable, ours: Sequence[CatalogColumn], theirs: Mapping[str, CatalogColumn]
+) -> Iterable[str]:
+    known = {column.name for column in ours}
+    for name in theirs:
+        if name not in known:
+            yield f"{table.qualified_name}: column {name} is only on the replica"
+    for column in ours:
+        if column.generated == _STORED and column.name not in theirs:
+            yield f"{table.qualified_name}: generated column {column.name} is only on the source"

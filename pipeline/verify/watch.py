@@ -1,0 +1,116 @@
+"""What all steps of a verification share: its sessions, what people are told, and how it ends early.
+
+A statement of ours may wait for long: for a target transaction that is being applied, for somebody's
+lock. So whoever wants to end it cancels what the sessions run, again and again until they have noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+
+from connectors.postgres.session import Session, connect
+from schemas.errors import KeepstreamError, RetryLater
+
+_LOOK_S = 0.1
+_CANCEL_S = 2.0
+
+Tell = Callable[[str], None]
+"""Told in one line what is being done or waited for."""
+
+
+class VerifyStopped(RetryLater):
+    """The verification was asked to stop (`verify-stopped`)."""
+
+
+class Watch:
+    """Used by all threads of one verification. `watching` must be entered first."""
+
+    def __init__(self, stop: threading.Event, tell: Tell) -> None:
+        self.tell = tell
+        self._stop = stop
+        self._deadline: float | None = None
+        self._late: Callable[[], KeepstreamError] | None = None
+        self._sessions: set[Session] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def session(self, conninfo: str, *, purpose: str) -> Iterator[Session]:
+        """A session whose statements are cancelled when the verification shall end."""
+        session = connect(conninfo, purpose=purpose)
+        with self._lock:
+            self._sessions.add(session)
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._sessions.discard(session)
+            session.close()
+
+    @contextlib.contextmanager
+    def deadline(self, seconds: float, late: Callable[[], KeepstreamError]) -> Iterator[None]:
+        """What is inside must be done within `seconds`, else `late` says what is raised."""
+        self._late = late
+        self._deadline = time.monotonic() + seconds
+        try:
+            with self._telling_why():
+                yield
+        finally:
+            self._deadline = self._late = None
+
+    def check(self) -> None:
+        """Call it often while waiting. Raises VerifyStopped, and what `late` makes."""
+        if self._stop.is_set():
+            raise VerifyStopped("the verification was stopped", code="verify-stopped")
+        late = self._late
+        if late is not None and self._is_late():
+            self._deadline = None  # `late` may ask the servers
+            raise late()
+
+    def pause(self, seconds: float) -> None:
+        """`check`, and wait a moment."""
+        self.check()
+        self._stop.wait(seconds)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While this lasts, the wish to stop and the deadline cancel what runs, which then raises why."""
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=[ended], name="verify watch", daemon=True)
+        watcher.start()
+        try:
+            with self._telling_why():
+                yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    @contextlib.contextmanager
+    def _telling_why(self) -> Iterator[None]:
+        try:
+            yield
+        except RetryLater as error:
+            if error.code in ("query-canceled", "connection-lost"):
+                self.check()
+            raise
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_S):
+            if self._stop.is_set() or self._is_late():
+                with self._lock:
+                    sessions = list(self._sessions)
+                for session in sessions:
+                    _cancel(session)
+
+
+def _cancel(session: Session) -> None:
+    with contextlib.suppress(psycopg.Error):  # it has ended, or ends just now
+        if not session.closed and session.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            session.cancel_safe(timeout=_CANCEL_S)
