@@ -1,15 +1,17 @@
 """P10 and P11: whether source, slot and publication are the ones whose history the log holds.
 
-Pure comparisons; each raises HistoryBroken and says what was expected, what was seen, and what to do.
+Comparisons; each raises HistoryBroken and says what was expected, what was seen, and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from connectors.postgres import publication as publications
+from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
-from schemas.errors import HistoryBroken
+from schemas.errors import HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
@@ -18,6 +20,7 @@ BEGIN_ANEW = (
     " `keepstream run` to begin anew."
 )
 _JOIN = "join:"
+_TABLE = "table:"
 
 
 def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
@@ -101,11 +104,32 @@ def announced_joins(anchored: Sequence[str]) -> tuple[str, ...]:
     return tuple(entry for entry in anchored if entry.startswith(_JOIN))
 
 
+def published_now(session: Session, publication: str) -> tuple[str, ...]:
+    """What an ANCHOR says of the publication: the catalog rows that make it up, and which table bears
+    which name. A rename changes none of those rows, but rows of two tables that swap their names
+    would be taken for each other's."""
+    found = publications.read_publication(session, publication)
+    tables = found.tables if found else ()
+    names = sorted(f"{_TABLE}{table.oid}:{table.schema}.{table.name}" for table in tables)
+    return publications.publication_identity(session, publication) + tuple(names)
+
+
+def named_tables(entries: Iterable[str]) -> dict[int, str]:
+    """Qualified names by OID, from an ANCHOR's entries."""
+    found = (entry.removeprefix(_TABLE).partition(":") for entry in entries if entry.startswith(_TABLE))
+    return {int(oid): table for oid, _, table in found}
+
+
 def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
     """P11: the publication is as the anchor says, but for additions that Keepstream announced there.
 
-    Entries are `catalog:oid:xmin`.
+    Entries are `catalog:oid:xmin` and `table:oid:name`.
     """
+    now = named_tables(current)
+    for oid, table in named_tables(anchored).items():
+        if now.get(oid, table) != table:
+            raise renamed(table, now[oid])
+    anchored, current = _without_names(anchored), _without_names(current)
     announced = {entry.removeprefix(_JOIN) for entry in anchored if entry.startswith(_JOIN)}
     expected = {entry for entry in anchored if not entry.startswith(_JOIN)}
     lost = expected - set(current)
@@ -120,3 +144,17 @@ def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]
         " replicated table cannot be followed yet."
         f" {BEGIN_ANEW}",
     )
+
+
+def renamed(old: str, new: str) -> RefusedData:
+    """What a published table's new name means."""
+    return RefusedData(
+        f"table {old} was renamed to {new}",
+        code="table-renamed",
+        hint=f"Renaming a replicated table cannot be followed yet. Rename it back before anything is written"
+        f" to it. {BEGIN_ANEW}",
+    )
+
+
+def _without_names(entries: Sequence[str]) -> tuple[str, ...]:
+    return tuple(entry for entry in entries if not entry.startswith(_TABLE))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from connectors.postgres import publication as publications
 from connectors.postgres.stream import Batch
-from pipeline.capture.history import check_publication
+from pipeline.capture.history import check_publication, published_now
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -55,5 +54,5 @@ class Housekeeping:
 
     def check_publication(self) -> None:
         """P11. Raises HistoryBroken (`publication-changed`)."""
-        current = publications.publication_identity(self._capture.sql, self._options.publication)
+        current = published_now(self._capture.sql, self._options.publication)
         check_publication(self._options.publication, self._capture.chain.publication, current)

@@ -23,7 +23,7 @@ from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.history import announced_joins, check_publication, join_token
+from pipeline.capture.history import announced_joins, check_publication, join_token, published_now
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -246,7 +246,7 @@ class Joins:
         """P11: what nobody else changed meanwhile is the publication from now on. Announcements of
         earlier captures stay: one that was killed may have left a COMMIT that still runs."""
         name, chain = self._options.publication, self._capture.chain
-        current = publications.publication_identity(self._capture.sql, name)
+        current = published_now(self._capture.sql, name)
         check_publication(name, chain.publication, current)
         others = tuple(known for known in announced_joins(chain.publication) if known != token)
         chain.publication_is(current + others)

@@ -17,6 +17,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.stream import Batch
+from pipeline.capture.history import named_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
@@ -48,6 +49,7 @@ class Pump:
         self._tail = capture.chain.position
         self._versions: dict[bytes, TableSchema] = {}
         self._oids: dict[bytes, int] = {}
+        self._names = named_tables(capture.chain.publication)
         self._introduced = {table.id for table in capture.live_tables}
         self._by_name = {(table.schema, table.name): table for table in capture.live_tables}
         self._transaction: Begin | None = None
@@ -112,10 +114,18 @@ class Pump:
         elif isinstance(decoded, Commit):
             self._commit(decoded)
         elif isinstance(decoded, RelationChanged):
-            self._versions[decoded.table.id] = decoded.table
-            self._oids[decoded.table.id] = decoded.oid
+            self._relation(decoded)
         elif isinstance(decoded, Origin) and not self._skipping:
             self._packer.set_origin(decoded.name)
+
+    def _relation(self, changed: RelationChanged) -> None:
+        """pgoutput's Relation: the same table as before, in perhaps another version."""
+        table = changed.table
+        known = self._names.setdefault(changed.oid, table.qualified_name)
+        if known != table.qualified_name:
+            raise renamed(known, table.qualified_name)
+        self._versions[table.id] = table
+        self._oids[table.id] = changed.oid
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin

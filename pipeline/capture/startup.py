@@ -31,6 +31,7 @@ from pipeline.capture.history import (
     check_slot,
     check_system,
     check_timeline,
+    published_now,
 )
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
@@ -166,7 +167,7 @@ class Startup:
             session.execute("begin isolation level repeatable read read only")
             session.execute(f"set transaction snapshot '{created.snapshot}'")
             name = self._options.publication
-            return published_tables(session, name), publications.publication_identity(session, name)
+            return published_tables(session, name), published_now(session, name)
 
     # a log that holds history
 
@@ -228,7 +229,7 @@ class Startup:
         slot = slots.read_slot(sql, options.slot)
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
         assert slot is not None
-        identity = publications.publication_identity(sql, options.publication)
+        identity = published_now(sql, options.publication)
         check_publication(options.publication, anchor.publication, identity)
         identity += announced_joins(anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO

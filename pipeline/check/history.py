@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.publication import publication_identity
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
 from connectors.postgres.walsender import SystemIdentity, Walsender
@@ -50,7 +49,7 @@ def _continued(session: Session, config: Config, slot: SlotState | None, tail: F
         yield SOURCE.caught(broken, subject)
     elif slot is not None:
         yield _state(slot)
-    current = publication_identity(session, config.publication_name)
+    current = history.published_now(session, config.publication_name)
     broken = _broken(partial(history.check_publication, config.publication_name, anchor.publication, current))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")

@@ -358,3 +358,40 @@ def test_p6_anchors_come_in_time_though_no_pause_ever_does(
         content.wait_for(12)
     positions = {anchor.at.lsn for anchor in content.read().anchors}
     assert {one.end_lsn for one in content.committed} <= positions
+
+
+# P11: names
+
+
+def test_p11_tables_that_swap_their_names_are_not_taken_for_each_other(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """Their rows look alike, and a rename changes no row of the publication."""
+    source.execute("create table customer (id int primary key); create table lead (id int primary key)")
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute("insert into customer values (1); insert into lead values (2)")
+    content.wait_for(1)
+    source.execute(
+        "begin; alter table customer rename to swapped; alter table lead rename to customer;"
+        " alter table swapped rename to lead; commit"
+    )
+    source.execute("insert into customer values (3)")
+    error = running.ended_with()
+    assert (error.code, error.exit_code) == ("table-renamed", 4)
+    assert error.message == "table public.lead was renamed to public.customer"
+    assert content.read().ids("public.customer") == [1]
+
+
+def test_p11_tables_that_swapped_their_names_while_capture_was_down_are_found(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key); create table lead (id int primary key)")
+    with capturing(options):
+        content = begun(change_log)
+    source.execute(
+        "begin; alter table customer rename to swapped; alter table lead rename to customer;"
+        " alter table swapped rename to lead; commit; insert into customer values (3)"
+    )
+    assert RunningCapture(options).ended_with().code == "table-renamed"
+    assert content.read().ids("public.customer") == []
