@@ -105,13 +105,13 @@ class Writer:
 
     def commit(self, changes: Sequence[Change]) -> None:
         now = time.time_ns() // 1000
-        self._packer.begin(xid=700, commit_lsn=Lsn(self.lsn + 0x40))
+        self._packer.begin(xid=700, commit_lsn=Lsn(self.lsn + 0x40), commit_time=now)
         self._packer.need(TABLE)
         for change in changes:
             for body in self._packer.add(encode_change(change)):
                 self._chain.append(body)
         self.lsn += 0x80
-        for body in self._packer.commit(end_lsn=Lsn(self.lsn), commit_time=now):
+        for body in self._packer.commit(end_lsn=Lsn(self.lsn)):
             self._chain.append(body)
 
     def settle(self) -> None:

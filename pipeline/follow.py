@@ -16,7 +16,7 @@ from connectors.interfaces import ChangeLog, LogReader, Record
 from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
 from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
-from schemas.lsn import Lsn, Position, format_lsn
+from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
 from schemas.validity import Chain, Verdict, adopt, judge
 
@@ -261,8 +261,11 @@ def _refuse_other_start(log: ChangeLog, stream: bytes, position: Position) -> No
 class SameHistory:
     """P2: proves that a log is the one in which a position was taken.
 
-    Feed it every transaction in order; it compares the last one below the position, and raises
-    HistoryBroken (`other-history`) if that is another one than the position names.
+    Feed it every transaction and anchor in order, from an anchor at or before the position on. The last
+    transaction below the position must then be the one that the position names: another one, or none,
+    raises HistoryBroken (`other-history`). A position that names none (a slot's or a copy's own) proves
+    nothing. What a slot sends again may begin anywhere, so that there absence proves nothing: that is
+    compared by `pipeline.capture.resent`.
     """
 
     def __init__(self, position: Position) -> None:
@@ -275,16 +278,10 @@ class SameHistory:
         if not self._done and at.lsn <= self._position.lsn and at.xid:
             self._last = (at.xid, at.commit_time)
 
-    def see(self, *, commit_lsn: int, end_lsn: int, xid: int, commit_time: int) -> bool:
+    def see(self, *, commit_lsn: int, xid: int, commit_time: int) -> bool:
         """Whether the position already holds this transaction (P1): the caller then skips it."""
         held = commit_lsn < self._position.lsn
-        if self._done:
-            return held
         if held:
-            if end_lsn > self._position.lsn:
-                self._fail(
-                    f"a transaction reaches from {format_lsn(commit_lsn)} to {format_lsn(end_lsn)} over it"
-                )
             self._last = (xid, commit_time)
         else:
             self.prove()
@@ -296,10 +293,14 @@ class SameHistory:
             return
         self._done = True
         expected = (self._position.xid, self._position.commit_time)
-        if self._last is not None and self._last != expected:
-            self._fail(f"the log's last transaction below it is {self._last[0]}, not {expected[0]}")
-
-    def _fail(self, seen: str) -> None:
+        if self._last == expected:
+            return
+        if self._last is None:
+            seen = f"the log has no transaction below it, and should have {expected[0]}"
+        elif self._last[0] == expected[0]:
+            seen = f"the log's transaction {expected[0]} was committed at another time"
+        else:
+            seen = f"the log's last transaction below it is {self._last[0]}, not {expected[0]}"
         raise HistoryBroken(
             f"position {self._position} was taken in another history: {seen}",
             code="other-history",

@@ -61,7 +61,6 @@ class Commit:
     """How a transaction ended; stands in its last part."""
 
     end_lsn: Lsn
-    commit_time: int
     origin: str | None
 
 
@@ -71,6 +70,7 @@ class Part:
 
     xid: int
     commit_lsn: Lsn
+    commit_time: int
     part: int
     change_count: int
     changes: bytes
@@ -82,7 +82,7 @@ class Part:
         """The position after the transaction, in its last part."""
         if self.commit is None:
             return None
-        return Position(self.commit.end_lsn, self.xid, self.commit.commit_time)
+        return Position(self.commit.end_lsn, self.xid, self.commit_time)
 
 
 class PartChanges:

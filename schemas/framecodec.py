@@ -194,13 +194,21 @@ def encode_part(
     *,
     xid: int,
     commit_lsn: int,
+    commit_time: int,
     part: int,
     changes: list[bytes],
     fragment: Fragment | None,
     commit: Commit | None,
 ) -> bytes:
     """Body of one part of a transaction."""
-    pieces = [_PART, encode_long(xid), encode_long(commit_lsn), encode_long(part), encode_array(changes)]
+    pieces = [
+        _PART,
+        encode_long(xid),
+        encode_long(commit_lsn),
+        encode_long(commit_time),
+        encode_long(part),
+        encode_array(changes),
+    ]
     if fragment is None:
         pieces.append(b"\0")
     else:
@@ -209,12 +217,7 @@ def encode_part(
     if commit is None:
         pieces.append(b"\0")
     else:
-        pieces += [
-            b"\2",
-            encode_long(commit.end_lsn),
-            encode_long(commit.commit_time),
-            encode_optional_text(commit.origin),
-        ]
+        pieces += [b"\2", encode_long(commit.end_lsn), encode_optional_text(commit.origin)]
     return b"".join(pieces)
 
 
@@ -310,6 +313,7 @@ def _end_of_array(record: bytes, pos: int) -> int:
 def _decode_part(record: bytes, pos: int) -> tuple[Part, int]:
     xid, pos = read_long(record, pos)
     commit_lsn, pos = read_long(record, pos)
+    commit_time, pos = read_long(record, pos)
     part, pos = read_long(record, pos)
     count, changes, pos = _read_changes(record, pos)
     fragment: Fragment | None = None
@@ -321,10 +325,9 @@ def _decode_part(record: bytes, pos: int) -> tuple[Part, int]:
     branch, pos = read_long(record, pos)
     if branch == 1:
         end_lsn, pos = read_long(record, pos)
-        commit_time, pos = read_long(record, pos)
         origin, pos = read_optional_text(record, pos)
-        commit = Commit(Lsn(end_lsn), commit_time, origin)
-    return Part(xid, Lsn(commit_lsn), part, count, changes, fragment, commit), pos
+        commit = Commit(Lsn(end_lsn), origin)
+    return Part(xid, Lsn(commit_lsn), commit_time, part, count, changes, fragment, commit), pos
 
 
 def _decode_capture_start(record: bytes, pos: int) -> tuple[CaptureStart, int]:

@@ -39,6 +39,7 @@ class OpenPart:
 
     xid: int
     commit_lsn: Lsn
+    commit_time: int
     next_part: int
 
 
@@ -118,7 +119,7 @@ def _accept(chain: Chain, frame: Frame) -> tuple[Chain, Verdict]:
         if not _continues(chain.open_part, body):
             return _break(chain)
         if body.commit is None:
-            open_part = OpenPart(body.xid, body.commit_lsn, body.part + 1)
+            open_part = _naming(body, body.part + 1)
     elif chain.open_part is not None:
         return _break(chain)
     return (
@@ -138,7 +139,11 @@ def _accept(chain: Chain, frame: Frame) -> tuple[Chain, Verdict]:
 def _continues(open_part: OpenPart | None, body: Part) -> bool:
     if open_part is None:
         return body.part == 1
-    return open_part == OpenPart(body.xid, body.commit_lsn, body.part)
+    return open_part == _naming(body, body.part)
+
+
+def _naming(body: Part, part: int) -> OpenPart:
+    return OpenPart(body.xid, body.commit_lsn, body.commit_time, part)
 
 
 def _break(chain: Chain) -> tuple[Chain, Verdict]:

@@ -112,32 +112,30 @@ class MadeLog:
     ) -> Made:
         """One transaction into the frame that `flush` writes."""
         made = self._next(commit_time)
-        self.packer.begin(xid=made.xid, commit_lsn=made.commit_lsn)
-        for table in tables:
-            self.packer.need(table)
+        self._begin(made, tables)
         for change in changes:
             self._write(self.packer.add(encode_change(change)))
-        self._write(self.packer.commit(end_lsn=made.end_lsn, commit_time=made.commit_time))
+        self._write(self.packer.commit(end_lsn=made.end_lsn))
         return made
 
     def flush(self) -> None:
         self._write(self.packer.flush())
         self.settle()
 
-    def open_parts(self, *changes: Change, tables: Sequence[TableSchema] = ()) -> Made:
+    def open_parts(
+        self, *changes: Change, tables: Sequence[TableSchema] = (), commit_time: int | None = None
+    ) -> Made:
         """Parts 1 … k of a transaction that `close_parts` or a new epoch ends: a part for each change."""
-        made = self._next(None)
+        made = self._next(commit_time)
         self.packer._target_bytes = 1  # every change outgrows it
-        self.packer.begin(xid=made.xid, commit_lsn=made.commit_lsn)
-        for table in tables:
-            self.packer.need(table)
+        self._begin(made, tables)
         for change in changes:
             self._write(self.packer.add(encode_change(change)))
         self.settle()
         return made
 
     def close_parts(self, made: Made) -> None:
-        self._write(self.packer.commit(end_lsn=made.end_lsn, commit_time=made.commit_time))
+        self._write(self.packer.commit(end_lsn=made.end_lsn))
         self.settle()
         self.packer._target_bytes = _BIG
 
@@ -150,6 +148,11 @@ class MadeLog:
 
     def now(self) -> int:
         return time.time_ns() // 1000
+
+    def _begin(self, made: Made, tables: Sequence[TableSchema]) -> None:
+        self.packer.begin(xid=made.xid, commit_lsn=made.commit_lsn, commit_time=made.commit_time)
+        for table in tables:
+            self.packer.need(table)
 
     def _next(self, commit_time: int | None) -> Made:
         self.xid += 1

@@ -77,14 +77,20 @@ class Writer:
         )
         return self.seal(encode_transactions([encoded]))
 
-    def part(self, number: int, *, last: bool = False, xid: int = 5) -> bytes:
+    def part(self, number: int, *, last: bool = False, xid: int = 5, commit_time: int = 7) -> bytes:
         commit_lsn = self.lsn
         commit = None
         if last:
             self.lsn += 100
-            commit = Commit(Lsn(self.lsn), 7, None)
+            commit = Commit(Lsn(self.lsn), None)
         body = encode_part(
-            xid=xid, commit_lsn=commit_lsn, part=number, changes=[insert()], fragment=None, commit=commit
+            xid=xid,
+            commit_lsn=commit_lsn,
+            commit_time=commit_time,
+            part=number,
+            changes=[insert()],
+            fragment=None,
+            commit=commit,
         )
         return self.seal(body)
 

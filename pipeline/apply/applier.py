@@ -12,12 +12,11 @@ from connectors.postgres.claim import Loss, PositionLost, explain
 from connectors.postgres.progress import HoldKind
 from pipeline.apply.counters import Counters
 from pipeline.apply.exact import apply_group
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, FindCommit, Group, Move, RollBack, Step
-from pipeline.apply.lookahead import find_commit
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Move, RollBack, Step
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
 from schemas.errors import KeepstreamError, RetryLater
-from schemas.frame import PartChanges
+from schemas.frame import Part, PartChanges
 from schemas.lsn import Lsn, Position
 
 STANDING_EVERY_S = 10.0
@@ -73,8 +72,7 @@ class Applier:
     def _is_end(self, blocked: Blocked) -> bool:
         opened, options = self.opened, self._options
         if options.until_lsn is not None:
-            reached = opened.planner.position.lsn >= options.until_lsn
-            return reached or (blocked is Blocked.HELD and opened.hold == options.until_lsn)
+            return opened.planner.position.lsn >= options.until_lsn
         if options.until_time is not None and blocked is Blocked.END_TIME:
             hold.hold(opened.session, options.name, HoldKind.UNTIL)
             return True
@@ -88,8 +86,6 @@ class Applier:
                 self._apply_group(step, started)
             elif isinstance(step, ApplyPart):
                 self._apply_part(step, started)
-            elif isinstance(step, FindCommit):
-                self._find_commit(step)
             elif isinstance(step, RollBack):
                 self._roll_back(step)
             elif isinstance(step, Move):
@@ -127,14 +123,13 @@ class Applier:
         planner, writer = opened.planner, opened.writer
         if not planner.inside:
             self._parts, self._ordinal = PartChanges(), 0
-            begins = Position(part.commit_lsn, planner.position.xid, planner.position.commit_time)
-            writer.begin(planner.position.lsn, begins, place=planner.hint)
+            writer.begin(planner.position.lsn, _past(part), place=planner.hint)
         first = self._ordinal
         source = SourceRef(part.xid, part.commit_lsn)
         self._ordinal = writer.apply(source, self._parts.feed(part), first_ordinal=first)
         failpoint("apply.part_applied")
-        if part.position is not None:
-            writer.move(part.commit_lsn, part.position, place=planner.hint)
+        if step.position is not None:
+            writer.move(_past(part).lsn, step.position, place=planner.hint)
             writer.commit()
             self._moved(part.commit_lsn)
         planner.done(step)
@@ -145,15 +140,6 @@ class Applier:
             size_bytes=len(part.changes),
             took_s=time.monotonic() - started,
         )
-
-    def _find_commit(self, step: FindCommit) -> None:
-        log, stop = self._options.log, self._stop
-        commit = find_commit(log, step.place, step.part, should_stop=stop.is_set)
-        if commit is not None:
-            self.opened.planner.ends(step.part, commit)
-        else:
-            stop.wait(_HELD_LOOK_S)  # reading on would keep all its parts in memory
-            self._look()
 
     def _roll_back(self, step: RollBack) -> None:
         self.opened.writer.rollback()
@@ -225,4 +211,10 @@ def _destination(step: Step) -> Lsn:
     if isinstance(step, (Group, Move)):
         return step.position.lsn
     assert isinstance(step, ApplyPart)
-    return step.part.commit_lsn if step.part.position is None else step.part.position.lsn
+    return (step.position or _past(step.part)).lsn
+
+
+def _past(part: Part) -> Position:
+    """The first position that holds this part's transaction (P1), for a compare-and-set before its end is
+    known: so a hold that we have not seen yet stops the transaction before its first change."""
+    return Position(Lsn(part.commit_lsn + 1), part.xid, part.commit_time)

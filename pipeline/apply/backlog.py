@@ -23,10 +23,9 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class PartOf:
-    """One part of a transaction too big for a frame; `place` is where its frame stands."""
+    """One part of a transaction too big for a frame."""
 
     part: Part
-    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Backlog:
             for transaction in body.transactions:
                 self._feed_whole(transaction)
         elif isinstance(body, Part):
-            self._feed_part(body, followed.place)
+            self._feed_part(body)
         elif isinstance(body, CaptureStart):
             self.items.append(Aborted())
         elif isinstance(body, Anchor):
@@ -78,36 +77,28 @@ class Backlog:
         return item
 
     def oldest_commit_time(self) -> int | None:
-        """When the oldest transaction in it was committed (µs); None if it has none, or if that one's
-        commit was not read yet. May be called from any thread."""
+        """When the oldest transaction in it was committed (µs); None if it has none. May be called from
+        any thread."""
         for item in list(self.items):
             if isinstance(item, Whole):
                 return item.transaction.commit_time
             if isinstance(item, PartOf):
-                return item.part.commit.commit_time if item.part.commit is not None else None
+                return item.part.commit_time
         return None
 
     def _feed_whole(self, transaction: Transaction) -> None:
         held = self._history.see(
-            commit_lsn=transaction.commit_lsn,
-            end_lsn=transaction.end_lsn,
-            xid=transaction.xid,
-            commit_time=transaction.commit_time,
+            commit_lsn=transaction.commit_lsn, xid=transaction.xid, commit_time=transaction.commit_time
         )
         if not held:
             self._push(Whole(transaction))
 
-    def _feed_part(self, part: Part, place: int) -> None:
+    def _feed_part(self, part: Part) -> None:
         if not self._position.holds(part.commit_lsn):
             self._history.prove()
-            self._push(PartOf(part, place))
+            self._push(PartOf(part))
         elif part.commit is not None:
-            self._history.see(
-                commit_lsn=part.commit_lsn,
-                end_lsn=part.commit.end_lsn,
-                xid=part.xid,
-                commit_time=part.commit.commit_time,
-            )
+            self._history.see(commit_lsn=part.commit_lsn, xid=part.xid, commit_time=part.commit_time)
 
     def _stand(self, at: Position, hint: str | None) -> None:
         if at.lsn >= self._position.lsn:

@@ -17,7 +17,7 @@ from enum import Enum
 
 from pipeline.apply.backlog import Aborted, Backlog, Item, PartOf, Standing, Whole
 from schemas.change import Change, Message
-from schemas.frame import Commit, Part, Transaction
+from schemas.frame import Part, Transaction
 from schemas.join import JOIN_PREFIX
 from schemas.lsn import Lsn, Position
 
@@ -37,18 +37,13 @@ class Limits:
 class Brakes:
     """What stops a replica short of the log's end. Times are µs since 1970 UTC.
 
-    hold: nothing that ends past it (P16). due_before: only what was committed at or before it (a configured
-    delay). until_time: stop before the first commit past it.
+    hold: only what has its commit below it (P1, P16). due_before: only what was committed at or before it
+    (a configured delay). until_time: stop before the first commit past it.
     """
 
     hold: Lsn | None = None
     due_before: int | None = None
     until_time: int | None = None
-
-    @property
-    def need_commit(self) -> bool:
-        """Whether a transaction's end and commit time must be known before it is begun."""
-        return self != Brakes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +70,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ApplyPart:
-    """Apply one part: the first begins the target transaction, the one with a commit ends it."""
+    """Apply one part: the first begins the target transaction, the last one, with a `position`, ends it
+    there."""
 
     part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class FindCommit:
-    """Say how this transaction ends (`Planner.ends`) before its first part may be applied."""
-
-    part: Part
-    place: int
+    position: Position | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +98,7 @@ class Blocked(Enum):
     END_TIME = "end time"
 
 
-Step = Group | ApplyPart | FindCommit | RollBack | Move | Blocked
+Step = Group | ApplyPart | RollBack | Move | Blocked
 
 
 class Planner:
@@ -126,7 +115,6 @@ class Planner:
         self.standing: Position | None = None
         self._anchor: Standing | None = None
         self._open: Part | None = None
-        self._commit: tuple[Part, Commit] | None = None
         self._singles = 0
 
     @property
@@ -144,7 +132,7 @@ class Planner:
                 self.backlog.pop()
             elif isinstance(item, Standing):
                 if brakes.hold is not None and item.at.lsn > brakes.hold:
-                    return self._stop_at(brakes.hold, item.at.lsn)
+                    return self._stop_at(brakes.hold)
                 self._stand(item)
             elif isinstance(item, PartOf):
                 return self._next_part(item, brakes)
@@ -166,17 +154,13 @@ class Planner:
         elif isinstance(step, ApplyPart):
             self.backlog.pop()
             self._open = step.part
-            if step.part.position is not None:
+            if step.position is not None:
                 self._open = None
-                self._arrive(step.part.position)
+                self._arrive(step.position)
         elif isinstance(step, RollBack):
             self._open = None
         else:
             self._arrive(step.position)
-
-    def ends(self, part: Part, commit: Commit) -> None:
-        """The answer to FindCommit."""
-        self._commit = (part, commit)
 
     def one_by_one(self, transactions: int) -> None:
         """A group failed: plan its transactions alone, so that the replica comes as far as it can."""
@@ -201,35 +185,28 @@ class Planner:
         if self._anchor is not None and self._anchor.at.lsn <= self.position.lsn:
             self.hint, self._anchor = self._anchor.hint or self.hint, None
 
-    def _stop_at(self, hold: Lsn, next_lsn: Lsn) -> Step:
-        """The log is known past the hold: stand exactly there, or where the transaction begins that
-        reaches over it."""
-        lsn = min(hold, next_lsn)
-        if lsn <= self.position.lsn:
+    def _stop_at(self, hold: Lsn) -> Step:
+        """The log is known past the hold: stand exactly there."""
+        if hold <= self.position.lsn:
             return Blocked.HELD
-        return Move(Position(lsn, self.position.xid, self.position.commit_time))
+        return Move(Position(hold, self.position.xid, self.position.commit_time))
 
     def _next_part(self, item: PartOf, brakes: Brakes) -> Step:
         part = item.part
-        if self.inside or not brakes.need_commit:
-            return ApplyPart(part)
-        if self._commit is None or self._commit[0] is not part:
-            return FindCommit(part, item.place)
-        commit = self._commit[1]
-        stopped = self._stopped(brakes, part.commit_lsn, commit.end_lsn, commit.commit_time)
-        return ApplyPart(part) if stopped is None else stopped
+        stopped = None if self.inside else self._stops(brakes, part)
+        if stopped is not None:
+            return stopped
+        return ApplyPart(part, None if part.position is None else _after(part.position, brakes))
 
-    def _stopped(self, brakes: Brakes, commit_lsn: Lsn, end_lsn: Lsn, commit_time: int) -> Step | None:
-        if brakes.hold is not None and end_lsn > brakes.hold:
-            return self._stop_at(brakes.hold, commit_lsn)
-        if brakes.until_time is not None and commit_time > brakes.until_time:
+    def _stops(self, brakes: Brakes, transaction: Transaction | Part) -> Step | None:
+        """What to do instead of beginning with this transaction; None: begin."""
+        if brakes.hold is not None and transaction.commit_lsn >= brakes.hold:
+            return self._stop_at(brakes.hold)
+        if brakes.until_time is not None and transaction.commit_time > brakes.until_time:
             return Blocked.END_TIME
-        if brakes.due_before is not None and commit_time > brakes.due_before:
+        if brakes.due_before is not None and transaction.commit_time > brakes.due_before:
             return Blocked.DELAYED
         return None
-
-    def _stops(self, brakes: Brakes, transaction: Transaction) -> Step | None:
-        return self._stopped(brakes, transaction.commit_lsn, transaction.end_lsn, transaction.commit_time)
 
     def _next_group(self, first: Whole, brakes: Brakes, limits: Limits) -> Step:
         stopped = self._stops(brakes, first.transaction)
@@ -251,7 +228,7 @@ class Planner:
             if is_barrier(loaded.changes):
                 break
             group.append(loaded)
-        return Group(tuple(group), group[-1].transaction.position, barrier)
+        return Group(tuple(group), _after(group[-1].transaction.position, brakes), barrier)
 
     def _followers(self) -> list[Item]:
         """What may join the first item's group; nothing when caught up."""
@@ -265,6 +242,14 @@ class Planner:
         if wholes <= CAUGHT_UP_TRANSACTIONS or self._singles:
             return []
         return found[1:]
+
+
+def _after(end: Position, brakes: Brakes) -> Position:
+    """Where the replica stands after a transaction: at its end, or at a hold inside of its commit record.
+    Both hold the same transactions (P1)."""
+    if brakes.hold is None or end.lsn <= brakes.hold:
+        return end
+    return Position(brakes.hold, end.xid, end.commit_time)
 
 
 def _load(transaction: Transaction) -> Loaded:

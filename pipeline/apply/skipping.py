@@ -7,7 +7,7 @@ import threading
 import time
 
 from connectors.postgres.claim import PositionLost
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, FindCommit, Group, Limits
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import Skip
 from schemas.errors import OperatorNeeded
@@ -31,7 +31,7 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event) -> bool:
     changes = 0
     while not stop.is_set():
         step = planner.next(Brakes(), Limits())
-        if isinstance(step, (Blocked, FindCommit)):
+        if isinstance(step, Blocked):
             if time.monotonic() > deadline:
                 raise _not_next(skip, f"the log has no whole transaction after {planner.position}")
             for followed in opened.follower.read(_READ_S):

@@ -19,7 +19,7 @@ from schemas.table import TableSchema
 @dataclass(frozen=True, slots=True)
 class PackedBody:
     """A frame body ready to be sealed. `position`: where the log stands after it, None inside a
-    transaction. `last_commit_time` is 0 inside a transaction."""
+    transaction."""
 
     body: bytes
     tables: tuple[TableSchema, ...]
@@ -34,6 +34,7 @@ class _Open:
 
     xid: int
     commit_lsn: Lsn
+    commit_time: int
     origin: str | None = None
     part: int = 0
 
@@ -79,9 +80,9 @@ class FramePacker:
         """Whether `flush` would return something."""
         return bool(self._whole)
 
-    def begin(self, *, xid: int, commit_lsn: Lsn) -> None:
-        """A transaction begins."""
-        self._open = _Open(xid, commit_lsn)
+    def begin(self, *, xid: int, commit_lsn: Lsn, commit_time: int) -> None:
+        """A transaction begins. `commit_time` is in µs since 1970 UTC."""
+        self._open = _Open(xid, commit_lsn, commit_time)
 
     def set_origin(self, origin: str) -> None:
         """The open transaction came from elsewhere (pgoutput's Origin)."""
@@ -109,19 +110,19 @@ class FramePacker:
         self._changes.append(change)
         self._change_bytes += size
 
-    def commit(self, *, end_lsn: Lsn, commit_time: int) -> Iterator[PackedBody]:
+    def commit(self, *, end_lsn: Lsn) -> Iterator[PackedBody]:
         """The open transaction is complete."""
         opened = self._open
         assert opened is not None
         self._open = None
         if opened.part:
-            yield self._last_part(opened, Commit(end_lsn, commit_time, opened.origin))
+            yield self._last_part(opened, Commit(end_lsn, opened.origin))
             return
         encoded = encode_transaction(
             xid=opened.xid,
             commit_lsn=opened.commit_lsn,
             end_lsn=end_lsn,
-            commit_time=commit_time,
+            commit_time=opened.commit_time,
             origin=opened.origin,
             changes=self._changes,
         )
@@ -131,7 +132,7 @@ class FramePacker:
         self._whole.append(encoded)
         self._whole_bytes += len(encoded)
         self._whole_changes += len(self._changes)
-        self._position = Position(end_lsn, opened.xid, commit_time)
+        self._position = Position(end_lsn, opened.xid, opened.commit_time)
         self._changes, self._change_bytes = [], 0
         if self._whole_bytes >= self._target_bytes:
             yield from self.flush()
@@ -173,6 +174,7 @@ class FramePacker:
         body = encode_part(
             xid=opened.xid,
             commit_lsn=opened.commit_lsn,
+            commit_time=opened.commit_time,
             part=opened.part,
             changes=self._changes,
             fragment=fragment,
@@ -186,6 +188,7 @@ class FramePacker:
         body = encode_part(
             xid=opened.xid,
             commit_lsn=opened.commit_lsn,
+            commit_time=opened.commit_time,
             part=opened.part + 1,
             changes=self._changes,
             fragment=None,
@@ -194,7 +197,7 @@ class FramePacker:
         count = len(self._changes)
         self._changes, self._change_bytes = [], 0
         self._take_open_tables()
-        position = Position(commit.end_lsn, opened.xid, commit.commit_time)
+        position = Position(commit.end_lsn, opened.xid, opened.commit_time)
         return PackedBody(body, self._take_tables(), position, count, 1)
 
     def _take_open_tables(self) -> None:

@@ -132,11 +132,11 @@ class Pump:
         self._skipping = self._tail.holds(begin.commit_lsn)
         if not self._skipping:
             self._resent.prove()
-            self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn)
+            self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn, commit_time=begin.commit_time)
 
     def _commit(self, commit: Commit) -> None:
         begin = self._transaction
-        if begin is None or begin.commit_lsn != commit.commit_lsn:
+        if begin is None or not _ends(commit, begin):
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
         if self._skipping:
@@ -148,7 +148,7 @@ class Pump:
                 commit_time=commit.commit_time,
             )
             return
-        self._append(self._packer.commit(end_lsn=commit.end_lsn, commit_time=commit.commit_time))
+        self._append(self._packer.commit(end_lsn=commit.end_lsn))
         self._anchor_if_due()
 
     def _change(self, change: Change) -> None:
@@ -190,3 +190,8 @@ class Pump:
         self._append(self._packer.add(encode_change(change)))
         names = ", ".join(column.name for column in added)
         logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
+
+
+def _ends(commit: Commit, begin: Begin) -> bool:
+    """Whether Commit says what Begin announced, which parts already in the log went by (P3)."""
+    return (commit.commit_lsn, commit.commit_time) == (begin.commit_lsn, begin.commit_time)

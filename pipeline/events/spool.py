@@ -41,7 +41,7 @@ class PartSpool:
             changes_bytes, kind, content_bytes = _SIZES.unpack(sizes)
             changes, content = self._file.read(changes_bytes), self._file.read(content_bytes)
             fragment = None if kind == _NO_FRAGMENT else Fragment(content, last=kind == _LAST_FRAGMENT)
-            yield from whole.feed(Part(0, ZERO, 0, 0, changes, fragment))
+            yield from whole.feed(Part(0, ZERO, 0, 0, 0, changes, fragment))
 
     def close(self) -> None:
         self._file.close()

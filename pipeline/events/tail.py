@@ -1,7 +1,7 @@
 """Following the log for events: whole transactions only, in commit order.
 
-What a transaction's end says (`end_lsn`, `commit_time`) is known only after its last part, so the
-changes of one that is too big for a frame wait in a spool until then. A run of parts that a new epoch
+A transaction's `end_lsn` is known only after its last part, so the changes of one that is too big for
+a frame wait in a spool until then. A run of parts that a new epoch
 left unfinished never becomes an event: it comes again from its first part (P7).
 """
 
@@ -86,7 +86,7 @@ class EventTail:
         self._spool = self._spool or PartSpool()
         self._spool.add(part)
         if part.commit is not None:
-            committed = Committed(part.xid, part.commit_lsn, part.commit.end_lsn, part.commit.commit_time)
+            committed = Committed(part.xid, part.commit_lsn, part.commit.end_lsn, part.commit_time)
             yield from self._transaction(committed, self._spool.changes())
             self._forget_parts()
 

@@ -360,6 +360,19 @@ def test_a_position_that_another_history_reached_is_refused(  # P2
     assert ids(replica) == [1]
 
 
+def test_a_position_whose_transaction_the_log_never_had_is_refused(  # P2
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    replica.execute("update keepstream.progress set xid = 700, commit_time = now()")
+    made_log.heartbeat()
+    error = replicating.start().ended_with()
+    assert error.code == "other-history"
+    assert error.message == (
+        f"position {Position(FIRST_LSN)} was taken in another history: the log has no transaction below it,"
+        " and should have 700"
+    )
+
+
 def test_a_replica_without_its_row_is_not_touched(
     replica: Database, made_log: MadeLog, replicating: Replicating
 ) -> None:

@@ -9,10 +9,10 @@ import pytest
 from connectors.postgres import hold, progress
 from connectors.postgres.progress import HoldKind
 from connectors.postgres.session import connect
-from pipeline.apply import skipping
+from pipeline.apply import applier, skipping
 from pipeline.apply.options import Skip
 from pipeline.reports import StageState
-from schemas.lsn import Lsn, format_lsn
+from schemas.lsn import Lsn, Position, format_lsn
 from tests.fix_apply import PIPELINE, Applying, Made, MadeLog, Replicating, Rows, rows_of
 from tests.fix_postgres import Database
 
@@ -105,18 +105,39 @@ def test_a_paused_replica_stands_until_it_is_resumed(
     assert ids(replica) == [1, 2, 3, 4]
 
 
-def test_a_pause_in_the_middle_of_a_big_transaction_waits_for_its_end(
+def test_a_big_transaction_is_held_before_its_first_change(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
-    hold_at(replica, HoldKind.VERIFY, made_log.lsn + 0x41, expires_s=60)  # inside its commit record
+    hold_at(replica, HoldKind.VERIFY, made_log.lsn + 0x40, expires_s=60)  # where its commit begins
     opened = made_log.open_parts(rows.insert("1", None), rows.insert("2", None), tables=[rows.table])
-    made_log.close_parts(opened)
     with replicating.running() as applying:
         replicating.wait(lambda: is_in(applying, StageState.PAUSED), "the state paused")
         assert replicating.row().position.lsn == opened.commit_lsn
-        assert ids(replica) == []
+        made_log.close_parts(opened)
         release(replica)
         replicating.wait_for(opened.end_lsn)
+    assert ids(replica) == [1, 2]
+
+
+def test_a_hold_that_comes_unseen_keeps_a_big_transaction_out(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The compare-and-set refuses it (P13), wherever between two commits the hold stands."""
+    monkeypatch.setattr(applier, "LOOK_EVERY_S", 3600.0)
+    write(made_log, rows, 1, 1)
+    with replicating.running() as applying:
+        replicating.wait_for(made_log.lsn)
+        at = hold_at(replica, HoldKind.VERIFY, made_log.lsn + 0x40, expires_s=60)
+        made_log.close_parts(made_log.open_parts(rows.insert("2", None)))
+        replicating.wait(lambda: is_in(applying, StageState.PAUSED), "the state paused")
+        assert replicating.row().position.lsn == at
+        assert ids(replica) == [1]
+        release(replica)
+        replicating.wait_for(made_log.lsn)
     assert ids(replica) == [1, 2]
 
 
@@ -135,13 +156,30 @@ def test_until_an_lsn_applies_what_ends_there_and_leaves_the_replica_held(
     assert replicating.start(until_lsn=made[1].end_lsn).ended_with().code == "hold-passed"
 
 
-def test_until_an_lsn_inside_of_a_commit_stops_before_that_transaction(
+def test_until_an_lsn_inside_of_a_commit_stands_exactly_there(  # P1
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
     made = write(made_log, rows, 1, 3)
     replicating.start(until_lsn=Lsn(made[1].end_lsn - 1)).finished()
-    assert ids(replica) == [1]
-    assert replicating.row().position.lsn == made[1].commit_lsn
+    assert ids(replica) == [1, 2]
+    assert replicating.row().position == Position(Lsn(made[1].end_lsn - 1), made[1].xid, made[1].commit_time)
+    release(replica)
+    replicating.catch_up()
+    assert ids(replica) == [1, 2, 3]
+
+
+def test_until_an_lsn_inside_of_a_big_commit_stands_exactly_there(  # P1
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    big = made_log.open_parts(rows.insert("1", None), rows.insert("2", None), tables=[rows.table])
+    made_log.close_parts(big)
+    write(made_log, rows, 3, 3)
+    replicating.start(until_lsn=Lsn(big.commit_lsn + 1)).finished()
+    assert ids(replica) == [1, 2]
+    assert replicating.row().position == Position(Lsn(big.commit_lsn + 1), big.xid, big.commit_time)
+    release(replica)
+    replicating.catch_up()
+    assert ids(replica) == [1, 2, 3]
 
 
 def test_until_a_time_stops_before_the_first_later_commit_in_log_order(
@@ -160,8 +198,7 @@ def test_until_a_time_does_not_begin_a_big_transaction_that_is_past_it(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
     write(made_log, rows, 1, 1, time=10)
-    opened = made_log.open_parts(rows.insert("2", None), tables=[rows.table])
-    made_log.close_parts(opened)
+    opened = made_log.open_parts(rows.insert("2", None), tables=[rows.table])  # its end is not there yet
     replicating.start(until_time=opened.commit_time - 1).finished()
     assert ids(replica) == [1]
 
@@ -171,8 +208,9 @@ def test_a_delayed_replica_applies_what_is_old_enough(
 ) -> None:
     hour = 3600 * 1_000_000
     write(made_log, rows, 1, 2, time=made_log.now() - 2 * hour)
-    opened = made_log.open_parts(rows.insert("3", None), tables=[rows.table])
-    opened = Made(opened.xid, opened.commit_lsn, opened.end_lsn, made_log.now() - 2 * hour)
+    opened = made_log.open_parts(
+        rows.insert("3", None), tables=[rows.table], commit_time=made_log.now() - 2 * hour
+    )
     made_log.close_parts(opened)
     recent = write(made_log, rows, 4, 4)
     with replicating.running(delay_us=hour) as applying:

@@ -10,7 +10,6 @@ from pipeline.apply.grouping import (
     ApplyPart,
     Blocked,
     Brakes,
-    FindCommit,
     Group,
     Limits,
     Move,
@@ -51,9 +50,9 @@ def transaction(number: int, *changes: Change, time: int | None = None) -> Trans
 
 def part(number: int, index: int, *, last: bool = False) -> Part:
     at = number * 100
-    commit = Commit(Lsn(at + 10), number, None) if last else None
+    commit = Commit(Lsn(at + 10), None) if last else None
     encoded = encode_change(ROW)
-    return Part(number, Lsn(at), index, 1, encoded, None, commit)
+    return Part(number, Lsn(at), number, index, 1, encoded, None, commit)
 
 
 def frame(body: Body, *, place: int = 0) -> Followed:
@@ -185,7 +184,15 @@ def test_a_position_ahead_of_the_log_waits() -> None:  # P2
     assert drain(made) == [[10]]
 
 
-def test_a_hold_stops_before_the_transaction_that_ends_past_it() -> None:  # P16
+def test_p2_a_position_whose_transaction_the_log_never_had_stops() -> None:
+    first = anchor(50)
+    assert first.at.xid == 0
+    with pytest.raises(HistoryBroken) as caught:
+        planner(first, heartbeat(150), at=Position(Lsn(110), 1, 1))
+    assert caught.value.code == "other-history"
+
+
+def test_a_hold_stops_before_the_first_transaction_that_commits_at_or_past_it() -> None:  # P16
     made = planner(several([1, 2, 3]))
     brakes = Brakes(hold=Lsn(250))
     assert drain(made, brakes) == [[1], [2]]
@@ -199,10 +206,21 @@ def test_a_hold_cuts_a_group() -> None:
     assert made.position.lsn == 310
 
 
-def test_a_transaction_that_reaches_over_the_hold_is_not_applied() -> None:
+def test_a_transaction_that_commits_exactly_at_the_hold_is_not_applied() -> None:  # P1
     made = planner(several([1, 2]))
-    assert drain(made, Brakes(hold=Lsn(205))) == [[1]]
-    assert made.position.lsn == 200
+    assert drain(made, Brakes(hold=Lsn(200))) == [[1]]
+    assert made.position == Position(Lsn(200), 1, 1)
+
+
+@pytest.mark.parametrize("numbers", [[1, 2, 3], range(1, 10)])
+def test_a_hold_inside_of_a_commit_record_is_reached_exactly(numbers: Sequence[int]) -> None:  # P1
+    made = planner(several(numbers))
+    brakes = Brakes(hold=Lsn(205))
+    assert [number for numbers in drain(made, brakes) for number in numbers] == [1, 2]
+    assert made.position == Position(Lsn(205), 2, 2)
+    assert made.next(brakes, Limits()) is Blocked.HELD
+    resumed = planner(several(numbers), at=made.position)
+    assert [number for numbers in drain(resumed) for number in numbers] == list(numbers)[2:]
 
 
 def test_the_position_comes_to_the_hold_only_when_the_log_is_known_past_it() -> None:
@@ -243,7 +261,7 @@ def test_parts_are_applied_as_they_come() -> None:
     for next_part in (part(1, 1), part(1, 2, last=True)):
         feed(made, next_part)
         step = made.next(FREE, Limits())
-        assert step == ApplyPart(next_part)
+        assert step == ApplyPart(next_part, next_part.position)
         made.done(step)
         inside.append(made.inside)
         assert made.next(FREE, Limits()) is Blocked.LOG_END
@@ -270,17 +288,42 @@ def test_a_new_epoch_between_transactions_means_nothing() -> None:
 @pytest.mark.parametrize(
     ("brakes", "outcome"),
     [
-        (Brakes(hold=Lsn(105)), Move(Position(Lsn(100)))),
+        (Brakes(hold=Lsn(100)), Move(Position(Lsn(100)))),
         (Brakes(until_time=0), Blocked.END_TIME),
         (Brakes(due_before=0), Blocked.DELAYED),
     ],
 )
-def test_parts_are_not_begun_before_their_end_is_known_to_be_allowed(brakes: Brakes, outcome: Step) -> None:
+def test_the_first_part_alone_decides_that_a_transaction_must_wait(brakes: Brakes, outcome: Step) -> None:
     made = planner(part(1, 1))
-    step = made.next(brakes, Limits())
-    assert isinstance(step, FindCommit)
-    made.ends(step.part, Commit(Lsn(110), 1, None))
     assert made.next(brakes, Limits()) == outcome
+
+
+@pytest.mark.parametrize("brakes", [Brakes(hold=Lsn(101)), Brakes(until_time=1), Brakes(due_before=1)])
+def test_the_first_part_alone_decides_that_a_transaction_may_begin(brakes: Brakes) -> None:
+    made = planner(part(1, 1))
+    assert made.next(brakes, Limits()) == ApplyPart(part(1, 1), None)
+
+
+def test_parts_that_were_begun_are_not_stopped_in_the_middle() -> None:
+    made = planner(part(1, 1), part(1, 2, last=True))
+    made.done(ApplyPart(part(1, 1), None))
+    end = ApplyPart(part(1, 2, last=True), Position(Lsn(110), 1, 1))
+    assert made.next(Brakes(until_time=0, due_before=0), Limits()) == end
+
+
+def test_parts_end_exactly_at_a_hold_inside_of_their_commit_record() -> None:  # P1
+    made = planner(part(1, 1), part(1, 2, last=True), several([2]))
+    brakes = Brakes(hold=Lsn(105))
+    for _ in range(2):
+        step = made.next(brakes, Limits())
+        assert isinstance(step, ApplyPart)
+        made.done(step)
+    assert made.position == Position(Lsn(105), 1, 1)
+    assert made.next(brakes, Limits()) is Blocked.HELD
+
+
+def test_the_lag_of_a_big_transaction_is_known_from_its_first_part() -> None:
+    assert planner(part(3, 1)).backlog.oldest_commit_time() == 3
 
 
 def test_an_anchor_helps_to_resume_only_once_the_position_has_passed_it() -> None:

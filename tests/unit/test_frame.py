@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 
 import fastavro
@@ -23,7 +24,7 @@ from schemas.framecodec import (
     open_frame,
     seal_frame,
 )
-from schemas.lsn import Lsn
+from schemas.lsn import Lsn, Position
 from tests.frames import STREAM, TABLE, Writer, insert, opened
 
 FRAME_SCHEMA = load("frame.avsc")
@@ -130,6 +131,23 @@ def test_every_kind_of_frame_agrees_with_fastavro() -> None:
     assert read_with_fastavro(records[1])["tables"][0]["id"] == TABLE.id
 
 
+def test_every_part_says_which_transaction_it_belongs_to_and_the_last_one_where_that_ends() -> None:
+    writer = Writer()
+    commit_lsn = writer.lsn
+    first, last = (writer.part(number, last=number == 2, xid=9) for number in (1, 2))
+    for record in (first, last):
+        value = read_with_fastavro(record)["body"]
+        assert (value["xid"], value["commit_lsn"]) == (9, commit_lsn)
+        assert value["commit_time"] == datetime(1970, 1, 1, 0, 0, 0, 7, tzinfo=UTC)
+        part = opened(record).body
+        assert isinstance(part, Part)
+        assert (part.xid, part.commit_lsn, part.commit_time) == (9, commit_lsn, 7)
+    assert read_with_fastavro(first)["body"]["commit"] is None
+    assert read_with_fastavro(last)["body"]["commit"] == {"end_lsn": writer.lsn, "origin": None}
+    assert opened(first).position is None
+    assert opened(last).position == Position(Lsn(writer.lsn), 9, 7)
+
+
 @pytest.mark.parametrize("kind", ["start", "anchor", "transaction", "heartbeat"])
 def test_a_damaged_byte_is_never_accepted(kind: str) -> None:
     writer = Writer()
@@ -173,13 +191,19 @@ def test_a_change_cut_into_fragments_comes_out_whole(rows: list[bytes], size: in
         encoded = encode_change(change)
         for start in range(0, len(encoded), size):
             piece = Fragment(encoded[start : start + size], last=start + size >= len(encoded))
-            read += together.feed(Part(1, Lsn(1), number + 1, 0, b"", piece))
+            read += together.feed(Part(1, Lsn(1), 1, number + 1, 0, b"", piece))
     assert read == written
 
 
 def test_changes_stand_back_to_back_in_a_part() -> None:
     body = encode_part(
-        xid=1, commit_lsn=1, part=1, changes=[insert(b"a"), insert(b"b")], fragment=None, commit=None
+        xid=1,
+        commit_lsn=1,
+        commit_time=1,
+        part=1,
+        changes=[insert(b"a"), insert(b"b")],
+        fragment=None,
+        commit=None,
     )
     record, _ = seal_frame(FrameHeader(STREAM, 1, 1, bytes(32), 0), (), body)
     part = opened(record).body

@@ -114,7 +114,7 @@ def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
 
 
 def see(history: SameHistory, commit_lsn: int, xid: int) -> bool:
-    return history.see(commit_lsn=commit_lsn, end_lsn=commit_lsn + 8, xid=xid, commit_time=5)
+    return history.see(commit_lsn=commit_lsn, xid=xid, commit_time=5)
 
 
 def test_p1_a_commit_that_starts_exactly_at_the_position_is_not_held() -> None:
@@ -130,16 +130,76 @@ def test_p2_the_last_transaction_below_the_position_must_be_the_one_it_names() -
     assert see(same, 100, 8) is False
     other = SameHistory(Position(Lsn(100), 7, 5))
     see(other, 92, 9)
-    with pytest.raises(HistoryBroken) as caught:
-        see(other, 100, 10)
-    assert caught.value.code == "other-history"
+    assert _refusal(other) == (
+        "position 0/64 was taken in another history: the log's last transaction below it is 9, not 7"
+    )
 
 
-def test_p2_a_transaction_that_reaches_over_the_position_is_another_history() -> None:
+def test_p2_the_same_xid_at_another_time_is_another_history() -> None:
+    history = SameHistory(Position(Lsn(100), 7, 6))
+    see(history, 92, 7)
+    assert _refusal(history) == (
+        "position 0/64 was taken in another history: the log's transaction 7 was committed at another time"
+    )
+
+
+def test_p2_a_position_that_names_a_transaction_which_the_log_never_had_is_another_history() -> None:
     history = SameHistory(Position(Lsn(100), 7, 5))
+    history.see_anchor(Position(Lsn(40)))  # the log's first one: nothing stands before it
+    assert _refusal(history) == (
+        "position 0/64 was taken in another history: the log has no transaction below it, and should have 7"
+    )
+
+
+def test_p2_an_anchor_proves_a_position_whose_transaction_was_trimmed_away() -> None:
+    for at in (Position(Lsn(100), 7, 5), Position(Lsn(60), 7, 5)):
+        history = SameHistory(Position(Lsn(100), 7, 5))
+        history.see_anchor(at)
+        history.prove()
+        assert see(history, 100, 8) is False
+    other = SameHistory(Position(Lsn(100), 7, 5))
+    other.see_anchor(Position(Lsn(60), 3, 5))
+    assert "is 3, not 7" in _refusal(other)
+
+
+def test_p2_an_anchor_past_the_position_does_not_prove_it() -> None:
+    history = SameHistory(Position(Lsn(100), 7, 5))
+    history.see_anchor(Position(Lsn(101), 7, 5))
+    assert "has no transaction below it" in _refusal(history)
+
+
+def test_p2_the_position_of_a_copy_names_no_transaction_and_fits_any() -> None:
+    for seen in ([], [80, 92]):
+        history = SameHistory(Position(Lsn(100)))
+        assert [see(history, commit_lsn, 9) for commit_lsn in seen] == [True] * len(seen)
+        history.prove()
+        assert see(history, 100, 10) is False
+
+
+def test_p2_a_position_inside_of_a_commit_record_is_proven_by_that_transaction() -> None:
+    same = SameHistory(Position(Lsn(100), 7, 5))
+    assert see(same, 99, 7) is True
+    same.prove()
+    other = SameHistory(Position(Lsn(100), 7, 5))
+    see(other, 92, 7)
+    see(other, 99, 8)
+    assert "is 8, not 7" in _refusal(other)
+
+
+def _refusal(history: SameHistory) -> str:
     with pytest.raises(HistoryBroken) as caught:
-        history.see(commit_lsn=99, end_lsn=107, xid=7, commit_time=5)
+        history.prove()
     assert caught.value.code == "other-history"
+    return caught.value.message
+
+
+def test_p10_a_slot_may_begin_after_the_tail_transaction_so_that_absence_proves_nothing() -> None:
+    tail = Position(Lsn(100), 7, 5)
+    with pytest.raises(HistoryBroken):
+        SameHistory(tail).prove()
+    later = Resent(tail, last_commit_lsn=Lsn(92), sent_from=Lsn(100))
+    later.prove()
+    assert later.proven
 
 
 def resent(*, last: int | None, sent_from: int) -> Resent:

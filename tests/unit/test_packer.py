@@ -22,12 +22,12 @@ def pack(sizes: list[list[int]], *, flush_every: int = 3) -> list[PackedBody]:
     bodies: list[PackedBody] = []
     lsn = 100
     for number, rows in enumerate(sizes):
-        packer.begin(xid=number + 1, commit_lsn=Lsn(lsn))
+        packer.begin(xid=number + 1, commit_lsn=Lsn(lsn), commit_time=number)
         for size in rows:
             packer.need(TABLE)
             change = Change(Operation.INSERT, TABLE.id, row=bytes(size))
             bodies += packer.add(encode_change(change))
-        bodies += packer.commit(end_lsn=Lsn(lsn + 50), commit_time=number)
+        bodies += packer.commit(end_lsn=Lsn(lsn + 50))
         lsn += 100
         if number % flush_every == 0:
             bodies += packer.flush()
@@ -49,6 +49,7 @@ def unpack(bodies: list[PackedBody]) -> list[tuple[int, list[int]]]:
             ]
         else:
             assert isinstance(frame.body, Part)
+            assert frame.body.commit_time == frame.body.xid - 1  # known from its first part on
             rows += [len(change.row or b"") for change in parts.feed(frame.body)]
             if frame.body.commit is not None:
                 found.append((frame.body.xid, rows))
@@ -87,7 +88,7 @@ def test_a_newer_version_replaces_the_older_one_among_the_live_tables() -> None:
 
 def test_an_anchor_is_never_due_inside_the_parts_of_a_transaction() -> None:
     packer = FramePacker((), target_bytes=TARGET)
-    packer.begin(xid=1, commit_lsn=Lsn(1))
+    packer.begin(xid=1, commit_lsn=Lsn(1), commit_time=1)
     handed_out = [
         body
         for _ in range(3)
@@ -102,12 +103,12 @@ def test_an_anchor_is_never_due_inside_the_parts_of_a_transaction() -> None:
 def test_p7_a_table_version_never_travels_before_the_transaction_that_brought_it() -> None:
     """If that transaction is voided, a capture that continues must find the version new again."""
     packer = FramePacker(())
-    packer.begin(xid=1, commit_lsn=Lsn(100))
-    assert list(packer.commit(end_lsn=Lsn(150), commit_time=1)) == []
-    packer.begin(xid=2, commit_lsn=Lsn(200))
+    packer.begin(xid=1, commit_lsn=Lsn(100), commit_time=1)
+    assert list(packer.commit(end_lsn=Lsn(150))) == []
+    packer.begin(xid=2, commit_lsn=Lsn(200), commit_time=2)
     packer.need(TABLE)
     (before,) = packer.flush()
     assert before.tables == ()
-    assert list(packer.commit(end_lsn=Lsn(250), commit_time=2)) == []
+    assert list(packer.commit(end_lsn=Lsn(250))) == []
     (after,) = packer.flush()
     assert after.tables == (TABLE,)

@@ -114,6 +114,14 @@ def test_parts_must_follow_each_other() -> None:
     assert judged([writer.start(), writer.anchor(), writer.part(2)])[1][-1] is BROKEN
 
 
+def test_parts_that_disagree_about_their_transaction_do_not_belong_together() -> None:
+    for xid, commit_time, verdict in ((5, 7, ACCEPTED), (6, 7, BROKEN), (5, 8, BROKEN)):
+        writer = Writer()
+        records = [writer.start(), writer.anchor(), writer.part(1, xid=5, commit_time=7)]
+        records.append(writer.part(2, xid=xid, commit_time=commit_time))
+        assert judged(records)[1][-1] is verdict
+
+
 def test_p12_a_reader_may_begin_at_an_anchor_and_nowhere_else() -> None:
     writer = Writer()
     start, anchor, transaction = writer.start(), writer.anchor(), writer.transaction()
