@@ -114,7 +114,9 @@ def _open(conninfo: str, purpose: str, *, autocommit: bool, **more: str) -> Sess
     ours = {name: value for name, value in _DEFAULTS.items() if name not in given} | more
     ours |= {"application_name": f"keepstream:{purpose}", "client_encoding": "UTF8"}
     try:
-        return psycopg.connect(make_conninfo(conninfo, **ours), autocommit=autocommit)
+        # Else psycopg prepares what comes often, and after an ALTER sends DEALLOCATE ALL, which takes the
+        # applier's own statements away.
+        return psycopg.connect(make_conninfo(conninfo, **ours), autocommit=autocommit, prepare_threshold=None)
     except psycopg.OperationalError as exc:
         error = login_error(exc, describe(conninfo))
         raise error from (None if isinstance(error, ConfigError) else exc)  # libpq quotes bad settings
