@@ -34,12 +34,14 @@ _WAIT_S = 1.0
 _BUSY_CHECK_S = 0.05
 _IDLE_CHECK_S = 0.01
 _TOPIC_PROOF_S = 60.0
+_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
     future: Any
     size: int
+    sent_at: float
 
 
 class KafkaWriter:
@@ -93,7 +95,7 @@ class KafkaWriter:
             self._settle()
         if self._error is not None:
             raise self._error
-        self._in_flight.append(_Sent(self._send(record), len(record)))
+        self._in_flight.append(_Sent(self._send(record), len(record), time.monotonic()))
         self._in_flight_bytes += len(record)
         failpoint("log.sent")
 
@@ -152,6 +154,14 @@ class KafkaWriter:
             if self._contiguous == self._durable:
                 self._unproven_since = time.monotonic()
             self._contiguous += 1
+        if self._error is None and self._in_flight:
+            self._refuse_silence(self._in_flight[0])
+
+    def _refuse_silence(self, oldest: _Sent) -> None:
+        """The producer's own time limit has been seen to pass unnoticed."""
+        limit_s = self._producer.config["delivery_timeout_ms"] / 1000 + _SILENCE_S
+        if time.monotonic() - oldest.sent_at > limit_s:
+            self._give_up(self._fenced(f"no answer for {limit_s:.0f} s", "log-unreachable"))
 
     def _check_offset(self, future: Any) -> None:
         if future.failed():
