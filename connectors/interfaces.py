@@ -115,9 +115,7 @@ class ChangeLog(Protocol):
         """A reader that begins at `place`; None: at the oldest record."""
         ...
 
-    def begin_epoch(
-        self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]
-    ) -> LogWriter:
+    def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> LogWriter:
         """Append a CAPTURE_START record durably and return the writer of that epoch.
 
         `is_ignorable(value)` says of a record that somebody else wrote between ours whether every
