@@ -1,0 +1,171 @@
+"""`teardown`: what the pipeline made outside of its tables, and removing it. Rows on replicas stay.
+
+The slot goes first, because it is what can hurt the source, the log last. Each step finds what the one
+before left and removes nothing twice, so that a teardown that was cut off is simply called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from connectors.postgres import progress
+from connectors.postgres import publication as publications
+from connectors.postgres import slot as slots
+from connectors.postgres.session import Session, connect, wrapped
+from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.config import Config
+from pipeline.control.observer import Observer
+from pipeline.control.status import Status, judge_status
+from pipeline.reports import StageState
+from schemas.errors import OperatorNeeded, RetryLater
+
+_GONE = (StageState.STOPPED, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that would be removed. `kind`: slot, publication, progress row, log."""
+
+    kind: str
+    name: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A thing that was removed; or, if `sql` is set, was left to its owner, who runs that."""
+
+    thing: Thing
+    sql: str = ""
+
+
+def list_things(config: Config) -> list[Thing]:
+    """What there is to remove now. Raises RetryLater and others if a server cannot be looked at."""
+    return [*_on_source(config), *_on_replicas(config), *_in_log(config)]
+
+
+def require_stopped(config: Config) -> None:
+    """Raises OperatorNeeded (`pipeline-active`) while a stage runs, RetryLater (`no-answer`, …) if that
+    cannot be known."""
+    with closing(Observer(config)) as observer:
+        seen = judge_status(observer.look())
+    for finding in seen.findings:
+        if finding.severity == "error":
+            raise RetryLater(
+                f"{finding.where}: {finding.message}",
+                code=finding.code,
+                hint="Nothing was removed. Bring it back, or take a replica that is gone for good out of the"
+                " configuration.",
+            )
+    running = list(_running(seen))
+    if running:
+        raise OperatorNeeded(
+            f"the pipeline is running: {', '.join(running)}",
+            code="pipeline-active",
+            hint="Nothing was removed. End `keepstream run` (or capture and apply) with SIGTERM or Ctrl-C"
+            " first. A process that was killed counts as running for 15 s.",
+        )
+
+
+def remove_all(config: Config) -> Iterator[Removed]:
+    """Remove everything that `list_things` lists. Call `require_stopped` first."""
+    yield from _clear_source(config)
+    for name in config.replicas:
+        yield from _clear_replica(config, name)
+    yield from _clear_log(config)
+
+
+def _running(seen: Status) -> Iterator[str]:
+    stages = {"capture": seen.capture} | {name: replica.stage for name, replica in seen.replicas.items()}
+    for name, stage in stages.items():
+        if stage.state not in _GONE:
+            process = f", process {stage.report.pid} on {stage.report.host}" if stage.report else ""
+            yield f"{name} is {stage.state}{process}"
+
+
+def _on_source(config: Config) -> Iterator[Thing]:
+    with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
+        if _our_slot(session, config.slot_name):
+            yield Thing("slot", config.slot_name, "source")
+        if publications.read_publication(session, config.publication_name) is not None:
+            yield Thing("publication", config.publication_name, "source")
+
+
+def _our_slot(session: Session, name: str) -> bool:
+    """Whether there is a slot that a capture of this configuration could have made."""
+    slot = slots.read_slot(session, name)
+    if slot is None:
+        return False
+    if slot.plugin == "pgoutput" and slot.database == session.info.dbname:
+        return True
+    raise OperatorNeeded(
+        f"slot {name} belongs to database {slot.database} and plugin {slot.plugin}: it is not ours",
+        code="slot-foreign",
+        hint=f"Nothing was removed. If nobody needs it: select pg_drop_replication_slot('{name}');",
+    )
+
+
+def _on_replicas(config: Config) -> Iterator[Thing]:
+    for replica in config.replicas:
+        with _replica(config, replica) as session:
+            row = progress.read(session, config.name)
+        if row is not None:
+            yield Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}")
+
+
+def _in_log(config: Config) -> Iterator[Thing]:
+    with closing(open_log(config)) as log:
+        if log.exists():
+            yield Thing("log", log.name, "with its status reports")
+
+
+def _clear_source(config: Config) -> Iterator[Removed]:
+    with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
+        name = config.slot_name
+        if _our_slot(session, name) and slots.drop_slot(session, name):
+            yield Removed(Thing("slot", name, "source"))
+        if publications.read_publication(session, config.publication_name) is not None:
+            yield _drop_publication(session, config.publication_name)
+
+
+def _drop_publication(session: Session, name: str) -> Removed:
+    thing = Thing("publication", name, "source")
+    try:
+        publications.drop_publication(session, name)
+    except OperatorNeeded as error:
+        if error.code != "privilege-missing":
+            raise
+        statement = sql.SQL("drop publication {};").format(sql.Identifier(name)).as_string()
+        return Removed(thing, sql=statement)
+    return Removed(thing)
+
+
+def _clear_replica(config: Config, replica: str) -> Iterator[Removed]:
+    with _replica(config, replica) as session:
+        row = progress.read(session, config.name)
+        if row is None:
+            return
+        with wrapped("removing the progress row"), session.transaction():
+            progress.audit(
+                session, config.name, "teardown", reason="keepstream teardown", position=row.position
+            )
+            progress.remove(session, config.name)
+    yield Removed(Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}"))
+
+
+def _clear_log(config: Config) -> Iterator[Removed]:
+    with closing(open_log(config)) as log:
+        if log.exists():
+            log.destroy()
+            yield Removed(Thing("log", log.name, "with its status reports"))
+
+
+def _replica(config: Config, replica: str) -> Session:
+    return connect(replica_conninfo(config, replica), purpose=f"teardown:{config.name}")
