@@ -56,7 +56,11 @@ def replica_named(config: Config, name: str) -> Replica:
 def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
     """What the capture stage of this file needs."""
     from pipeline.capture.options import CaptureOptions
+    from pipeline.capture.trimming import Reader, TrimOptions
 
+    readers = {
+        name: Reader(replica.url.reveal(), replica.initial) for name, replica in config.replicas.items()
+    }
     return CaptureOptions(
         name=config.name,
         source=source_conninfo(config),
@@ -67,6 +71,7 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         keyless=config.source.keyless,
         pg_bin=config.tools.pg_bin,
         take_over=take_over,
+        trim=TrimOptions(config.name, lambda: open_log(config), config.log.retain, readers),
     )
 
 

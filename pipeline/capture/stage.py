@@ -15,6 +15,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
+from pipeline.capture.trimming import Trimmer
 from pipeline.reports import NotReplicated, Report, ReportedError, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import format_lsn
@@ -43,6 +44,9 @@ class CaptureStage:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
         reporting = threading.Thread(target=self._report_always, name="capture report", daemon=True)
         reporting.start()
+        if self._options.trim is not None:
+            trimmer = Trimmer(self._options.trim)
+            threading.Thread(target=trimmer.run, args=[self._stop], name="trim", daemon=True).start()
         backoff = Backoff()
         try:
             while not self._stop.is_set():
