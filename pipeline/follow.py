@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
-from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
+from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed, RetryLater
 from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
@@ -21,6 +21,7 @@ from schemas.table import TableSchema
 from schemas.validity import Chain, Verdict, adopt, judge
 
 BROKEN_TIMEOUT_S = 300.0
+SCAN_SILENCE_S = 60.0
 TAIL_PROOF_RECORDS = 64
 """A tail scan begins at an anchor with at least this many records after it: more than any writer
 keeps in flight, so a replaced writer's late records can never be all that the scan sees."""
@@ -74,6 +75,7 @@ class Follower:
         self.next_place = first_place
         self.began_at = 0
         self.highest_epoch = chain.epoch
+        self.highest_number = chain.number
         self.ignored: Counter[Verdict] = Counter()
         self._log = log
         self._reader = reader
@@ -119,6 +121,7 @@ class Follower:
         frame = open_frame(record.value)
         if frame is not None and self.chain.stream in (None, frame.stream):
             self.highest_epoch = max(self.highest_epoch, frame.epoch)
+            self.highest_number = max(self.highest_number, frame.number)
         if self._may_adopt and self._adopts(frame):
             verdict = Verdict.ACCEPTED
         elif self._may_adopt and self._skip_to_anchor:
@@ -248,14 +251,38 @@ def _refuse_other_start(log: ChangeLog, stream: bytes, position: Position) -> No
             hint="The log was made anew. Nothing was changed. Restore the log that the replica followed, or"
             " empty the replica's database and let `keepstream run` copy anew.",
         )
-    if not isinstance(frame.body, Anchor) or frame.body.at.lsn <= position.lsn:
+    begins = _first_chained(log, stream)
+    if begins is None:
+        return
+    if not isinstance(begins.body, Anchor) or (begins.number > 1 and begins.digest != frame.digest):
+        seen = "in the middle of an epoch: somebody else than Keepstream cut it"
+    elif begins.body.at.lsn > position.lsn:
+        seen = f"at {begins.body.at}, after position {position}"
+    else:
         return
     raise PlaceTrimmed(
-        f"the log {log.name} begins at {frame.body.at}, after position {position}",
+        f"the log {log.name} begins {seen}",
         code="log-trimmed",
         hint="What lies between was trimmed away. Copy anew: empty the replica's database and run"
         " `keepstream run`; a longer `log.retain` keeps more.",
     )
+
+
+def _first_chained(log: ChangeLog, stream: bytes) -> Frame | None:
+    """The log's first frame of this stream that is no CAPTURE_START. A chain can begin there only if it
+    is an ANCHOR, and the log's first record or the first frame of all (P12)."""
+    end, reader = log.bounds().end, log.reader()
+    try:
+        place = 0
+        while place < end:
+            for record in reader.read(1.0):
+                place = record.next_place
+                frame = open_frame(record.value)
+                if frame is not None and frame.stream == stream and not isinstance(frame.body, CaptureStart):
+                    return frame
+    finally:
+        reader.close()
+    return None
 
 
 class SameHistory:
@@ -327,13 +354,44 @@ def find_tail(log: ChangeLog) -> Follower:
             and not follower.chain.broken
             and follower.highest_epoch == follower.chain.epoch
         ):
+            _refuse_cut(log, follower)
             return follower
         follower.close()
+
+
+def _refuse_cut(log: ChangeLog, tail: Follower) -> None:
+    """A log whose first anchors were cut off looks as if it had promised nothing (P6), and capture would
+    make slot and publication anew over what it did promise."""
+    if tail.chain.promised or tail.highest_number <= 1:
+        return
+    tail.close()
+    raise HistoryBroken(
+        f"the log {log.name} has frames up to number {tail.highest_number} and no anchor where they begin",
+        code="log-cut",
+        hint="Its beginning was deleted by somebody else: Keepstream trims to an anchor. Bring it back from a"
+        " copy; without one, run `keepstream teardown --yes`, empty the replicas' databases and run"
+        " `keepstream run` to begin anew.",
+    )
 
 
 def _scan(log: ChangeLog, place: int, end: int, *, at_start: bool) -> Follower:
     reader = log.reader(None if at_start else place)
     follower = Follower(log, reader, Chain(), first_place=place, skip_to_anchor=not at_start)
+    moved_at = time.monotonic()
     while follower.next_place < end:
+        before = follower.next_place
         follower.read(1.0)
+        if follower.next_place > before:
+            moved_at = time.monotonic()
+        elif time.monotonic() - moved_at > SCAN_SILENCE_S:
+            follower.close()
+            raise _silent_end(log)
     return follower
+
+
+def _silent_end(log: ChangeLog) -> RetryLater:
+    return RetryLater(
+        f"the end of the log {log.name} is not delivered",
+        code="log-end-unread",
+        hint="If somebody else writes to the topic with transactions, stop that: Keepstream writes none.",
+    )
