@@ -178,20 +178,18 @@ class Loss(Enum):
     MOVED = "moved"
 
 
-def explain(claim: Claim, row: Progress | None, *, old: Lsn, new: Lsn) -> Loss:
-    """Why ADVANCE from `old` to `new` touched nothing, from the row as it is now.
+def explain(claim: Claim, row: Progress | None, *, old: Position) -> Loss:
+    """Why ADVANCE from `old` touched nothing, from the row as it is now.
 
-    HELD: a hold stands in the way. MOVED: the replica is elsewhere (a commit of unknown outcome had
-    worked, or a fail-over lost the last commits): read on from where it is. Raises OperatorNeeded
-    (`applier-replaced`) and HistoryBroken where somebody has to look.
+    HELD: a hold stands in the way, or did a moment ago, as a verification's does. MOVED: the replica is
+    elsewhere (a commit of unknown outcome had worked, or a fail-over lost the last commits): read on from
+    where it is. Raises OperatorNeeded (`applier-replaced`) and HistoryBroken where somebody has to look.
     """
     error = _fatal_loss(claim, row)
     if error is not None:
         raise error
     assert row is not None
-    if row.position.lsn == old and row.hold is not None and row.hold.at < new:
-        return Loss.HELD
-    return Loss.MOVED
+    return Loss.HELD if row.position == old else Loss.MOVED
 
 
 def replaced(pid: int | None) -> OperatorNeeded:

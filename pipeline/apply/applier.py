@@ -92,7 +92,7 @@ class Applier:
                 self._move(step.position)
         except PositionLost:
             opened.writer.rollback()
-            self._find_out(step)
+            self._find_out()
 
     def _apply_group(self, group: Group, started: float) -> None:
         opened = self.opened
@@ -158,12 +158,11 @@ class Applier:
         if commit_lsn is not None:
             self._counters.last_commit_lsn = commit_lsn
 
-    def _find_out(self, step: Step) -> None:
+    def _find_out(self) -> None:
         """The compare-and-set was lost: by a hold we did not know of, or start again from the row."""
         opened = self.opened
         row = progress.read(opened.session, opened.claim.name)
-        old = opened.planner.position.lsn
-        loss = explain(opened.claim, row, old=old, new=_destination(step))
+        loss = explain(opened.claim, row, old=opened.planner.position)
         if loss is Loss.HELD and not opened.planner.inside:
             opened.look()
             return
@@ -204,14 +203,7 @@ class Applier:
             self._looked_at = time.monotonic()
             row = self.opened.look()
             if row.token != self.opened.claim.token or row.position != self.opened.planner.position:
-                self._find_out(Move(self.opened.planner.position))
-
-
-def _destination(step: Step) -> Lsn:
-    if isinstance(step, (Group, Move)):
-        return step.position.lsn
-    assert isinstance(step, ApplyPart)
-    return (step.position or _past(step.part)).lsn
+                self._find_out()
 
 
 def _past(part: Part) -> Position:
