@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
+
 from connectors.interfaces import ChangeLog
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.stage import CaptureStage
@@ -71,6 +73,15 @@ def capturing(options: CaptureOptions) -> Iterator[RunningCapture]:
     assert running.error is None
 
 
+_followers: list[Follower] = []
+
+
+def close_readers() -> None:
+    """Of all contents that were read; a reader of Kafka holds connections."""
+    while _followers:
+        _followers.pop().close()
+
+
 @dataclass(frozen=True)
 class Committed:
     """One whole transaction of the log."""
@@ -87,6 +98,7 @@ class LogContent:
     def __init__(self, log: ChangeLog) -> None:
         self.log = log
         self.follower: Follower = follow_from_start(log)
+        _followers.append(self.follower)
         self.committed: list[Committed] = []
         self.heartbeats: list[int] = []
         self.anchors: list[Anchor] = []
@@ -169,3 +181,14 @@ def capture_options(source: Database, log: ChangeLog, **changes: Any) -> Capture
         keyless=Keyless.EXCLUDE,
     )
     return replace(options, **changes)
+
+
+def once(monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], None]) -> None:
+    """Run `action` at the first hit of a failpoint, inside the capture's thread."""
+    waiting = [action]
+
+    def failpoint(reached: str) -> None:
+        if reached == name and waiting:
+            waiting.pop()()
+
+    monkeypatch.setattr(f"{module}.failpoint", failpoint)

@@ -100,18 +100,21 @@ def drop_slot(session: Session, name: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class SlotOwner:
     """Who streams from a slot. `application_name` is None if the role is not ours; `silent_s`, the
-    time since its last status update, is None without pg_read_all_stats."""
+    time since its last status update by its own clock, and `heard`, which names that update, are None
+    without pg_read_all_stats."""
 
     pid: int
     application_name: str | None
     started_at: str
     silent_s: float | None
+    heard: str | None = None
 
 
 _OWNER: Final = """
     select a.pid, a.application_name, coalesce(a.backend_start::text, ''),
            extract(epoch from clock_timestamp() - coalesce(w.reply_time, case when w.sent_lsn is not null
-                   then w.backend_start end))::float8
+                   then w.backend_start end))::float8,
+           coalesce(w.reply_time, case when w.sent_lsn is not null then w.backend_start end)::text
       from pg_replication_slots s
       join pg_stat_activity a on a.pid = s.active_pid
       left join pg_stat_replication w on w.pid = a.pid
@@ -134,20 +137,48 @@ def owner_purpose(name: str, stream: bytes) -> str:
     return purpose
 
 
+class OwnerWatch:
+    """How long an owner has been silent, by our own clock.
+
+    The server shows when the *owner* says it wrote its last status update. If the clock over there is
+    slow, an owner that answers looks silent, and two captures would end each other for ever (P4).
+    """
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, str, str | None] | None = None
+        self._since = 0.0
+
+    def silent_s(self, owner: SlotOwner) -> float | None:
+        """Seconds since a look first saw its newest status update; None if those cannot be seen."""
+        if owner.heard is None:
+            return None
+        seen = (owner.pid, owner.started_at, owner.heard)
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since
+
+
 def terminate_owner(
-    session: Session, slot: str, *, purpose: str, take_over: bool = False, timeout_s: float = 10.0
+    session: Session,
+    slot: str,
+    *,
+    purpose: str,
+    take_over: bool = False,
+    watch: OwnerWatch | None = None,
+    timeout_s: float = 10.0,
 ) -> bool:
     """End the walsender that owns the slot, if P4 lets us, and wait until the slot is free.
 
-    It must carry this stream's application_name and have been silent for longer than 30 s; with
-    `take_over` neither is asked. False if nobody owned it. Raises RetryLater: `slot-active` if it may
-    not be ended, `slot-not-freed` if it does not go in time.
+    It must carry this stream's application_name and have been silent for longer than 30 s, by the clock
+    of `watch` if there is one; with `take_over` neither is asked. False if nobody owned it. Raises
+    RetryLater: `slot-active` if it may not be ended, `slot-not-freed` if it does not go in time.
     """
     owner = read_owner(session, slot)
     if owner is None:
         return False
-    if not take_over and not _may_end(owner, purpose):
-        raise _still_owned(slot, owner)
+    silent_s = watch.silent_s(owner) if watch else owner.silent_s
+    if not take_over and not _may_end(owner, purpose, silent_s):
+        raise _still_owned(slot, owner, silent_s)
     with wrapped(f"ending process {owner.pid}, which owns slot {slot}"):
         session.execute(
             "select pg_terminate_backend(s.active_pid) from pg_replication_slots s"
@@ -159,14 +190,14 @@ def terminate_owner(
     return True
 
 
-def _may_end(owner: SlotOwner, purpose: str) -> bool:
+def _may_end(owner: SlotOwner, purpose: str, silent_s: float | None) -> bool:
     ours = owner.application_name == f"keepstream:{purpose}"
-    return ours and owner.silent_s is not None and owner.silent_s > SILENCE_LIMIT_S
+    return ours and silent_s is not None and silent_s > SILENCE_LIMIT_S
 
 
-def _still_owned(slot: str, owner: SlotOwner) -> RetryLater:
+def _still_owned(slot: str, owner: SlotOwner, silent_s: float | None) -> RetryLater:
     who = owner.application_name or "another role's session"
-    silent = "" if owner.silent_s is None else f", heard {owner.silent_s:.0f} s ago"
+    silent = "" if silent_s is None else f", heard {silent_s:.0f} s ago"
     return RetryLater(
         f"slot {slot} is owned by {who} (process {owner.pid}{silent})",
         code="slot-active",

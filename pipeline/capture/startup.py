@@ -238,6 +238,7 @@ class Startup:
         """P4: wait as a standby until the slot is free; end its owner only if it is ours and silent."""
         options = self._options
         purpose = slots.owner_purpose(options.name, stream_id)
+        watch = slots.OwnerWatch()
         while not self._stop.is_set():
             try:
                 return self._start_stream(walsender)
@@ -245,7 +246,9 @@ class Startup:
                 if error.code != "slot-active":
                     raise
             try:
-                if slots.terminate_owner(sql, options.slot, purpose=purpose, take_over=options.take_over):
+                if slots.terminate_owner(
+                    sql, options.slot, purpose=purpose, take_over=options.take_over, watch=watch
+                ):
                     logger.warning("slot taken over", extra={"slot": options.slot})
                     continue
             except RetryLater as error:

@@ -18,7 +18,7 @@ from pipeline.dev.process import require
 from schemas.change import ColumnsAdded, Operation
 from schemas.errors import RetryLater
 from schemas.lsn import parse_lsn
-from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
 PUBLICATION = "keepstream_crm"
@@ -42,17 +42,6 @@ def frequent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats, looks for new tables and comparisons of the publication many times a second."""
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
     monkeypatch.setattr("pipeline.capture.housekeeping.HEARTBEAT_EVERY_S", 0.1)
-
-
-def once(monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], None]) -> None:
-    """Run `action` at the first hit of a failpoint, inside the capture's thread."""
-    waiting = [action]
-
-    def failpoint(reached: str) -> None:
-        if reached == name and waiting:
-            waiting.pop()()
-
-    monkeypatch.setattr(f"{module}.failpoint", failpoint)
 
 
 def lose_everything() -> None:
