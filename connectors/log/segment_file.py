@@ -55,7 +55,12 @@ class SegmentFile:
         return is_in_place(self._descriptor, self.path)
 
     def read(self, offset: int, end: int) -> list[bytes]:
-        """Whole records from `offset` on, about CHUNK_BYTES of them, none past `end`; [] if none is sound."""
+        """Whole records from `offset` on, about CHUNK_BYTES of them, none past `end`; [] if none is sound.
+
+        Raises HistoryBroken (`log-corrupt`) if the file is shorter than `offset`, up to which it was proven.
+        """
+        if end < offset:
+            raise corrupt(self.path, end)
         try:
             data = os.pread(self._descriptor, min(CHUNK_BYTES, end - offset), offset)
             needed = record_bytes(data)
