@@ -1,0 +1,347 @@
+"""What `status` makes of what it saw: states, lag and findings, without a server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
+from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
+from pipeline.control.status import Status, judge_status, worst
+from pipeline.reports import NotReplicated, StageReport, StageState
+from schemas.errors import KeepstreamError, RetryLater
+from schemas.lsn import Lsn, Position, format_lsn
+
+NOW = 1_700_000_000.0
+INSERT = Lsn(10_000)
+AWAY = RetryLater("db:5432 cannot be reached", code="server-unreachable", hint="Start it.")
+
+SLOT = SlotState(
+    name="keepstream_crm",
+    plugin="pgoutput",
+    database="crm",
+    temporary=False,
+    two_phase=False,
+    active_pid=11,
+    restart_lsn=Lsn(4_000),
+    confirmed_flush_lsn=INSERT,
+    retained_bytes=6_000,
+    safe_wal_bytes=100_000,
+    wal_status="reserved",
+    invalidation_reason=None,
+    catalog_xmin_age=3,
+    inactive_s=None,
+)
+OWNER = SlotOwner(pid=11, application_name="keepstream:crm:00", started_at="", silent_s=1.0)
+SOURCE = SourceSeen(
+    clock=NOW,
+    insert_lsn=INSERT,
+    slot=SLOT,
+    owner=OWNER,
+    space=WalSpace(106_000, 50_000, INSERT),
+    publication_exists=True,
+    wal_bytes_per_s=1_000.0,
+    left_out=(NotReplicated(table="public.note", reason="no primary key"),),
+)
+
+
+def report(stage: str = "capture", state: StageState = StageState.STREAMING, **more: Any) -> StageReport:
+    age_s = more.pop("age_s", 1.0)
+    details = {"complete_at": NOW - age_s, "complete_lsn": format_lsn(INSERT), "unchanged_s": 0.0}
+    details |= more.pop("details", {})
+    values: dict[str, Any] = {"position": format_lsn(INSERT), "pid": 5, "host": "a"} | more
+    return StageReport(stage=stage, state=state, at=NOW - age_s, details=details, **values)
+
+
+def row(lsn: int = INSERT, **more: Any) -> Progress:
+    values: dict[str, Any] = {
+        "name": "crm",
+        "stream": bytes(16),
+        "position": Position(Lsn(lsn), 7, int((NOW - 5000) * 1e6)),
+        "token": uuid.UUID(int=1),
+        "state": ReplicaState.STREAMING,
+        "hold": None,
+        "place": "",
+        "backend_pid": 9,
+        "backend_start": datetime.fromtimestamp(NOW - 1000, UTC),
+        "alive": True,
+        "updated_at": datetime.fromtimestamp(NOW, UTC),
+    }
+    return Progress(**values | more)
+
+
+def judged(
+    *,
+    source: SourceSeen | KeepstreamError = SOURCE,
+    capture: StageReport | None = None,
+    apply: StageReport | None = None,
+    replica: Progress | KeepstreamError | None = None,
+    moved_s: float = 1.0,
+    log: KeepstreamError | None = None,
+    dead: frozenset[str] = frozenset(),
+) -> Status:
+    reports = {made.stage: made for made in (capture, apply) if made is not None}
+    seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s)
+    return judge_status(
+        Observation(
+            name="crm",
+            at=NOW,
+            slot_name="keepstream_crm",
+            log_name="file:///log/crm.log",
+            source=source,
+            log=log or LogSeen(True, reports),
+            replicas={"standby": seen},
+            dead=dead,
+        )
+    )
+
+
+APPLY = report("apply:standby")
+UNFINISHED = row(state=ReplicaState.COPYING)
+
+
+def codes(status: Status) -> list[str]:
+    return [finding.code for finding in status.findings]
+
+
+def standby(status: Status) -> dict[str, Any]:
+    json_of: dict[str, Any] = status.to_json()["replicas"]["standby"]
+    return json_of
+
+
+def test_a_replica_that_holds_everything_has_no_lag() -> None:
+    seen = judged(capture=report(), apply=APPLY, replica=row())
+    assert (seen.state, standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (StageState.STREAMING, 0.0, 0)
+    assert standby(seen)["end_lsn"] == format_lsn(INSERT)
+    assert seen.findings == ()
+
+
+def test_wal_that_holds_nothing_published_is_no_lag() -> None:
+    busy = replace(SOURCE, insert_lsn=Lsn(90_000))
+    idle = report(state=StageState.IDLE, age_s=4.0)
+    seen = judged(source=busy, capture=idle, apply=APPLY, replica=row())
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"], seen.capture.lag_bytes) == (0.0, 0, 0)
+
+
+def test_what_waits_before_the_replica_is_as_old_as_its_oldest_commit() -> None:
+    behind = report("apply:standby", StageState.CATCHING_UP, details={"complete_at": NOW - 42})
+    seen = judged(capture=report(), apply=behind, replica=row(8_000))
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (42.0, 2_000)
+    assert seen.state is StageState.CATCHING_UP
+
+
+def test_a_commit_after_an_hour_of_silence_is_no_hour_behind() -> None:
+    fresh = report("apply:standby", details={"complete_at": NOW - 0.2})
+    seen = judged(capture=report(), apply=fresh, replica=row(9_000))
+    assert standby(seen)["lag_s"] == 0.0
+
+
+def test_what_capture_lacks_counts_for_every_replica() -> None:
+    slow = report(details={"complete_at": NOW - 60, "complete_lsn": format_lsn(7_000)})
+    slot = replace(SLOT, confirmed_flush_lsn=Lsn(7_000))
+    seen = judged(source=replace(SOURCE, slot=slot), capture=slow, apply=APPLY, replica=row(7_000))
+    assert (seen.capture.lag_s, seen.capture.lag_bytes) == (60.0, 3_000)
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (60.0, 3_000)
+    assert seen.capture.state is StageState.CATCHING_UP
+
+
+def test_a_stopped_capture_lets_the_lag_grow_from_its_last_word_on() -> None:
+    source = replace(SOURCE, slot=replace(SLOT, active_pid=None, confirmed_flush_lsn=Lsn(9_500)), owner=None)
+    last = report(state=StageState.STOPPED, age_s=300, details={"complete_lsn": format_lsn(9_500)})
+    seen = judged(source=source, capture=last, apply=APPLY, replica=row(9_500))
+    assert (seen.state, standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (
+        StageState.STOPPED,
+        300.0,
+        500,
+    )
+    assert standby(seen)["state"] == "streaming"
+
+
+@pytest.mark.parametrize(
+    ("capture", "active", "dead", "expected"),
+    [
+        (None, False, False, "stopped"),
+        (None, True, False, "starting"),
+        (report(), True, False, "streaming"),
+        (report(state=StageState.IDLE), True, False, "idle"),
+        (report(state=StageState.RETRYING), False, False, "retrying"),
+        (report(state=StageState.STARTING), False, False, "starting"),
+        (report(), False, False, "retrying"),
+        (report(), False, True, "stopped"),
+        (report(age_s=20), False, False, "stopped"),
+        (report(state=StageState.STOPPED), False, False, "stopped"),
+    ],
+)
+def test_capture_s_state(capture: StageReport | None, active: bool, dead: bool, expected: str) -> None:
+    slot = replace(SLOT, active_pid=11 if active else None)
+    source = replace(SOURCE, slot=slot, owner=OWNER if active else None)
+    gone = frozenset({"capture"}) if dead else frozenset()
+    assert judged(source=source, capture=capture, dead=gone).to_json()["capture"]["state"] == expected
+
+
+def test_a_capture_that_owns_the_slot_and_is_not_heard_of_is_stalled() -> None:
+    behind = replace(SLOT, confirmed_flush_lsn=Lsn(9_000))
+    seen = judged(source=replace(SOURCE, slot=behind), capture=report(age_s=20))
+    assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["capture-silent"])
+    silent = replace(SOURCE, owner=replace(OWNER, silent_s=31.0))
+    seen = judged(source=silent, capture=report())
+    assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["walsender-silent"])
+
+
+def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
+    behind = replace(SOURCE, slot=replace(SLOT, confirmed_flush_lsn=Lsn(9_000)))
+    stuck = {"complete_at": NOW - 45, "complete_lsn": format_lsn(9_000), "unchanged_s": 45}
+    seen = judged(source=behind, capture=report(details=stuck))
+    assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["capture-stuck"])
+    seen = judged(source=behind, capture=report(details=stuck | {"unchanged_s": 2}))
+    assert seen.capture.state is StageState.CATCHING_UP
+
+
+@pytest.mark.parametrize(
+    ("apply", "replica", "dead", "expected"),
+    [
+        (None, None, False, "stopped"),
+        (report("apply:standby", StageState.STARTING), None, False, "starting"),
+        (report("apply:standby", StageState.COPYING), UNFINISHED, False, "copying"),
+        (report("apply:standby", StageState.COPYING), UNFINISHED, True, "stopped"),
+        (report("apply:standby", StageState.COPYING, age_s=20), UNFINISHED, False, "stopped"),
+        (report("apply:standby", StageState.IDLE), row(), False, "idle"),
+        (APPLY, row(alive=False), False, "retrying"),
+        (APPLY, row(alive=False), True, "stopped"),
+        (report("apply:standby", age_s=20), row(alive=False), False, "stopped"),
+        (report("apply:standby", StageState.STOPPED), row(alive=False), False, "stopped"),
+        (report("apply:standby", StageState.RETRYING), row(alive=False), False, "retrying"),
+        (APPLY, AWAY, False, "streaming"),
+        (report("apply:standby", age_s=20), AWAY, False, None),
+    ],
+)  # fmt: skip
+def test_a_replica_s_state(
+    apply: StageReport | None, replica: Progress | KeepstreamError | None, dead: bool, expected: str | None
+) -> None:
+    gone = frozenset({"apply:standby"}) if dead else frozenset()
+    assert standby(judged(capture=report(), apply=apply, replica=replica, dead=gone))["state"] == expected
+
+
+def test_an_applier_with_work_to_do_whose_position_does_not_move_is_stalled() -> None:
+    stuck = report("apply:standby", details={"complete_at": NOW - 40, "unchanged_s": 40})
+    seen = judged(capture=report(), apply=stuck, replica=row(9_000), moved_s=40)
+    assert (standby(seen)["state"], codes(seen)) == ("stalled", ["apply-stuck"])
+    for moving in (
+        judged(capture=report(), apply=stuck, replica=row(9_000), moved_s=3),
+        judged(capture=report(), apply=stuck, replica=row(), moved_s=40),
+        judged(
+            capture=report(),
+            apply=report("apply:standby", details={"complete_at": NOW - 40, "unchanged_s": 1}),
+            replica=row(9_000),
+            moved_s=40,
+        ),
+    ):
+        assert standby(moving)["state"] == "streaming"
+
+
+def test_a_replica_that_is_held_or_delayed_is_not_stalled() -> None:
+    waiting = {"complete_at": NOW - 900, "unchanged_s": 900}
+    held = row(9_000, hold=Hold(Lsn(9_000), HoldKind.PAUSE))
+    seen = judged(capture=report(), apply=report("apply:standby", details=waiting), replica=held, moved_s=900)
+    assert (standby(seen)["state"], standby(seen)["lag_s"]) == ("paused", 900.0)
+    assert standby(seen)["hold"] == {"at": format_lsn(9_000), "kind": "pause", "expires": None}
+    delayed = report("apply:standby", details=waiting | {"blocked": "delayed"})
+    assert (
+        standby(judged(capture=report(), apply=delayed, replica=row(9_000), moved_s=900))["state"]
+        == "streaming"
+    )
+
+
+def test_a_frozen_applier_is_stalled_and_one_whose_clock_is_off_is_not() -> None:
+    old = report("apply:standby", age_s=60)
+    assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=60))["state"] == "stalled"
+    assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=2))["state"] == "streaming"
+
+
+def test_without_the_source_lag_is_unknown_and_without_the_log_too() -> None:
+    seen = judged(source=AWAY, capture=report(state=StageState.RETRYING), apply=APPLY, replica=row())
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (None, None)
+    assert (seen.state, seen.slot["retained_bytes"], codes(seen)) == (
+        StageState.RETRYING, None, ["server-unreachable"],
+    )  # fmt: skip
+    seen = judged(log=AWAY, replica=row(alive=True))
+    assert (seen.state, seen.capture.state, standby(seen)["state"]) == (None, None, None)
+    assert standby(seen)["end_lsn"] == format_lsn(INSERT)
+
+
+def test_the_slot_s_figures_and_what_threatens_it() -> None:
+    seen = judged(capture=report())
+    assert seen.slot["retained_bytes"] == 6_000
+    assert seen.slot["time_to_full_s"] == 100
+    for slot, code in (
+        (None, "slot-missing"),
+        (replace(SLOT, wal_status="lost", invalidation_reason="wal_removed"), "slot-lost"),
+        (replace(SLOT, wal_status="unreserved"), "slot-about-to-be-lost"),
+    ):
+        assert code in codes(judged(source=replace(SOURCE, slot=slot), capture=report()))
+
+
+def test_left_out_tables_come_from_capture_or_else_from_the_catalog() -> None:
+    told = (NotReplicated(table="public.x", reason="too large"),)
+    assert judged(capture=report(not_replicated=told)).not_replicated == told
+    assert judged().not_replicated == SOURCE.left_out
+    assert judged(source=AWAY).not_replicated == ()
+
+
+def test_a_copy_s_figures_are_shown() -> None:
+    details = {"copy": {"phase": "rows", "rows_done": 5, "bytes_done": 50, "source_xmin_age": 9}}
+    copying = report("apply:standby", StageState.COPYING, details=details)
+    seen = standby(judged(capture=report(), apply=copying, replica=row(state=ReplicaState.COPYING)))
+    assert (seen["copy"]["rows"], seen["copy"]["source_xmin_age"], seen["copy"]["eta_s"]) == (5, 9, None)
+    assert (seen["end_lsn"], seen["lag_s"]) == (None, None)
+
+
+def test_the_whole_is_what_most_wants_attention() -> None:
+    assert worst([StageState.IDLE, StageState.STREAMING]) is StageState.STREAMING
+    assert worst([StageState.STOPPED, None, StageState.STALLED]) is StageState.STOPPED
+    assert worst([StageState.PAUSED, None]) is None
+
+
+REPORTS = st.none() | st.builds(
+    report,
+    st.just("capture"),
+    st.sampled_from(StageState),
+    age_s=st.floats(-100, 10_000),
+    position=st.none() | st.just("0/1"),
+    details=st.fixed_dictionaries(
+        {}, optional={"complete_at": st.none() | st.floats(0, 2 * NOW), "complete_lsn": st.none()}
+    ),
+)  # fmt: skip
+SOURCES = st.just(AWAY) | st.builds(
+    replace,
+    st.just(SOURCE),
+    slot=st.none() | st.builds(replace, st.just(SLOT), active_pid=st.none() | st.just(1)),
+    owner=st.none() | st.just(OWNER),
+    wal_bytes_per_s=st.none() | st.floats(0, 1e9),
+)
+ROWS = st.none() | st.just(AWAY) | st.builds(row, st.integers(0, 20_000), alive=st.booleans())
+
+
+@given(SOURCES, REPORTS, REPORTS, ROWS, st.none() | st.just(AWAY), st.floats(-5, 1e6))
+def test_whatever_is_seen_there_is_a_status_that_keeps_the_contract(
+    source: Any, capture: Any, apply: Any, replica: Any, log: Any, moved_s: float
+) -> None:
+    applying = apply.model_copy(update={"stage": "apply:standby"}) if apply else None
+    status = judged(source=source, capture=capture, apply=applying, replica=replica, log=log, moved_s=moved_s)
+    seen = json.loads(json.dumps(status.to_json(), allow_nan=False))
+    states = {state.value for state in StageState} | {None}
+    assert seen["state"] in states
+    one = seen["replicas"]["standby"]
+    assert set(one) >= {"state", "commit_lsn", "end_lsn", "lag_bytes", "lag_s"}
+    assert one["state"] in states
+    assert one["lag_s"] is None or one["lag_s"] >= 0
+    assert one["lag_bytes"] is None or one["lag_bytes"] >= 0
+    assert (one["lag_bytes"] == 0) >= (one["lag_s"] == 0 and one["lag_bytes"] is not None)
