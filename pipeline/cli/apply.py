@@ -26,8 +26,8 @@ def apply(
         str | None,
         typer.Option(
             metavar="LSN|TIME",
-            help="Stop there and hold the replica: before the first transaction that ends past the LSN, or "
-            "that was committed past the time (RFC 3339, with its zone).",
+            help="Stop there and hold the replica: before the first transaction that commits at or past the "
+            "LSN, or that was committed past the time (RFC 3339, with its zone).",
         ),
     ] = None,
     skip_transaction: Annotated[
