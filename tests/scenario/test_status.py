@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from typing import Any
+
+import pytest
 
 from tests.fix_pipeline import Pipeline
 
@@ -124,6 +127,29 @@ def test_a_killed_process_is_stopped_and_a_frozen_one_is_stalled(directory_pipel
     pipeline.until(lambda: replica_of(pipeline)["state"] in ("streaming", "idle"), "a replica that streams")
     assert apply.end() == 0
     assert replica_of(pipeline)["state"] == "stopped"
+
+
+def test_a_first_copy_shows_how_far_it_is_and_what_it_holds_back(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute(
+        "create table customer (id int primary key, name text);"
+        " insert into customer select i, repeat(md5(i::text), 10) from generate_series(1, 600000) i;"
+        " analyze customer"
+    )
+    watching = pipeline.start("status", "--watch", "--json")
+    running = pipeline.start("run")
+    pipeline.until(lambda: replica_of(pipeline)["state"] in ("streaming", "idle"), "a copied replica", 90)
+    assert watching.end() == 0
+    looks = [json.loads(line)["replicas"]["standby"] for line in watching.output.splitlines()]
+    states = [look["state"] for look in looks]
+    assert states[0] == "stopped"
+    assert "copying" in states
+    copies = [look["copy"] for look in looks if look["copy"] is not None]
+    assert max(copy["rows"] for copy in copies) > 0
+    assert copies[-1]["rows_estimated"] == pytest.approx(600_000, rel=0.05)
+    assert any(copy["source_xmin_age"] is not None for copy in copies)
+    assert running.end() == 0
+    assert {stage["state"] for stage in status(pipeline)["replicas"].values()} == {"stopped"}
 
 
 def test_what_cannot_be_reached_is_null_and_a_finding(directory_pipeline: Pipeline) -> None:
