@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import psycopg
+from psycopg import sql
+
 from connectors.failpoints import failpoint
+from connectors.postgres.digest import TableName
 from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.session import Session, wrapped
@@ -29,8 +33,10 @@ from pipeline.verify.watch import Watch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
 
-HOLD_S = 8.0
-PROLONG_S = 2.0
+HOLD_S = 5.0
+LOCKED_S = 10
+"""How long tables that were truncated or altered at the meeting before may be kept from that at this one."""
+PROLONG_S = 1.0
 POLL_S = 0.02
 MESSAGE_PREFIX = "keepstream.verify"
 
@@ -68,9 +74,11 @@ class Meeting:
 
 
 @contextlib.contextmanager
-def meet(options: VerifyOptions, watch: Watch) -> Iterator[Meeting]:
+def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] = ()) -> Iterator[Meeting]:
     """Both sides stay readable at one LSN as long as the context.
 
+    restless: tables that change their files all the time; they are locked as soon as each snapshot stands,
+    until LOCKED_S have passed.
     Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`,
     `replica-not-streaming`), HistoryBroken (`replica-ahead`), VerifyStopped, RetryLater (`hold-lost` among
     others: try again).
@@ -81,6 +89,10 @@ def meet(options: VerifyOptions, watch: Watch) -> Iterator[Meeting]:
             for _ in range(2)
         )
         source = stack.enter_context(watch.session(options.source_conninfo, purpose=options.purpose))
+        locks = [
+            stack.enter_context(_locker(conninfo, options, watch, restless))
+            for conninfo in (options.source_conninfo, options.replica_conninfo)
+        ]
         steps = _Steps(options, watch, source=source, replica=replica)
         limit_s = options.timeout_s + options.delay_s
         with watch.deadline(limit_s, steps.late):
@@ -96,9 +108,39 @@ def meet(options: VerifyOptions, watch: Watch) -> Iterator[Meeting]:
                         on_wait=steps.follow_open_transactions,
                     )
                 )
+                locks[0]()
                 steps.go_on_to(snapshot.lsn)
+                locks[1]()
                 name = steps.snapshot_replica(keeper, snapshot.lsn)
         yield Meeting(snapshot.lsn, snapshot, keeper, name, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _locker(
+    conninfo: str, options: VerifyOptions, watch: Watch, tables: Sequence[TableName]
+) -> Iterator[Callable[[], None]]:
+    """What locks the tables when it is called. The server itself ends the locks after LOCKED_S."""
+    if not tables:
+        yield lambda: None
+        return
+    with watch.session(conninfo, purpose=options.purpose) as session:
+
+        def lock() -> None:
+            with wrapped("locking tables that change all the time"):
+                session.execute(f"set idle_in_transaction_session_timeout = '{LOCKED_S:d}s'")
+                session.execute("begin")
+                for table in tables:
+                    _lock_if_there(session, table)
+
+        yield lock
+
+
+def _lock_if_there(session: Session, table: TableName) -> None:
+    session.execute("savepoint before")
+    try:
+        session.execute(sql.SQL("lock table {} in access share mode").format(sql.Identifier(*table)))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        session.execute("rollback to before")
 
 
 class _Steps:
@@ -144,7 +186,7 @@ class _Steps:
                 release(self._replica, self._options.name, HoldKind.VERIFY)
 
     def _hold(self, at: Lsn) -> None:
-        """Waits while another verification has its hold."""
+        """Tries again if the replica has passed `at` meanwhile, and while another verification holds it."""
         while True:
             try:
                 self._held_at = hold(
@@ -153,12 +195,12 @@ class _Steps:
                 self._prolonged_at = time.monotonic()
                 return
             except OperatorNeeded as error:
-                progress = self._progress()
-                if error.code == "hold-passed":
-                    raise replica_ahead(self._options.replica, progress.position.lsn, at) from error
-                self._require_free(progress)
-                self._watch.tell("waiting for another verification")
-                self._watch.pause(0.2)
+                if error.code == "replica-held":
+                    self._require_free(self._progress())
+                    self._watch.tell("waiting for another verification")
+                elif error.code != "hold-passed":
+                    raise
+                self._watch.pause(POLL_S)
                 at = insert_lsn(self._source)
 
     def follow_open_transactions(self, blockers: list[Blocker]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, list_tables
@@ -28,9 +29,13 @@ from schemas.lsn import format_lsn
 logger = logging.getLogger("keepstream.verify")
 
 TRIES = 5
-ROUNDS = 5
+ROUNDS = 8
 _VISIBLE_S = 60.0
 _TRIED_AGAIN = ("hold-lost", "snapshot-lost", "connection-lost")
+
+
+Only = Mapping[int, tuple[str, str]] | None
+"""Which tables are to be compared: names by the source's OIDs; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one meeting brought. changed: OIDs of tables to be compared again."""
+    """What one meeting brought. changed: tables to be compared again."""
 
     results: tuple[TableResult, ...]
-    changed: frozenset[int]
+    changed: Mapping[int, tuple[str, str]]
     not_replicated: tuple[NotReplicated, ...]
     notes: tuple[str, ...]
     lsn: str
@@ -65,7 +70,7 @@ def verify(
     watch = Watch(stop, tell)
     found: dict[str, TableResult] = {}
     held_s = 0.0
-    only: frozenset[int] | None = None
+    only: Only = None
     with watch.watching():
         for _ in range(ROUNDS):
             one = _try_round(options, scope, watch, on_progress, only)
@@ -92,7 +97,7 @@ def verify(
 
 
 def _try_round(
-    options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: frozenset[int] | None
+    options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: Only
 ) -> Round:
     backoff = Backoff()
     for tried in range(1, TRIES + 1):
@@ -107,10 +112,8 @@ def _try_round(
     raise AssertionError("unreachable")
 
 
-def _round(
-    options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: frozenset[int] | None
-) -> Round:
-    with meet(options, watch) as meeting:
+def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: Only) -> Round:
+    with meet(options, watch, restless=tuple((only or {}).values())) as meeting:
         tables, catalog, pairs = _describe(options, watch, meeting)
         chosen = [pair for pair in pairs if only is None or pair.source.oid in only]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
@@ -118,7 +121,7 @@ def _round(
         others = _only_on_replica(meeting.keeper, catalog)
     return Round(
         results=compared.results,
-        changed=compared.changed,
+        changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
         not_replicated=_not_replicated(scope, catalog, tables),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         lsn=format_lsn(meeting.lsn),
