@@ -96,7 +96,7 @@ class World:
                 self.witness.look()
             time.sleep(_STEP_S)
 
-    def catch_up(self, witness: Witness | None = None) -> None:
+    def catch_up(self, witness: Witness | None = None, timeout_s: float = CATCH_UP_S) -> None:
         """Until the replica holds what is committed now."""
         self.workload.finish()
         lsn = self._mark()
@@ -107,7 +107,7 @@ class World:
             sample = watched.look()
             return sample is not None and sample.position >= lsn
 
-        self.pipeline.until(reached, "the replica's catching up", CATCH_UP_S)
+        self.pipeline.until(reached, "the replica's catching up", timeout_s)
 
     def check(self, witness: Witness | None = None) -> None:
         """Log and replica are prefixes of the history, the slot is behind the log, and all is equal."""
