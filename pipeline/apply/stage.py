@@ -50,7 +50,7 @@ class ApplyStage:
         self._last_error: ReportedError | None = None
         self._applier: Applier | None = None
         self._token: uuid.UUID | None = None
-        self._log_end_at: float | None = None
+        self._log_end_at = 0.0
 
     def run(self) -> None:
         """See `run_apply`."""
@@ -172,13 +172,14 @@ class ApplyStage:
         }
 
     def _complete_at(self, applier: Applier) -> float | None:
-        """Unix time: what the log held by then is applied."""
-        oldest = applier.opened.planner.backlog.oldest_commit_time()
+        """Unix time: what the log held by then is applied; None if not known."""
+        planner = applier.opened.planner
+        oldest = planner.backlog.oldest_commit_time()
         if oldest is not None:
             return oldest / 1e6
         if applier.blocked is Blocked.LOG_END:
             self._log_end_at = time.time()
-        return self._log_end_at
+        return max(self._log_end_at, planner.position.commit_time / 1e6) or None
 
     def _report_always(self, ended: threading.Event) -> None:
         while not ended.wait(_REPORT_EVERY_S):

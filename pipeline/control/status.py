@@ -27,7 +27,9 @@ from schemas.lsn import Lsn, format_lsn, parse_lsn
 STALL_S = 30.0
 """A position that did not move for this long although there is work to do is stuck."""
 CAUGHT_UP_S = 1.5
-"""A stage whose last report said that it lacks only what came in this long before was caught up."""
+"""A live stage that, when it reported, was this close behind is no further behind now."""
+LOOP_S = 0.3
+"""How often a stage without work looks for some: closer than this it lacked nothing."""
 
 _WORST_FIRST = (
     StageState.STOPPED,
@@ -356,6 +358,8 @@ class _Judge:
         if behind_s is not None and min(behind_s, quiet_s) > STALL_S:
             self._warn("apply-stuck", f"replica {name}", f"its position has not moved for {quiet_s:.0f} s")
             return StageState.STALLED
+        if report.state is StageState.CATCHING_UP and behind_s is not None and behind_s <= CAUGHT_UP_S:
+            return StageState.STREAMING  # it groups what came in at once, and keeps up
         return report.state
 
     # figures
@@ -363,13 +367,14 @@ class _Judge:
     def _since_complete_s(
         self, report: StageReport | None, live: bool, *, at_least: float = 0.0
     ) -> float | None:
-        """Everything upstream before `complete_at` is done. 0 if, at its last word, a live stage lacked
-        nothing but what came in the moment before."""
+        """Everything upstream before `complete_at` is done. Of a live stage that kept up: how far behind
+        it was at its last word."""
         complete_at = max(_number(report, "complete_at") or 0.0, at_least)
         if report is None or not complete_at:
             return None
-        if live and report.at - complete_at <= CAUGHT_UP_S:
-            return 0.0
+        behind_s = report.at - complete_at
+        if live and behind_s <= CAUGHT_UP_S:
+            return behind_s if behind_s > LOOP_S else 0.0
         clock = self._source.clock if self._source else self._seen.at
         return max(0.0, clock - complete_at)
 

@@ -144,6 +144,13 @@ def test_a_commit_after_an_hour_of_silence_is_no_hour_behind() -> None:
     assert standby(seen)["lag_s"] == 0.0
 
 
+def test_a_replica_that_keeps_up_streams_and_shows_its_fraction_of_a_second() -> None:
+    close = report("apply:standby", StageState.CATCHING_UP, details={"complete_at": NOW - 1.0 - 0.75})
+    seen = judged(capture=report(), apply=close, replica=row(9_900))
+    assert standby(seen)["state"] == "streaming"
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (0.75, 100)
+
+
 def test_what_capture_lacks_counts_for_every_replica() -> None:
     slow = report(details={"complete_at": NOW - 60, "complete_lsn": format_lsn(7_000)})
     slot = replace(SLOT, confirmed_flush_lsn=Lsn(7_000))
