@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
-from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed, RetryLater
+from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed, RetryLater
 from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
@@ -369,8 +369,7 @@ def _refuse_cut(log: ChangeLog, tail: Follower) -> None:
         f"the log {log.name} has frames up to number {tail.highest_number} and no anchor where they begin",
         code="log-cut",
         hint="Its beginning was deleted by somebody else: Keepstream trims to an anchor. Bring it back from a"
-        " copy; without one, run `keepstream teardown --yes`, empty the replicas' databases and run"
-        " `keepstream run` to begin anew.",
+        f" copy; without one, {BEGIN_ANEW}.",
     )
 
 

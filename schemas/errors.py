@@ -21,7 +21,12 @@ or SQL that mends it. Neither ever holds a row value or a secret.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+BEGIN_ANEW: Final = (
+    "run `keepstream teardown --yes`, empty the replicas' databases and run `keepstream run` to begin anew"
+)
+"""The last resort, as the end of a hint's sentence: what is to be done when a history cannot go on."""
 
 
 class KeepstreamError(Exception):

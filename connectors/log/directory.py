@@ -27,7 +27,7 @@ from connectors.log.place import MAX_GENERATION, pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName
 from connectors.log.segment_file import corrupt
 from connectors.log.segment_writer import SegmentWriter, fenced
-from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
+from schemas.errors import BEGIN_ANEW, InternalError, KeepstreamError, OperatorNeeded
 from schemas.finding import Finding
 
 _STAGE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
@@ -160,7 +160,7 @@ class DirectoryLog:
             raise OperatorNeeded(
                 f"{self._path} has had {MAX_GENERATION} writers, more than a place can name",
                 code="log-exhausted",
-                hint="Begin a new log: `keepstream teardown --yes`, then `keepstream run` copies anew.",
+                hint=f"Only a new log can take more: {BEGIN_ANEW}.",
             )
         return generation
 

@@ -17,7 +17,7 @@ from connectors.log.segment import (
     decode_watermark,
     record_bytes,
 )
-from schemas.errors import HistoryBroken
+from schemas.errors import BEGIN_ANEW, HistoryBroken
 
 CHUNK_BYTES = 2 * 1024 * 1024
 _WATERMARK_TRIES = 3
@@ -115,5 +115,5 @@ def corrupt(path: Path, offset: int) -> HistoryBroken:
         f"the change log is damaged in {path} at byte {offset}",
         code="log-corrupt",
         hint="Restore that file from a copy. Without one, the records from there on are lost: stop,"
-        " `keepstream teardown --yes`, and copy the replicas anew with `keepstream run`.",
+        f" {BEGIN_ANEW}.",
     )

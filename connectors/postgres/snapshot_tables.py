@@ -19,7 +19,7 @@ from connectors.postgres.copystream import Tick, run_query
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
-from schemas.errors import HistoryBroken, OperatorNeeded
+from schemas.errors import BEGIN_ANEW, HistoryBroken, OperatorNeeded
 
 _BYTEA: Final = 17
 # Built-in types whose binary form means the same on every server of one major version: bool, bytea,
@@ -153,8 +153,8 @@ def _require_publication(reader: Session, publication: str) -> None:
         raise HistoryBroken(
             f"the source has no publication {publication!r}",
             code="publication-missing",
-            hint="`keepstream run` makes it at first. If it was dropped since, changes may be lost: run "
-            "`keepstream teardown --yes`, empty the replicas and run `keepstream run` to begin anew.",
+            hint="`keepstream run` makes it at first. If it was dropped since, changes may be lost: "
+            f"{BEGIN_ANEW}.",
         )
 
 

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import pq, sql
 
 from connectors.postgres.session import connect_replication, sql_error
-from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RefusedData, RetryLater
+from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, OperatorNeeded, RefusedData, RetryLater
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
 
 PLUGIN: Final = "pgoutput"
@@ -232,8 +232,7 @@ def _slot_missing(seen: str, slot: str) -> KeepstreamError:
     return HistoryBroken(
         f"slot {slot} cannot be used: {seen}",
         code="slot-missing",
-        hint="Changes since it was dropped are lost to the log. Run `keepstream teardown --yes`, empty the "
-        "replicas and run `keepstream run` to begin anew.",
+        hint=f"Changes since it was dropped are lost to the log: {BEGIN_ANEW}.",
     )
 
 
@@ -242,8 +241,7 @@ def _slot_invalidated(seen: str, slot: str) -> KeepstreamError:
         f"slot {slot} was invalidated: {seen}",
         code="slot-invalidated",
         hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and "
-        "idle_replication_slot_timeout, then run `keepstream teardown --yes`, empty the replicas and run "
-        "`keepstream run` to begin anew.",
+        f"idle_replication_slot_timeout, then {BEGIN_ANEW}.",
     )
 
 
@@ -251,8 +249,7 @@ def _publication_missing(seen: str, slot: str) -> KeepstreamError:
     return HistoryBroken(
         f"slot {slot} cannot be decoded: {seen}",
         code="publication-missing",
-        hint="It was dropped, so changes may be lost. Run `keepstream teardown --yes`, empty the "
-        "replicas and run `keepstream run` to begin anew.",
+        hint=f"It was dropped, so changes may be lost: {BEGIN_ANEW}.",
     )
 
 
@@ -261,7 +258,7 @@ def _value_too_large(seen: str, slot: str) -> KeepstreamError:
         f"the source cannot send a row through slot {slot}: {seen}",
         code="value-too-large",
         hint="A value of about 500 MB or more is in it, and PostgreSQL cannot write it as text. Exclude "
-        "its table under source.tables.exclude, then run `keepstream teardown --yes` and begin anew.",
+        f"its table under source.tables.exclude, then {BEGIN_ANEW}.",
     )
 
 

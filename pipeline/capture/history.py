@@ -11,14 +11,11 @@ from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
-from schemas.errors import HistoryBroken, RefusedData
+from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
-BEGIN_ANEW = (
-    "If that was meant, run `keepstream teardown --yes`, empty the replicas' databases and run"
-    " `keepstream run` to begin anew."
-)
+IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
 _JOIN = "join:"
 _TABLE = "table:"
 
@@ -29,14 +26,14 @@ def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
         raise HistoryBroken(
             f"the source is cluster {seen.system_id}, the log came from cluster {anchor.system_id}",
             code="source-other-cluster",
-            hint=f"Point `source` at the database that the log came from. {BEGIN_ANEW}",
+            hint=f"Point `source` at the database that the log came from. {IF_MEANT}",
         )
     if seen.xlogpos < tail.lsn:
         raise HistoryBroken(
             f"the source's WAL ends at {format_lsn(seen.xlogpos)}, the log already holds it up to {tail}",
             code="source-went-back",
             hint="The source was rolled back to an earlier state, or failed over to a standby that lacked the"
-            f" last transactions; replicas may hold more than it does. {BEGIN_ANEW}",
+            f" last transactions; replicas may hold more than it does. {IF_MEANT}",
         )
 
 
@@ -52,7 +49,7 @@ def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iter
         f"the source is on timeline {timeline}, which left timeline {anchor.timeline} at {place};"
         f" the log holds it up to {tail}",
         code="source-other-timeline",
-        hint=f"The log may hold transactions that the promoted server lacks. {BEGIN_ANEW}",
+        hint=f"The log may hold transactions that the promoted server lacks. {IF_MEANT}",
     )
 
 
@@ -65,7 +62,7 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
         raise HistoryBroken(
             f"slot {name} is missing and the log holds changes that came from it",
             code="slot-missing",
-            hint=f"It was dropped, so changes since then are lost to the log. {BEGIN_ANEW}",
+            hint=f"It was dropped, so changes since then are lost to the log. {IF_MEANT}",
         )
     if (slot.plugin, slot.database, slot.temporary) != (PLUGIN, database, False):
         raise HistoryBroken(
@@ -73,14 +70,14 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             + (f"plugin {slot.plugin}, database {slot.database}" if slot.plugin else "a physical one"),
             code="slot-foreign",
             hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
-            f" keepstream.yaml). {BEGIN_ANEW}",
+            f" keepstream.yaml). {IF_MEANT}",
         )
     if slot.lost:
         raise HistoryBroken(
             f"slot {name} was invalidated: {slot.invalidation_reason or 'its WAL was removed'}",
             code="slot-invalidated",
             hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
-            f" idle_replication_slot_timeout on the source. {BEGIN_ANEW}",
+            f" idle_replication_slot_timeout on the source. {IF_MEANT}",
         )
     confirmed = slot.confirmed_flush_lsn
     if tail is not None and confirmed is not None and confirmed > tail.lsn:
@@ -88,7 +85,7 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             f"slot {name} stands at {format_lsn(confirmed)}, the log ends at {tail}",
             code="slot-advanced",
             hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
-            f" to the log. {BEGIN_ANEW}",
+            f" to the log. {IF_MEANT}",
         )
 
 
@@ -142,7 +139,7 @@ def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]
         hint="Changes on its tables may have been missed meanwhile, which nothing can prove or mend."
         " Tables are chosen in keepstream.yaml (source.tables), never with ALTER PUBLICATION; dropping a"
         " replicated table cannot be followed yet."
-        f" {BEGIN_ANEW}",
+        f" {IF_MEANT}",
     )
 
 
@@ -152,7 +149,7 @@ def renamed(old: str, new: str) -> RefusedData:
         f"table {old} was renamed to {new}",
         code="table-renamed",
         hint=f"Renaming a replicated table cannot be followed yet. Rename it back before anything is written"
-        f" to it. {BEGIN_ANEW}",
+        f" to it. {IF_MEANT}",
     )
 
 

@@ -30,7 +30,7 @@ from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
 from pipeline.selection import TableName, select_tables
-from schemas.errors import KeepstreamError, RetryLater
+from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
 
@@ -185,7 +185,7 @@ class Joins:
             limit = JOIN_LIMIT_BYTES >> 20
             return (
                 f"it already holds {size_bytes >> 20} MiB, more than the {limit} MiB that can join by itself:"
-                " run `keepstream teardown --yes` and begin anew to copy it"
+                f" to copy it, {BEGIN_ANEW}"
             )
         return None
 

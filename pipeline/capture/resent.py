@@ -9,7 +9,7 @@ it would be gone at the next start.
 
 from __future__ import annotations
 
-from pipeline.capture.history import BEGIN_ANEW
+from pipeline.capture.history import IF_MEANT
 from schemas.errors import HistoryBroken
 from schemas.lsn import Lsn, Position, format_lsn
 
@@ -50,5 +50,5 @@ class Resent:
             f"the source sent {sent} where the log, which ends at {self._tail}, holds {ours}",
             code="source-other-history",
             hint="The source was rolled back to an earlier state and went on from there; log and replicas may"
-            f" hold transactions that it lost. Nothing was confirmed. {BEGIN_ANEW}",
+            f" hold transactions that it lost. Nothing was confirmed. {IF_MEANT}",
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from connectors.postgres.catalog import CatalogColumn
 from schemas.change import AddedColumn, ColumnsAdded
-from schemas.errors import RefusedData
+from schemas.errors import BEGIN_ANEW, RefusedData
 from schemas.table import Column, TableSchema
 
 
@@ -64,7 +64,6 @@ def _refuse(table: TableSchema, seen: str) -> RefusedData:
         f"the schema of {table.qualified_name} changed in a way that cannot be followed: {seen}",
         code="schema-changed",
         hint="The log ends before this change and stays valid; replicas keep what they have. To go on with"
-        " the new schema, run `keepstream teardown --yes`, empty the replicas' databases and run"
-        " `keepstream run`, which copies anew. ADD COLUMN without a default or with a constant one is"
-        " followed by itself.",
+        f" the new schema, {BEGIN_ANEW}. ADD COLUMN without a default or with a constant one is followed by"
+        " itself.",
     )

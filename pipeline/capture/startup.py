@@ -25,7 +25,6 @@ from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
-    BEGIN_ANEW,
     announced_joins,
     check_publication,
     check_slot,
@@ -37,7 +36,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, select_tables
-from schemas.errors import HistoryBroken, LogFenced, RetryLater
+from schemas.errors import BEGIN_ANEW, HistoryBroken, LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
 from schemas.lsn import ZERO, Lsn, Position
@@ -309,5 +308,5 @@ def _slot_without_log(options: CaptureOptions) -> HistoryBroken:
         f"slot {options.slot} exists and the log {options.log.name} is empty",
         code="slot-without-log",
         hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
-        f" back, or drop the slot: select pg_drop_replication_slot('{options.slot}'); {BEGIN_ANEW}",
+        f" back, or drop the slot (select pg_drop_replication_slot('{options.slot}');) and {BEGIN_ANEW}.",
     )

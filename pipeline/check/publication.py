@@ -13,6 +13,7 @@ from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
 from pipeline.selection import Selection
+from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
 SOURCE = Place("source")
@@ -97,7 +98,7 @@ def _unfit(
             "publication-unfit",
             subject,
             message,
-            fix="It is part of the log's history: `keepstream teardown --yes`, then begin anew.",
+            fix=f"It is part of the log's history: {BEGIN_ANEW}.",
         )
     name = sql.Identifier(publication.name).as_string()
     made = create_publication_sql(publication.name, selection.names)
@@ -140,5 +141,5 @@ def _unwanted(publication: Publication, selection: Selection) -> Iterator[Findin
                 name,
                 f"is in publication {publication.name} although it is not to be replicated:"
                 f" {reasons.get(name, 'not selected')}",
-                fix="Take it up in source.tables, or begin anew with `keepstream teardown --yes`.",
+                fix=f"Take it up in source.tables, or {BEGIN_ANEW}.",
             )

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.check import preflight
 from pipeline.config import Config, load_config
+from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding, Severity
 from tests.fix_postgres import Database
 
@@ -93,4 +94,4 @@ def test_a_broken_history_ends_with_4_and_its_remedy(
     found = errors(established)
     assert list(found) == [code]
     assert found[code].exit_code == 4
-    assert "keepstream teardown --yes" in found[code].fix
+    assert BEGIN_ANEW in found[code].fix

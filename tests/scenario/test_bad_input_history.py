@@ -8,10 +8,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from schemas.errors import BEGIN_ANEW
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
-
-BEGIN_ANEW = "keepstream teardown --yes"
 
 
 def establish(pipeline: Pipeline) -> None:
