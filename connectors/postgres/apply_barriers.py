@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, assert_never
 
 import psycopg
 from psycopg import sql
@@ -14,9 +14,10 @@ from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
-from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Truncate
+from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.change import AddedColumn, Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.join import Join
 from schemas.table import TableSchema
 
 # Readers of the replica may hold a table longer than this; we then let go and try again, so that our waiting
@@ -38,19 +39,25 @@ class BarrierWriter:
 
     def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
         """Apply a change that has a payload. Messages of others are nobody's business here."""
-        payload = change.payload
-        if isinstance(payload, Truncate):
-            self._truncate(payload, ChangeRef(source, ordinal, "truncate"))
-        elif isinstance(payload, ColumnsAdded):
-            table = self._plans.table(change.table)
-            self._add_columns(
-                table, payload, ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
-            )
-        elif isinstance(payload, Message) and payload.prefix == JOIN_PREFIX:
-            join = Join.from_json(payload.content)
-            self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
-        elif isinstance(payload, Message) and payload.prefix == JOIN_ROWS_PREFIX:
-            self._copy_rows(payload.content, ChangeRef(source, ordinal, "rows of a joining table"))
+        barrier = barrier_of(change)
+        match barrier:
+            case None:
+                return
+            case Truncate():
+                self._truncate(barrier, ChangeRef(source, ordinal, "truncate"))
+            case ColumnsAdded():
+                table = self._plans.table(change.table)
+                ref = ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
+                self._add_columns(table, barrier, ref)
+            case TableJoins(content):
+                join = Join.from_json(content)
+                self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
+            case RowsJoin(content):
+                self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
+            case UnknownJoin():
+                raise barrier.error(ChangeRef(source, ordinal, "message"))
+            case _:
+                assert_never(barrier)
 
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
         targets = [self._plans.target(self._plans.table(table)) for table in payload.tables]

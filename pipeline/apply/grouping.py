@@ -12,13 +12,15 @@ source commit boundary (P1, P16).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
-from pipeline.apply.backlog import Aborted, Backlog, Item, PartOf, Standing, Whole
-from schemas.change import Change, Message
+from pipeline.apply.backlog import Aborted, Backlog, PartOf, Standing, Whole
+from schemas.barrier import barrier_of
+from schemas.change import Change
 from schemas.frame import Part, Transaction
-from schemas.join import JOIN_PREFIX
 from schemas.lsn import Lsn, Position
 
 CAUGHT_UP_TRANSACTIONS = 4
@@ -215,9 +217,7 @@ class Planner:
         group = [_load(first.transaction)]
         changes, size_bytes = len(group[0].changes), len(first.transaction.changes)
         barrier = is_barrier(group[0].changes)
-        for item in [] if barrier else self._followers():
-            if not isinstance(item, Whole):
-                continue
+        for item in () if barrier else self._followers():
             transaction = item.transaction
             changes += transaction.change_count
             size_bytes += len(transaction.changes)
@@ -230,18 +230,22 @@ class Planner:
             group.append(loaded)
         return Group(tuple(group), _after(group[-1].transaction.position, brakes), barrier)
 
-    def _followers(self) -> list[Item]:
-        """What may join the first item's group; nothing when caught up."""
-        found: list[Item] = []
-        wholes = 0
+    def _followers(self) -> Iterator[Whole]:
+        """What may join the first item's group; nothing when caught up. Looks no further than it is asked:
+        the backlog can be long."""
+        if self._singles:
+            return
+        if len(list(islice(self._wholes(), CAUGHT_UP_TRANSACTIONS + 1))) <= CAUGHT_UP_TRANSACTIONS:
+            return
+        yield from islice(self._wholes(), 1, None)
+
+    def _wholes(self) -> Iterator[Whole]:
+        """The whole transactions up to the first item that is none and cannot be stepped over."""
         for item in self.backlog.items:
-            if not isinstance(item, (Whole, Standing)):
-                break
-            found.append(item)
-            wholes += isinstance(item, Whole)
-        if wholes <= CAUGHT_UP_TRANSACTIONS or self._singles:
-            return []
-        return found[1:]
+            if isinstance(item, Whole):
+                yield item
+            elif not isinstance(item, Standing):
+                return
 
 
 def _after(end: Position, brakes: Brakes) -> Position:
@@ -258,8 +262,4 @@ def _load(transaction: Transaction) -> Loaded:
 
 def is_barrier(changes: tuple[Change, ...]) -> bool:
     """Whether a transaction has changes that are more than rows. Foreign messages are nothing at all."""
-    return any(
-        change.payload is not None
-        and not (isinstance(change.payload, Message) and not change.payload.prefix.startswith(JOIN_PREFIX))
-        for change in changes
-    )
+    return any(change.payload is not None and barrier_of(change) is not None for change in changes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from pipeline.events.joined import joined_rows
 from schemas.avro import RowCodec
+from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.join import Join
 from schemas.lsn import format_lsn
 from schemas.table import TableSchema
 
@@ -58,29 +59,33 @@ class EventEncoder:
 
     def encode(self, change: Change) -> Iterator[dict[str, Any]]:
         """The objects of one change, without what its transaction adds: one, or one a table of a TRUNCATE."""
-        payload = change.payload
-        if payload is None:
-            yield self._row_event(change)
-        elif isinstance(payload, Truncate):
-            for table_id in payload.tables:
-                yield _event(self.table(table_id), "truncate")
-        elif isinstance(payload, Message):
-            yield from self._message_events(payload)
-        else:
-            yield _event(self.table(change.table), "ddl", after=_added(payload))
+        barrier = barrier_of(change)
+        match barrier:
+            case None if isinstance(change.payload, Message):
+                yield from _message_events(change.payload)
+            case None:
+                yield self._row_event(change)
+            case Truncate():
+                for table_id in barrier.tables:
+                    yield _event(self.table(table_id), "truncate")
+            case ColumnsAdded():
+                yield _event(self.table(change.table), "ddl", after=_added(barrier))
+            case TableJoins(content):
+                self._join = join = Join.from_json(content)
+                made = {"create_table": list(join.columns), "sql": list(join.ddl)}
+                yield _event(join, "ddl", after=made)
+            case RowsJoin(content):
+                yield from self._joined(content)
+            case UnknownJoin():
+                raise barrier.error("change")
+            case _:
+                assert_never(barrier)
 
-    def _message_events(self, message: Message) -> Iterator[dict[str, Any]]:
-        """An application's message; of Keepstream's own only what says that a table joined."""
-        if message.prefix == JOIN_PREFIX:
-            self._join = join = Join.from_json(message.content)
-            made = {"create_table": list(join.columns), "sql": list(join.ddl)}
-            yield _event(join, "ddl", after=made)
-        elif message.prefix == JOIN_ROWS_PREFIX and self._join is not None:
-            for row in joined_rows(self._join, message.content):
+    def _joined(self, content: bytes) -> Iterator[dict[str, Any]]:
+        """Rows whose table joined before this reader began belong to no table that it can name."""
+        if self._join is not None:
+            for row in joined_rows(self._join, content):
                 yield _event(self._join, "insert", after=row)
-        elif not message.prefix.startswith(OWN_PREFIX):
-            content = message.content.decode(errors="backslashreplace")
-            yield _event(None, "message", after={"prefix": message.prefix, "content": content})
 
     def _codec(self, table_id: bytes) -> tuple[RowCodec, TableSchema]:
         table = self.table(table_id)
@@ -113,6 +118,13 @@ class EventEncoder:
             after=after,
             absent=absent,
         )
+
+
+def _message_events(message: Message) -> Iterator[dict[str, Any]]:
+    """An application's message; not Keepstream's own."""
+    if not message.prefix.startswith(OWN_PREFIX):
+        content = message.content.decode(errors="backslashreplace")
+        yield _event(None, "message", after={"prefix": message.prefix, "content": content})
 
 
 def _object(names: Sequence[str], values: Sequence[bytes | None]) -> dict[str, str | None]:

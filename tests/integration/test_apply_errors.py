@@ -11,7 +11,7 @@ import pytest
 
 from connectors.postgres import apply_barriers
 from pipeline.reports import StageState
-from schemas.change import Change, Operation, Truncate
+from schemas.change import Change, Message, Operation, Truncate
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
 from schemas.lsn import format_lsn
 from schemas.table import ReplicaIdentity
@@ -379,3 +379,12 @@ def test_a_truncate_lets_readers_in_while_it_waits_for_one(
             reader.rollback()
             replicating.wait_for(made_log.lsn)
     assert names(replica) == []
+
+
+def test_an_unknown_message_of_a_joining_table_stops_instead_of_being_left_out(
+    made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    payload = Message(True, "keepstream.join.sequence", b"secret")
+    message = Change(Operation.MESSAGE, bytes(8), payload=payload)
+    error = failing(replicating, made_log, rows, message)
+    assert (error.code, error.exit_code) == ("join-unknown", 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pipeline.apply.backlog import Item
 from pipeline.apply.grouping import (
     ApplyPart,
     Blocked,
@@ -338,3 +340,25 @@ def test_an_anchor_helps_to_resume_only_once_the_position_has_passed_it() -> Non
     assert made.hint.startswith("110:")
     made.done(Move(Position(Lsn(500), 2, 2)))
     assert made.hint.startswith("500:")
+
+
+class Walked(deque[Item]):
+    """Counts the items that anybody looked at."""
+
+    seen = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in super().__iter__():
+            self.seen += 1
+            yield item
+
+
+def test_a_long_backlog_is_not_walked_for_each_step() -> None:
+    made = planner(several(range(1, 1001)))
+    made.backlog.items = walked = Walked(made.backlog.items)
+    made.one_by_one(10)
+    assert group(made.next(FREE, Limits())) == [1]
+    assert walked.seen == 0
+    made.one_by_one(0)
+    assert group(made.next(FREE, Limits(changes=20))) == list(range(1, 21))
+    assert walked.seen < 30

@@ -1,0 +1,67 @@
+"""What a change is that is more than one row: one judgement for all who plan, apply or show changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from schemas.change import Change, ColumnsAdded, Message, Truncate
+from schemas.errors import InternalError
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class TableJoins:
+    """The message `keepstream.join`; `content` is a Join as JSON."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowsJoin:
+    """The message `keepstream.join.rows`; `content` is rows in COPY's text form."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownJoin:
+    """A message of a joining table that this Keepstream does not know; to leave it out would lose rows."""
+
+    prefix: str
+
+    def error(self, ref: object) -> InternalError:
+        """`ref` names the change."""
+        return InternalError(
+            f"{ref}: nobody knows what a message {self.prefix!r} means",
+            code="join-unknown",
+            hint="If a newer Keepstream captures, upgrade this one to the same version; else report a bug.",
+        )
+
+
+Barrier = Truncate | ColumnsAdded | TableJoins | RowsJoin | UnknownJoin
+
+
+def barrier_of(change: Change) -> Barrier | None:
+    """None for rows and for messages that say nothing about the replica's content: an application's, and
+    Keepstream's own for waiting and verifying."""
+    payload = change.payload
+    match payload:
+        case None:
+            return None
+        case Truncate() | ColumnsAdded():
+            return payload
+        case Message(prefix=prefix, content=content):
+            return _of_message(prefix, content)
+        case _:
+            assert_never(payload)
+
+
+def _of_message(prefix: str, content: bytes) -> Barrier | None:
+    if prefix == JOIN_PREFIX:
+        return TableJoins(content)
+    if prefix == JOIN_ROWS_PREFIX:
+        return RowsJoin(content)
+    if prefix.startswith(f"{JOIN_PREFIX}."):
+        return UnknownJoin(prefix)
+    return None

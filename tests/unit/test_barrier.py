@@ -1,0 +1,59 @@
+"""What a change is that is more than a row: the same for who plans, applies and shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.apply.grouping import is_barrier
+from pipeline.events.event import EventEncoder
+from schemas.barrier import Barrier, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
+from schemas.errors import InternalError
+
+TABLE = b"t" * 8
+
+
+def message(prefix: str) -> Change:
+    return Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, b"x"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "barrier"),
+    [
+        ("keepstream.join", TableJoins(b"x")),
+        ("keepstream.join.rows", RowsJoin(b"x")),
+        ("keepstream.join.rows.v2", UnknownJoin("keepstream.join.rows.v2")),
+        ("keepstream.join.sequence", UnknownJoin("keepstream.join.sequence")),
+        ("keepstream.wait", None),
+        ("keepstream.verify", None),
+        ("crm.note", None),
+        ("keepstream.joinery", None),
+        ("", None),
+    ],
+)
+def test_a_message_is_a_barrier_by_its_prefix(prefix: str, barrier: Barrier | None) -> None:
+    assert barrier_of(message(prefix)) == barrier
+    assert is_barrier((message(prefix),)) is (barrier is not None)
+
+
+@pytest.mark.parametrize("payload", [Truncate((TABLE,), False, False), ColumnsAdded(TABLE, ())])
+def test_a_change_of_whole_tables_is_a_barrier(payload: Truncate | ColumnsAdded) -> None:
+    change = Change(Operation.DDL, TABLE, payload=payload)
+    assert barrier_of(change) is payload
+    assert is_barrier((change,))
+
+
+def test_a_row_is_none() -> None:
+    row = Change(Operation.INSERT, TABLE, row=b"\0")
+    assert barrier_of(row) is None
+    assert not is_barrier((row, row))
+
+
+def test_events_do_not_pass_over_an_unknown_message_of_a_joining_table() -> None:
+    encoder = EventEncoder({})
+    with pytest.raises(InternalError) as stopped:
+        list(encoder.encode(message("keepstream.join.sequence")))
+    assert stopped.value.code == "join-unknown"
+    assert list(encoder.encode(message("keepstream.verify"))) == []
+    (event,) = encoder.encode(message("crm.note"))
+    assert event["after"] == {"prefix": "crm.note", "content": "x"}
