@@ -93,14 +93,14 @@ class Committed:
 
 
 class LogContent:
-    """Everything valid in a log, decoded. `heartbeats` and `anchors` are the LSNs they name."""
+    """Everything valid in a log, decoded. `heartbeats`: their LSNs, and how many transactions came before."""
 
     def __init__(self, log: ChangeLog) -> None:
         self.log = log
         self.follower: Follower = follow_from_start(log)
         _followers.append(self.follower)
         self.committed: list[Committed] = []
-        self.heartbeats: list[int] = []
+        self.heartbeats: list[tuple[int, int]] = []
         self.anchors: list[Anchor] = []
         self.parts = 0
         self._parts = PartChanges()
@@ -124,7 +124,7 @@ class LogContent:
             elif isinstance(body, CaptureStart):
                 self._parts, self._open = PartChanges(), []
             elif isinstance(body, Heartbeat):
-                self.heartbeats.append(body.at.lsn)
+                self.heartbeats.append((body.at.lsn, len(self.committed)))
             else:
                 self.anchors.append(body)
         return self
@@ -183,12 +183,16 @@ def capture_options(source: Database, log: ChangeLog, **changes: Any) -> Capture
     return replace(options, **changes)
 
 
-def once(monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], None]) -> None:
-    """Run `action` at the first hit of a failpoint, inside the capture's thread."""
-    waiting = [action]
+def once(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], None], *, hit: int = 1
+) -> None:
+    """Run `action` at one hit of a failpoint, by default the first, inside the capture's thread."""
+    hits = []
 
     def failpoint(reached: str) -> None:
-        if reached == name and waiting:
-            waiting.pop()()
+        if reached == name:
+            hits.append(reached)
+            if len(hits) == hit:
+                action()
 
     monkeypatch.setattr(f"{module}.failpoint", failpoint)

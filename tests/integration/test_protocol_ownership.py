@@ -284,7 +284,10 @@ def test_p6_a_log_that_promised_something_is_never_begun_anew(
     for _ in range(2):
         assert RunningCapture(options).ended_with().code == "slot-missing"
     assert (
-        source.execute_as_admin("select slot_name from pg_replication_slots where database = current_database()") == []
+        source.execute_as_admin(
+            "select slot_name from pg_replication_slots where database = current_database()"
+        )
+        == []
     )
 
 
@@ -325,7 +328,8 @@ def test_p8_what_was_acknowledged_behind_a_foreign_capture_start_is_not_confirme
 def test_p8_a_topic_made_anew_under_capture_is_not_written_to(
     source: Database, kafka_log: ChangeLog, admin: Any
 ) -> None:
-    """It would acknowledge everything, and nothing of what came before would be there."""
+    """It would acknowledge everything, and nothing of what came before would be there. Whether row 2
+    reached it before that was noticed decides only how the stop is called."""
     options = made_options(source, kafka_log)
     running = RunningCapture(options)
     content = begun(kafka_log)
@@ -337,7 +341,8 @@ def test_p8_a_topic_made_anew_under_capture_is_not_written_to(
     source.execute("insert into customer values (2)")
     ((row_2,),) = source.execute("select pg_current_wal_insert_lsn()::text")
     error = running.ended_with()
-    assert (error.code, error.exit_code) == ("slot-without-log", 4)
+    assert error.code in ("slot-without-log", "log-cut")
+    assert error.exit_code == 4
     assert confirmed(source) < parse_lsn(str(row_2))
 
 
