@@ -7,6 +7,7 @@ quickly (the newest anchor, as a hint that is verified and never trusted).
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
-from schemas.validity import Chain, Verdict, adopt, judge
+from schemas.validity import Chain, Verdict, enter, judge
 
 BROKEN_TIMEOUT_S = 300.0
 SCAN_SILENCE_S = 60.0
@@ -26,21 +27,33 @@ TAIL_PROOF_RECORDS = 64
 """A tail scan begins at an anchor with at least this many records after it: more than any writer
 keeps in flight, so a replaced writer's late records can never be all that the scan sees."""
 
+_HINT_DIGEST_BYTES = 8
+_HINT = re.compile(
+    rf"(?P<place>[0-9]{{1,20}}):(?P<number>[0-9]{{1,20}}):(?P<digest>[0-9a-f]{{{2 * _HINT_DIGEST_BYTES}}})"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AnchorHint:
-    """Where an anchor stands. A reader that resumes looks there first and verifies what it finds."""
+    """Where an anchor stands. A reader that resumes looks there first and verifies what it finds.
+
+    digest: of its frame, or that digest's beginning as in the text `place:number:digest`.
+    """
 
     place: int
     number: int
     digest: bytes
 
     def __str__(self) -> str:
-        return f"{self.place}:{self.number}:{self.digest[:8].hex()}"
+        return f"{self.place}:{self.number}:{self.digest[:_HINT_DIGEST_BYTES].hex()}"
 
-    def names(self, frame: Frame) -> bool:
-        """Whether this frame is the anchor that the hint speaks of."""
-        return frame.number == self.number and frame.digest == self.digest
+    @classmethod
+    def parse(cls, text: str) -> AnchorHint | None:
+        """None for anything that is not written like a hint: it is then no hint."""
+        match = _HINT.fullmatch(text)
+        if match is None:
+            return None
+        return cls(int(match["place"]), int(match["number"]), bytes.fromhex(match["digest"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ class Follower:
         self.ignored: Counter[Verdict] = Counter()
         self._log = log
         self._reader = reader
-        self._may_adopt = True
+        self._begun = False
         self._skip_to_anchor = skip_to_anchor
         self._broken_since: float | None = None
         self._unfinished: set[bytes] = set()
@@ -122,31 +135,27 @@ class Follower:
         if frame is not None and self.chain.stream in (None, frame.stream):
             self.highest_epoch = max(self.highest_epoch, frame.epoch)
             self.highest_number = max(self.highest_number, frame.number)
-        if self._may_adopt and self._adopts(frame):
-            verdict = Verdict.ACCEPTED
-        elif self._may_adopt and self._skip_to_anchor:
+        verdict = self._judge(frame)
+        if verdict is None:
             return
-        else:
-            self._may_adopt = False
-            self.chain, verdict = judge(self.chain, frame)
         if frame is None or verdict not in (Verdict.START, Verdict.ACCEPTED):
             self.ignored[verdict] += 1
             return
         self._learn(frame, record)
         followed.append(Followed(frame, record.place, record.next_place, verdict is Verdict.START))
 
-    def _adopts(self, frame: Frame | None) -> bool:
-        """Whether the chain begins with this frame: an anchor.
-
-        The log's very start, a CAPTURE_START, needs no adoption: there `judge` begins.
-        """
-        foreign = frame is not None and self.chain.stream not in (None, frame.stream)
-        chain = adopt(frame) if frame is not None and not foreign else None
-        if chain is not None:
-            self.chain = chain
-            self.began_at = chain.number
-            self._may_adopt = False
-        return chain is not None
+    def _judge(self, frame: Frame | None) -> Verdict | None:
+        """None: a record before the anchor that is looked for."""
+        if self._begun:
+            self.chain, verdict = judge(self.chain, frame)
+            return verdict
+        entered = enter(self.chain, frame, at_start=not self._skip_to_anchor)
+        if entered is None:
+            return None
+        self._begun = True
+        self.chain, verdict = entered
+        self.began_at = self.chain.number
+        return verdict
 
     def _learn(self, frame: Frame, record: Record) -> None:
         self._learn_tables(frame)
@@ -213,17 +222,14 @@ def follow_from(log: ChangeLog, *, stream: bytes, position: Position, hint: str 
 
 
 def _verified_hint(log: ChangeLog, stream: bytes, position: Position, hint: str | None) -> int | None:
-    place_text = (hint or "").partition(":")[0]
-    if not place_text.isdecimal():
+    told, bounds = AnchorHint.parse(hint or ""), log.bounds()
+    if told is None or not bounds.first <= told.place < bounds.end:
         return None
-    place, bounds = int(place_text), log.bounds()
-    if not bounds.first <= place < bounds.end:
-        return None
-    frame = _first_frame(log, place)
+    frame = _first_frame(log, told.place)
     if frame is None or frame.stream != stream or not isinstance(frame.body, Anchor):
         return None
-    matches = str(AnchorHint(place, frame.number, frame.digest)) == hint
-    return place if matches and frame.body.at.lsn <= position.lsn else None
+    matches = str(AnchorHint(told.place, frame.number, frame.digest)) == str(told)
+    return told.place if matches and frame.body.at.lsn <= position.lsn else None
 
 
 def _first_frame(log: ChangeLog, place: int | None) -> Frame | None:

@@ -82,6 +82,19 @@ def adopt(frame: Frame) -> Chain | None:
     )
 
 
+def enter(chain: Chain, frame: Frame | None, *, at_start: bool) -> tuple[Chain, Verdict] | None:
+    """`judge` for a chain that has not begun: at an ANCHOR of its stream, else at the log's very start.
+
+    None: nothing can be said of this record and the chain has not begun, because the reader came into
+    the middle of the log, where only an ANCHOR tells what is valid (P12).
+    """
+    foreign = frame is not None and chain.stream not in (None, frame.stream)
+    begun = adopt(frame) if frame is not None and not foreign else None
+    if begun is not None:
+        return begun, Verdict.ACCEPTED
+    return judge(chain, frame) if at_start else None
+
+
 def judge(chain: Chain, frame: Frame | None) -> tuple[Chain, Verdict]:
     """The chain after the next record, and what to do with it. `frame` None: a damaged record."""
     if frame is None:

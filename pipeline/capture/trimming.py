@@ -24,7 +24,7 @@ from connectors.postgres import progress
 from connectors.postgres.progress import Progress, ReplicaState
 from connectors.postgres.session import connect
 from pipeline.config import Initial
-from pipeline.follow import follow_from_start
+from pipeline.follow import AnchorHint, follow_from_start
 from schemas.errors import KeepstreamError
 from schemas.frame import Anchor
 from schemas.lsn import Lsn, format_lsn
@@ -86,8 +86,8 @@ def floor_of(row: Progress | None, initial: Initial) -> Floor:
         return EVERYTHING if initial is Initial.NONE else NOTHING
     if row.state is ReplicaState.STREAMING:
         return Floor(lsn=row.position.lsn)
-    noted = row.place.partition(":")[0]
-    return Floor(place=int(noted)) if noted.isdecimal() else EVERYTHING
+    noted = AnchorHint.parse(row.place)
+    return EVERYTHING if noted is None else Floor(place=noted.place)
 
 
 def may_trim_to(standing: StandingAnchor, *, written_before: int, floors: Iterable[Floor]) -> bool:

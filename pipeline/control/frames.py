@@ -12,7 +12,7 @@ from connectors.interfaces import ChangeLog, Record
 from schemas.frame import Anchor, CaptureStart, Frame, Heartbeat, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import format_lsn
-from schemas.validity import Chain, Verdict, adopt, judge
+from schemas.validity import Chain, Verdict, enter, judge
 
 _READ_S = 1.0
 
@@ -54,34 +54,41 @@ def list_frames(log: ChangeLog, *, limit: int, stop: threading.Event) -> list[En
     Judging begins at an anchor (or the log's start) before them. Raises what the log raises.
     """
     bounds = log.bounds()
+    stream = _stream(log, bounds.end, stop) if limit else None
     place, steps = bounds.end, 1
     while True:
         for _ in range(steps):
             place = log.rewind(place) if limit and place > bounds.first else bounds.first
         at_start = place <= bounds.first
-        entries = list(_judged(log, place, bounds.end, at_start=at_start, stop=stop))
+        begin = Chain() if at_start else Chain(stream=stream)
+        entries = list(_judged(log, begin, place, bounds.end, at_start=at_start, stop=stop))
         if at_start or stop.is_set() or len(entries) >= limit:
             return entries[-limit:]
         steps *= 2
 
 
+def _stream(log: ChangeLog, end: int, stop: threading.Event) -> bytes | None:
+    """Whose log it is: a stranger's anchor in its middle must not be taken for the log's own."""
+    chain = Chain()
+    for record in _records(log, None, end, stop):
+        entered = enter(chain, open_frame(record.value), at_start=True)
+        if entered is not None and entered[0].stream is not None:
+            return entered[0].stream
+    return None
+
+
 def _judged(
-    log: ChangeLog, place: int, end: int, *, at_start: bool, stop: threading.Event
+    log: ChangeLog, chain: Chain, place: int, end: int, *, at_start: bool, stop: threading.Event
 ) -> Iterator[Entry]:
     """The records from the first anchor at or after `place` on; from the log's start, all."""
-    chain: Chain | None = None
+    begun = False
     for record in _records(log, None if at_start else place, end, stop):
         frame = open_frame(record.value)
-        if chain is None:
-            chain = adopt(frame) if frame is not None else None
-            if chain is not None:
-                yield Entry(record, frame, Verdict.ACCEPTED)
-                continue
-            if not at_start:
-                continue
-            chain = Chain()
-        chain, verdict = judge(chain, frame)
-        yield Entry(record, frame, verdict)
+        judged = judge(chain, frame) if begun else enter(chain, frame, at_start=at_start)
+        if judged is not None:
+            begun = True
+            chain, verdict = judged
+            yield Entry(record, frame, verdict)
 
 
 def _records(log: ChangeLog, place: int | None, end: int, stop: threading.Event) -> Iterator[Record]:

@@ -90,6 +90,15 @@ def test_a_replaced_writer_s_records_are_stale(log: ChangeLog) -> None:
     ]
 
 
+def test_a_stranger_s_anchor_is_no_place_to_begin(log: ChangeLog) -> None:
+    first, digest = anchor(OURS, 1, 1)
+    written(log, 1, [first])
+    second, digest = anchor(OURS, 2, 2, digest)
+    third, digest = beat(OURS, 2, 3, digest)
+    written(log, 2, [anchor(THEIRS, 1, 1)[0], second, third, beat(OURS, 2, 4, digest)[0]])
+    assert verdicts(log, limit=2) == verdicts(log)[-2:] == [("heartbeat", "accepted")] * 2
+
+
 def test_an_empty_log_has_no_records(log: ChangeLog) -> None:
     assert verdicts(log) == verdicts(log, limit=5) == []
 

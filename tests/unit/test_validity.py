@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.framecodec import open_frame
-from schemas.validity import Chain, Verdict, adopt, ignorable, judge
+from schemas.validity import Chain, Verdict, adopt, enter, ignorable, judge
 from tests.frames import OTHER_STREAM, STREAM, Writer, opened
 
 
@@ -130,6 +130,24 @@ def test_p12_a_reader_may_begin_at_an_anchor_and_nowhere_else() -> None:
     chain = adopt(opened(anchor))
     assert chain is not None
     assert judged([transaction], chain)[1] == [ACCEPTED]
+
+
+def test_p12_a_chain_begins_at_its_own_stream_s_anchor_or_at_the_log_s_very_start() -> None:
+    writer, other = Writer(), Writer(OTHER_STREAM)
+    start, anchor = opened(writer.start()), opened(writer.anchor())
+    other.start()
+    foreign = opened(other.anchor())
+    for begin in (Chain(), Chain(stream=STREAM)):
+        assert enter(begin, start, at_start=False) is None
+        assert enter(begin, None, at_start=False) is None
+        assert enter(begin, start, at_start=True) == judge(begin, start)
+        assert enter(begin, None, at_start=True) == judge(begin, None)
+        for at_start in (True, False):
+            assert enter(begin, anchor, at_start=at_start) == (adopt(anchor), ACCEPTED)
+    assert enter(Chain(stream=STREAM), foreign, at_start=False) is None
+    entered = enter(Chain(stream=STREAM), foreign, at_start=True)
+    assert entered is not None
+    assert entered[1] is FOREIGN
 
 
 def test_p8_what_a_writer_may_ignore_between_its_own_records() -> None:
