@@ -57,7 +57,7 @@ def status(
 def _once(observer: Observer, conditions: list[Condition], *, as_json: bool) -> None:
     from pipeline.cli.output import console, print_json
     from pipeline.cli.statusview import render
-    from pipeline.control.status import judge_status
+    from pipeline.control.judgement import judge_status
 
     seen = judge_status(observer.look()).to_json()
     if as_json:
@@ -70,7 +70,7 @@ def _once(observer: Observer, conditions: list[Condition], *, as_json: bool) -> 
 
 def _watch(observer: Observer, conditions: list[Condition], stop: threading.Event, *, as_json: bool) -> None:
     """Ends with 7 as soon as a condition holds."""
-    from pipeline.control.status import judge_status
+    from pipeline.control.judgement import judge_status
 
     show = _shower(as_json=as_json)
     with show:

@@ -1,4 +1,4 @@
-"""What one look at source, log and replicas saw: values that `pipeline.control.status` judges.
+"""What one look at source, log and replicas saw: values that `pipeline.control.judgement` judges.
 
 Every part may be missing: a server that cannot be reached gives an error in its place.
 """

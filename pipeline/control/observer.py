@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
@@ -118,15 +119,16 @@ class _Watched(Generic[Seen]):
                 future.set_exception(InternalError(f"the look at {self._name} failed", code="internal"))
 
 
-class _Look(Generic[Seen]):
+class _Look(ABC, Generic[Seen]):
     """What to do at one server, on a session that is opened when it is first needed."""
 
     def __init__(self, connect_to: Callable[[], Session] | None) -> None:
         self._connect = connect_to
         self._session: Session | None = None
 
+    @abstractmethod
     def take(self) -> Seen:
-        raise NotImplementedError
+        """One look. Raises what the server's connector raises."""
 
     def session(self) -> Session:
         assert self._connect is not None

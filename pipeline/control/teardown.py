@@ -18,8 +18,9 @@ from connectors.postgres import slot as slots
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.config import Config
+from pipeline.control.judgement import judge_status
 from pipeline.control.observer import Observer
-from pipeline.control.status import Status, judge_status
+from pipeline.control.status import Status
 from pipeline.reports import StageState
 from schemas.errors import OperatorNeeded, RetryLater
 

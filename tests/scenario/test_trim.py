@@ -132,7 +132,7 @@ def test_p12_a_running_copy_keeps_all_from_the_place_that_it_noted(trimming: Tri
     trimming.replica_at(1)
     trimming.replica.execute_as_admin(
         "update keepstream.progress set state = 'copying', position = '0/0', place = %s",
-        [f"{places[300]}:3:00"],
+        [f"{places[300]}:3:{'00' * 8}"],
     )
     assert trimming.trim() == 300
     trimming.replica.execute_as_admin("update keepstream.progress set place = ''")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
-from pipeline.control.status import Status, judge_status, worst
+from pipeline.control.status import Status
 from pipeline.reports import NotReplicated, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
