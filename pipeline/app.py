@@ -1,4 +1,4 @@
-"""The only place that picks concrete connectors for what the configuration names."""
+"""Picks the log's home and hands out connection strings, by what the configuration names."""
 
 from __future__ import annotations
 

@@ -2,7 +2,12 @@
 
     KeepstreamError
     ├── RetryLater            nobody: try again with back-off               exit 5
-    │   └── LogFenced         nobody: another capture owns the log, start again at P4
+    │   ├── LogFenced         … another capture owns the log, start again at P4
+    │   ├── PositionLost      … the replica is not where we left it     connectors/postgres/claim.py
+    │   ├── SnapshotLost      … a copy's snapshot is gone: begin anew   connectors/postgres/snapshot.py
+    │   ├── TableChanged      … a table changed while it was copied     connectors/postgres/snapshot.py
+    │   ├── CopyStopped       … a copy was told to end                  pipeline/copy/stopping.py
+    │   └── VerifyStopped     … a comparison was told to end            pipeline/verify/watch.py
     ├── OperatorNeeded        the operator: something must be mended        exit 4
     │   ├── UsageError        … the command line                            exit 2
     │   ├── ConfigError       … keepstream.yaml                             exit 3
@@ -12,6 +17,7 @@
     │   └── Divergence        … replica and log disagree                    exit 6
     ├── Unhealthy             a waited-for condition did not come           exit 7
     ├── RefusedData           a value or schema change cannot be carried    exit 4
+    │   └── RowTooLong        … a row's text is too long for one value  connectors/postgres/digest.py
     └── InternalError         us: a bug in Keepstream                       exit 1
 
 `code` is stable and made for programs and searches. The message is lowercase without a full stop

@@ -1,7 +1,7 @@
-"""New tables join by themselves, once they were checked (issue point 2, P11).
+"""New tables join by themselves, once they were checked (P11).
 
 One source transaction locks the table, adds it to the publication, and emits its definition and rows
-as logical messages (`joinmessage`), so that they stand in the log exactly where the table's changes
+as logical messages (`schemas.join`), so that they stand in the log exactly where the table's changes
 begin. Before it commits, an ANCHOR announces its xid: a capture that is killed in between finds the
 publication changed by a transaction that it can prove to be ours.
 """

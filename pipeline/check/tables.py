@@ -43,7 +43,7 @@ def check_tables(
 def check_identities(
     selection: Selection, keyless: Keyless, publication: Publication | None, *, established: bool
 ) -> Iterator[Finding]:
-    """Tables whose rows have no key in the stream (issue point 2).
+    """Tables whose rows have no key in the stream.
 
     `established`: the slot exists, so that a table which is not published has come later.
     """

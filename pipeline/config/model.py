@@ -26,7 +26,7 @@ from pipeline.config.values import ConnectionString, Duration, Secret, TablePatt
 
 
 class Keyless(Enum):
-    """What becomes of a table without usable replica identity (issue point 2)."""
+    """What becomes of a table without usable replica identity."""
 
     FULL = "full"
     EXCLUDE = "exclude"
