@@ -10,8 +10,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import statements
+from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
+from connectors.postgres.firing import silencing, would_fire
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
 from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
@@ -80,18 +82,28 @@ class BarrierWriter:
             if self._is_there(join):
                 self._refuse_rows(name, ref)
             else:
-                self._run_ddl([*map(sql.SQL, join.ddl), *self._guards(name, join)])
+                keys = join.foreign_keys if self._replica_role else ()  # else they would act on our writes
+                self._run_ddl([statement.encode() for statement in (*join.ddl, *keys)])
+                self._run_ddl(self._silencing(join))
+            self._require_quiet(join)
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
 
-    def _guards(self, name: sql.Identifier, join: Join) -> Sequence[sql.SQL | sql.Composed]:
-        """Foreign keys; or, where they would act on our writes, nothing that does (DESIGN §4)."""
-        if self._replica_role:
-            return [sql.SQL(statement) for statement in join.foreign_keys]
-        return [sql.SQL("alter table {} disable trigger user").format(name)]
+    def _silencing(self, join: Join) -> list[bytes]:
+        """What keeps triggers and rules of the new table still that would act on our writes (DESIGN §4)."""
+        return [statement.encode() for statement in silencing(self._target(join).firing)]
 
-    def _run_ddl(self, made: Sequence[sql.SQL | sql.Composed]) -> None:
+    def _require_quiet(self, join: Join) -> None:
+        target = self._target(join)
+        if target.firing:
+            doing = f"writes to {target.qualified_name} of {self._replica}"
+            raise would_fire(doing, target.firing, replica_role=self._replica_role)
+
+    def _target(self, join: Join) -> TargetTable:
+        return load_table(self._conn, join.schema, join.table, replica_role=self._replica_role)
+
+    def _run_ddl(self, made: Sequence[bytes | sql.Composed]) -> None:
         self._conn.execute(_LOCK_TIMEOUT)
         for statement in made:
             self._conn.execute(statement)

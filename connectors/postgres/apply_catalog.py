@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from connectors.postgres.progress import wrapped
-from connectors.postgres.session import Session
+from connectors.postgres.firing import Firing, read_firing_of
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
 ORDINARY: Final = "r"
@@ -30,7 +30,7 @@ class TargetTable:
 
     key: columns of the primary key, else of a unique index on NOT NULL columns that is enforced row by
     row; empty if there is none. deferrable_keys: constraints that are not enforced while
-    `session_replication_role` is `replica` (P15). firing: triggers and rules that act on our writes.
+    `session_replication_role` is `replica` (P15). firing: what acts on our writes.
     """
 
     schema: str
@@ -39,7 +39,7 @@ class TargetTable:
     columns: Mapping[str, TargetColumn]
     key: tuple[str, ...]
     deferrable_keys: tuple[tuple[str, ...], ...]
-    firing: tuple[str, ...]
+    firing: tuple[Firing, ...]
 
     @property
     def qualified_name(self) -> str:
@@ -77,22 +77,6 @@ _KEYS: Final = """
      order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
 """
 
-# With session_replication_role = replica only ENABLE REPLICA and ENABLE ALWAYS fire, else all but
-# ENABLE REPLICA and DISABLE. Foreign keys are triggers, too. Rules fire by the same letters.
-# The triggers that a unique constraint makes only check it.
-_FIRING: Final = """
-    select case when c.oid is null then 'trigger ' || quote_ident(t.tgname)
-                else 'constraint ' || quote_ident(c.conname) end
-      from pg_trigger t left join pg_constraint c on c.oid = t.tgconstraint
-     where t.tgrelid = %(table)s and t.tgenabled = any(%(letters)s)
-       and coalesce(c.contype not in ('p', 'u', 'x'), true)
-    union
-    select 'rule ' || quote_ident(r.rulename)
-      from pg_rewrite r
-     where r.ev_class = %(table)s and r.ev_enabled = any(%(letters)s) and r.ev_type <> '1'
-    order by 1
-"""
-
 
 def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> TargetTable:
     """Describe one table. Raises OperatorNeeded (`replica-schema`) if it cannot be written to as a table."""
@@ -103,8 +87,6 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         oid, kind = found
         columns = conn.execute(_COLUMNS, [oid]).fetchall()
         keys = conn.execute(_KEYS, [oid]).fetchall()
-        letters = ["A", "R"] if replica_role else ["A", "O"]
-        firing = conn.execute(_FIRING, {"table": oid, "letters": letters}).fetchall()
     return TargetTable(
         schema=schema,
         name=name,
@@ -112,7 +94,7 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         columns={row[0]: TargetColumn(*row) for row in columns},
         key=_choose_key(keys),
         deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
-        firing=tuple(row[0] for row in firing),
+        firing=read_firing_of(conn, oid, replica_role=replica_role),
     )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
+from connectors.postgres.firing import would_fire
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
 from connectors.postgres.statements import Bind, Old, Statement
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation
-from schemas.errors import InternalError, OperatorNeeded
+from schemas.errors import InternalError
 from schemas.rowdecoder import RowDecoder
 from schemas.table import TableSchema
 
@@ -80,8 +81,9 @@ class Plans:
         if target is None:
             with self._pipe.suspended():
                 target = load_table(self._conn, *name, replica_role=self._replica_role)
-            if target.firing and not self._replica_role:
-                raise _would_fire(target, self._replica)
+            if target.firing:
+                doing = f"writes to {target.qualified_name} of {self._replica}"
+                raise would_fire(doing, target.firing, replica_role=self._replica_role)
             self._targets[name] = target
         return target
 
@@ -119,13 +121,3 @@ def _statement(table: TableSchema, target: TargetTable, change: Change) -> State
     if change.operation is Operation.UPDATE:
         return statements.update(table, target, absent=change.absent, old=old)
     return statements.delete(table, target, old)
-
-
-def _would_fire(target: TargetTable, replica: str) -> OperatorNeeded:
-    return OperatorNeeded(
-        f"writes to {target.qualified_name} of {replica} would fire {', '.join(target.firing)}",
-        code="replica-triggers",
-        hint="Run as a superuser of the replica (PostgreSQL 15 or later): grant set on parameter"
-        " session_replication_role to our role; otherwise drop foreign keys and rules there, and run:"
-        f" alter table {target.qualified_name} disable trigger user;",
-    )

@@ -20,9 +20,8 @@ from connectors.postgres.progress import (
     missing,
     require,
     to_timestamp,
-    wrapped,
 )
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
 
@@ -147,7 +146,7 @@ def _refuse_unfinished_copy(found: Progress) -> None:
         raise OperatorNeeded(
             f"the first copy of {found.name!r} has not been completed",
             code="copy-unfinished",
-            hint="Start `keepstream run`: it resumes the copy, or begins it anew.",
+            hint="Start `keepstream run`: it clears away what that copy made and begins anew.",
         )
 
 

@@ -93,7 +93,7 @@ def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
     if found is None:
         return False
     if found.state is ReplicaState.STREAMING:
-        raise _in_use(name)
+        raise progress.in_use(name)
     other = rival(conn, name)
     if other is not None and other.silent_s < SILENCE_LIMIT_S:
         raise RetryLater(
@@ -111,14 +111,6 @@ def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
             hint="Set it back to finish that copy, or empty the database, its schema keepstream included.",
         )
     return True
-
-
-def _in_use(name: str) -> OperatorNeeded:
-    return OperatorNeeded(
-        f"the replica already follows the log as {name!r}; a copy would be made over existing data",
-        code="replica-in-use",
-        hint="To copy it anew, empty the database first (drop the schema keepstream, too).",
-    )
 
 
 def begin_run(conn: Session, name: str, *, stream: bytes, initial: str, place: str, resumed: bool) -> CopyRun:
@@ -162,15 +154,7 @@ def require_ours(conn: Session, run: CopyRun) -> None:
     """Also tells others that this copy lives. Raises OperatorNeeded (`copy-replaced`)."""
     found = progress.read(conn, run.name)
     if found is None or found.token != run.token:
-        raise replaced(run.name)
-
-
-def replaced(name: str) -> OperatorNeeded:
-    return OperatorNeeded(
-        f"the copy of {name!r} was taken over by another one",
-        code="copy-replaced",
-        hint="Let the newer copy finish, and run only one `keepstream run` per replica.",
-    )
+        raise progress.copy_replaced(run.name)
 
 
 _TAKE_PART: Final = """

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from connectors.postgres import progress
-from connectors.postgres.progress import HoldKind, Progress, wrapped
-from connectors.postgres.session import Session
+from connectors.postgres.progress import HoldKind, Progress
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 from schemas.lsn import Lsn, format_lsn, parse_lsn
 
@@ -48,9 +48,16 @@ _RELEASE: Final = """
 
 
 def hold(
-    conn: Session, name: str, kind: HoldKind, *, at: Lsn | None = None, expires_s: float | None = None
+    conn: Session,
+    name: str,
+    kind: HoldKind,
+    *,
+    at: Lsn | None = None,
+    expires_s: float | None = None,
+    replica: str,
 ) -> Lsn:
     """Let the replica come to `at` (None: where it stands now) and no further; returns that LSN.
+    `replica`: its name in the configuration, for the hint.
 
     Waits for the target transaction that is running, which may still be committed. Raises
     HistoryBroken (`progress-missing`) and OperatorNeeded: `replica-held` if somebody else holds it,
@@ -66,22 +73,22 @@ def hold(
     with wrapped("holding the replica"):
         row = conn.execute(_HOLD, values).fetchone()
     if row is None:
-        raise _refusal(progress.require(conn, name), at)
+        raise _refusal(progress.require(conn, name), at, replica)
     return parse_lsn(row[0])
 
 
-def _refusal(found: Progress, at: Lsn | None) -> OperatorNeeded:
+def _refusal(found: Progress, at: Lsn | None, replica: str) -> OperatorNeeded:
     if at is not None and found.position.lsn > at:
         return OperatorNeeded(
             f"the replica is at {found.position}, past {format_lsn(at)}",
             code="hold-passed",
-            hint="Name a later position, or restore to the earlier one.",
+            hint="Name a later position: a replica does not go back.",
         )
     seen = "" if found.hold is None else f" at {format_lsn(found.hold.at)} ({found.hold.kind.value})"
     return OperatorNeeded(
         f"the replica is held already{seen}",
         code="replica-held",
-        hint="Wait until that has ended, or release it with `keepstream resume REPLICA`.",
+        hint=f"Wait until that has ended, or release it with `keepstream resume {replica}`.",
     )
 
 

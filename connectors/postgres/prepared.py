@@ -3,13 +3,12 @@ they can go there; and triggers of a replica that must not act on what is copied
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
-
-from psycopg import sql
 
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.copy_run import Deferred
+from connectors.postgres.firing import FOREIGN_KEY, read_firing, would_fire
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
@@ -38,8 +37,9 @@ def find_targets(
         name = next((name for name in candidates if name in existing), table.table_name)
         target = load_table(replica, *name, replica_role=replica_role)
         _require_columns(table, target)
-        if not replica_role:
-            _require_quiet(target)
+        if target.firing:
+            doing = f"copying into {target.qualified_name} of the replica"
+            raise would_fire(doing, target.firing, replica_role=replica_role)
         targets[table.oid] = name
     return targets
 
@@ -57,62 +57,19 @@ def _require_columns(table: SnapshotTable, target: TargetTable) -> None:
         )
 
 
-def _require_quiet(target: TargetTable) -> None:
-    if target.firing:
-        raise OperatorNeeded(
-            f"copying into {target.qualified_name} of the replica would fire {', '.join(target.firing)}",
-            code="replica-triggers",
-            hint="Run as a superuser of the replica (PostgreSQL 15 or later): grant set on parameter"
-            " session_replication_role to our role; otherwise drop foreign keys and rules there, and run:"
-            f" alter table {target.qualified_name} disable trigger user;",
-        )
-
-
-_TRIGGERS: Final = """
-    select n.nspname, c.relname, 'trigger', t.tgname, t.tgenabled
-      from pg_catalog.pg_trigger t
-      join pg_catalog.pg_class c on c.oid = t.tgrelid
-      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     where not t.tgisinternal and t.tgenabled = any(%(letters)s) and c.relkind in ('r', 'p')
-       and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
-     union all
-    select n.nspname, c.relname, 'rule', r.rulename, r.ev_enabled
-      from pg_catalog.pg_rewrite r
-      join pg_catalog.pg_class c on c.oid = r.ev_class
-      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     where r.ev_type <> '1' and r.ev_enabled = any(%(letters)s) and c.relkind in ('r', 'p')
-       and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
-     order by 1, 2, 4
-"""
-
-_ENABLE: Final[Mapping[str, str]] = {"O": "enable", "A": "enable always", "R": "enable replica"}
-
-
 def silence_triggers(replica: Session, *, replica_role: bool) -> list[Deferred]:
     """Disable the triggers and rules that would fire for rows that come from the source, where they have
-    fired already; returns what enables them again.
-
-    With `replica_role` (session_replication_role can be set) that is ENABLE ALWAYS and REPLICA only.
-    """
-    letters = ["A", "R"] if replica_role else ["A", "O"]
+    fired already; returns what enables them again."""
+    found = [f for f in read_firing(replica, replica_role=replica_role) if f.kind != FOREIGN_KEY]
     with wrapped("disabling the replica's triggers"):
-        found = replica.execute(_TRIGGERS, {"letters": letters}).fetchall()
-        for schema, table, kind, name, _ in found:
-            replica.execute(_alter(schema, table, kind, name, "disable"))
+        for each in found:
+            replica.execute(each.silencing().encode())
     return [
         Deferred(
-            kind=kind,
-            object=f"{schema}.{table}.{name}",
+            kind=each.kind,
+            object=f"{each.schema}.{each.table}.{each.name}",
             reason="it would act on rows that the source's has acted on already",
-            statement=_alter(schema, table, kind, name, _ENABLE[enabled]).as_string() + ";",
+            statement=each.restoring(),
         )
-        for schema, table, kind, name, enabled in found
+        for each in found
     ]
-
-
-def _alter(schema: str, table: str, kind: str, name: str, action: str) -> sql.Composed:
-    return sql.SQL("alter table only {} {} {}").format(
-        sql.Identifier(schema, table),
-        sql.SQL(f"{action} {kind}"),  # both from fixed lists
-        sql.Identifier(name),
-    )

@@ -14,17 +14,13 @@ failure.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-import psycopg
-
-from connectors.postgres.session import Session, sql_error
+from connectors.postgres.session import Session, wrapped
 from schemas.errors import HistoryBroken, OperatorNeeded
 from schemas.lsn import Lsn, Position, format_lsn, parse_lsn
 
@@ -125,15 +121,6 @@ _READ: Final = """
       left join pg_catalog.pg_stat_activity a on a.pid = p.backend_pid and a.backend_start = p.backend_start
      where p.name = %s
 """
-
-
-@contextlib.contextmanager
-def wrapped(doing: str) -> Iterator[None]:
-    """Driver errors inside become ours."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise sql_error(error, doing) from error
 
 
 def install(conn: Session) -> None:
@@ -252,12 +239,17 @@ def write_copying_marker(conn: Session, name: str, *, stream: bytes, place: str 
         conn.execute("set local synchronous_commit = on")
         written = conn.execute(_MARK_COPYING, values).rowcount
     if written != 1:
-        raise OperatorNeeded(
-            f"the replica already follows the log as {name!r}; a copy would be made over existing data",
-            code="replica-in-use",
-            hint="To copy it anew, empty the database first (drop the schema keepstream, too).",
-        )
+        raise in_use(name)
     return token
+
+
+def in_use(name: str) -> OperatorNeeded:
+    """The error for a copy into a replica that streams."""
+    return OperatorNeeded(
+        f"the replica already follows the log as {name!r}; a copy would be made over existing data",
+        code="replica-in-use",
+        hint="To copy it anew, empty the database first (drop the schema keepstream, too).",
+    )
 
 
 def complete_copy(conn: Session, name: str, *, token: uuid.UUID, position: Position, place: str = "") -> None:
@@ -270,11 +262,16 @@ def complete_copy(conn: Session, name: str, *, token: uuid.UUID, position: Posit
         conn.execute("set local synchronous_commit = on")
         updated = conn.execute(_COMPLETE_COPY, values).rowcount
     if updated != 1:
-        raise OperatorNeeded(
-            f"the copy of {name!r} was taken over by another one",
-            code="copy-replaced",
-            hint="Let the newer copy finish, and run only one `keepstream run` per replica.",
-        )
+        raise copy_replaced(name)
+
+
+def copy_replaced(name: str) -> OperatorNeeded:
+    """The error that ends a copy whose marker another one has taken over."""
+    return OperatorNeeded(
+        f"the copy of {name!r} was taken over by another one",
+        code="copy-replaced",
+        hint="Let the newer copy finish, and run only one `keepstream run` per replica.",
+    )
 
 
 def adopt(conn: Session, name: str, *, stream: bytes, position: Position, place: str = "") -> None:

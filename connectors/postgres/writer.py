@@ -26,8 +26,8 @@ from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
-from connectors.postgres.progress import audit, wrapped
-from connectors.postgres.session import Session
+from connectors.postgres.progress import audit
+from connectors.postgres.session import Session, wrapped
 from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
 from schemas.errors import InternalError

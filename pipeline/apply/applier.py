@@ -74,7 +74,7 @@ class Applier:
         if options.until_lsn is not None:
             return opened.planner.position.lsn >= options.until_lsn
         if options.until_time is not None and blocked is Blocked.END_TIME:
-            hold.hold(opened.session, options.name, HoldKind.UNTIL)
+            hold.hold(opened.session, options.name, HoldKind.UNTIL, replica=options.replica)
             return True
         return False
 

@@ -62,7 +62,7 @@ def open_replica(
             return None
         claim, row = take_over(session, options.name, should_stop=stop.is_set)
         if options.until_lsn is not None:
-            hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn)
+            hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn, replica=options.replica)
         opened = _open_log(options, stop, session, claim, row)
         undo.pop_all()
         return opened

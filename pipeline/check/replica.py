@@ -9,6 +9,7 @@ from psycopg import sql
 
 from connectors.postgres import progress, source_schema
 from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.firing import silencing
 from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.leftovers import filled_tables, user_objects
 from connectors.postgres.server import Server, read_role, read_server
@@ -105,8 +106,8 @@ class ReplicaCheck:
     def _content(self) -> Iterator[Finding]:
         """Empty, ours already, or prepared."""
         row = progress.read(self._session, self._pipeline)
-        tables = read_prepared_tables(self._session)
         quiet = may_switch_triggers_off(self._session)
+        tables = read_prepared_tables(self._session, replica_role=quiet)
         if row is not None and row.state is progress.ReplicaState.STREAMING:
             yield self._place.ok("replica-ours", "content", f"holds the source up to {row.position}")
             yield from self._writes(tables, quiet=quiet)
@@ -122,7 +123,9 @@ class ReplicaCheck:
     def _fresh(self, *, unfinished: bool) -> Iterator[Finding]:
         if unfinished:
             yield self._place.note(
-                "copy-unfinished", "content", "a copy was begun and goes on, or begins anew"
+                "copy-unfinished",
+                "content",
+                "a copy was begun and not completed: what it made is cleared away, and it begins anew",
             )
         else:
             yield self._empty()
@@ -215,10 +218,10 @@ class ReplicaCheck:
                 fix=f"Run there: grant OWNER_OF_THE_TABLES to {_identifier(self._role.name)};",
             )
         firing = [table for table in ours if table.firing]
-        if quiet:
+        if firing:
+            yield self._fires(firing, quiet=quiet)
+        elif quiet:
             yield self._session_role(quiet=True)
-        elif firing:
-            yield self._fires(firing)
         else:
             yield self._place.note(
                 "session-replication-role",
@@ -226,22 +229,21 @@ class ReplicaCheck:
                 f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
             )
 
-    def _fires(self, tables: Sequence[PreparedTable]) -> Finding:
+    def _fires(self, tables: Sequence[PreparedTable], *, quiet: bool) -> Finding:
         first = tables[0]
-        ways = [self._grant(), "-- or, on every table that has them:"]
-        for table in tables:
-            name = _identifier(table.schema, table.name)
-            ways.append(
-                comment(f"alter table only {name} disable trigger user;  -- {', '.join(table.firing)}")
-            )
-        ways.append("-- and drop its foreign keys: they hold on the source already")
+        statements = silencing([each for table in tables for each in table.firing])
+        if quiet:
+            why = "triggers or rules that fire even where session_replication_role is replica are on"
+        else:
+            role = self._role.name
+            why = f"{role} may not set session_replication_role, and triggers, rules or foreign keys of"
+            statements = [self._grant(), "-- or, for all of them:", *map(comment, statements)]
         return self._place.error(
             "replica-triggers",
             "role",
-            f"{self._role.name} may not set session_replication_role, and triggers or foreign keys of"
-            f" {len(tables)} tables would act on what comes from the source: {first.schema}.{first.name}"
-            f" ({', '.join(first.firing)})",
-            sql="\n".join(ways),
+            f"{why} {len(tables)} tables{', and' if quiet else ''} would act on what comes from the source:"
+            f" {first.schema}.{first.name} ({', '.join(map(str, first.firing))})",
+            sql="\n".join(statements),
         )
 
 

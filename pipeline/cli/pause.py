@@ -29,5 +29,5 @@ def pause(
 
     config = invocation(context).config
     with connect(replica_conninfo(config, replica), purpose=f"pause:{config.name}:{replica}") as session:
-        held_at = hold(session, config.name, HoldKind.PAUSE)
+        held_at = hold(session, config.name, HoldKind.PAUSE, replica=replica)
     print_text(f"{replica} is paused at {format_lsn(held_at)}")

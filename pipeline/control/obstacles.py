@@ -32,7 +32,7 @@ def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None
             return Obstacle("is still being copied", f"Wait for it: `keepstream wait {replica}`.")
         return Obstacle(
             "has an unfinished copy that nobody goes on with",
-            "Start `keepstream run`, which takes the copy up again.",
+            "Start `keepstream run`, which clears away what that copy made and begins anew.",
         )
     hold = progress.hold
     if hold is not None and hold.kind is not HoldKind.VERIFY:

@@ -190,7 +190,12 @@ class _Steps:
         while True:
             try:
                 self._held_at = hold(
-                    self._replica, self._options.name, HoldKind.VERIFY, at=at, expires_s=HOLD_S
+                    self._replica,
+                    self._options.name,
+                    HoldKind.VERIFY,
+                    at=at,
+                    expires_s=HOLD_S,
+                    replica=self._options.replica,
                 )
                 self._prolonged_at = time.monotonic()
                 return

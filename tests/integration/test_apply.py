@@ -265,7 +265,12 @@ def test_a_joining_table_is_made_and_filled_where_it_joined(
         schema="public",
         table="deal",
         columns=("id", "customer", "title"),
-        ddl=("create table public.deal (id int primary key, customer int, title text)",),
+        ddl=(
+            "create table public.deal (id int primary key, customer int, title text)",
+            "create trigger loud before update on public.deal for each row"
+            " execute function suppress_redundant_updates_trigger();"
+            " alter table public.deal enable always trigger loud",
+        ),
         foreign_keys=("alter table public.deal add foreign key (customer) references public.customer",),
     )
     deal = Rows(
@@ -299,6 +304,7 @@ def test_a_joining_table_is_made_and_filled_where_it_joined(
         (3, 1, "D"),
     ]
     assert replica.execute("select count(*) from pg_constraint where contype = 'f'") == [(1,)]
+    assert replica.execute("select tgenabled from pg_trigger where tgname = 'loud'") == [("D",)]
 
 
 def test_a_joining_table_that_has_rows_already_stops(

@@ -250,8 +250,20 @@ def test_triggers_foreign_keys_and_row_security_do_not_act_on_what_the_source_di
     assert content(replica) == [("(1,b)",)]
 
 
-def test_a_trigger_that_is_enabled_always_fires(
-    replica: Database, made_log: MadeLog, replicating: Replicating
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("alter table public.t enable always trigger shout", "trigger shout"),
+        ("alter table public.t enable replica trigger shout", "trigger shout"),
+        (
+            "create rule noted as on delete to public.t do also notify gone;"
+            " alter table public.t enable always rule noted",
+            "rule noted",
+        ),
+    ],
+)
+def test_what_would_fire_even_on_a_replica_stops_until_it_is_disabled(
+    replica: Database, made_log: MadeLog, replicating: Replicating, made: str, named: str
 ) -> None:
     replica.execute(
         """
@@ -259,12 +271,18 @@ def test_a_trigger_that_is_enabled_always_fires(
         create function public.shout() returns trigger language plpgsql as
             $$ begin new.name := upper(new.name); return new; end $$;
         create trigger shout before insert on public.t for each row execute function public.shout();
-        alter table public.t enable always trigger shout;
         """
     )
+    replica.execute(made)
     rows = rows_of(replica, "public.t")
-    apply(made_log, replicating, rows, rows.insert("1", "a"))
-    assert content(replica) == [("(1,A)",)]
+    made_log.commit(rows.insert("1", "a"), tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("replica-triggers", 4)
+    assert error.message == f"writes to public.t of standby would fire {named}"
+    assert content(replica) == []
+    replica.execute(error.hint.split("on the replica: ")[1])
+    replicating.catch_up()
+    assert content(replica) == [("(1,a)",)]
 
 
 def test_a_deferrable_key_may_be_swapped_inside_a_transaction(

@@ -39,7 +39,14 @@ def ids(replica: Database) -> list[int]:
 
 def hold_at(replica: Database, kind: HoldKind, at: int | None = None, expires_s: float | None = None) -> int:
     with connect(replica.dsn, purpose="test") as session:
-        return hold.hold(session, PIPELINE, kind, at=None if at is None else Lsn(at), expires_s=expires_s)
+        return hold.hold(
+            session,
+            PIPELINE,
+            kind,
+            at=None if at is None else Lsn(at),
+            expires_s=expires_s,
+            replica="standby",
+        )
 
 
 def release(replica: Database) -> None:

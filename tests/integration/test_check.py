@@ -361,8 +361,36 @@ def test_without_session_replication_role_a_prepared_replica_with_foreign_keys_i
     config = configure(owning.dsn, log, ungranted.dsn, initial="data")
     findings = preflight(config)
     assert errors(findings) == ["replica-triggers"]
-    assert "foreign key lead_customer_fkey" in by_code(findings)["replica-triggers"].fix
+    assert (
+        'alter table "public"."lead" drop constraint "lead_customer_fkey";'
+        in by_code(findings)["replica-triggers"].fix
+    )
     ungranted.execute("alter table lead drop constraint lead_customer_fkey")
+    assert errors(preflight(config)) == []
+
+
+def test_what_would_fire_even_on_a_replica_is_refused_with_the_sql_that_mends_it(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(CUSTOMER)
+    replica.execute(
+        f"""{CUSTOMER};
+        create function public.f() returns trigger language plpgsql as 'begin return null; end';
+        create trigger quiet before insert on customer for each row execute function public.f();
+        create trigger "Loud one" before insert on customer for each row execute function public.f();
+        alter table customer enable always trigger "Loud one";
+        create rule loud as on delete to customer do also notify gone;
+        alter table customer enable replica rule loud"""
+    )
+    for initial in ("data", "none"):
+        config = configure(owning.dsn, log, replica.dsn, initial=initial)
+        findings = preflight(config)
+        assert errors(findings) == ["replica-triggers"]
+        assert by_code(findings)["replica-triggers"].fix.splitlines()[-2:] == [
+            'alter table only "public"."customer" disable rule "loud";',
+            'alter table only "public"."customer" disable trigger "Loud one";',
+        ]
+    replica.execute(by_code(findings)["replica-triggers"].fix)
     assert errors(preflight(config)) == []
 
 

@@ -218,6 +218,31 @@ def test_rows_alone_are_copied_into_a_prepared_schema(source: Database, replica:
     assert replica.execute("select nextval('customer_id_seq')") == [(301,)]
 
 
+def test_rows_alone_are_not_copied_where_a_trigger_of_the_replica_would_fire(
+    source: Database, replica: Database
+) -> None:
+    """On a partition, too, whose parent takes the rows."""
+    source.execute("create table t (a int); insert into t values (1)")
+    replica.execute(
+        """create table t (a int) partition by range (a); create table part partition of t default;
+           create trigger loud before update on part for each row
+               execute function suppress_redundant_updates_trigger();
+           alter table part enable always trigger loud"""
+    )
+
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+
+    assert refused.value.code == "replica-triggers"
+    assert refused.value.message == "copying into public.t of the replica would fire trigger loud"
+    mending = 'alter table only "public"."part" disable trigger "loud";'
+    assert refused.value.hint.endswith(mending)
+    assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
+    replica.execute(mending)
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select a from t") == [(1,)]
+
+
 def test_a_prepared_table_with_rows_is_refused(source: Database, replica: Database) -> None:
     source.execute("create table t (a int)")
     replica.execute("create table t (a int); insert into t values (1)")

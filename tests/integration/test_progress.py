@@ -219,7 +219,7 @@ def test_a_flush_of_a_replica_that_is_no_longer_ours_fails(streaming: Session, o
 
 
 def test_a_pause_holds_where_the_replica_stands(streaming: Session) -> None:
-    assert hold.hold(streaming, "crm", HoldKind.PAUSE) == AT.lsn
+    assert hold.hold(streaming, "crm", HoldKind.PAUSE, replica="standby") == AT.lsn
     row = progress.require(streaming, "crm")
     assert row.hold is not None
     assert (row.hold.at, row.hold.kind, row.hold.expires) == (AT.lsn, HoldKind.PAUSE, None)
@@ -230,22 +230,24 @@ def test_a_pause_holds_where_the_replica_stands(streaming: Session) -> None:
 
 def test_a_hold_behind_the_replica_is_refused(streaming: Session) -> None:
     with pytest.raises(OperatorNeeded) as caught:
-        hold.hold(streaming, "crm", HoldKind.UNTIL, at=Lsn(0xFF))
+        hold.hold(streaming, "crm", HoldKind.UNTIL, at=Lsn(0xFF), replica="standby")
     assert (caught.value.code, caught.value.message) == ("hold-passed", "the replica is at 0/100, past 0/FF")
 
 
 def test_a_hold_of_somebody_else_is_not_replaced_before_it_expires(streaming: Session) -> None:
-    hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x300), expires_s=0.4)
+    hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x300), expires_s=0.4, replica="standby")
     for kind in HoldKind:
         with pytest.raises(OperatorNeeded) as caught:
-            hold.hold(streaming, "crm", kind, at=Lsn(0x400), expires_s=60)
+            hold.hold(streaming, "crm", kind, at=Lsn(0x400), expires_s=60, replica="standby")
         assert caught.value.code == "replica-held"
     require(lambda: progress.require(streaming, "crm").hold is None, 5, what="the end of the hold")
-    assert hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x400), expires_s=60) == 0x400
+    assert (
+        hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x400), expires_s=60, replica="standby") == 0x400
+    )
 
 
 def test_a_hold_is_moved_only_by_who_knows_it_and_in_time(streaming: Session) -> None:
-    hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x300), expires_s=60)
+    hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x300), expires_s=60, replica="standby")
     verify = HoldKind.VERIFY
     assert not hold.move_hold(streaming, "crm", verify, held_at=Lsn(0x301), at=Lsn(0x400), expires_s=60)
     assert hold.move_hold(streaming, "crm", verify, held_at=Lsn(0x300), at=Lsn(0x400), expires_s=0.1)
@@ -255,7 +257,7 @@ def test_a_hold_is_moved_only_by_who_knows_it_and_in_time(streaming: Session) ->
 
 def test_a_hold_without_a_row_says_so(session: Session) -> None:
     with pytest.raises(HistoryBroken):
-        hold.hold(session, str(uuid.uuid4()), HoldKind.PAUSE)
+        hold.hold(session, str(uuid.uuid4()), HoldKind.PAUSE, replica="standby")
 
 
 def test_the_row_stays_small_however_often_it_moves(streaming: Session, other: Session) -> None:

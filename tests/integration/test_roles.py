@@ -203,7 +203,7 @@ def test_without_session_replication_role_a_prepared_replica_that_would_act_by_i
     assert done.code == 4
     assert "error[replica-triggers]: replica standby: role: " in done.stderr
     assert f'grant set on parameter session_replication_role to "{role}";' in done.stderr
-    assert 'alter table only "public"."customer" disable trigger user;' in done.stderr
+    assert 'alter table only "public"."customer" disable trigger "journal";' in done.stderr
     assert granted.replica.execute_as_admin("select to_regnamespace('keepstream')") == [(None,)]
     assert not (granted.folder / "log").exists()
     granted.replica.execute_as_admin(
