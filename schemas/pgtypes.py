@@ -12,7 +12,7 @@ from typing import Final
 from schemas.errors import RefusedData
 
 FIRST_USER_OID: Final = 10000
-"""From here on OIDs differ between databases (pg_type's FirstGenbkiObjectId)."""
+"""From here on OIDs differ between databases (FirstGenbkiObjectId), and pgoutput sends Type messages."""
 
 # oid, oid of its array type (0: none), name as format_type() says it without a modifier.
 _TABLE: Final = """

@@ -89,11 +89,6 @@ class Table:
         return "unlogged table" if self.unlogged else None
 
     @property
-    def publishable(self) -> bool:
-        """Whether it can be listed in the publication, whatever its replica identity."""
-        return self.kind is TableKind.TABLE and not self.unlogged
-
-    @property
     def identity_columns(self) -> tuple[str, ...]:
         """The columns that identify a row in the stream; () under FULL or if nothing does."""
         index = self._identity_index

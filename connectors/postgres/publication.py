@@ -19,7 +19,6 @@ TableName = tuple[str, str]
 """Schema and name, as they are, not quoted."""
 
 _OPTIONS: Final = sql.SQL("publish = 'insert, update, delete, truncate', publish_via_partition_root = false")
-_NAMESPACES_SINCE: Final = 150000  # tables in schema, column lists and row filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +76,6 @@ _TABLES: Final = """
      where pr.prpubid = %s
      order by n.nspname, c.relname
 """
-_TABLES_14: Final = """
-    select c.oid::bigint, n.nspname, c.relname, null, null
-      from pg_publication_rel pr
-      join pg_class c on c.oid = pr.prrelid
-      join pg_namespace n on n.oid = c.relnamespace
-     where pr.prpubid = %s
-     order by n.nspname, c.relname
-"""
 
 
 def read_publication(session: Session, name: str) -> Publication | None:
@@ -93,9 +84,8 @@ def read_publication(session: Session, name: str) -> Publication | None:
         row = session.execute(_PUBLICATION, [name]).fetchone()
         if row is None:
             return None
-        newer = session.info.server_version >= _NAMESPACES_SINCE
-        schemas = session.execute(_SCHEMAS, [row[0]]).fetchall() if newer else []
-        tables = session.execute(_TABLES if newer else _TABLES_14, [row[0]]).fetchall()
+        schemas = session.execute(_SCHEMAS, [row[0]]).fetchall()
+        tables = session.execute(_TABLES, [row[0]]).fetchall()
     values: tuple[Any, ...] = (
         *row[:6],
         frozenset(row[6]),
@@ -117,8 +107,6 @@ _IDENTITY: Final = """
     union all
     select 'pg_publication_rel', oid, xmin::text
       from pg_publication_rel where prpubid in (select oid from publication)
-"""
-_IDENTITY_NAMESPACES: Final = """
     union all
     select 'pg_publication_namespace', oid, xmin::text
       from pg_publication_namespace where pnpubid in (select oid from publication)
@@ -131,10 +119,8 @@ def publication_identity(session: Session, name: str) -> tuple[str, ...]:
     Any CREATE, ALTER or DROP PUBLICATION changes it, and so does the drop of a listed table. Dump, VACUUM
     FULL and crash recovery do not. A row whose xmin is our own transaction's is one that we made.
     """
-    newer = session.info.server_version >= _NAMESPACES_SINCE
-    query = _IDENTITY + (_IDENTITY_NAMESPACES if newer else "")
     with wrapped(f"reading the identity of publication {name}"):
-        rows = session.execute(query, {"name": name}).fetchall()
+        rows = session.execute(_IDENTITY, {"name": name}).fetchall()
     return tuple(sorted(f"{catalog}:{oid}:{xmin}" for catalog, oid, xmin in rows))
 
 
@@ -155,18 +141,14 @@ def create_publication(session: Session, name: str, tables: Sequence[TableName])
 
 def add_tables_sql(name: str, tables: Sequence[TableName]) -> str:
     """ALTER PUBLICATION … ADD TABLE for at least one table."""
-    return _alter_sql(name, sql.SQL("add"), tables)
+    statement = sql.SQL("alter publication {} add table {}")
+    return statement.format(sql.Identifier(name), _only(tables)).as_string()
 
 
 def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None:
     """Let tables join, in the session's transaction if one is open. Waits for their locks: set
     lock_timeout before. Rows that were written before the commit are not in the stream."""
     _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
-
-
-def drop_tables_sql(name: str, tables: Sequence[TableName]) -> str:
-    """ALTER PUBLICATION … DROP TABLE for at least one table."""
-    return _alter_sql(name, sql.SQL("drop"), tables)
 
 
 def drop_publication(session: Session, name: str) -> None:
@@ -178,11 +160,6 @@ def drop_publication(session: Session, name: str) -> None:
 def full_identity_sql(table: TableName) -> str:
     """The statement that makes every column of a table its replica identity (`keyless: full`)."""
     return sql.SQL("alter table only {} replica identity full").format(sql.Identifier(*table)).as_string()
-
-
-def _alter_sql(name: str, verb: sql.SQL, tables: Sequence[TableName]) -> str:
-    statement = sql.SQL("alter publication {} {} table {}")
-    return statement.format(sql.Identifier(name), verb, _only(tables)).as_string()
 
 
 def _only(tables: Iterable[TableName]) -> sql.Composed:

@@ -12,11 +12,8 @@ from typing import Any, Final
 import psycopg
 
 from connectors.postgres.session import Session, sql_error
-from schemas.pgtypes import format_type
+from schemas.pgtypes import FIRST_USER_OID, format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
-
-FIRST_NAMED_TYPE: Final = 10_000
-"""FirstGenbkiObjectId: pgoutput sends Type messages only for types from here on."""
 
 # For a domain, pgoutput names the base type at the bottom; its Relation message keeps the domain's OID.
 _COLUMNS: Final = """
@@ -56,7 +53,7 @@ def published_tables(session: Session, publication: str) -> tuple[TableSchema, .
 def _tables(rows: Iterable[tuple[Any, ...]]) -> Iterable[TableSchema]:
     columns: dict[tuple[str, str, str], list[Column]] = {}
     for schema, name, identity, column, type_oid, modifier, key, type_schema, type_name in rows:
-        user_type = (type_schema, type_name) if type_oid >= FIRST_NAMED_TYPE else None
+        user_type = (type_schema, type_name) if type_oid >= FIRST_USER_OID else None
         columns.setdefault((schema, name, identity), []).append(
             Column(column, type_oid, modifier, format_type(type_oid, modifier, user_type), key)
         )

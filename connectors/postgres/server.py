@@ -45,15 +45,10 @@ class Server:
 @dataclass(frozen=True, slots=True)
 class Role:
     """The role that we are. `replication`: it may start a walsender, itself or through a managed
-    service's role (rds_replication). The others name predefined roles and privileges that it has."""
+    service's role (rds_replication)."""
 
     name: str
-    superuser: bool
     replication: bool
-    bypasses_row_security: bool
-    reads_all_data: bool
-    reads_all_stats: bool
-    monitors: bool
     creates_in_database: bool
 
 
@@ -68,7 +63,7 @@ _FACTS: Final = """
            (select count(*) from pg_replication_slots), (select count(*) from pg_stat_get_wal_senders()),
            (select rolsuper from pg_roles where rolname = current_user)
 """
-_PARAMETER_PRIVILEGES_SINCE: Final = 150000
+_PARAMETER_PRIVILEGES_SINCE: Final = 150000  # older ones are read too: `check` says that they are too old
 
 
 def read_server(session: Session) -> Server:
@@ -131,12 +126,9 @@ def _may_set_replication_role(session: Session) -> bool:
 
 
 _ROLE: Final = """
-    select r.rolname, r.rolsuper,
+    select r.rolname,
            r.rolsuper or r.rolreplication or exists (
                select from pg_roles m where m.rolname = 'rds_replication' and pg_has_role(m.oid, 'usage')),
-           r.rolsuper or r.rolbypassrls,
-           pg_has_role('pg_read_all_data', 'usage'), pg_has_role('pg_read_all_stats', 'usage'),
-           pg_has_role('pg_monitor', 'usage'),
            has_database_privilege(current_database(), 'create')
       from pg_roles r
      where r.rolname = current_user
@@ -155,15 +147,6 @@ def insert_lsn(session: Session) -> Lsn:
     """Where the next WAL record goes: behind everything that is committed, flushed or not (P22)."""
     with wrapped("reading the insert LSN"):
         return parse_lsn(_value(session, "select pg_current_wal_insert_lsn()::text"))
-
-
-def all_committed_lsn(session: Session, *, prefix: str, content: str = "") -> Lsn:
-    """Commit a transactional logical message, then take the insert LSN (P22): a position X that holds
-    all that was committed before the call, and that the stream reaches even if nothing else is written.
-    The session must be in autocommit."""
-    with wrapped("writing a logical message"):
-        session.execute("select pg_logical_emit_message(true, %s, %s::text)", [prefix, content])
-    return insert_lsn(session)
 
 
 def _value(session: Session, query: str) -> Any:

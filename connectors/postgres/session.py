@@ -42,7 +42,7 @@ _PINNED: Final[tuple[tuple[str, str, int], ...]] = (
     ("lock_timeout", "0", 0),
     ("statement_timeout", "0", 0),
     ("idle_in_transaction_session_timeout", "0", 0),
-    ("idle_session_timeout", "0", 14),
+    ("idle_session_timeout", "0", 14),  # older servers answer, too: `check` says that they are too old
     ("transaction_timeout", "0", 17),
 )
 

@@ -129,7 +129,7 @@ _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
     ),
     (
         r"unsupported frontend protocol|authentication method \S+ not supported",
-        "Use a server of PostgreSQL 14 or later with scram-sha-256.",
+        "Use a server of PostgreSQL 15 or later with scram-sha-256.",
     ),
 )
 

@@ -23,7 +23,6 @@ from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, OperatorN
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
 
 PLUGIN: Final = "pgoutput"
-_PARENTHESES_SINCE: Final = 150000  # CREATE_REPLICATION_SLOT … (option value, …)
 _FAILOVER_SINCE: Final = 170000
 _CANCEL_WAIT_S: Final = 10.0
 
@@ -145,8 +144,6 @@ class Walsender:
                 code="failover-unsupported",
                 hint="Set source.failover to false.",
             )
-        if self.server_version < _PARENTHESES_SINCE:
-            return f"{head} {'EXPORT_SNAPSHOT' if export_snapshot else 'NOEXPORT_SNAPSHOT'}"
         options = f"SNAPSHOT '{'export' if export_snapshot else 'nothing'}'"
         return f"{head} ({options}{', FAILOVER true' if failover else ''})"
 
@@ -225,7 +222,11 @@ def stream_error(exc: psycopg.Error, slot: str) -> KeepstreamError:
 
 
 def _slot_active(seen: str, slot: str) -> KeepstreamError:
-    return RetryLater(f"slot {slot} is in use: {seen}", code="slot-active")
+    return RetryLater(
+        f"slot {slot} is in use: {seen}",
+        code="slot-active",
+        hint="If that is a capture that should not run, stop it, or start this one with --take-over.",
+    )
 
 
 def _slot_missing(seen: str, slot: str) -> KeepstreamError:

@@ -71,11 +71,6 @@ class FramePacker:
         return self._open is not None
 
     @property
-    def inside_parts(self) -> bool:
-        """Whether parts of the open transaction were already handed out: no ANCHOR may come now."""
-        return self._open is not None and self._open.part > 0
-
-    @property
     def holds_transactions(self) -> bool:
         """Whether `flush` would return something."""
         return bool(self._whole)

@@ -66,10 +66,6 @@ class ConnectionString(Secret):
     def __str__(self) -> str:
         return hide_passwords(self._text)
 
-    @property
-    def holds_password(self) -> bool:
-        return hide_passwords(self._text) != self._text
-
     @classmethod
     def parse(cls, value: object) -> Self:
         if isinstance(value, cls):
@@ -132,21 +128,6 @@ def parse_duration(value: object) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)?", re.IGNORECASE)
-_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-def parse_size(value: object) -> int:
-    """`64MB`, `1GiB`, `4096` → bytes. As in PostgreSQL, kB is 1024 bytes, with or without the i."""
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None or isinstance(value, bool):
-        raise ValueError("must be a size: 512kB, 64MB, 1GB")
-    unit = (match[2] or "").lower().rstrip("b").rstrip("i")
-    return int(float(match[1]) * 1024 ** _POWER[unit])
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
 
 
 @dataclass(frozen=True)

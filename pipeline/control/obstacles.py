@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
-from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.server import insert_lsn
+from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from pipeline.quantities import human_bytes
 from schemas.errors import HistoryBroken, KeepstreamError
-from schemas.lsn import Lsn, format_lsn, parse_lsn
+from schemas.lsn import Lsn, format_lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,6 @@ def _find(replica: str, progress: Progress | None, source: Session, slot: str) -
         f"is at {progress.position}, {behind} of the source's WAL behind",
         "Look at `keepstream status`, and give it more time with --timeout if it is catching up.",
     )
-
-
-def insert_lsn(source: Session) -> Lsn:
-    """Where the source's next WAL record goes; the flush LSN misses asynchronous commits (P22)."""
-    with wrapped("reading the source's insert LSN"):
-        row = source.execute("select pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
-    assert row is not None
-    return parse_lsn(row[0])
 
 
 def replica_ahead(replica: str, position: Lsn, source: Lsn) -> HistoryBroken:

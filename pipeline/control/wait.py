@@ -10,9 +10,10 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 
 from connectors.postgres.progress import Progress, ReplicaState, read
+from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.backoff import Backoff
-from pipeline.control.obstacles import Obstacle, find_obstacle, insert_lsn, replica_ahead, replica_obstacle
+from pipeline.control.obstacles import Obstacle, find_obstacle, replica_ahead, replica_obstacle
 from schemas.errors import KeepstreamError, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
 

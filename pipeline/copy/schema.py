@@ -21,7 +21,6 @@ from connectors.postgres.snapshot import ExportedSnapshot, TableChanged
 from pipeline.copy.toc import TocChoice, TocEntry, parse_toc, progress_of, restore_errors
 from schemas.errors import OperatorNeeded, RetryLater
 
-_NO_TOAST_COMPRESSION_SINCE: Final = 14
 _NO_STATISTICS_SINCE: Final = 18
 
 # What pg_dump says when an object of the snapshot's catalog is not there any more.
@@ -81,7 +80,7 @@ class DumpedSchema:
 
     def _newer_options(self, with_lz4: bool) -> list[str]:
         options = []
-        if self._tools.tools.major >= _NO_TOAST_COMPRESSION_SINCE and not with_lz4:
+        if not with_lz4:
             options.append("--no-toast-compression")
         if self._tools.tools.major >= _NO_STATISTICS_SINCE:
             options.append("--no-statistics")

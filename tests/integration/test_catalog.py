@@ -17,7 +17,7 @@ from connectors.postgres.catalog import (
     list_tables,
     read_columns,
 )
-from connectors.postgres.server import all_committed_lsn, insert_lsn, read_role, read_server
+from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session, connect
 from schemas.table import ReplicaIdentity
 from tests.fix_postgres import Database
@@ -48,12 +48,8 @@ def test_what_the_stream_cannot_carry_is_named(source: Database, session: Sessio
         "create foreign data wrapper w; create server s foreign data wrapper w;"
         "create foreign table f (a int) server s"
     )
-    reasons = {found.name: (found.uncarried_reason, found.publishable) for found in list_tables(session)}
-    assert reasons == {
-        "u": ("unlogged table", False),
-        "m": ("materialized view", False),
-        "f": ("foreign table", False),
-    }
+    reasons = {found.name: found.uncarried_reason for found in list_tables(session)}
+    assert reasons == {"u": "unlogged table", "m": "materialized view", "f": "foreign table"}
 
 
 def test_partitions_are_published_one_by_one(source: Database, session: Session) -> None:
@@ -62,8 +58,8 @@ def test_partitions_are_published_one_by_one(source: Database, session: Session)
         "create table p1 partition of p for values from (0) to (10)"
     )
     parent, child = table(session, "p"), table(session, "p1")
-    assert (parent.kind, parent.publishable, parent.uncarried_reason) == (TableKind.PARTITIONED, False, None)
-    assert (child.parent_oid, child.publishable, child.identity_columns) == (parent.oid, True, ("a",))
+    assert (parent.kind, parent.uncarried_reason) == (TableKind.PARTITIONED, None)
+    assert (child.parent_oid, child.kind, child.identity_columns) == (parent.oid, TableKind.TABLE, ("a",))
 
 
 IDENTITIES = [
@@ -243,22 +239,6 @@ def test_the_server_is_known_by_its_settings(source: Database, session: Session)
 
 def test_our_role_is_known_by_what_it_may_do(source: Database, session: Session) -> None:
     role = read_role(session)
-    assert (role.name, role.superuser, role.replication, role.reads_all_data) == (
-        "keepstream",
-        False,
-        True,
-        True,
-    )
-    assert (role.bypasses_row_security, role.reads_all_stats, role.monitors) == (False, True, False)
-    assert role.creates_in_database is False
+    assert (role.name, role.replication, role.creates_in_database) == ("keepstream", True, False)
     with connect(source.admin_dsn, purpose="test") as admin:
-        assert read_role(admin).superuser is True
-
-
-def test_all_that_is_committed_lies_before_the_position_taken_after_a_message(
-    source: Database, session: Session
-) -> None:
-    source.execute("create table t (a int); set synchronous_commit = off; insert into t values (1)")
-    before = insert_lsn(session)
-    position = all_committed_lsn(session, prefix="keepstream.wait")
-    assert position > before
+        assert read_role(admin).creates_in_database is True

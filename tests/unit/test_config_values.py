@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.values import (
-    ConnectionString,
     Secret,
     TablePattern,
     hide_passwords,
     parse_duration,
-    parse_size,
 )
 
 
@@ -39,19 +37,6 @@ def test_a_duration_is_read_with_its_unit(text: str, seconds: float) -> None:
 def test_a_duration_without_a_known_unit_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration with its unit"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [("4096", 4096), (4096, 4096), ("64MB", 64 << 20), ("1GiB", 1 << 30), ("0.5kB", 512)]
-)
-def test_a_size_counts_in_1024_as_postgresql_does(text: object, count: int) -> None:
-    assert parse_size(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "5 apples", True, None])
-def test_a_size_that_is_none_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="must be a size"):
-        parse_size(text)
 
 
 @pytest.mark.parametrize(
@@ -97,5 +82,3 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     assert (str(Secret("x")), repr(Secret("x")), f"{Secret('x')}") == ("***", "Secret('***')", "***")
     assert Secret("x").reveal() == "x"
     assert Secret("x") == Secret("x") != Secret("y")
-    assert ConnectionString("host=h password=x").holds_password
-    assert not ConnectionString("postgresql://u@h/d").holds_password

@@ -96,7 +96,6 @@ def test_an_anchor_is_never_due_inside_the_parts_of_a_transaction() -> None:
     ]
     assert handed_out
     assert packer.inside_transaction
-    assert packer.inside_parts
     assert all(body.position is None for body in handed_out)
 
 
