@@ -19,7 +19,7 @@ ACTION = "skip-transaction"
 _READ_S = 0.5
 
 
-def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event) -> bool:
+def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica: str) -> bool:
     """Move over the next transaction without applying it, audited in the same target transaction.
 
     Returns False if `stop` came first. Raises OperatorNeeded: `skip-not-next` if the next transaction is
@@ -42,7 +42,13 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event) -> bool:
             _check(subject, skip)
             changes += subject.change_count + _ends_fragment(subject)
             if subject.position is not None:
-                _move_over(opened, skip, subject, subject.position, changes)
+                try:
+                    _move_over(opened, skip, subject, subject.position, changes)
+                except PositionLost:
+                    opened.writer.rollback()
+                    if opened.look().hold is None:
+                        raise
+                    raise _held(opened, replica) from None
                 planner.done(step)
                 return True
         planner.done(step)
@@ -80,17 +86,15 @@ def _move_over(
         "changes": changes,
         "stream": opened.claim.stream.hex(),
     }
-    try:
-        writer.begin(planner.position.lsn, position, place=planner.hint)
-        writer.audit(ACTION, reason=skip.reason, at=position, details=json.dumps(details))
-        writer.commit()
-        writer.flush()
-    except PositionLost:
-        writer.rollback()
-        if opened.look().hold is None:
-            raise
-        raise OperatorNeeded(
-            f"the replica is held at {format_lsn(opened.hold or 0)}",
-            code="replica-held",
-            hint="Release it first: `keepstream resume REPLICA`.",
-        ) from None
+    writer.begin(planner.position.lsn, position, place=planner.hint)
+    writer.audit(ACTION, reason=skip.reason, at=position, details=json.dumps(details))
+    writer.commit()
+    writer.flush()
+
+
+def _held(opened: OpenReplica, replica: str) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"the replica is held at {format_lsn(opened.hold or 0)}",
+        code="replica-held",
+        hint=f"Release it first: `keepstream resume {replica}`.",
+    )

@@ -91,7 +91,7 @@ class ApplyStage:
         )
         try:
             if self._options.skip is not None:
-                skip_next(opened, self._options.skip, self._stop)
+                skip_next(opened, self._options.skip, self._stop, replica=self._options.replica)
                 return True
             self._applier = Applier(opened, self._options, self._stop, self._counters)
             self._state, self._waiting_for = StageState.STREAMING, None

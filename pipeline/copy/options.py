@@ -8,7 +8,7 @@ from pathlib import Path
 
 from connectors.postgres.publication import TableName
 from pipeline.config import Initial
-from schemas.errors import UsageError
+from schemas.errors import InternalError
 from schemas.lsn import Position
 
 
@@ -42,11 +42,11 @@ class CopyOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.part_bytes < 1 or self.attempts < 1:
-            raise UsageError(
+            raise InternalError(
                 "workers, attempts and part_bytes of a copy must be at least 1", code="copy-options-invalid"
             )
         if (self.initial is Initial.NONE) != (self.position is not None):
-            raise UsageError(
+            raise InternalError(
                 "a position is given for initial: none, and only there", code="copy-options-invalid"
             )
 

@@ -302,7 +302,11 @@ class _FirstCopy:
         missing = {part.key for part in parts} - copy_run.finished_parts(self._replica, setup.run)
         if missing:
             # a replica that crashed loses commits that were not waited for
-            raise RetryLater(f"the replica has lost {len(missing)} copied parts", code="copy-incomplete")
+            raise RetryLater(
+                f"the replica has lost {len(missing)} copied parts",
+                code="copy-incomplete",
+                hint="Look into the replica's log for a crash; the copy is begun anew.",
+            )
 
     def _targets(self, tables: Sequence[SnapshotTable]) -> dict[int, TableName]:
         """Where each table's rows go, by its OID."""

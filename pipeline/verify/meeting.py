@@ -25,9 +25,10 @@ from connectors.failpoints import failpoint
 from connectors.postgres.digest import TableName
 from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
+from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot import Blocker, ExportedSnapshot, export_snapshot
-from pipeline.control.obstacles import find_obstacle, insert_lsn, replica_ahead, replica_obstacle
+from pipeline.control.obstacles import find_obstacle, replica_ahead, replica_obstacle
 from pipeline.quantities import human_seconds
 from pipeline.verify.watch import Watch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
@@ -230,7 +231,7 @@ class _Steps:
         push_log(self._source, MESSAGE_PREFIX)
         while (at := self._progress().position.lsn) != lsn:
             if at > lsn:
-                raise RetryLater(f"the replica passed {format_lsn(lsn)}", code="hold-lost")
+                raise _hold_lost(f"the replica passed {format_lsn(lsn)}")
             self._prolong()
             self._watch.pause(POLL_S)
 
@@ -243,7 +244,7 @@ class _Steps:
         assert row is not None
         progress = read(keeper, self._options.name)
         if progress is None or progress.position.lsn != lsn:
-            raise RetryLater("the replica moved while its snapshot was taken", code="hold-lost")
+            raise _hold_lost("the replica moved while its snapshot was taken")
         return str(row[0])
 
     def late(self) -> KeepstreamError:
@@ -309,7 +310,7 @@ class _Steps:
             expires_s=HOLD_S,
         )
         if not moved:
-            raise RetryLater("the replica is not held any more", code="hold-lost")
+            raise _hold_lost("the replica is not held any more")
         self._held_at, self._prolonged_at = lsn, time.monotonic()
 
 
@@ -319,3 +320,11 @@ def push_log(source: Session, prefix: str) -> None:
     with wrapped("writing a message into the source's WAL"):
         source.execute("set synchronous_commit = local")  # flushed, whatever a standby does
         source.execute("select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)", [prefix])
+
+
+def _hold_lost(seen: str) -> RetryLater:
+    return RetryLater(
+        seen,
+        code="hold-lost",
+        hint="Somebody released it (`keepstream resume`), or it expired: start `keepstream verify` again.",
+    )

@@ -16,7 +16,7 @@ from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.plan import plan_parts
-from schemas.errors import UsageError
+from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
 
 
@@ -162,6 +162,6 @@ def test_a_copy_is_recognised_by_pipeline_and_replica() -> None:
     ],
 )
 def test_options_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(InternalError) as refused:
         options(**wrong)
     assert refused.value.code == "copy-options-invalid"
