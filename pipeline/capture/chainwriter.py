@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
 from pipeline.capture.packer import PackedBody
+from pipeline.capture.shapes import altered
 from schemas.frame import Anchor, Heartbeat
 from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, seal_frame
 from schemas.lsn import START, Position
@@ -46,6 +47,7 @@ class ChainWriter:
         self._max_commit_time = chain.max_commit_time
         self._appended = 0
         self._since_anchor_bytes = 0
+        self._altered = False
         self._undurable: deque[tuple[int, Position]] = deque()
         self.position = chain.tail
         self.durable_position = START
@@ -53,8 +55,8 @@ class ChainWriter:
 
     @property
     def wants_anchor(self) -> bool:
-        """Whether enough was written since the last anchor."""
-        return self._since_anchor_bytes >= ANCHOR_EVERY_BYTES
+        """Whether enough was written since the last anchor, or a table was altered."""
+        return self._altered or self._since_anchor_bytes >= ANCHOR_EVERY_BYTES
 
     @property
     def all_durable(self) -> bool:
@@ -73,10 +75,11 @@ class ChainWriter:
             self.position, self._source.system_id, self._source.timeline, self._source.publication, now_us()
         )
         self._append(encode_anchor(anchor), tables, self.position, boundary=True)
-        self._since_anchor_bytes = 0
+        self._since_anchor_bytes, self._altered = 0, False
 
     def publication_is(self, publication: tuple[str, ...]) -> None:
-        """Keepstream itself changed the publication: later anchors name the new one (P11)."""
+        """What later anchors say of it (P11). Where a table was altered, the next one comes soon."""
+        self._altered = self._altered or altered(self._source.publication, publication)
         self._source = SourceIdentity(self._source.system_id, self._source.timeline, publication)
 
     def heartbeat(self, at: Position) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
+from connectors.postgres.shape import read_shapes
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
+from pipeline.capture.shapes import PREFIX, anchored_shapes, check_shape, shape_entry
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
@@ -102,13 +104,14 @@ def announced_joins(anchored: Sequence[str]) -> tuple[str, ...]:
 
 
 def published_now(session: Session, publication: str) -> tuple[str, ...]:
-    """What an ANCHOR says of the publication: the catalog rows that make it up, and which table bears
-    which name. A rename changes none of those rows, but rows of two tables that swap their names
-    would be taken for each other's."""
+    """What an ANCHOR says of the publication: the catalog rows that make it up, the tables' shapes, and
+    which table bears which name. A rename changes none of those rows, but rows of two tables that swap
+    their names would be taken for each other's."""
     found = publications.read_publication(session, publication)
     tables = found.tables if found else ()
     names = sorted(f"{_TABLE}{table.oid}:{table.schema}.{table.name}" for table in tables)
-    return publications.publication_identity(session, publication) + tuple(names)
+    shapes = map(shape_entry, read_shapes(session, publication))
+    return (*publications.publication_identity(session, publication), *names, *shapes)
 
 
 def named_tables(entries: Iterable[str]) -> dict[int, str]:
@@ -117,10 +120,24 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
     return {int(oid): table for oid, _, table in found}
 
 
-def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
-    """P11: the publication is as the anchor says, but for additions that Keepstream announced there.
+def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
+    """P11: the publication is as the anchor says, and no published table was rewritten in a way that
+    the stream does not tell. Returns what the next ANCHOR says, without announcements."""
+    names = named_tables(anchored)
+    shapes = anchored_shapes(anchored)
+    now = read_shapes(session, publication)
+    for shape in now:
+        if shape.oid in shapes:
+            check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
+    current = published_now(session, publication)
+    check_publication(publication, anchored, current)
+    return (*_without_shapes(current), *map(shape_entry, now))
 
-    Entries are `catalog:oid:xmin` and `table:oid:name`.
+
+def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
+    """The publication is as the anchor says, but for additions that Keepstream announced there.
+
+    Entries are `catalog:oid:xmin` and `table:oid:name`; those about shapes are not compared here.
     """
     now = named_tables(current)
     for oid, table in named_tables(anchored).items():
@@ -154,4 +171,8 @@ def renamed(old: str, new: str) -> RefusedData:
 
 
 def _without_names(entries: Sequence[str]) -> tuple[str, ...]:
-    return tuple(entry for entry in entries if not entry.startswith(_TABLE))
+    return tuple(entry for entry in entries if not entry.startswith((_TABLE, PREFIX)))
+
+
+def _without_shapes(entries: Sequence[str]) -> tuple[str, ...]:
+    return tuple(entry for entry in entries if not entry.startswith(PREFIX))

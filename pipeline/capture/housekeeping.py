@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from connectors.postgres.stream import Batch
-from pipeline.capture.history import check_publication, published_now
+from pipeline.capture.history import announced_joins, check_published
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -53,6 +53,10 @@ class Housekeeping:
             self._capture.chain.heartbeat(Position(batch.wal_end, at.xid, at.commit_time))
 
     def check_publication(self) -> None:
-        """P11. Raises HistoryBroken (`publication-changed`)."""
-        current = published_now(self._capture.sql, self._options.publication)
-        check_publication(self._options.publication, self._capture.chain.publication, current)
+        """P11, and the shapes of all tables; later anchors hold what was seen here.
+
+        Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
+        """
+        chain = self._capture.chain
+        current = check_published(self._capture.sql, self._options.publication, chain.publication)
+        chain.publication_is(current + announced_joins(chain.publication))

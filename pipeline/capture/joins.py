@@ -22,10 +22,12 @@ from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.shape import read_shapes
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.history import announced_joins, check_publication, join_token, published_now
+from pipeline.capture.history import announced_joins, check_published, join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.shapes import shape_entry
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
@@ -202,7 +204,8 @@ class Joins:
         self._emit(session, name, dumped)
         failpoint("capture.before_join_announced")
         token = join_token(xid & 0xFFFFFFFF)
-        self._announce(token, version, packer)
+        shapes = read_shapes(session, self._options.publication, oid=table.oid)
+        self._announce((token, *map(shape_entry, shapes)), version, packer)
         session.commit()
         failpoint("capture.after_join_committed")
         self._adopt_identity(token)
@@ -230,11 +233,11 @@ class Joins:
         (strangers,) = _one(session, _STRANGERS, [table.schema, table.name, self._options.publication])
         return bool(strangers == 0)
 
-    def _announce(self, token: str, version: TableSchema, packer: FramePacker) -> None:
+    def _announce(self, entries: tuple[str, ...], version: TableSchema, packer: FramePacker) -> None:
         """P11: the ANCHOR that names our transaction is durable before that commits. It holds the
         table's version, too: a capture that continues must notice what is added to it later (P6)."""
         chain = self._capture.chain
-        chain.publication_is((*chain.publication, token))
+        chain.publication_is(chain.publication + entries)
         chain.anchor((*packer.live_tables, version))
         deadline = time.monotonic() + ANNOUNCE_LIMIT_S
         while not chain.all_durable:
@@ -246,8 +249,7 @@ class Joins:
         """P11: what nobody else changed meanwhile is the publication from now on. Announcements of
         earlier captures stay: one that was killed may have left a COMMIT that still runs."""
         name, chain = self._options.publication, self._capture.chain
-        current = published_now(self._capture.sql, name)
-        check_publication(name, chain.publication, current)
+        current = check_published(self._capture.sql, name, chain.publication)
         others = tuple(known for known in announced_joins(chain.publication) if known != token)
         chain.publication_is(current + others)
 

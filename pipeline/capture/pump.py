@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
+from connectors.postgres.shape import read_shapes
 from connectors.postgres.stream import Batch
 from pipeline.capture.history import named_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
 from pipeline.capture.schemachange import added_columns, describe_added
+from pipeline.capture.shapes import anchored_shapes, check_shape, with_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
@@ -38,7 +40,9 @@ BUSY_READ_S = 0.002
 class Pump:
     """Runs one open capture until it is told to stop or something raises."""
 
-    def __init__(self, capture: OpenCapture, housekeeping: Housekeeping, rates: Rates) -> None:
+    def __init__(
+        self, capture: OpenCapture, housekeeping: Housekeeping, rates: Rates, *, publication: str
+    ) -> None:
         self._capture = capture
         self._chain = capture.chain
         self._housekeeping = housekeeping
@@ -50,6 +54,7 @@ class Pump:
         self._versions: dict[bytes, TableSchema] = {}
         self._oids: dict[bytes, int] = {}
         self._names = named_tables(capture.chain.publication)
+        self._publication = publication
         self._introduced = {table.id for table in capture.live_tables}
         self._by_name = {(table.schema, table.name): table for table in capture.live_tables}
         self._transaction: Begin | None = None
@@ -84,9 +89,10 @@ class Pump:
     def _keep_house(self, batch: Batch) -> None:
         for table in self._housekeeping.between_transactions(batch, self._packer):
             self._know(table)
+        self._anchor_if_due()
 
     def _anchor_if_due(self) -> None:
-        """After each transaction: under load, a batch may never end between two of them (P6)."""
+        """Between transactions: under load, a batch may never end between two of them (P6)."""
         if self._chain.wants_anchor:
             self._append(self._packer.flush())
             self._chain.anchor(self._packer.live_tables)
@@ -126,6 +132,16 @@ class Pump:
             raise renamed(known, table.qualified_name)
         self._versions[table.id] = table
         self._oids[table.id] = changed.oid
+        self._check_shape(changed.oid, table)
+
+    def _check_shape(self, oid: int, table: TableSchema) -> None:
+        """pgoutput describes a table anew after any DDL on it: judge that before its next row."""
+        chain = self._chain
+        anchored = anchored_shapes(chain.publication).get(oid)
+        for shape in read_shapes(self._capture.sql, self._publication, oid=oid):
+            if anchored is not None:
+                check_shape(table.qualified_name, anchored, shape)
+            chain.publication_is(with_shape(chain.publication, shape))
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin

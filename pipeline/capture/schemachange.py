@@ -60,8 +60,13 @@ def _describe(table: TableSchema, column: Column, found: CatalogColumn | None) -
 
 
 def _refuse(table: TableSchema, seen: str) -> RefusedData:
+    return refuse_change(table.qualified_name, seen)
+
+
+def refuse_change(table: str, seen: str) -> RefusedData:
+    """A change of `table` that would leave replicas with other rows than the source."""
     return RefusedData(
-        f"the schema of {table.qualified_name} changed in a way that cannot be followed: {seen}",
+        f"the schema of {table} changed in a way that cannot be followed: {seen}",
         code="schema-changed",
         hint="The log ends before this change and stays valid; replicas keep what they have. To go on with"
         f" the new schema, {BEGIN_ANEW}. ADD COLUMN without a default or with a constant one is followed by"

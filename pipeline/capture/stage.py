@@ -74,7 +74,8 @@ class CaptureStage:
         self._rates.position = capture.chain.position
         try:
             joins = Joins(capture, self._options, self._set_not_replicated)
-            pump = Pump(capture, Housekeeping(capture, self._options, joins.look), self._rates)
+            housekeeping = Housekeeping(capture, self._options, joins.look)
+            pump = Pump(capture, housekeeping, self._rates, publication=self._options.publication)
             backoff.reset()
             self._state = StageState.STREAMING
             pump.run(self._stop)

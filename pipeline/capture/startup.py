@@ -26,7 +26,7 @@ from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
     announced_joins,
-    check_publication,
+    check_published,
     check_slot,
     check_system,
     check_timeline,
@@ -228,8 +228,7 @@ class Startup:
         slot = slots.read_slot(sql, options.slot)
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
         assert slot is not None
-        identity = published_now(sql, options.publication)
-        check_publication(options.publication, anchor.publication, identity)
+        identity = check_published(sql, options.publication, anchor.publication)
         identity += announced_joins(anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
 
