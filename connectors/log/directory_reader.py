@@ -136,6 +136,8 @@ class DirectoryReader:
         """Learn the open file's limit, or go on to the next file. False: wait."""
         chain = self._resolve()
         if not chain.links:
+            if chain.top and file.is_in_place():
+                return False  # nothing is proven yet, and an unfinished file hides this one
             raise self._recreated("it is empty now")
         index = chain.index(file.header.name)
         if index is None:

@@ -225,6 +225,23 @@ def test_p8_a_creator_frozen_before_its_header_is_fenced_by_one_of_the_same_epoc
     other.close()
 
 
+def test_p8_a_log_whose_very_first_writers_overlap_is_not_taken_for_an_emptied_one(
+    log: DirectoryLog, tmp_path: Path, frozen: list[Frozen]
+) -> None:
+    """Nothing has a watermark yet, and an unfinished file hides the only one with a header."""
+    first = Frozen(tmp_path, 1, "log.written", 1)
+    frozen.append(first)
+    reader = log.reader()
+    values = [record.value for record in reader.read(0.2)]
+    second = Frozen(tmp_path, 2, "log.epoch_created", 1)
+    frozen.append(second)
+    assert reader.read(0.2) == []
+    assert second.wake() == ("done", RECORDS)
+    values += drain(reader)
+    assert values == [start_of(1), start_of(2), *(record_of(2, number) for number in range(RECORDS))]
+    reader.close()
+
+
 def test_a_writer_whose_log_was_deleted_is_stopped(log: DirectoryLog) -> None:
     writer = begin(log, 1)
     append_all(writer, [b"a"])
