@@ -100,7 +100,7 @@ def bucket_digests(session: Session, tables: Sequence[TableName], shape: Shape) 
     """Digests of the rows of these tables together by bucket; a row's bucket depends on its key alone."""
     query = sql.SQL(
         "select n, count(*), {} from (select {} as n, {} as b from ({}) k offset 0) r group by n"
-    ).format(_SUMS, _BUCKET, _bits(sql.SQL("d")), _all_rows(tables, shape))
+    ).format(_SUMS, _bucket(sql.SQL("k")), _bits(sql.SQL("d")), _all_rows(tables, shape))
     with _reading(tables[0]):
         rows = session.execute(query).fetchall()
     return {row[0]: Digest(*map(int, row[1:])) for row in rows}
@@ -113,12 +113,10 @@ def rows_in_order(
 
     Memory is bounded; the server sorts. The session is inside a transaction.
     """
-    wanted = sql.SQL(", ").join(map(sql.Literal, buckets))
     named = sql.SQL(", ").join(_name(i) for i in range(len(shape.key) or 1))
     query = sql.SQL(
-        "declare keepstream_rows no scroll cursor for"
-        " select k, d, {} from ({}) k where {} in ({}) order by k, d"
-    ).format(named, _all_rows(tables, shape), _BUCKET, wanted)
+        "declare keepstream_rows no scroll cursor for select k, d, {} from ({}) k order by k, d"
+    ).format(named, _all_rows(tables, shape, buckets))
     with _reading(tables[0]):
         session.execute(query)
         while rows := session.execute(f"fetch {_FETCHED_ROWS:d} from keepstream_rows").fetchall():
@@ -149,22 +147,32 @@ _SUMS: Final = sql.SQL(
     "coalesce(sum(substring(b from 1 for 64)::bigint), 0)::text,"
     " coalesce(sum(substring(b from 65)::bigint), 0)::text"
 )
-_BUCKET: Final = sql.SQL("(get_byte(k, 0) * 16 + get_byte(k, 1) / 16)")
 
 
-def _all_rows(tables: Sequence[TableName], shape: Shape) -> sql.Composed:
-    """k: digest of the key, d: of the row, n0…: the text of the key. `offset 0` keeps the planner from
-    computing a digest wherever it is used."""
-    key = sql.SQL(", ").join(
+def _all_rows(
+    tables: Sequence[TableName], shape: Shape, buckets: Sequence[int] | None = None
+) -> sql.Composed:
+    """k: digest of the key, d: of the row, n0…: the text of the key; of all rows, or those of some buckets.
+    `offset 0` keeps the planner from computing a digest wherever it is used."""
+    row = _row_digest(shape)
+    key = _digest_of(sql.SQL(", ").join(map(sql.Identifier, shape.key))) if shape.key else row
+    names = sql.SQL(", ").join(
         sql.SQL("{} as {}").format(text, _name(i)) for i, text in enumerate(_named_by(shape))
     )
-    one = sql.SQL("select {} as k, {} as d, {} from only {} offset 0")
-    if shape.key:
-        by = _digest_of(sql.SQL(", ").join(map(sql.Identifier, shape.key)))
-        every = [one.format(by, _row_digest(shape), key, sql.Identifier(*table)) for table in tables]
-        return sql.SQL("({})").format(sql.SQL(") union all (").join(every))
-    every = [one.format(sql.SQL("null"), _row_digest(shape), key, sql.Identifier(*table)) for table in tables]
-    return sql.SQL("select d as k, d, n0 from (({})) a").format(sql.SQL(") union all (").join(every))
+    where: sql.Composable = sql.SQL("")
+    if buckets is not None:
+        wanted = sql.SQL(", ").join(map(sql.Literal, buckets))
+        where = sql.SQL(" where {} in ({})").format(_bucket(key), wanted)
+    one = sql.SQL("select {} as k, {} as d, {} from only {}{} offset 0")
+    first = key if shape.key else sql.SQL("null::bytea")
+    every = [one.format(first, row, names, sql.Identifier(*table), where) for table in tables]
+    together = sql.SQL("({})").format(sql.SQL(") union all (").join(every))
+    return together if shape.key else sql.SQL("select d as k, d, n0 from ({}) a").format(together)
+
+
+def _bucket(key: sql.Composable) -> sql.Composed:
+    """The first twelve bits of a digest. It names the digest once, so that it is computed once."""
+    return sql.SQL("(('x' || encode(substr({}, 1, 2), 'hex'))::bit(12)::int)").format(key)
 
 
 def _named_by(shape: Shape) -> list[sql.Composable]:

@@ -17,6 +17,8 @@ from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot import SnapshotLost
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
 
+TableName = tuple[str, str]
+
 # A comparison takes as many processes as it was told to, and no more.
 _SETTINGS = "set max_parallel_workers_per_gather = 0"
 
@@ -31,11 +33,27 @@ def begin_in(session: Session, snapshot: str) -> None:
             raise SnapshotLost("the session that holds the snapshot has ended", code="snapshot-lost") from exc
 
 
+def lock_those_there(session: Session, tables: Sequence[TableName]) -> None:
+    """Lock tables against DDL, with their partitions, until the session's transaction ends. It may have
+    no snapshot yet. A table that is not there is left out."""
+    for table in tables:
+        with wrapped(f"locking {'.'.join(table)}"):
+            session.execute("savepoint locking")
+            try:
+                session.execute(sql.SQL("lock table {} in access share mode").format(sql.Identifier(*table)))
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                session.execute("rollback to locking")
+            session.execute("release locking")  # no snapshot can be exported inside of one
+
+
 class SnapshotReader:
     """One session that reads in a snapshot; one thread uses it. After an error from a server it can be
-    used on, unless the session was lost."""
+    used on, unless the session was lost. `snapshot` None: the session is in a transaction already,
+    which keeps its locks."""
 
-    def __init__(self, session: Session, snapshot: str, observer: Observer, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, session: Session, snapshot: str | None, observer: Observer, tick: Callable[[], None]
+    ) -> None:
         self._session = session
         self._snapshot = snapshot
         self._observer = observer
@@ -50,7 +68,7 @@ class SnapshotReader:
         Raises TableChanged (`table-changed`), also at the end; `tick` may raise while a lock is waited for.
         """
         try:
-            begin_in(self._session, self._snapshot)
+            self._begin()
             for table in tables:
                 lock_table(self._session, table, lambda *_: self._tick())
                 self._observer.require_unchanged(table)
@@ -61,10 +79,21 @@ class SnapshotReader:
         finally:
             self._end()
 
+    def _begin(self) -> None:
+        if self._snapshot is not None:
+            begin_in(self._session, self._snapshot)
+        else:
+            with wrapped("beginning to read in a snapshot"):
+                self._session.execute("savepoint reading")
+
     def _end(self) -> None:
-        if not self._session.closed:
-            with contextlib.suppress(psycopg.Error):  # the next `begin` fails if this did
+        if self._session.closed:
+            return
+        with contextlib.suppress(psycopg.Error):  # the next `_begin` fails if this did
+            if self._snapshot is not None:
                 self._session.rollback()
+            else:
+                self._session.execute("rollback to reading")
 
 
 _COLUMNS = """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.postgres.digest import (
+    KeyedRow,
     RowTooLong,
     TableName,
     bucket_digests,
@@ -53,6 +56,8 @@ class Comparison:
         self._watch = watch
         self._on_progress = on_progress
         self._lsn = format_lsn(meeting.lsn)
+        self._own = {Side.SOURCE: meeting.reader, Side.REPLICA: meeting.keeper} if meeting.locked else {}
+        self._workers = 1 if meeting.locked else options.workers
         self._snapshots = {Side.SOURCE: meeting.source.name, Side.REPLICA: meeting.replica_snapshot}
         self._conninfos = {Side.SOURCE: options.source_conninfo, Side.REPLICA: options.replica_conninfo}
         self._observers = {
@@ -80,7 +85,7 @@ class Comparison:
         threads = [
             threading.Thread(target=self._read_parts, args=[jobs, side], name=f"verify {side.value} {i}")
             for side in Side
-            for i in range(min(self._options.workers, jobs.parts(side)))
+            for i in range(min(self._workers, jobs.parts(side)))
         ]
         for thread in threads:
             thread.daemon = True
@@ -161,16 +166,29 @@ class Comparison:
             theirs.reading(pair.replica) as replica,
         ):
             sides = ((source, [pair.source.table_name]), (replica, names))
-            mine, other = (bucket_digests(session, tables, pair.shape) for session, tables in sides)
-            buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
-            rows = (rows_in_order(session, tables, pair.shape, buckets) for session, tables in sides)
-            found = find_differences(*rows)
+            with ThreadPoolExecutor(len(sides), thread_name_prefix="verify rows") as pool:
+                mine, other = pool.map(lambda side: bucket_digests(side[0], side[1], pair.shape), sides)
+                buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
+                rows = pool.map(
+                    lambda side: _begun(rows_in_order(side[0], side[1], pair.shape, buckets)), sides
+                )
+                found = find_differences(*rows)
             return found, _with_columns(name_keys(found, pair.shape.key), pair, sides)
 
     @contextlib.contextmanager
     def _reader(self, side: Side) -> Iterator[SnapshotReader]:
+        observer, check = self._observers[side], self._watch.check
+        if side in self._own:
+            yield SnapshotReader(self._own[side], None, observer, check)
+            return
         with self._watch.session(self._conninfos[side], purpose=self._options.purpose) as session:
-            yield SnapshotReader(session, self._snapshots[side], self._observers[side], self._watch.check)
+            yield SnapshotReader(session, self._snapshots[side], observer, check)
+
+
+def _begun(rows: Iterator[KeyedRow]) -> Iterator[KeyedRow]:
+    """The same rows once the server has sorted them: to let both servers do that at the same time."""
+    first = list(itertools.islice(rows, 1))
+    return itertools.chain(first, rows)
 
 
 def _with_columns(

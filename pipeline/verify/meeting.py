@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import psycopg
-from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres.digest import TableName
@@ -27,7 +24,8 @@ from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot import Blocker, ExportedSnapshot, export_snapshot
+from connectors.postgres.snapshot import Blocker, ExportedSnapshot, begin_in_snapshot, export_snapshot
+from connectors.postgres.snapshot_reader import lock_those_there
 from pipeline.control.obstacles import find_obstacle, replica_ahead, replica_obstacle
 from pipeline.quantities import human_seconds
 from pipeline.verify.watch import Watch
@@ -36,7 +34,7 @@ from schemas.lsn import Lsn, format_lsn
 
 HOLD_S = 5.0
 LOCKED_S = 10
-"""How long tables that were truncated or altered at the meeting before may be kept from that at this one."""
+"""How long a session that holds locks on restless tables may idle, or wait for another lock."""
 PROLONG_S = 1.0
 POLL_S = 0.02
 MESSAGE_PREFIX = "keepstream.verify"
@@ -64,36 +62,44 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Both sides at one LSN. `keeper`, in the replica's snapshot, keeps it; whoever reads imports
-    `source.name` and `replica_snapshot`. `held_s`: how long the replica could not go on freely."""
+    """Both sides at one LSN. Whoever reads imports `source.name` and `replica_snapshot`.
 
-    lsn: Lsn
+    reader, keeper: sessions in the snapshots of source and replica, the first of which has read nothing
+    yet (P18). locked: they hold the locks on the tables that are to be compared, and only they can be
+    sure to get at them: others may have to queue behind an application that waits for these locks.
+    held_s: how long the replica could not go on freely.
+    """
+
     source: ExportedSnapshot
-    keeper: Session
     replica_snapshot: str
+    reader: Session
+    keeper: Session
+    locked: bool
     held_s: float
+
+    @property
+    def lsn(self) -> Lsn:
+        return self.source.lsn
 
 
 @contextlib.contextmanager
 def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] = ()) -> Iterator[Meeting]:
     """Both sides stay readable at one LSN as long as the context.
 
-    restless: tables that change their files all the time; they are locked as soon as each snapshot stands,
-    until LOCKED_S have passed.
+    restless: tables that were truncated or altered at the meeting before; they are locked as soon as the
+    snapshots stand.
     Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`,
     `replica-not-streaming`), HistoryBroken (`replica-ahead`), VerifyStopped, RetryLater (`hold-lost` among
     others: try again).
     """
     with contextlib.ExitStack() as stack:
-        replica, keeper = (
-            stack.enter_context(watch.session(options.replica_conninfo, purpose=options.purpose))
-            for _ in range(2)
+        source, reader, replica, keeper = (
+            stack.enter_context(watch.session(conninfo, purpose=options.purpose))
+            for conninfo in [options.source_conninfo] * 2 + [options.replica_conninfo] * 2
         )
-        source = stack.enter_context(watch.session(options.source_conninfo, purpose=options.purpose))
-        locks = [
-            stack.enter_context(_locker(conninfo, options, watch, restless))
-            for conninfo in (options.source_conninfo, options.replica_conninfo)
-        ]
+        if restless:
+            _limit_locks(reader)
+            _limit_locks(keeper)
         steps = _Steps(options, watch, source=source, replica=replica)
         limit_s = options.timeout_s + options.delay_s
         with watch.deadline(limit_s, steps.late):
@@ -109,39 +115,19 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
                         on_wait=steps.follow_open_transactions,
                     )
                 )
-                locks[0]()
+                begin_in_snapshot(reader, snapshot)
+                lock_those_there(reader, restless)
                 steps.go_on_to(snapshot.lsn)
-                locks[1]()
-                name = steps.snapshot_replica(keeper, snapshot.lsn)
-        yield Meeting(snapshot.lsn, snapshot, keeper, name, time.monotonic() - started)
+                name = steps.snapshot_replica(keeper, snapshot.lsn, restless)
+            held_s = time.monotonic() - started
+        yield Meeting(snapshot, name, reader, keeper, locked=bool(restless), held_s=held_s)
 
 
-@contextlib.contextmanager
-def _locker(
-    conninfo: str, options: VerifyOptions, watch: Watch, tables: Sequence[TableName]
-) -> Iterator[Callable[[], None]]:
-    """What locks the tables when it is called. The server itself ends the locks after LOCKED_S."""
-    if not tables:
-        yield lambda: None
-        return
-    with watch.session(conninfo, purpose=options.purpose) as session:
-
-        def lock() -> None:
-            with wrapped("locking tables that change all the time"):
-                session.execute(f"set idle_in_transaction_session_timeout = '{LOCKED_S:d}s'")
-                session.execute("begin")
-                for table in tables:
-                    _lock_if_there(session, table)
-
-        yield lock
-
-
-def _lock_if_there(session: Session, table: TableName) -> None:
-    session.execute("savepoint before")
-    try:
-        session.execute(sql.SQL("lock table {} in access share mode").format(sql.Identifier(*table)))
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        session.execute("rollback to before")
+def _limit_locks(session: Session) -> None:
+    """The server itself ends what idles or waits while it keeps others from their tables."""
+    with wrapped("preparing a session that locks"):
+        session.execute(f"set idle_in_transaction_session_timeout = '{LOCKED_S:d}s'")
+        session.execute(f"set lock_timeout = '{LOCKED_S:d}s'")
 
 
 class _Steps:
@@ -235,11 +221,13 @@ class _Steps:
             self._prolong()
             self._watch.pause(POLL_S)
 
-    def snapshot_replica(self, keeper: Session, lsn: Lsn) -> str:
-        """Export the replica's snapshot, which must show it at `lsn`."""
+    def snapshot_replica(self, keeper: Session, lsn: Lsn, restless: Sequence[TableName]) -> str:
+        """Export the replica's snapshot, which must show it at `lsn`. The locks come first: until the
+        snapshot the hold keeps TRUNCATE away, afterwards they do."""
         self._prolong()
         with wrapped("taking a snapshot of the replica"):
             keeper.execute("begin isolation level repeatable read, read only")
+            lock_those_there(keeper, restless)
             row = keeper.execute("select pg_catalog.pg_export_snapshot()").fetchone()
         assert row is not None
         progress = read(keeper, self._options.name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot import begin_in_snapshot, wait_until_visible
+from connectors.postgres.snapshot import wait_until_visible
 from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
 from pipeline.backoff import Backoff
@@ -31,7 +31,7 @@ logger = logging.getLogger("keepstream.verify")
 TRIES = 5
 ROUNDS = 8
 _VISIBLE_S = 60.0
-_TRIED_AGAIN = ("hold-lost", "snapshot-lost", "connection-lost")
+_TRIED_AGAIN = ("hold-lost", "snapshot-lost", "connection-lost", "lock-timeout")
 
 
 Only = Mapping[int, tuple[str, str]] | None
@@ -133,19 +133,14 @@ def _describe(
     options: VerifyOptions, watch: Watch, meeting: Meeting
 ) -> tuple[list[SnapshotTable], tuple[Table, ...], list[Pair]]:
     """The published tables, the source's whole catalog, and the pairs, as both snapshots show them."""
-    with watch.session(options.source_conninfo, purpose=options.purpose) as reader:
-        begin_in_snapshot(reader, meeting.source)
-        wait_until_visible(
-            reader,
-            options.source_conninfo,
-            purpose=options.purpose,
-            limit_s=_VISIBLE_S,
-            tick=watch.check,
-        )
-        _require_publication(reader, options.publication)
-        tables = published_tables(reader, options.publication)
-        catalog = list_tables(reader)
-        columns = columns_of(reader, tables)
+    reader = meeting.reader
+    wait_until_visible(
+        reader, options.source_conninfo, purpose=options.purpose, limit_s=_VISIBLE_S, tick=watch.check
+    )
+    _require_publication(reader, options.publication)
+    tables = published_tables(reader, options.publication)
+    catalog = list_tables(reader)
+    columns = columns_of(reader, tables)
     there = named_tables(meeting.keeper, [table.table_name for table in tables], server="the replica")
     keys = {table.oid: key_of(table) for table in catalog}
     return tables, catalog, pair_tables(tables, columns, there, columns_of(meeting.keeper, there), keys)

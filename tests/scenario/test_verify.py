@@ -17,6 +17,7 @@ from connectors.postgres.session import connect
 from pipeline.app import verify_options
 from pipeline.config import load_config
 from pipeline.verify import run as verifying
+from pipeline.verify.meeting import LOCKED_S
 from pipeline.verify.result import VerifyResult
 from schemas.errors import KeepstreamError
 from tests.fix_pipeline import Finished, Pipeline
@@ -194,24 +195,25 @@ def test_a_table_truncated_after_the_snapshots_is_compared_again(directory_pipel
     )
     pipeline.wait()
     calls: list[str] = []
+    rewriting = threading.Thread(target=pipeline.source.execute, args=["vacuum full tag"])
+    replica = pipeline.replica
 
-    def truncate(text: str) -> None:
+    def disturb(text: str) -> None:
         calls.append(text)
         if len(calls) == 1:
             pipeline.source.execute("truncate tag; insert into tag values (1, 'new')")
-            replica = pipeline.replica
             pipeline.until(lambda: replica.execute("select count(*) from tag") == [(1,)], "the truncate")
-        elif len(calls) == 2:
-            pipeline.source.execute("alter table tag alter column label set default 'rewritten'")
-            pipeline.source.execute("vacuum full tag")
+        else:  # we hold a lock, this waits for it, and our other sessions would have to queue behind it
+            rewriting.start()
+            waits = "select pid from pg_locks where mode = 'AccessExclusiveLock' and not granted"
+            pipeline.until(lambda: pipeline.source.execute_as_admin(waits) != [], "the rewrite to wait")
 
-    result = in_process(pipeline, truncate)
+    started = time.monotonic()
+    result = in_process(pipeline, disturb)
+    rewriting.join(10)
     assert result.identical
-    assert [call.partition(" at ")[0] for call in calls] == [
-        "comparing 3 tables",
-        "comparing 1 tables",
-        "comparing 1 tables",
-    ]
+    assert time.monotonic() - started < LOCKED_S
+    assert [call.partition(" at ")[0] for call in calls] == ["comparing 3 tables", "comparing 1 tables"]
     rows = {table.table: (table.rows, table.lsn == result.lsn) for table in result.tables}
     assert rows["public.customer"] == (300, False)
     assert rows["public.tag"] == (1, True)
