@@ -31,6 +31,7 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     "08": (RetryLater, "connection-lost", ""),
     "57P": (RetryLater, "connection-lost", ""),
     "57P04": (OperatorNeeded, "database-dropped", "Point the configuration at a database that exists."),
+    "25P03": (RetryLater, "connection-lost", ""),  # idle_in_transaction_session_timeout ended it
     "57014": (RetryLater, "query-canceled", ""),
     "53": (RetryLater, "server-exhausted", "Free the resource that the server names."),
     "53100": (RetryLater, "disk-full", "Free disk space on the server."),
