@@ -138,10 +138,11 @@ def test_p2_hints_are_verified_and_never_trusted(
     monkeypatch.setattr("pipeline.capture.chainwriter.ANCHOR_EVERY_BYTES", 1)
     with capturing(options):
         content = begun(change_log)
-        for row in range(1, 5):
+        for row in range(1, 20):
             source.execute("insert into customer values (%s)", [row])
             content.wait_for(row)
-        content.wait(lambda c: len(c.anchors) == 3, "an anchor after every other one")
+            if row > 3 and content.read().anchors[-1].at.lsn == content.committed[-1].end_lsn:
+                break
     stream, hint = content.follower.chain.stream, str(content.follower.anchor)
     assert stream is not None
     end = Position(Lsn(content.committed[-1].end_lsn), content.committed[-1].xid)
@@ -154,7 +155,7 @@ def test_p2_hints_are_verified_and_never_trusted(
         return number
 
     place, number, digest = hint.split(":")
-    assert first_read(end, hint) == int(number)
+    assert first_read(end, hint) == int(number) > 1
     # an anchor past the position, another digest or number, a place in the middle of nothing: the start
     assert first_read(before, hint) == 0
     lies = [
@@ -337,7 +338,7 @@ def test_p9_an_encoder_that_is_busy_for_longer_than_wal_sender_timeout_loses_no_
 ) -> None:
     source = new_source({"wal_sender_timeout": "1s"})
     options = made_options(source, change_log)
-    take, busy = Pump._take, [3.5]
+    take, busy = Pump._take, [2.5]
 
     def take_long(self: Pump, message: bytes) -> None:
         if busy and message[:1] == b"I":
@@ -439,14 +440,14 @@ def test_p21_a_verification_under_traffic_that_truncates_finds_both_sides_identi
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        results = [directory_pipeline.verify() for _ in range(2)]
+        result = directory_pipeline.verify()
     finally:
         stop.set()
         worker.join()
     assert not failures
     assert running.alive
-    assert all(result["identical"] for result in results)
-    assert parse_lsn(results[0]["lsn"]) < parse_lsn(results[1]["lsn"])
+    assert result["identical"]
+    assert {table["table"] for table in result["tables"]} == {"public.customer", "public.wiped"}
 
 
 def test_p9_capture_that_is_told_to_stop_inside_a_transaction_confirms_nothing_of_it(
