@@ -25,6 +25,8 @@ from pipeline.reports import StageState
 from schemas.errors import OperatorNeeded, RetryLater
 
 _GONE = (StageState.STOPPED, None)
+LOOK_S = 20.0
+"""Longer than `status` takes: here an answer that comes late is better than none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def require_stopped(config: Config) -> None:
     """Raises OperatorNeeded (`pipeline-active`) while a stage runs, RetryLater (`no-answer`, …) if that
     cannot be known."""
     with closing(Observer(config)) as observer:
-        seen = judge_status(observer.look())
+        seen = judge_status(observer.look(timeout_s=LOOK_S))
     for finding in seen.findings:
         if finding.severity == "error":
             raise RetryLater(

@@ -68,7 +68,7 @@ def test_it_refuses_while_a_stage_runs_and_removes_nothing(directory_pipeline: P
     capture = pipeline.start("capture")
     pipeline.until(lambda: '"active": true' in pipeline.run("status", "--json").stdout, "an active slot")
     done = pipeline.run("teardown", "--yes")
-    assert (done.code, done.stdout) == (4, "")
+    assert (done.code, done.stdout) == (4, ""), done.stderr
     assert "error[pipeline-active]: the pipeline is running: capture is " in done.stderr
     assert "SIGTERM" in done.stderr
     assert capture.end() == 0
@@ -112,7 +112,7 @@ def test_a_slot_of_somebody_else_stops_it(directory_pipeline: Pipeline) -> None:
         f"select pg_create_logical_replication_slot('{pipeline.slot}', 'test_decoding')"
     )
     done = pipeline.run("teardown", "--yes")
-    assert (done.code, done.stdout) == (4, "")
+    assert (done.code, done.stdout) == (4, ""), done.stderr
     assert "error[slot-foreign]" in done.stderr
     assert left(pipeline) == (1, 1, 1, True)
 
