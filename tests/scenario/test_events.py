@@ -72,6 +72,7 @@ def test_every_kind_of_change_is_one_json_object_with_the_fields_that_scripts_re
     source.execute("alter table customer add column phone text not null default '?'")
     source.execute("update customer set phone = '1' where id = 1")
     source.execute("select pg_logical_emit_message(true, 'crm', 'hello')")
+    captured(pipeline)  # a new file beside a column not yet seen would be a doubt
     source.execute("truncate customer, pair")
     captured(pipeline)
     seen = events(pipeline, "--from", "start")
