@@ -42,55 +42,104 @@ class RawLog:
     tail: int
     transactions: tuple[Logged, ...]
     epochs: int
-    records: int
 
 
-def read_log(url: str, name: str) -> RawLog:
-    """Everything that is valid and proven durable now."""
-    parts = urlsplit(url)
-    if parts.scheme == "kafka":
-        return _judge(_kafka_records(parts.netloc, f"{name}.log"))
-    return _judge(_directory_records(Path(parts.path) / f"{name}.log"))
+class LogWatch:
+    """Reads one log again and again, each time only what has come since. What was once proven durable stays
+    valid, whatever comes later."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = urlsplit(url)
+        self._name = name
+        self._read: dict[str, int] = {}
+        self._judge = _Judge()
+        self._schema = fastavro.parse_schema(json.loads(_SCHEMA.read_text()))
+        self._transactions: list[Logged] = []
+        self._first = self._tail = self._part_changes = 0
+
+    def read(self) -> RawLog:
+        """Everything that is valid and proven durable now."""
+        for record in self._new_records():
+            self._take(_open(record, self._schema))
+        return RawLog(self._first, self._tail, tuple(self._transactions), self._judge.starts)
+
+    def _new_records(self) -> Iterator[bytes]:
+        if self._url.scheme == "kafka":
+            return _kafka_records(self._url.netloc, f"{self._name}.log", self._read)
+        return _directory_records(Path(self._url.path) / f"{self._name}.log", self._read)
+
+    def _take(self, frame: dict[str, Any] | None) -> None:
+        kind, body = frame["body"] if frame else ("", {})
+        if not self._judge.counts(frame, kind):
+            return
+        if kind == _KIND["start"]:
+            self._part_changes = 0
+        elif kind in (_KIND["anchor"], _KIND["beat"]):
+            self._tail = max(self._tail, body["position"]["lsn"])
+            self._first = self._first or self._tail
+        elif kind == "keepstream.Transactions":
+            self._transactions += [_logged(one, _carried(one["changes"])) for one in body["transactions"]]
+            self._tail = self._transactions[-1].end_lsn
+        else:
+            self._take_part(body)
+
+    def _take_part(self, body: dict[str, Any]) -> None:
+        self._part_changes += _carried(body["changes"])
+        self._part_changes += bool(body["fragment"] and body["fragment"]["last"])
+        if body["commit"]:
+            self._transactions.append(_logged(body | body["commit"], self._part_changes))
+            self._tail, self._part_changes = self._transactions[-1].end_lsn, 0
 
 
-def _directory_records(folder: Path) -> Iterator[bytes]:
+def _directory_records(folder: Path, read: dict[str, int]) -> Iterator[bytes]:
     """Backwards along the chain from the newest complete header, then forwards through the files."""
-    chain: list[tuple[bytes, int]] = []
+    chain: list[tuple[Path, int]] = []
     named: str | None = None
     length: int | None = None
     for path in sorted(folder.glob("*.segment"), reverse=True):
-        data = path.read_bytes()
-        if len(data) < _HEADER_BYTES or data[:6] != b"KSSEGM" or (named and path.name != named):
+        with open(path, "rb") as file:
+            head = file.read(_HEADER_BYTES)
+        if len(head) < _HEADER_BYTES or head[:6] != b"KSSEGM" or (named and path.name != named):
             continue
-        (watermark,) = struct.unpack_from("<Q", data, 64)
-        chain.append((data, max(watermark, _HEADER_BYTES) if length is None else length))
-        generation, segment, length = struct.unpack_from("<IIQ", data, 32)
+        (watermark,) = struct.unpack_from("<Q", head, 64)
+        chain.append((path, max(watermark, _HEADER_BYTES) if length is None else length))
+        generation, segment, length = struct.unpack_from("<IIQ", head, 32)
         if not generation:
             break
         named = f"{generation:07}-{segment:05}.segment"
-    for data, end in reversed(chain):
-        yield from _segment_records(data, end)
+    for path, end in reversed(chain):
+        start = read.get(path.name, _HEADER_BYTES)
+        assert start <= end, f"what was proven of {path.name} is not valid any more"
+        yield from _segment_records(path, start, end)
+        read[path.name] = end
 
 
-def _segment_records(data: bytes, end: int) -> Iterator[bytes]:
-    offset = _HEADER_BYTES
-    while offset < end:
+def _segment_records(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    offset = 0
+    while offset < end - start:
         (length,) = struct.unpack_from("<I", data, offset)
         yield data[offset + 8 : offset + 8 + length]
         offset += 8 + length
-    assert offset == end, "the valid length ends inside a record"
+    assert offset == end - start, "the valid length ends inside a record"
 
 
-def _kafka_records(servers: str, topic: str) -> Iterator[bytes]:
+def _kafka_records(servers: str, topic: str, read: dict[str, int]) -> Iterator[bytes]:
     consumer = KafkaConsumer(bootstrap_servers=servers.split(","), group_id=None, enable_auto_commit=False)
     try:
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
         end = consumer.end_offsets([partition])[partition]
-        consumer.seek_to_beginning(partition)
+        if topic in read:
+            consumer.seek(partition, read[topic])
+        else:
+            consumer.seek_to_beginning(partition)
         while consumer.position(partition) < end:
             for records in consumer.poll(timeout_ms=1000).values():
                 yield from (record.value for record in records if record.offset < end)
+        read[topic] = end
     finally:
         consumer.close()
 
@@ -128,34 +177,6 @@ class _Judge:
         self.stream, self.epoch, self.broken = frame["stream"], frame["epoch"], False
         self.starts += 1
         return True
-
-
-def _judge(records: Iterator[bytes]) -> RawLog:
-    schema = fastavro.parse_schema(json.loads(_SCHEMA.read_text()))
-    judge = _Judge()
-    transactions: list[Logged] = []
-    first = tail = part_changes = count = 0
-    for record in records:
-        count += 1
-        frame = _open(record, schema)
-        kind, body = frame["body"] if frame else ("", {})
-        if not judge.counts(frame, kind):
-            continue
-        if kind == _KIND["start"]:
-            part_changes = 0
-        elif kind in (_KIND["anchor"], _KIND["beat"]):
-            tail = max(tail, body["position"]["lsn"])
-            first = first or tail
-        elif kind == "keepstream.Transactions":
-            transactions += [_logged(one, _carried(one["changes"])) for one in body["transactions"]]
-            tail = transactions[-1].end_lsn
-        else:
-            part_changes += _carried(body["changes"])
-            part_changes += bool(body["fragment"] and body["fragment"]["last"])
-            if body["commit"]:
-                transactions.append(_logged(body | body["commit"], part_changes))
-                tail, part_changes = transactions[-1].end_lsn, 0
-    return RawLog(first, tail, tuple(transactions), judge.starts, count)
 
 
 def _open(record: bytes, schema: Any) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.fix_pipeline import Pipeline, Running, make_pipeline
 from tests.fix_postgres import Database, Server
 from tests.scenario.checker import History, Witness, assert_equal_now, parse_lsn
-from tests.scenario.rawlog import RawLog, read_log
+from tests.scenario.rawlog import LogWatch, RawLog
 from tests.scenario.workload import SCHEMA, TABLES, Workload
 
 DEATH_S = 60.0
@@ -37,6 +37,7 @@ class World:
         pipeline.write_config()
         self.history = History(self.source)
         self.witness = Witness(self.history, self.replica, pipeline.name, TABLES)
+        self._log = LogWatch(pipeline.settings["log"]["url"], pipeline.name)
         self._workload: Workload | None = None
 
     @property
@@ -48,7 +49,7 @@ class World:
 
     @property
     def log(self) -> RawLog:
-        return read_log(self.pipeline.settings["log"]["url"], self.pipeline.name)
+        return self._log.read()
 
     @property
     def log_is_begun(self) -> bool:
