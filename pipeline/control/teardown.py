@@ -6,6 +6,7 @@ before left and removes nothing twice, so that a teardown that was cut off is si
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.config import Config
 from pipeline.control.judgement import judge_status
+from pipeline.control.observation import Observation, ReplicaSeen, SourceSeen
 from pipeline.control.observer import Observer
 from pipeline.control.status import Status
 from pipeline.reports import StageState
@@ -27,6 +29,8 @@ from schemas.errors import OperatorNeeded, RetryLater
 _GONE = (StageState.STOPPED, None)
 LOOK_S = 20.0
 """Longer than `status` takes: here an answer that comes late is better than none."""
+LINGER_S = 5.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,23 @@ def list_things(config: Config) -> list[Thing]:
 
 def require_stopped(config: Config) -> None:
     """Raises OperatorNeeded (`pipeline-active`) while a stage runs, RetryLater (`no-answer`, …) if that
-    cannot be known."""
+    cannot be known. Sessions of a stage that has just ended get `LINGER_S` to go."""
+    deadline = time.monotonic() + LINGER_S
     with closing(Observer(config)) as observer:
-        seen = judge_status(observer.look(timeout_s=LOOK_S))
-    for finding in seen.findings:
+        while True:
+            seen = observer.look(timeout_s=LOOK_S)
+            status = judge_status(seen)
+            _require_answers(status)
+            running, sessions = list(_running(status)), list(_sessions(seen))
+            if not running and not sessions:
+                return
+            if running or time.monotonic() > deadline:
+                raise _still_active(running or sessions)
+            time.sleep(_POLL_S)
+
+
+def _require_answers(status: Status) -> None:
+    for finding in status.findings:
         if finding.severity == "error":
             raise RetryLater(
                 f"{finding.where}: {finding.message}",
@@ -67,14 +84,15 @@ def require_stopped(config: Config) -> None:
                 hint="Nothing was removed. Bring it back, or take a replica that is gone for good out of the"
                 " configuration.",
             )
-    running = list(_running(seen))
-    if running:
-        raise OperatorNeeded(
-            f"the pipeline is running: {', '.join(running)}",
-            code="pipeline-active",
-            hint="Nothing was removed. End `keepstream run` (or capture and apply) with SIGTERM or Ctrl-C"
-            " first. A process that was killed counts as running for 15 s.",
-        )
+
+
+def _still_active(running: list[str]) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"the pipeline is running: {', '.join(running)}",
+        code="pipeline-active",
+        hint="Nothing was removed. End `keepstream run` (or capture and apply) with SIGTERM or Ctrl-C"
+        " first. A process that was killed counts as running for 15 s.",
+    )
 
 
 def remove_all(config: Config) -> Iterator[Removed]:
@@ -91,6 +109,17 @@ def _running(seen: Status) -> Iterator[str]:
         if stage.state not in _GONE:
             process = f", process {stage.report.pid} on {stage.report.host}" if stage.report else ""
             yield f"{name} is {stage.state}{process}"
+
+
+def _sessions(seen: Observation) -> Iterator[str]:
+    """What stages hold on the servers. One that has just begun holds it before its first report."""
+    slot = seen.source.slot if isinstance(seen.source, SourceSeen) else None
+    if slot is not None and slot.active_pid is not None:
+        yield f"slot {slot.name} is in use by process {slot.active_pid} of the source"
+    for name, replica in seen.replicas.items():
+        row = replica.progress if isinstance(replica, ReplicaSeen) else None
+        if row is not None and row.alive:
+            yield f"{name} has an applier's session"
 
 
 def _on_source(config: Config) -> Iterator[Thing]:
@@ -132,10 +161,19 @@ def _in_log(config: Config) -> Iterator[Thing]:
 def _clear_source(config: Config) -> Iterator[Removed]:
     with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
         name = config.slot_name
-        if _our_slot(session, name) and slots.drop_slot(session, name):
+        if _our_slot(session, name) and _drop_slot(session, name):
             yield Removed(Thing("slot", name, "source"))
         if publications.read_publication(session, config.publication_name) is not None:
             yield _drop_publication(session, config.publication_name)
+
+
+def _drop_slot(session: Session, name: str) -> bool:
+    try:
+        return slots.drop_slot(session, name)
+    except RetryLater as error:
+        if error.code != "object-in-use":
+            raise
+        raise _still_active(["a capture has begun meanwhile"]) from error
 
 
 def _drop_publication(session: Session, name: str) -> Removed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from connectors.postgres.walsender import Walsender
 from tests.fix_pipeline import Pipeline
 
 SCHEMA = "create table customer (id int primary key, name text)"
@@ -69,9 +70,28 @@ def test_it_refuses_while_a_stage_runs_and_removes_nothing(directory_pipeline: P
     pipeline.until(lambda: '"active": true' in pipeline.run("status", "--json").stdout, "an active slot")
     done = pipeline.run("teardown", "--yes")
     assert (done.code, done.stdout) == (4, ""), done.stderr
-    assert "error[pipeline-active]: the pipeline is running: capture is " in done.stderr
+    assert "error[pipeline-active]: the pipeline is running: " in done.stderr
     assert "SIGTERM" in done.stderr
     assert capture.end() == 0
+    assert left(pipeline) == (1, 1, 1, True)
+
+
+def test_it_refuses_while_a_session_holds_the_slot_of_which_no_report_tells(
+    directory_pipeline: Pipeline,
+) -> None:
+    """A capture that has just begun owns the slot before it has said anything."""
+    pipeline = directory_pipeline
+    lived(pipeline)
+    owner = Walsender(pipeline.source.dsn, purpose="silent")
+    owner.start_replication(pipeline.slot, f"keepstream_{pipeline.name}")
+    process = owner.backend_pid
+    done = pipeline.run("teardown", "--yes")
+    owner.close()
+    assert (done.code, done.stdout) == (4, ""), done.stderr
+    assert (
+        f"error[pipeline-active]: the pipeline is running: slot {pipeline.slot} is in use by process"
+        f" {process} of the source" in done.stderr
+    )
     assert left(pipeline) == (1, 1, 1, True)
 
 
