@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
+from connectors.postgres.apply_sets import SetPlan, make_plan
 from connectors.postgres.firing import would_fire
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
@@ -50,6 +51,7 @@ class Plans:
         self._replica_role = replica_role
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._targets: dict[tuple[str, str], TargetTable] = {}
+        self._set_plans: dict[bytes, SetPlan | None] = {}
 
     def find(self, change: Change) -> Plan:
         """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
@@ -62,6 +64,17 @@ class Plans:
             change.old_row is None,
         )
         return self._plans.get(kind) or self._make(kind, change)
+
+    def set_plan(self, table_id: bytes) -> SetPlan | None:
+        """How to write many changes of that table version at once; None: only one by one."""
+        if table_id not in self._set_plans:
+            table = self.table(table_id)
+            self._set_plans[table_id] = make_plan(table, self.target(table))
+        return self._set_plans[table_id]
+
+    def knows_set_plan(self, table_id: bytes) -> bool:
+        """Whether `set_plan` answers without asking the replica."""
+        return table_id in self._set_plans
 
     def table(self, table_id: bytes) -> TableSchema:
         """A table version of the log."""
@@ -91,6 +104,7 @@ class Plans:
         """The replica's schema changed, or prepared statements are gone."""
         self._plans.clear()
         self._targets.clear()
+        self._set_plans.clear()
 
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
         table = self.table(change.table)

@@ -1,9 +1,10 @@
-"""One COPY from a source session into a replica session, streamed with bounded memory.
+"""COPY and simple queries on libpq itself, for sessions that must not block: one COPY from a source session
+into a replica session, streamed with bounded memory, and the steps that it is made of.
 
 psycopg's copy objects cost a Python frame per row on both sides; here the rows that the server sends
 are handed on in chunks. Nothing blocks for longer than `_WAIT_S` without calling `tick`, so that a
-copy can be stopped by an exception from there. After any exception both sessions are in the middle
-of something: the caller closes them.
+copy can be stopped by an exception from there. After an exception of `stream_copy` both sessions are in the
+middle of something: the caller closes them.
 """
 
 from __future__ import annotations
@@ -72,8 +73,18 @@ def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:
 
 def run_query(conn: Session, query: str, tick: Tick) -> list[PGresult]:
     """Run a simple query while `tick` is called, for statements that wait for others."""
-    pgconn = conn.pgconn
+    send_query(conn.pgconn, query, tick)
+    return finish_query(conn.pgconn, tick)
+
+
+def send_query(pgconn: PGconn, query: str, tick: Tick) -> None:
+    """Send a simple query; `finish_query` waits for it."""
     pgconn.send_query(query.encode())
+    _flush(pgconn, tick)
+
+
+def finish_query(pgconn: PGconn, tick: Tick) -> list[PGresult]:
+    """The results of a query, or of a COPY that `send_rows` ended. Raises psycopg.Error for a failure."""
     _flush(pgconn, tick)
     results = []
     while (result := _result(pgconn, tick)) is not None:
@@ -84,9 +95,16 @@ def run_query(conn: Session, query: str, tick: Tick) -> list[PGresult]:
     return results
 
 
-def _start(pgconn: PGconn, query: str, expected: pq.ExecStatus, tick: Tick) -> None:
-    pgconn.send_query(query.encode())
+def send_rows(pgconn: PGconn, query: str, rows: bytes, tick: Tick) -> None:
+    """A whole COPY … FROM STDIN; `finish_query` waits until the server has taken the rows."""
+    _start(pgconn, query, pq.ExecStatus.COPY_IN, tick)
+    pgconn.put_copy_data(rows)
+    pgconn.put_copy_end()
     _flush(pgconn, tick)
+
+
+def _start(pgconn: PGconn, query: str, expected: pq.ExecStatus, tick: Tick) -> None:
+    send_query(pgconn, query, tick)
     result = _result(pgconn, tick)
     if result is None:
         raise _lost()

@@ -2,6 +2,7 @@
 
     begin(old, new)        the compare-and-set goes first
     apply(source, …)       changes in source order, as often as there are transactions or parts
+    sets                   many changes at once, where that is provably equal (P15)
     commit()               everything was answered and touched one row each; then COMMIT
     rollback()             after any failure, and to abandon a transaction
 
@@ -24,6 +25,7 @@ from connectors.postgres.apply_barriers import BarrierWriter
 from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount
 from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
+from connectors.postgres.apply_sets import SetPlan, SetWriter
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit
@@ -66,11 +68,12 @@ class ReplicaWriter:
             conn, self._pipe, self._plans, replica=replica, replica_role=self.replica_role
         )
         self._keys = KeyLookups()
+        self.sets = SetWriter(conn, self._pipe, should_stop)
 
     def begin(self, old: Lsn, new: Position, *, place: str) -> None:
         """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""
         failpoint("apply.before_begin")
-        if self._pipe.prepared > PREPARED_LIMIT:
+        if self._pipe.prepared > PREPARED_LIMIT or self.sets.is_full:
             self._forget()
         with explained(self._replica):
             self._pipe.open()
@@ -86,16 +89,15 @@ class ReplicaWriter:
         with explained(self._replica):
             self._pipe.run(claims.ADVANCE, self._claim.advance(old, new, place=place), tag=_ADVANCE)
 
-    def apply(self, source: SourceRef, changes: Iterable[Change], *, first_ordinal: int = 0) -> int:
-        """Send changes of one source transaction; returns the ordinal after them.
+    def apply(self, source: SourceRef, changes: Iterable[Change], ordinals: Iterable[int]) -> None:
+        """Send changes of one source transaction, named by their ordinals there.
 
         Raises Divergence where a change did not touch exactly one row, PositionLost, RetryLater,
         OperatorNeeded (`replica-schema` and others).
         """
-        ordinal = first_ordinal
         find, send = self._plans.find, self._pipe.send
         with explained(self._replica):
-            for change in changes:
+            for ordinal, change in zip(ordinals, changes, strict=True):
                 if change.payload is not None:
                     self._barriers.apply(source, ordinal, change)
                 else:
@@ -107,8 +109,21 @@ class ReplicaWriter:
                     send(plan.name, plan.bind(values, old_values), (plan.statement, source, ordinal), size)
                     if plan.checks:
                         self._keys.note(plan.checks, values, (source, ordinal))
-                ordinal += 1
-        return ordinal
+
+    def set_plan(self, table_id: bytes) -> SetPlan | None:
+        """How to write a table version of the log with `sets`; None where that is not provably equal.
+        Raises what `apply` would."""
+        with explained(self._replica):
+            return self._plans.set_plan(table_id)
+
+    def knows_set_plan(self, table_id: bytes) -> bool:
+        """Whether `set_plan` answers without asking the replica."""
+        return self._plans.knows_set_plan(table_id)
+
+    def table_name(self, table_id: bytes) -> tuple[str, str]:
+        """(schema, name) of a table version of the log."""
+        table = self._plans.table(table_id)
+        return table.schema, table.name
 
     def audit(self, action: str, *, reason: str, at: Position, details: str) -> None:
         """Write down what an operator did, inside the open target transaction."""
@@ -136,6 +151,7 @@ class ReplicaWriter:
             self._pipe.close()
         if self._conn.info.transaction_status != TransactionStatus.IDLE:
             raise InternalError("COMMIT did not end the target transaction", code="commit-refused")
+        self.sets.end()
         failpoint("apply.after_commit")
 
     def _look_up(self, statement: Statement, values: Values, ref: tuple[SourceRef, int]) -> None:
@@ -172,6 +188,7 @@ class ReplicaWriter:
         self._plans.forget()
         self._pipe.forget()
         self._conn.execute("deallocate all")
+        self.sets.forget()
 
     def _miscounted(self, tag: object, rows: int) -> None:
         ref = change_ref(tag)
@@ -184,9 +201,13 @@ def _lost() -> PositionLost:
     return PositionLost("the replica is not where, or not whose, it was", code="position-lost")
 
 
-# Plans are made once per session, so a plan made for a table that was empty must not scan it when it is big.
+# Plans are made once per session, so a plan made for a table that was empty must not scan it when it is big;
+# and sets, whose size the planner does not know, find their rows by the key, one by one.
 # A commit may be lost in a crash only together with the progress row, and then comes again from the log.
-_SESSION: Final = "set synchronous_commit = off; set enable_seqscan = off; set jit = off"
+_SESSION: Final = (
+    "set synchronous_commit = off; set enable_seqscan = off; set enable_hashjoin = off;"
+    " set enable_mergejoin = off; set jit = off"
+)
 
 
 def _prepare_session(conn: Session) -> bool:

@@ -11,10 +11,10 @@ from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.claim import Loss, PositionLost, explain
 from connectors.postgres.progress import HoldKind
 from pipeline.apply.counters import Counters
-from pipeline.apply.exact import apply_group
 from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Move, RollBack, Step
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
+from pipeline.apply.paths import Paths
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.frame import Part, PartChanges
 from schemas.lsn import Lsn, Position
@@ -35,6 +35,7 @@ class Applier:
     ) -> None:
         self.blocked: Blocked | None = None
         self.opened = opened
+        self.paths = Paths(opened.writer)
         self._options = options
         self._stop = stop
         self._counters = counters
@@ -79,7 +80,6 @@ class Applier:
         return False
 
     def _take(self, step: Step) -> None:
-        opened = self.opened
         started = time.monotonic()
         try:
             if isinstance(step, Group):
@@ -91,20 +91,20 @@ class Applier:
             elif isinstance(step, Move):
                 self._move(step.position)
         except PositionLost:
-            opened.writer.rollback()
+            self._abandon()
             self._find_out()
 
     def _apply_group(self, group: Group, started: float) -> None:
         opened = self.opened
         planner = opened.planner
         try:
-            apply_group(opened.writer, group, old=planner.position.lsn, hint=planner.hint)
+            self._commit_group(group)
         except RetryLater:
             raise
         except KeepstreamError:
             if len(group.transactions) == 1:
                 raise
-            opened.writer.rollback()
+            self._abandon()
             planner.one_by_one(len(group.transactions))
             return
         planner.done(group)
@@ -118,6 +118,15 @@ class Applier:
             took_s=time.monotonic() - started,
         )
 
+    def _commit_group(self, group: Group) -> None:
+        writer, planner = self.opened.writer, self.opened.planner
+        writer.begin(planner.position.lsn, group.position, place=planner.hint)
+        for loaded in group.transactions:
+            source = SourceRef(loaded.transaction.xid, loaded.transaction.commit_lsn)
+            self.paths.add(source, loaded.changes)
+        self.paths.push()
+        writer.commit()
+
     def _apply_part(self, step: ApplyPart, started: float) -> None:
         opened, part = self.opened, step.part
         planner, writer = opened.planner, opened.writer
@@ -126,9 +135,10 @@ class Applier:
             writer.begin(planner.position.lsn, _past(part), place=planner.hint)
         first = self._ordinal
         source = SourceRef(part.xid, part.commit_lsn)
-        self._ordinal = writer.apply(source, self._parts.feed(part), first_ordinal=first)
+        self._ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
         failpoint("apply.part_applied")
         if step.position is not None:
+            self.paths.push()
             writer.move(_past(part).lsn, step.position, place=planner.hint)
             writer.commit()
             self._moved(part.commit_lsn)
@@ -142,8 +152,13 @@ class Applier:
         )
 
     def _roll_back(self, step: RollBack) -> None:
-        self.opened.writer.rollback()
+        self._abandon()
         self.opened.planner.done(step)
+
+    def _abandon(self) -> None:
+        """Nothing of the open target transaction is committed."""
+        self.paths.forget()
+        self.opened.writer.rollback()
 
     def _move(self, position: Position) -> None:
         opened = self.opened
@@ -173,6 +188,7 @@ class Applier:
         if blocked is Blocked.LOG_END:
             self._stand()
             if opened.planner.inside:
+                self.paths.push()
                 opened.writer.push()
             else:
                 self._look()

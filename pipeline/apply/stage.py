@@ -167,6 +167,9 @@ class ApplyStage:
             "unchanged_s": round(time.monotonic() - self._counters.last_change_at, 1),
             "blocked": applier.blocked.value if applier.blocked is not None else None,
             "queued_bytes": opened.planner.backlog.size_bytes,
+            "set_changes": applier.paths.set_changes,
+            "single_changes": applier.paths.single_changes,
+            "sets_refused": applier.paths.refused,
             "triggers_off": opened.writer.replica_role,
             "ignored_frames": sum(opened.follower.ignored.values()),
         }
