@@ -149,7 +149,7 @@ class Paths:
             return
         for table, count in self._under_way.as_sets.items():
             self.set_changes += count
-            self._patience.pop(table, None)
+            self._regain_patience(table)
         self._under_way = None
 
     def _send_again(self, refusal: SetRefused) -> None:
@@ -205,6 +205,11 @@ class Paths:
         if wait:
             self._patience[table] = wait - 1, refusals
         return not wait
+
+    def _regain_patience(self, table: str) -> None:
+        wait, refusals = self._patience.get(table, (0, 0))
+        if refusals:
+            self._patience[table] = wait, refusals - 1
 
     def _lose_patience(self, table: str) -> None:
         refusals = self._patience.get(table, (0, 0))[1] + 1

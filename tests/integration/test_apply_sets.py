@@ -1,0 +1,379 @@
+"""The fast path (P15) on a real replica: equal to the exact path where taken, and not taken elsewhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pipeline.apply import paths
+from schemas.change import UNCHANGED, Change, TextValue
+from schemas.table import ReplicaIdentity
+from tests.fix_apply import MadeLog, Replicating, Rows, rows_of
+from tests.fix_postgres import Database, Row
+
+FULL = ReplicaIdentity.FULL
+
+
+@pytest.fixture(autouse=True)
+def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "SET_CHANGES", 1)
+
+
+class Taken:
+    """Applies transactions and tells which path they took."""
+
+    def __init__(self, made_log: MadeLog, replicating: Replicating) -> None:
+        self.made_log = made_log
+        self.replicating = replicating
+        self.sets = self.singles = self.refused = 0
+
+    def apply(self, rows: Rows, *changes: Change, more: Sequence[Rows] = ()) -> None:
+        self.made_log.commit(*changes, tables=[rows.table, *(other.table for other in more)])
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        with self.replicating.running() as applying:
+            self.replicating.wait_for(self.made_log.lsn)
+            details = applying.stage.snapshot().details
+        self.sets += int(str(details["set_changes"]))
+        self.singles += int(str(details["single_changes"]))
+        self.refused += int(str(details["sets_refused"]))
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """(as sets, one by one, refusals)"""
+        return self.sets, self.singles, self.refused
+
+
+@pytest.fixture
+def taken(made_log: MadeLog, replicating: Replicating) -> Taken:
+    return Taken(made_log, replicating)
+
+
+def content(replica: Database, table: str = "t") -> Sequence[Row]:
+    return replica.execute(f"select t::text from public.{table} t order by 1")
+
+
+def test_inserts_updates_and_deletes_go_as_sets(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, name text, body text)")
+    replica.execute("insert into public.t values (1, 'a', 'x'), (2, 'b', 'x'), (3, 'c', 'x'), (4, 'd', 'x')")
+    rows = rows_of(replica, "public.t")
+    taken.apply(
+        rows,
+        rows.insert("5", "new\t\\ \n", None),
+        rows.insert("6", "gone", None),
+        rows.delete("6", "gone", None),
+        rows.update("1", "changed", UNCHANGED),
+        rows.update("2", None, "other"),
+        rows.delete("3", None, None),
+        rows.update("40", "moved", "whole", key=["4", None, None]),
+    )
+    assert replica.execute("select * from public.t order by id") == [
+        (1, "changed", "x"),
+        (2, None, "other"),
+        (5, "new\t\\ \n", None),
+        (40, "moved", "whole"),
+    ]
+    assert taken.counts == (7, 0, 0)
+
+
+def test_an_update_in_place_stays_one(replica: Database, taken: Taken) -> None:
+    """No DELETE and INSERT: HOT updates are as native replication has them."""
+    replica.execute("create table public.t (id int primary key, n int) with (fillfactor = 50)")
+    replica.execute("insert into public.t select i, 0 from generate_series(1, 50) i")
+    rows = rows_of(replica, "public.t")
+    taken.apply(rows, *[rows.update(str(i), "1") for i in range(1, 51)])
+    assert replica.execute("select sum(n) from public.t") == [(50,)]
+    assert taken.counts == (50, 0, 0)
+    seen = "select n_tup_upd, n_tup_hot_upd, n_tup_del from pg_stat_user_tables where relname = 't'"
+    taken.replicating.wait(lambda: replica.execute(seen) == [(50, 50, 0)], "the statistics of 50 HOT updates")
+
+
+def test_one_target_transaction_takes_many_slices(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction in parts: each slice has a savepoint, and the staging table is used again and again."""
+    monkeypatch.setattr(paths, "SLICE_CHANGES", 3)
+    replica.execute("create table public.t (id int primary key, n int)")
+    rows = rows_of(replica, "public.t")
+    changes = [rows.insert(str(i), "0") for i in range(1, 11)]
+    changes += [rows.update(str(i), "1") for i in range(1, 11)] + [
+        rows.update(str(i), "2") for i in range(1, 11)
+    ]
+    changes += [rows.delete(str(i), None) for i in range(1, 6)]
+    made = taken.made_log.open_parts(*changes, tables=[rows.table])
+    taken.made_log.close_parts(made)
+    taken.catch_up()
+    assert content(replica) == [("(10,2)",), ("(6,2)",), ("(7,2)",), ("(8,2)",), ("(9,2)",)]
+    assert taken.counts == (35, 0, 0)
+
+
+def test_a_table_with_few_changes_goes_one_by_one_beside_one_with_many(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    replica.execute("create table public.many (id int primary key, n int)")
+    replica.execute("create table public.few (id int primary key, n int)")
+    many, few = rows_of(replica, "public.many"), rows_of(replica, "public.few")
+    taken.apply(
+        many,
+        many.insert("1", "0"),
+        few.insert("1", "0"),
+        many.insert("2", "0"),
+        few.update("1", "5"),
+        many.update("1", "7"),
+        more=[few],
+    )
+    assert (content(replica, "many"), content(replica, "few")) == ([("(1,7)",), ("(2,0)",)], [("(1,5)",)])
+    assert taken.counts == (3, 2, 0)
+
+
+# Where sets are not provably equal they are not tried.
+
+
+@pytest.mark.parametrize(
+    ("target", "columns", "identity"),
+    [
+        ("id int primary key, n int, extra int default 7", ["id", "n"], ReplicaIdentity.DEFAULT),
+        (
+            "id int primary key, n int, unique (n) deferrable initially deferred",
+            None,
+            ReplicaIdentity.DEFAULT,
+        ),
+        ("id int primary key, n int generated always as identity", None, ReplicaIdentity.DEFAULT),
+        ("id int, n int", None, FULL),
+        ("id int primary key deferrable, n int", None, ReplicaIdentity.DEFAULT),
+    ],
+    ids=["extra column", "deferrable key", "identity always", "no key", "deferrable primary key"],
+)
+def test_a_table_that_does_not_fit_goes_one_by_one(
+    replica: Database, taken: Taken, target: str, columns: Sequence[str] | None, identity: ReplicaIdentity
+) -> None:
+    replica.execute(f"create table public.t ({target})")
+    rows = rows_of(replica, "public.t", columns=columns, identity=identity)
+    taken.apply(rows, rows.insert("1", "5"), rows.insert("2", "6"), rows.delete("2", "6"))
+    assert replica.execute("select id, n from public.t") == [(1, 5)]
+    assert taken.counts == (0, 3, 0)
+
+
+def test_a_run_that_cannot_be_netted_goes_one_by_one(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, body text)")
+    replica.execute("insert into public.t values (1, 'large')")
+    rows = rows_of(replica, "public.t")
+    taken.apply(rows, rows.update("2", UNCHANGED, key=["1", None]))
+    assert content(replica) == [("(2,large)",)]
+    assert taken.counts == (0, 1, 0)
+
+
+def test_a_wide_row_goes_one_by_one(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, body text)")
+    rows = rows_of(replica, "public.t")
+    taken.apply(rows, rows.insert("1", "x" * (paths.WIDE_BYTES + 1)), rows.insert("2", "y"))
+    assert replica.execute("select id, length(body) from public.t order by id") == [
+        (1, paths.WIDE_BYTES + 1),
+        (2, 1),
+    ]
+    assert taken.counts == (0, 2, 0)
+
+
+# What the replica refuses as sets is sent again one by one.
+
+
+def test_a_unique_value_handed_over_between_updated_rows(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, mail text unique)")
+    replica.execute("insert into public.t values (1, 'a'), (2, 'b')")
+    rows = rows_of(replica, "public.t")
+    taken.apply(
+        rows,
+        rows.update("1", None),
+        rows.update("2", "a"),
+        rows.update("1", "b"),
+    )
+    assert content(replica) == [("(1,b)",), ("(2,a)",)]
+    assert taken.counts == (0, 3, 1)
+
+
+def test_after_a_refusal_the_table_goes_one_by_one_for_a_while_and_then_as_sets_again(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SLICE_CHANGES", 3)
+    replica.execute("create table public.t (id int primary key, mail text unique)")
+    replica.execute("insert into public.t values (1, 'a'), (2, 'b')")
+    rows = rows_of(replica, "public.t")
+    swap = [rows.update("1", None), rows.update("2", "a"), rows.update("1", "b")]
+    later = [rows.insert(str(i), f"m{i}") for i in range(10, 22)]  # four slices
+    taken.apply(rows, *swap, *later)
+    assert replica.execute("select count(*) from public.t") == [(14,)]
+    assert taken.counts == (6, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("setup", "verb", "code", "words"),
+    [
+        ("", "update", "row-missing", "update of public.t by (id), change 2 of transaction"),
+        ("", "delete", "row-missing", "delete of public.t by (id), change 2 of transaction"),
+        (
+            "insert into public.t values (3, 'mine')",
+            "insert",
+            "row-already-there",
+            "insert of public.t by (id)",
+        ),
+        (
+            "insert into public.t values (3, 'mine')",
+            "pass",
+            "row-already-there",
+            "insert of public.t by (id)",
+        ),
+    ],
+)
+def test_divergence_stops_as_on_the_exact_path_and_names_the_row(
+    replica: Database,
+    replicating: Replicating,
+    made_log: MadeLog,
+    setup: str,
+    verb: str,
+    code: str,
+    words: str,
+) -> None:
+    replica.execute("create table public.t (id int primary key, name text)")
+    replica.execute(f"insert into public.t values (1, 'a'), (2, 'b'); {setup}")
+    rows = rows_of(replica, "public.t")
+    change = {
+        "update": [rows.update("3", "x")],
+        "delete": [rows.delete("3", None)],
+        "insert": [rows.insert("3", "x")],
+        "pass": [rows.insert("3", "x"), rows.delete("3", None)],
+    }[verb]
+    made_log.commit(rows.update("1", "c"), rows.update("2", "d"), *change, tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, words in error.message) == (code, True), error.message
+    assert replica.execute("select name from public.t where id < 3 order by id") == [("a",), ("b",)]
+
+
+def test_partitions_are_found_and_a_generated_column_is_computed(replica: Database, taken: Taken) -> None:
+    replica.execute(
+        "create table public.t (id int, part int, n int, twice int generated always as (2 * n) stored,"
+        " primary key (id, part)) partition by list (part);"
+        " create table public.t1 partition of public.t for values in (1);"
+        " create table public.t2 partition of public.t for values in (2)"
+    )
+    rows = rows_of(replica, "public.t")
+    taken.apply(
+        rows,
+        rows.insert("1", "1", "5"),
+        rows.insert("2", "2", "6"),
+        rows.insert("3", "2", "7"),
+        rows.update("1", "2", "8", key=["1", "1", None]),
+        rows.delete("3", "2", None),
+    )
+    assert content(replica, "t1") == []
+    assert content(replica, "t2") == [("(1,2,8,16)",), ("(2,2,6,12)",)]
+    assert taken.counts == (5, 0, 0)
+
+
+def test_full_identity_with_a_key_on_the_replica_goes_as_sets(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, n numeric)")
+    replica.execute("insert into public.t values (1, 1.0), (2, 2.0)")
+    rows = rows_of(replica, "public.t", identity=FULL)
+    taken.apply(
+        rows,
+        rows.update("1", "1.00", old=["1", "1.0"]),
+        rows.update("3", "2.0", old=["2", "2.0"]),
+        rows.delete("3", "2.0"),
+    )
+    assert content(replica) == [("(1,1.00)",)]
+    assert taken.counts == (3, 0, 0)
+
+
+def test_odd_names(replica: Database, taken: Taken) -> None:
+    replica.execute(
+        'create schema "s.""x"; create table "s.""x"."t s" ("select" int primary key, "a.b" text)'
+    )
+    rows = rows_of(replica, '"s.""x"."t s"', named='s."x.t s')
+    named = rows.table.__class__('s."x', "t s", rows.table.replica_identity, rows.table.columns)
+    rows = Rows(named)
+    taken.apply(
+        rows, rows.insert("1", "a"), rows.insert("2", "b"), rows.update("1", "c"), rows.delete("2", None)
+    )
+    assert replica.execute('select * from "s.""x"."t s"') == [(1, "c")]
+    taken.apply(rows, rows.update("1", "d"))
+    assert replica.execute('select * from "s.""x"."t s"') == [(1, "d")]
+    assert taken.counts == (5, 0, 0)
+
+
+# Both paths, the same random history.
+
+
+class RandomHistory:
+    """Transactions that a source could have committed, over a table with a unique column and a large one."""
+
+    def __init__(self, rows: Rows, seed: int) -> None:
+        self._rows = rows
+        self._random = random.Random(seed)
+        self._there: dict[int, list[str | None]] = {}
+
+    def transactions(self, count: int) -> Iterator[list[Change]]:
+        for _ in range(count):
+            yield [change for _ in range(self._random.randint(1, 6)) for change in self._step()]
+
+    def _step(self) -> list[Change]:
+        chance, there = self._random, self._there
+        number = chance.randint(1, 12)
+        if number not in there:
+            there[number] = [str(number), self._unused(), chance.choice(["x", "y\t", None])]
+            return [self._rows.insert(*there[number])]
+        old = there[number]
+        kind = chance.random()
+        if kind < 0.2:
+            del there[number]
+            return [self._rows.delete(*old)]
+        body: TextValue | str = UNCHANGED if chance.random() < 0.5 else chance.choice(["p", "q"])
+        kept = old[2] if body is UNCHANGED else str(body)
+        if kind < 0.4 and (new := chance.randint(1, 12)) not in there:
+            del there[number]
+            there[new] = [str(new), old[1], kept]
+            return [self._rows.update(str(new), old[1], body, key=old)]
+        if kind < 0.6 and len(there) > 1:
+            return self._hand_over(number, chance.choice([n for n in there if n != number]))
+        there[number] = [old[0], self._unused() if kind < 0.8 else old[1], kept]
+        return [self._rows.update(old[0], there[number][1], body)]
+
+    def _hand_over(self, one: int, other: int) -> list[Change]:
+        """Two rows exchange a unique value."""
+        first, second = self._there[one], self._there[other]
+        mail, others = first[1], second[1]
+        first[1], second[1] = others, mail
+        return [
+            self._rows.update(first[0], None, UNCHANGED),
+            self._rows.update(second[0], mail, UNCHANGED),
+            self._rows.update(first[0], others, UNCHANGED),
+        ]
+
+    def _unused(self) -> str | None:
+        taken = {row[1] for row in self._there.values()}
+        free = [name for name in (f"m{i}" for i in range(30)) if name not in taken]
+        return self._random.choice([None, *free])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_paths_make_the_same_rows_of_a_random_history(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """One history under two names: `fast` goes as sets, `exact` (which has an extra column) one by one."""
+    columns = "id int primary key, mail text unique, body text"
+    replica.execute(f"create table public.fast ({columns})")
+    replica.execute(f"create table public.exact ({columns}, extra int)")
+    monkeypatch.setattr(paths, "SLICE_CHANGES", 20)
+    for name in ("fast", "exact"):
+        rows = rows_of(replica, f"public.{name}", columns=["id", "mail", "body"])
+        for changes in RandomHistory(rows, seed).transactions(60):
+            taken.made_log.add(*changes, tables=[rows.table])
+    taken.made_log.flush()
+    taken.catch_up()
+    compared = "select id, mail, body from public.{} order by id"
+    fast, exact = (replica.execute(compared.format(name)) for name in ("fast", "exact"))
+    assert fast == exact
+    assert len(fast) > 0
+    assert taken.sets > 0
