@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Unchanged(Enum):
@@ -35,9 +35,8 @@ class Operation(IntEnum):
     DDL = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change inside a transaction, named by its ordinal there.
+class Change(NamedTuple):
+    """One change inside a transaction, named by its ordinal there. (A tuple: one is made for every row.)
 
     table: TableSchema.id (8 bytes); zeros for TRUNCATE and MESSAGE.
     old_key: Avro key record, when the replica identity's old values came (`K`).

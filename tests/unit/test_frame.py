@@ -34,14 +34,19 @@ row_changes = st.builds(
     operation=st.sampled_from([Operation.INSERT, Operation.UPDATE, Operation.DELETE]),
     table=st.binary(min_size=8, max_size=8),
     old_key=st.none() | st.binary(max_size=300),
+    old_row=st.none(),
     row=st.none() | st.binary(max_size=300),
     absent=st.lists(st.integers(0, 1599), max_size=4).map(tuple),
+    payload=st.none(),
 ) | st.builds(
     Change,
     operation=st.just(Operation.UPDATE),
     table=st.binary(min_size=8, max_size=8),
+    old_key=st.none(),
     old_row=st.binary(max_size=300),
     row=st.binary(max_size=300),
+    absent=st.just(()),
+    payload=st.none(),
 )
 texts = st.text(max_size=40)
 payloads = (
