@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NoReturn
 
 import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import rowdecoder
 from schemas.avro import RowCodec, key_decoder, key_encoder, row_decoder, row_encoder
 from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, KeepstreamError, RefusedData
+from schemas.pgcodec import TIMESTAMP, TIMESTAMPTZ, codec_of
 from schemas.pgfloat import format_float4, format_float8
 from schemas.pgtime import DAY_US, format_date, format_time, format_timestamp, format_timestamptz
+from schemas.rowdecoder import compile_decoder, compile_python_decoder
 from schemas.table import Column, ReplicaIdentity, TableSchema
+from schemas.varint import encode_long
+
+
+@pytest.fixture(scope="module", params=["C", "Python"], autouse=True)
+def _decoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both row decoders. CI has a compiler, so there must be one in C."""
+    if request.param == "C" and not rowdecoder.COMPILED:
+        if os.environ.get("CI"):
+            pytest.fail("schemas._rowcode was not built")
+        pytest.skip("schemas._rowcode was not built: no C compiler was found when Keepstream was installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "Python":
+            patch.setattr(rowdecoder, "_decode_row", None)
+        row_decoder.cache_clear()
+        key_decoder.cache_clear()
+        yield
+    row_decoder.cache_clear()
+    key_decoder.cache_clear()
+
 
 MICROS = st.integers(-210_866_803_200_000_000, 9_223_372_036_854_775_807)
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"])).map(str.encode)
@@ -209,6 +232,40 @@ def test_junk_raises_or_is_a_row(oid: int, junk: bytes, as_value: bool) -> None:
         return
     # PostgreSQL does not tell one NaN from another.
     assert values == [b"NaN"] or RowCodec(table).encode_row(values)[0] == junk
+
+
+CODECS = [codec_of(oid) for oid in TYPES]
+
+
+def refuse(data: bytes, position: int) -> NoReturn:
+    raise ValueError(f"{len(data)} bytes from {position}")
+
+
+@given(ROWS, st.data())
+def test_both_decoders_take_and_refuse_the_same_bytes(
+    values: tuple[bytes | None, ...], data: st.DataObject
+) -> None:
+    row = bytearray(RowCodec(TABLE).encode_row(values)[0])
+    for _ in range(data.draw(st.integers(0, 3))):
+        row[data.draw(st.integers(0, len(row) - 1))] = data.draw(st.integers(0, 255))
+    outcomes: list[object] = []
+    for compiled in (compile_decoder, compile_python_decoder):
+        try:
+            outcomes.append(compiled(CODECS, refuse)(bytes(row), 0))
+        except ValueError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+@given(st.integers(-(2**63), 2**63 - 1) | st.integers(253402300700 * 10**6, 253402300900 * 10**6))
+def test_every_moment_is_shown_by_both_decoders_as_its_codec_shows_it(moment: int) -> None:
+    data = b"\2" + encode_long(moment)
+    for codec in (TIMESTAMP, TIMESTAMPTZ):
+        try:
+            expected = codec.decode(data, 1)[0]
+        except ValueError:
+            continue
+        assert compile_decoder([codec], refuse)(data, 0) == [expected]
 
 
 @pytest.mark.parametrize("kind", [b"b", b"x", b"\0", b"T"])
