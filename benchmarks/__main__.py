@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import apply
+from benchmarks import apply, capture, copying
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, as_json, format_table
@@ -17,12 +17,15 @@ from benchmarks.servers import running_servers
 
 Benchmark = Callable[[Bench], list[Result]]
 BENCHMARKS: dict[str, Benchmark] = {
+    "capture_kafka": capture.capture_kafka,
+    "capture_directory": capture.capture_directory,
     "apply_small": apply.apply_small,
     "apply_large": apply.apply_large,
     "end_to_end_small": apply.end_to_end_small,
     "end_to_end_large": apply.end_to_end_large,
     "end_to_end_small_directory": apply.end_to_end_small_directory,
     "end_to_end_large_directory": apply.end_to_end_large_directory,
+    "copy": copying.copy,
 }
 RUNS = 3
 QUICK_RUNS = 1

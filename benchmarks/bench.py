@@ -30,12 +30,20 @@ class Bench:
         print(f"{time.monotonic() - self.started_at:7.1f} s  {text}", file=sys.stderr, flush=True)
 
     def compared(
-        self, name: str, pairs: Pairs, *, unit: str, better: Better, goal: str, anchor: str
+        self,
+        name: str,
+        pairs: Pairs,
+        *,
+        unit: str,
+        better: Better,
+        goal: str,
+        anchor: str,
+        benchmark: str | None = None,
     ) -> Result:
-        """A result of pairs; `anchor` says what the other side was."""
+        """A result of pairs. `anchor`: what the other side was. `benchmark`: where it is not named alike."""
         return Result(
             name=name,
-            benchmark=name,
+            benchmark=benchmark or name,
             ours=median(pairs.ours),
             anchor=median(pairs.anchor),
             unit=unit,

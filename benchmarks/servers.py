@@ -82,9 +82,8 @@ class Servers:
                 _drop_subscriptions(server.dsn(name))
         drop_slots(self.source)
         for server in (self.replica, self.source):
-            with psycopg.connect(server.dsn(), autocommit=True) as connection:
-                for name in _databases(server):
-                    _execute(connection, "drop database {} with (force)", name)
+            for name in _databases(server):
+                drop_database(server, name)
         self.kafka.crash()
         shutil.rmtree(self.kafka.folder, ignore_errors=True)
         shutil.rmtree(self.folder / "log", ignore_errors=True)
@@ -124,6 +123,12 @@ def create_database(server: EmbeddedPostgres, name: str, *, template: str = "tem
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         _execute(connection, "create database {} template {}", name, template)
     return server.dsn(name)
+
+
+def drop_database(server: EmbeddedPostgres, name: str) -> None:
+    """With whatever sessions it has."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        _execute(connection, "drop database {} with (force)", name)
 
 
 def drop_slots(server: EmbeddedPostgres, names: Sequence[str] | None = None) -> None:

@@ -9,13 +9,14 @@ A backlog ends with one row in `marker`: who sees it on the replica knows that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
 
 TABLES = ("opportunity", "activity", "marker")
 
-_TABLE = """
+TABLE = """
     create table {name} (
         id integer not null,
         company_id integer not null,
@@ -33,7 +34,7 @@ _TABLE = """
         closed_on date
     )
 """
-_INDEXES = (
+INDEXES = (
     "alter table {name} add primary key (id)",
     "create index {name}_company on {name} (company_id)",
 )
@@ -107,14 +108,20 @@ LARGE = Backlog(300_000, 150_000, 300_000)
 
 def create_tables(dsn: str, *, rows: int = 0) -> None:
     """The tables with their indexes; `opportunity` and `activity` hold that many rows each."""
+    for name in ("opportunity", "activity"):
+        create_table(dsn, name, rows=rows)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for name in ("opportunity", "activity"):
-            execute(connection, _TABLE.format(name=name))
-            fill(connection, name, 1, rows)
-            for index in _INDEXES:
-                execute(connection, index.format(name=name))
         execute(connection, _MARKER)
-        execute(connection, "vacuum (analyze, freeze)")
+
+
+def create_table(dsn: str, name: str, *, rows: int) -> None:
+    """One of them, filled and analyzed."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        execute(connection, TABLE.format(name=name))
+        fill(connection, name, 1, rows)
+        for index in INDEXES:
+            execute(connection, index.format(name=name))
+        execute(connection, f"vacuum (analyze, freeze) {name}")
 
 
 def fill(connection: psycopg.Connection[tuple[object, ...]], table: str, first: int, last: int) -> None:
@@ -169,11 +176,11 @@ def _write_small(connection: psycopg.Connection[tuple[object, ...]], backlog: Ba
     execute(connection, "drop procedure write_small")
 
 
-def digest(dsn: str) -> tuple[object, ...]:
+def digest(dsn: str, tables: Sequence[str] = TABLES) -> tuple[object, ...]:
     """Row counts and hashes of all rows: equal where two databases hold the same."""
     found: list[object] = []
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for table in TABLES:
+        for table in tables:
             found += execute(connection, f"select count(*), sum(hashtextextended(t::text, 0)) from {table} t")
     return tuple(found)
 
