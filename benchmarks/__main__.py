@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import apply, capture, copying
+from benchmarks import apply, capture, copying, latency
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, as_json, format_table
@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "end_to_end_small_directory": apply.end_to_end_small_directory,
     "end_to_end_large_directory": apply.end_to_end_large_directory,
     "copy": copying.copy,
+    "latency_kafka": latency.latency_kafka,
+    "latency_directory": latency.latency_directory,
 }
 RUNS = 3
 QUICK_RUNS = 1
@@ -57,9 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", metavar="NAME", choices=list(BENCHMARKS), help="may repeat"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the sizes, one pair: at most 5 minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="smaller and one pair: at most 5 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument(
         "--runs", type=_positive, metavar="N", help=f"pairs of ours and the anchor; else {RUNS}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 
 from benchmarks import anchors
-from benchmarks.bench import QUICK_DIVISOR, Bench
+from benchmarks.bench import Bench
 from benchmarks.measure import Better, Result, alternate, rates
-from benchmarks.pipelines import Pipeline, make_pipeline, wait_for_confirmed
-from benchmarks.servers import Home, create_database
-from benchmarks.workload import MEDIUM, TABLES, base_rows, create_tables, write_backlog
+from benchmarks.pipelines import Pipeline, wait_for_confirmed
+from benchmarks.scene import make_scene
+from benchmarks.servers import Home
+from benchmarks.workload import MEDIUM, TABLES, create_tables, write_backlog
 
 GOAL = "≥ 0.8, aim 0.95"
 
@@ -28,25 +29,18 @@ def capture_directory(bench: Bench) -> list[Result]:
 
 def measure_capture(bench: Bench, name: str, home: Home) -> list[Result]:
     """A pipeline, with a slot and a log of its own, for each run."""
-    servers = bench.servers
-    backlog = MEDIUM.scaled(QUICK_DIVISOR) if bench.quick else MEDIUM
-    source = create_database(servers.source, "source")
-    create_tables(source, rows=base_rows(backlog))
-    pipelines = [
-        make_pipeline(servers, f"bench{number}", source=source, home=home, replicas={})
-        for number in range(bench.runs)
-    ]
-    for pipeline in pipelines:
-        pipeline.begin()
-    anchors.prepare_slots(source, TABLES, [f"anchor_{number}" for number in range(bench.runs)])
-    bench.say(f"writing {backlog.transactions} transactions, {backlog.changes} rows")
-    end = write_backlog(source, backlog)
+    backlog = MEDIUM.scaled(bench.divisor)
+    scene = make_scene(bench, lambda dsn: create_tables(dsn, rows=backlog.base_rows), TABLES)
+    pipelines = [scene.new_pipeline(f"bench{number}", home) for number in range(bench.runs)]
+    slots = scene.new_anchors(bench.runs)
+    bench.say(f"writing {backlog}")
+    end = write_backlog(scene.source, backlog)
     pairs = alternate(
         lambda number: run_ours(bench, pipelines[number], end),
-        lambda number: run_anchor(bench, source, f"anchor_{number}", end),
+        lambda number: run_anchor(bench, scene.source, slots[number], end),
         bench.runs,
     )
-    anchor = f"{anchors.RECVLOGICAL}; {backlog.transactions} transactions, {backlog.changes} rows"
+    anchor = f"{anchors.RECVLOGICAL}; {backlog}"
     figures = rates(pairs, backlog.changes)
     return [bench.compared(name, figures, unit="rows/s", better=Better.HIGHER, goal=GOAL, anchor=anchor)]
 

@@ -29,7 +29,7 @@ ANCHOR = "psql -c 'copy … to stdout' | psql -c 'copy … from stdin', one stre
 
 
 def copy(bench: Bench) -> list[Result]:
-    rows = bench.sized(ROWS)
+    rows = ROWS // bench.divisor
     source = create_database(bench.servers.source, "source")
     bench.say(f"writing {rows} rows")
     create_table(source, NAME, rows=rows)

@@ -97,7 +97,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def latencies_ms(
-    commits: Mapping[int, Sequence[float]], polls: Sequence[tuple[float, Sequence[int]]]
+    commits: Mapping[int, Sequence[float]], polls: Sequence[tuple[float, Mapping[int, int]]]
 ) -> list[float]:
     """For each commit, how long after it a reader saw it.
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,23 @@ class Pipeline:
             log.close()
 
     @contextmanager
+    def supervised(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`keepstream run` on this file, as a user starts it; ended with the block."""
+        with open(self.config_path.with_suffix(".run.log"), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", "-c", str(self.config_path), "run"],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(_END_S)
+
+    @contextmanager
     def running(self, *verbs: tuple[str, ...], go: bool = True) -> Iterator[list[Stage]]:
         """These stages, all ready, then (with `go`) all working; ended with the block."""
         with ExitStack() as resources:
@@ -173,7 +190,7 @@ def make_pipeline(
 
 
 def wait_for(
-    condition: Callable[[], bool], stages: list[Stage], what: str, *, limit_s: float = LIMIT_S
+    condition: Callable[[], bool], stages: Sequence[Stage], what: str, *, limit_s: float = LIMIT_S
 ) -> None:
     """Until it is true; looks every few milliseconds. Raises StageFailed if a stage ends before, or late."""
     deadline = time.monotonic() + limit_s
@@ -185,7 +202,7 @@ def wait_for(
         time.sleep(POLL_S)
 
 
-def wait_for_marker(replica: str, stages: list[Stage], *, marker: int = 1) -> None:
+def wait_for_marker(replica: str, stages: Sequence[Stage], *, marker: int = 1) -> None:
     """Until a reader of the replica's own sees the backlog's last row."""
     with psycopg.connect(replica, autocommit=True) as reader:
 
@@ -195,7 +212,7 @@ def wait_for_marker(replica: str, stages: list[Stage], *, marker: int = 1) -> No
         wait_for(visible, stages, "the marker on the replica")
 
 
-def wait_for_confirmed(source: str, slot: str, lsn: str, stages: list[Stage]) -> None:
+def wait_for_confirmed(source: str, slot: str, lsn: str, stages: Sequence[Stage]) -> None:
     """Until the slot is confirmed up to the LSN: the source may forget what lies before."""
     with psycopg.connect(source, autocommit=True) as reader:
         query = (

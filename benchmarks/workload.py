@@ -38,7 +38,6 @@ INDEXES = (
     "alter table {name} add primary key (id)",
     "create index {name}_company on {name} (company_id)",
 )
-_MARKER = "create table marker (id integer primary key)"
 
 # Different in every row, the same in every run.
 _ROWS = """
@@ -94,6 +93,14 @@ class Backlog:
             return self.inserts
         return sum(-(-rows // self.rows_a_transaction) for rows in (self.inserts, self.updates))
 
+    @property
+    def base_rows(self) -> int:
+        """How many rows each table holds before this backlog is written: those that it updates."""
+        return self.updates
+
+    def __str__(self) -> str:
+        return f"{self.transactions:,} transactions, {self.inserts:,} inserts and {self.updates:,} updates"
+
     def scaled(self, divisor: int) -> Backlog:
         """A smaller one of the same shape."""
         size = self.rows_a_transaction
@@ -110,8 +117,13 @@ def create_tables(dsn: str, *, rows: int = 0) -> None:
     """The tables with their indexes; `opportunity` and `activity` hold that many rows each."""
     for name in ("opportunity", "activity"):
         create_table(dsn, name, rows=rows)
+    create_marker(dsn)
+
+
+def create_marker(dsn: str) -> None:
+    """The table of what is written last."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        execute(connection, _MARKER)
+        execute(connection, "create table marker (id integer primary key)")
 
 
 def create_table(dsn: str, name: str, *, rows: int) -> None:
@@ -127,11 +139,6 @@ def create_table(dsn: str, name: str, *, rows: int) -> None:
 def fill(connection: psycopg.Connection[tuple[object, ...]], table: str, first: int, last: int) -> None:
     """Insert rows `first` to `last` in one statement."""
     execute(connection, _ROWS.format(name=table), first=first, last=last)
-
-
-def base_rows(backlog: Backlog) -> int:
-    """How many rows each table must hold before this backlog is written."""
-    return backlog.updates
 
 
 def write_backlog(dsn: str, backlog: Backlog, *, marker: int = 1) -> str:
@@ -155,7 +162,7 @@ def write_marker(connection: psycopg.Connection[tuple[object, ...]], marker: int
 
 
 def _write_by_size(connection: psycopg.Connection[tuple[object, ...]], backlog: Backlog) -> None:
-    base, size = base_rows(backlog), backlog.rows_a_transaction
+    base, size = backlog.base_rows, backlog.rows_a_transaction
     for first in range(base + 1, base + backlog.inserts + 1, size):
         fill(connection, "opportunity", first, min(first + size - 1, base + backlog.inserts))
     for first in range(1, backlog.updates + 1, size):
@@ -171,12 +178,12 @@ def _write_small(connection: psycopg.Connection[tuple[object, ...]], backlog: Ba
         connection,
         "call write_small(%(transactions)s, %(base)s)",
         transactions=backlog.transactions,
-        base=base_rows(backlog),
+        base=backlog.base_rows,
     )
     execute(connection, "drop procedure write_small")
 
 
-def digest(dsn: str, tables: Sequence[str] = TABLES) -> tuple[object, ...]:
+def digest(dsn: str, tables: Sequence[str]) -> tuple[object, ...]:
     """Row counts and hashes of all rows: equal where two databases hold the same."""
     found: list[object] = []
     with psycopg.connect(dsn, autocommit=True) as connection:
