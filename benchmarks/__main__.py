@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import apply, capture, copying, latency
+from benchmarks import apply, capture, copying, costs, latency, memory
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, as_json, format_table
@@ -28,6 +28,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "copy": copying.copy,
     "latency_kafka": latency.latency_kafka,
     "latency_directory": latency.latency_directory,
+    "memory_large_transaction": memory.memory_large_transaction,
+    "memory_wide_row": memory.memory_wide_row,
+    "idle_cost": costs.idle_cost,
+    "idle_cost_directory": costs.idle_cost_directory,
+    "source_cost": costs.source_cost,
 }
 RUNS = 3
 QUICK_RUNS = 1
@@ -76,11 +81,20 @@ def run_all(bench: Bench, names: Sequence[str]) -> tuple[list[Result], dict[str,
         bench.say(f"== {name}")
         try:
             results += BENCHMARKS[name](bench)
+            bench.servers.clear()
         except Exception as error:  # noqa: BLE001 - one failure must not cost the others
             failed[name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-        bench.servers.clear()
+            clear_after_failure(bench)
     return results, failed
+
+
+def clear_after_failure(bench: Bench) -> None:
+    """What cannot be cleared hinders the next benchmark, and is told there."""
+    try:
+        bench.servers.clear()
+    except Exception:  # noqa: BLE001 - the failure before it is what matters
+        traceback.print_exc()
 
 
 def _positive(text: str) -> int:
