@@ -1,0 +1,40 @@
+"""Processor time of a process and everything that it started, from /proc."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_UTIME, _CSTIME = 11, 14  # counted from the state, the first field after the name
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds used so far by the process, its living descendants, and those that they have waited for."""
+    return sum(_own_cpu_s(member) for member in family(pid))
+
+
+def family(pid: int) -> list[int]:
+    """The process and its living descendants."""
+    members = [pid]
+    for member in members:  # grows while it is read
+        members += _children(member)
+    return members
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _own_cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(map(int, fields[_UTIME : _CSTIME + 1])) * _TICK_S
