@@ -77,7 +77,6 @@ def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
         or not set(key) <= set(columns)
         or written != set(target.columns) - target.generated_columns
         or target.deferrable_keys
-        or target.firing
         or any(target.columns[names[i]].identity_always for i in columns if i not in key)
     ):
         return None
@@ -146,6 +145,14 @@ class SetWriter:
         self._pipe.run(b"release savepoint keepstream_sets", tag=_SAVEPOINT)
         failpoint("apply.sets_settled")
 
+    def abandon(self) -> None:
+        """The target transaction will be rolled back: cancel what is under way."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            with contextlib.suppress(psycopg.Error):  # ROLLBACK, which comes next, notices a lost session
+                self._conn.cancel()
+                finish_query(self._conn.pgconn, self._tick)
+
     def end(self) -> None:
         """The target transaction was committed: staging tables are empty again."""
         self._used.clear()
@@ -153,7 +160,6 @@ class SetWriter:
     def forget(self) -> None:
         """The target transaction was rolled back, or prepared statements are given up. Between target
         transactions only."""
-        self._sent = None
         self._used.clear()
         if self._stages:
             self._stages.clear()

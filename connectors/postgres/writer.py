@@ -2,8 +2,8 @@
 
     begin(old, new)        the compare-and-set goes first
     apply(source, …)       changes in source order, as often as there are transactions or parts
-    sets                   many changes at once, where that is provably equal (P15)
-    commit()               everything was answered and touched one row each; then COMMIT
+    write_set(…)           the net change of many, where that is provably equal (P15)
+    commit()               everything was answered and touched as many rows as it should; then COMMIT
     rollback()             after any failure, and to abandon a transaction
 
 Answers come while more is being sent, so an error may be raised by a later call than the one that
@@ -34,6 +34,7 @@ from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
+from schemas.netchange import NetChange
 from schemas.table import TableSchema
 
 PREPARED_LIMIT: Final = 2000
@@ -68,13 +69,14 @@ class ReplicaWriter:
             conn, self._pipe, self._plans, replica=replica, replica_role=self.replica_role
         )
         self._keys = KeyLookups()
-        self.sets = SetWriter(conn, self._pipe, should_stop)
+        self._sets = SetWriter(conn, self._pipe, should_stop)
 
     def begin(self, old: Lsn, new: Position, *, place: str) -> None:
         """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""
         failpoint("apply.before_begin")
-        if self._pipe.prepared > PREPARED_LIMIT or self.sets.is_full:
-            self._forget()
+        if self._pipe.prepared > PREPARED_LIMIT or self._sets.is_full:
+            with wrapped("giving prepared statements up"):
+                self._forget()
         with explained(self._replica):
             self._pipe.open()
             self._pipe.run(b"begin", tag=_BEGIN)
@@ -116,6 +118,22 @@ class ReplicaWriter:
         with explained(self._replica):
             return self._plans.set_plan(table_id)
 
+    def begin_sets(self) -> None:
+        """A savepoint for sets. Single changes may be sent between this and the first `write_set`."""
+        with explained(self._replica):
+            self._sets.begin()
+
+    def write_set(self, plan: SetPlan, net: NetChange) -> None:
+        """Send the net change of one table. Raises SetRefused: everything since `begin_sets` was undone; and
+        what `apply` does, for single changes that were sent before."""
+        with explained(self._replica):
+            self._sets.write(plan, net)
+
+    def settle_sets(self) -> None:
+        """Wait until all sets were answered. Raises what `write_set` does."""
+        with explained(self._replica):
+            self._sets.settle()
+
     def knows_set_plan(self, table_id: bytes) -> bool:
         """Whether `set_plan` answers without asking the replica."""
         return self._plans.knows_set_plan(table_id)
@@ -151,7 +169,7 @@ class ReplicaWriter:
             self._pipe.close()
         if self._conn.info.transaction_status != TransactionStatus.IDLE:
             raise InternalError("COMMIT did not end the target transaction", code="commit-refused")
-        self.sets.end()
+        self._sets.end()
         failpoint("apply.after_commit")
 
     def _look_up(self, statement: Statement, values: Values, ref: tuple[SourceRef, int]) -> None:
@@ -161,6 +179,7 @@ class ReplicaWriter:
         """Abandon the open transaction, if there is one. Raises RetryLater if the session is lost."""
         self._keys.forget()
         with wrapped("rolling back"):
+            self._sets.abandon()
             if self._pipe.is_open:
                 self._pipe.drain()
                 self._pipe.close()
@@ -188,7 +207,7 @@ class ReplicaWriter:
         self._plans.forget()
         self._pipe.forget()
         self._conn.execute("deallocate all")
-        self.sets.forget()
+        self._sets.forget()
 
     def _miscounted(self, tag: object, rows: int) -> None:
         ref = change_ref(tag)

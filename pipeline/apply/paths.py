@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.apply_sets import SetPlan, SetRefused
 from connectors.postgres.writer import ReplicaWriter
+from schemas.barrier import barrier_of
 from schemas.change import Change
 from schemas.netchange import NetChange, NotNettable
 
@@ -87,19 +88,21 @@ class Paths:
         """
         ordinal = first_ordinal
         rows: list[Change] = []
+        ordinals: list[int] = []
         for change in changes:
-            if change.payload is not None:
-                self._gather(source, ordinal - len(rows), rows)
-                rows = []
+            if change.payload is None:
+                rows.append(change)
+                ordinals.append(ordinal)
+                if len(rows) >= SLICE_CHANGES:
+                    self._gather(source, ordinals, rows)
+                    rows, ordinals = [], []
+            elif barrier_of(change) is not None:
+                self._gather(source, ordinals, rows)
+                rows, ordinals = [], []
                 self.push()
                 self._writer.apply(source, (change,), (ordinal,))
-            else:
-                rows.append(change)
-                if len(rows) >= SLICE_CHANGES:
-                    self._gather(source, ordinal + 1 - len(rows), rows)
-                    rows = []
             ordinal += 1
-        self._gather(source, ordinal - len(rows), rows)
+        self._gather(source, ordinals, rows)
         return ordinal
 
     def push(self) -> None:
@@ -111,10 +114,10 @@ class Paths:
         """The target transaction was rolled back."""
         self._gathered, self._under_way = Slice(), None
 
-    def _gather(self, source: SourceRef, first_ordinal: int, rows: list[Change]) -> None:
+    def _gather(self, source: SourceRef, ordinals: list[int], rows: list[Change]) -> None:
         if not rows:
             return
-        self._gathered.add(Run(source, range(first_ordinal, first_ordinal + len(rows)), rows))
+        self._gathered.add(Run(source, ordinals, rows))
         if self._gathered.is_full:
             self._send()
 
@@ -131,11 +134,11 @@ class Paths:
             return
         self._under_way = gathered
         gathered.as_sets = {plan.name: count for plan, _, count in sets}
-        self._writer.sets.begin()
+        self._writer.begin_sets()
         self._send_singly(singles)
         try:
             for plan, net, _ in sets:
-                self._writer.sets.write(plan, net)
+                self._writer.write_set(plan, net)
         except SetRefused as refusal:
             self._send_again(refusal)
 
@@ -143,7 +146,7 @@ class Paths:
         if self._under_way is None:
             return
         try:
-            self._writer.sets.settle()
+            self._writer.settle_sets()
         except SetRefused as refusal:
             self._send_again(refusal)
             return

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pipeline.apply import paths
-from schemas.change import UNCHANGED, Change, TextValue
+from schemas.change import UNCHANGED, Change, Message, Operation, TextValue
 from schemas.table import ReplicaIdentity
 from tests.fix_apply import MadeLog, Replicating, Rows, rows_of
 from tests.fix_postgres import Database, Row
@@ -250,6 +250,47 @@ def test_divergence_stops_as_on_the_exact_path_and_names_the_row(
     error = replicating.start().ended_with()
     assert (error.code, words in error.message) == (code, True), error.message
     assert replica.execute("select name from public.t where id < 3 order by id") == [("a",), ("b",)]
+
+
+def test_a_single_change_that_is_refused_beside_sets_is_named(
+    replica: Database, replicating: Replicating, made_log: MadeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    replica.execute("create table public.many (id int primary key, n int)")
+    replica.execute("create table public.few (id int primary key, n int)")
+    replica.execute("insert into public.few values (1, 0)")
+    many, few = rows_of(replica, "public.many"), rows_of(replica, "public.few")
+    changes = [many.insert(str(i), "0") for i in range(5)]
+    made_log.commit(*changes, few.insert("1", "0"), tables=[many.table, few.table])
+    error = replicating.start().ended_with()
+    assert error.code == "row-already-there"
+    assert "insert of public.few by (id), change 5 of transaction" in error.message
+    assert content(replica, "many") == []
+
+
+def test_a_new_epoch_voids_parts_whose_sets_are_under_way(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SLICE_CHANGES", 2)
+    replica.execute("create table public.t (id int primary key, n int)")
+    rows = rows_of(replica, "public.t")
+    made_log = taken.made_log
+    before = made_log.lsn
+    made_log.open_parts(*[rows.insert(str(i), "0") for i in range(5)], tables=[rows.table])
+    made_log.lsn = before
+    made_log.begin_epoch()
+    made_log.commit(rows.insert("7", "7"), tables=[rows.table])
+    taken.catch_up()
+    assert content(replica) == [("(7,7)",)]
+
+
+def test_messages_of_others_do_not_part_what_goes_as_sets(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key, n int)")
+    rows = rows_of(replica, "public.t")
+    message = Change(Operation.MESSAGE, bytes(8), payload=Message(True, "app", b"hello"))
+    taken.apply(rows, rows.insert("1", "0"), message, rows.update("1", "1"), message, rows.insert("2", "0"))
+    assert content(replica) == [("(1,1)",), ("(2,0)",)]
+    assert taken.counts == (3, 0, 0)
 
 
 def test_partitions_are_found_and_a_generated_column_is_computed(replica: Database, taken: Taken) -> None:

@@ -41,6 +41,8 @@ APPLY = (
     "apply.after_cas:3",
     "apply.mid_transaction:3",
     "apply.part_applied",
+    "apply.sets_sent:2",
+    "apply.sets_settled:2",
     "apply.before_commit:3",
     "apply.inside_commit:3",
     "apply.after_commit:3",
