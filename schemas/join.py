@@ -21,13 +21,17 @@ JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
 @dataclass(frozen=True, slots=True)
 class Join:
     """A joining table. `ddl` makes it, with indexes, constraints and triggers; `foreign_keys` are those
-    of its foreign keys whose other table is replicated, too. `columns`: those that the rows have."""
+    of its foreign keys whose other table is replicated, too. `columns`: those that the rows have.
+    parent: (schema, name) of the partitioned table that `attach` makes it a partition of, where that is
+    there; () if it is none."""
 
     schema: str
     table: str
     columns: tuple[str, ...]
     ddl: tuple[str, ...]
     foreign_keys: tuple[str, ...]
+    parent: tuple[str, ...] = ()
+    attach: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -42,4 +46,6 @@ class Join:
             tuple(value["columns"]),
             tuple(value["ddl"]),
             tuple(value["foreign_keys"]),
+            tuple(value.get("parent", ())),
+            tuple(value.get("attach", ())),
         )

@@ -84,11 +84,23 @@ class BarrierWriter:
             else:
                 keys = join.foreign_keys if self._replica_role else ()  # else they would act on our writes
                 self._run_ddl([statement.encode() for statement in (*join.ddl, *keys)])
+                self._attach(join)
                 self._run_ddl(self._silencing(join))
             self._require_quiet(join)
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
+
+    def _attach(self, join: Join) -> None:
+        """Make it a partition where the replica has the parent; a replica may have plain tables instead."""
+        if join.parent:
+            parent = self._conn.execute(
+                "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+                " where n.nspname = %s and c.relname = %s and c.relkind = 'p'",
+                list(join.parent),
+            )
+            if parent.fetchone() is not None:
+                self._run_ddl([statement.encode() for statement in join.attach])
 
     def _silencing(self, join: Join) -> list[bytes]:
         """What keeps triggers and rules of the new table still that would act on our writes (DESIGN §4)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,18 +22,25 @@ _ENTRY: Final = re.compile(r"^-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ", r
 @dataclass(frozen=True, slots=True)
 class TableDdl:
     """`before`: the table itself, to be run before its rows; `after`: indexes, constraints, triggers.
-    Foreign keys stand apart, so that they can be left out."""
+    Foreign keys stand apart, so that they can be left out; so does `attach`, which makes a partition of it
+    and takes its indexes for the parent's: it comes last, or not at all."""
 
     before: str
     after: str
     foreign_keys: str
+    attach: str
 
 
 def dump_table(tools: PgTools, conninfo: str, *, schema: str, table: str, stop: threading.Event) -> TableDdl:
     """Dump one table's definition. Raises OperatorNeeded (`pg-dump-failed`)."""
-    before, _ = _split(_dump(tools, conninfo, schema, table, "pre-data", stop))
-    after, foreign_keys = _split(_dump(tools, conninfo, schema, table, "post-data", stop))
-    return TableDdl(before, after, foreign_keys)
+    before = _entries(_dump(tools, conninfo, schema, table, "pre-data", stop))
+    after = _entries(_dump(tools, conninfo, schema, table, "post-data", stop))
+    return TableDdl(
+        _joined(before, lambda kind: kind not in _APART),
+        _joined(after, lambda kind: kind not in _APART),
+        _joined(after, lambda kind: kind == "FK CONSTRAINT"),
+        _joined(before + after, lambda kind: kind == "TABLE ATTACH"),
+    )
 
 
 def _dump(tools: PgTools, conninfo: str, schema: str, table: str, section: str, stop: threading.Event) -> str:
@@ -66,16 +74,19 @@ def _pattern(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _split(script: str) -> tuple[str, str]:
-    """(everything but foreign keys, foreign keys); without psql's own commands and session settings."""
-    entries: list[tuple[str, str]] = []
+# INDEX ATTACH says what TABLE ATTACH has done by itself.
+_APART: Final = ("FK CONSTRAINT", "TABLE ATTACH", "INDEX ATTACH")
+
+
+def _entries(script: str) -> list[tuple[str, str]]:
+    """(type, SQL) of each entry, without psql's own commands and session settings."""
     starts = [(match.start(), match["type"]) for match in _ENTRY.finditer(script)]
-    for index, (start, kind) in enumerate(starts):
-        end = starts[index + 1][0] if index + 1 < len(starts) else len(script)
-        entries.append((kind, _statements(script[start:end])))
-    keys = "\n".join(text for kind, text in entries if kind == "FK CONSTRAINT")
-    rest = "\n".join(text for kind, text in entries if kind != "FK CONSTRAINT")
-    return rest, keys
+    ends = [start for start, _ in starts[1:]] + [len(script)]
+    return [(kind, _statements(script[start:end])) for (start, kind), end in zip(starts, ends, strict=True)]
+
+
+def _joined(entries: list[tuple[str, str]], wanted: Callable[[str], bool]) -> str:
+    return "\n".join(text for kind, text in entries if wanted(kind))
 
 
 def _statements(entry: str) -> str:

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from connectors.failpoints import failpoint
+from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table, list_tables
+from connectors.postgres.dependencies import Dependency, missing, read_dependencies
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
@@ -44,11 +47,15 @@ JOIN_LIMIT_BYTES = 64 * 1024 * 1024
 ANNOUNCE_LIMIT_S = 5.0
 """How long the table may stay locked for the log's sake: an application's writes to it wait meanwhile."""
 
-_WRITTEN_TO = "it is being written to without a pause; tried again every ten seconds"
+REPLICA_ANSWERS_S = 3
+"""Capture stands still while a replica is asked what it has."""
+
+_AGAIN = "tried again every ten seconds"
+_WRITTEN_TO = f"it is being written to without a pause; {_AGAIN}"
 _REASONS = {
     "lock-timeout": _WRITTEN_TO,
     "transaction-conflict": _WRITTEN_TO,
-    "log-slow": "the log did not answer while the table was locked; tried again every ten seconds",
+    "log-slow": f"the log did not answer while the table was locked; {_AGAIN}",
     "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
     " publication and table, as `keepstream init --grants` prints",
 }
@@ -166,11 +173,36 @@ class Joins:
                 connect(self._options.source, purpose=purpose, autocommit=False) as session,
                 wrapped(f"adding table {table.qualified_name} to the publication"),
             ):
-                return self._lock(session, table) or self._join(session, table, packer)
+                unfit = self._lacking(session, table) or self._lock(session, table)
+                return unfit or self._join(session, table, packer)
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+
+    def _lacking(self, session: Session, table: Table) -> str | None:
+        """Which replica lacks what the table needs beside itself; None if it can be made on all of them."""
+        needed = read_dependencies(session, table.oid)
+        if not needed or self._options.trim is None:
+            return None
+        for name, reader in self._options.trim.replicas.items():
+            try:
+                lacking = self._lacks(reader.conninfo, needed)
+            except KeepstreamError as error:
+                return f"replica {name} did not say whether it has what it needs ({error.code}); {_AGAIN}"
+            if lacking:
+                shown = ", ".join(each.shown for each in lacking)
+                return (
+                    f"replica {name} lacks what it needs: {shown}. Make that there as on the source; {_AGAIN}"
+                )
+        return None
+
+    def _lacks(self, conninfo: str, needed: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+        soon = make_conninfo(conninfo, connect_timeout=REPLICA_ANSWERS_S)
+        with connect(soon, purpose=f"{self._options.name}:join") as replica:
+            if progress.read(replica, self._options.name) is None:
+                return ()  # its first copy brings everything
+            return missing(replica, needed)
 
     def _lock(self, session: Session, table: Table) -> str | None:
         """Keep writers out and check the table again, as it is now; why it cannot join, or None."""
@@ -223,7 +255,9 @@ class Joins:
         columns = _copied_columns(session, table)
         ddl = tuple(script for script in (dumped.before, dumped.after) if script)
         keys = (dumped.foreign_keys,) if dumped.foreign_keys and self._keys_resolve(session, table) else ()
-        join = Join(table.schema, table.name, columns, ddl, keys)
+        attach = (dumped.attach,) if dumped.attach else ()
+        parent = _parent(session, table) if attach else ()
+        join = Join(table.schema, table.name, columns, ddl, keys, parent, attach)
         _message(session, JOIN_PREFIX, join.to_json())
         for chunk in _rows(session, table, columns):
             _message(session, JOIN_ROWS_PREFIX, chunk)
@@ -262,6 +296,17 @@ def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:
 
 def _message(session: Session, prefix: str, content: bytes) -> None:
     session.execute("select pg_logical_emit_message(true, %s::text, %s::bytea)", [prefix, content])
+
+
+def _parent(session: Session, table: TableName) -> tuple[str, ...]:
+    """(schema, name) of the table that it is a partition of."""
+    query = (
+        "select pn.nspname, p.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
+        " join pg_namespace n on n.oid = c.relnamespace join pg_class p on p.oid = i.inhparent"
+        " join pg_namespace pn on pn.oid = p.relnamespace"
+        " where c.relispartition and n.nspname = %s and c.relname = %s"
+    )
+    return _one(session, query, [table.schema, table.name])
 
 
 def _copied_columns(session: Session, table: TableName) -> tuple[str, ...]:

@@ -1,0 +1,63 @@
+"""Tables that are made while a pipeline runs: they join by themselves, or are left out and say why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fix_pipeline import Pipeline
+
+JOIN_S = 60.0
+
+
+def left_out(pipeline: Pipeline) -> dict[str, str]:
+    """Reasons by table."""
+    status: dict[str, Any] = pipeline.run("status", "--json").json
+    return {each["table"]: each["reason"] for each in status["not_replicated"]}
+
+
+def has(pipeline: Pipeline, query: str) -> bool:
+    found: tuple[Any, ...] = pipeline.replica.execute(query)[0]
+    return bool(found[0])
+
+
+def test_partitions_join_and_what_a_replica_cannot_make_is_left_out_until_it_can(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute(
+        "create table ev (id int, d int, note text, primary key (id, d)) partition by range (d);"
+        " create index on ev (note);"
+        " create table ev1 partition of ev for values from (0) to (10);"
+        " insert into ev values (1, 1, 'first')"
+    )
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "create table ev2 partition of ev for values from (10) to (20);"
+        " insert into ev values (2, 11, 'second');"
+        " create table wholly (id int primary key, n int) partition by list (id);"
+        " create table wholly1 partition of wholly for values in (1); insert into wholly values (1, 1);"
+        " create schema later; create type later.mood as enum ('good', 'bad');"
+        " create table later.told (id int primary key, mood later.mood);"
+        " insert into later.told values (1, 'bad')"
+    )
+    pipeline.until(lambda: has(pipeline, "select to_regclass('ev2') is not null"), "the partition", JOIN_S)
+    pipeline.until(lambda: has(pipeline, "select to_regclass('wholly1') is not null"), "the leaf", JOIN_S)
+    pipeline.wait()
+    assert replica.execute("select * from ev order by id") == [(1, 1, "first"), (2, 11, "second")]
+    assert replica.execute("select count(*) from pg_index where indrelid = 'ev2'::regclass") == [(2,)]
+    assert replica.execute("select * from wholly1") == [(1, 1)]
+    pipeline.until(lambda: "later.told" in left_out(pipeline), "the table that was left out", JOIN_S)
+    assert left_out(pipeline)["later.told"] == (
+        "replica standby lacks what it needs: schema later, type later.mood."
+        " Make that there as on the source; tried again every ten seconds"
+    )
+    replica.execute("create schema later; create type later.mood as enum ('good', 'bad')")
+    pipeline.until(
+        lambda: has(pipeline, "select to_regclass('later.told') is not null"), "the table's joining", JOIN_S
+    )
+    source.execute("update later.told set mood = 'good'; update ev set note = 'third' where id = 2")
+    pipeline.wait()
+    assert replica.execute("select mood::text from later.told") == [("good",)]
+    pipeline.verify()
