@@ -70,10 +70,21 @@ class BarrierWriter:
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
         there = self._plans.target(table).columns
         wanted = [column for column in payload.columns if column.name not in there]
-        made = [statement for column in wanted for statement in add_column(table, column)]
         with self._session(ref):
-            self._run_ddl(made)
+            name = self._altered(table)
+            self._run_ddl([statement for column in wanted for statement in add_column(name, column)])
         self._plans.forget()
+
+    def _altered(self, table: TableSchema) -> sql.Identifier:
+        """The table that gets the column: of a partition it is the whole that it belongs to."""
+        root = self._conn.execute(
+            "select rn.nspname, r.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " join pg_class r on r.oid = pg_partition_root(c.oid)"
+            " join pg_namespace rn on rn.oid = r.relnamespace"
+            " where c.relispartition and n.nspname = %s and c.relname = %s",
+            [table.schema, table.name],
+        ).fetchone()
+        return sql.Identifier(*(root or (table.schema, table.name)))
 
     def _join(self, join: Join, ref: ChangeRef) -> None:
         """The table's definition; its rows follow in messages of their own."""
@@ -156,10 +167,9 @@ class BarrierWriter:
                 raise refusal(error, ref, str(ref), self._replica) from error
 
 
-def add_column(table: TableSchema, column: AddedColumn) -> list[sql.Composed]:
+def add_column(name: sql.Identifier, column: AddedColumn) -> list[sql.Composed]:
     """The statements that add a column as the source did: existing rows get the value that they have
     there, later ones the default of now."""
-    name = sql.Identifier(table.schema, table.name)
     label = sql.Identifier(column.name)
     made = sql.SQL("alter table {} add column {} {}").format(name, label, sql.SQL(column.type_name))
     if column.missing is not None:

@@ -16,12 +16,14 @@ PARTITIONED: Final = "p"
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """`type_name` is SQL. `generated`: PostgreSQL computes it. `identity_always`: SET is refused."""
+    """`type_name` is SQL. `generated`: PostgreSQL computes it. `identity_always`: SET is refused.
+    `composite`: an untyped value beside it would be read as an anonymous record."""
 
     name: str
     type_name: str
     generated: bool
     identity_always: bool
+    composite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,11 @@ _TABLE: Final = """
 """
 
 _COLUMNS: Final = """
-    select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a'
+    select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
+           coalesce(b.typtype, t.typtype) = 'c'
       from pg_attribute
+      join pg_type t on t.oid = atttypid
+      left join pg_type b on b.oid = t.typbasetype
      where attrelid = %s and attnum > 0 and not attisdropped
      order by attnum
 """

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from connectors.postgres.apply_catalog import TargetTable
 from connectors.postgres.apply_errors import SourceRef
-from connectors.postgres.statements import Statement, Values, relation
+from connectors.postgres.statements import Statement, Values, cast_of, relation
 from schemas.table import TableSchema
 
 LOOKUP_LIMIT: Final = 10_000
@@ -49,7 +49,8 @@ def key_checks(table: TableSchema, target: TargetTable, written: Sequence[int]) 
 def _check(target: TargetTable, key: tuple[str, ...], indexes: tuple[int, ...]) -> KeyCheck:
     names = [sql.Identifier(name) for name in key]
     equal = sql.SQL(" and ").join(
-        sql.SQL("{} = ${}").format(name, sql.Literal(number)) for number, name in enumerate(names, 1)
+        sql.SQL("{} = ${}{}").format(name, sql.Literal(number), cast_of(target, key[number - 1]))
+        for number, name in enumerate(names, 1)
     )
     not_null = sql.SQL(" and ").join(sql.SQL("{} is not null").format(name) for name in names)
     one = sql.SQL("select where (select count(*) from {} where {}) <= 1").format(relation(target), equal)

@@ -221,8 +221,16 @@ def _where_row(build: _Builder) -> tuple[sql.Composable, tuple[str, ...]]:
 
 def _equal(build: _Builder, by_name: dict[str, sql.Composable]) -> sql.Composable:
     return sql.SQL(" and ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in by_name.items()
+        sql.SQL("{} = {}{}").format(sql.Identifier(name), value, cast_of(build.target, name))
+        for name, value in by_name.items()
     )
+
+
+def cast_of(target: TargetTable, name: str) -> sql.SQL:
+    """What a parameter needs that is compared with this column: nothing, but for a composite type. (A cast
+    to a type with a length would cut values.)"""
+    column = target.columns.get(name)
+    return sql.SQL(f"::{column.type_name}" if column is not None and column.composite else "")
 
 
 # Not every type has an operator `=` (json, point, xml), and where it has, equal is not the same (1.0 and

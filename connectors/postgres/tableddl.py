@@ -82,7 +82,7 @@ def _entries(script: str) -> list[tuple[str, str]]:
     """(type, SQL) of each entry, without psql's own commands and session settings."""
     starts = [(match.start(), match["type"]) for match in _ENTRY.finditer(script)]
     ends = [start for start, _ in starts[1:]] + [len(script)]
-    return [(kind, _statements(script[start:end])) for (start, kind), end in zip(starts, ends, strict=True)]
+    return [(kind, _statements(script[start:end])) for (start, kind), end in zip(starts, ends, strict=False)]
 
 
 def _joined(entries: list[tuple[str, str]], wanted: Callable[[str], bool]) -> str:

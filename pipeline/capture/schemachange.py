@@ -37,7 +37,11 @@ def describe_added(
     old: TableSchema, new: TableSchema, added: tuple[Column, ...], catalog: Mapping[str, CatalogColumn]
 ) -> ColumnsAdded:
     """The change that travels in the log. Raises RefusedData (`schema-changed`) where the values of
-    rows that were there before cannot be proven."""
+    rows that were there before cannot be proven.
+
+    A default that filled them without a missing value has rewritten the table, which `check_shape` has
+    refused before; so without one they are NULL, whatever the default is by now.
+    """
     return ColumnsAdded(old.id, tuple(_describe(new, column, catalog.get(column.name)) for column in added))
 
 
@@ -46,10 +50,6 @@ def _describe(table: TableSchema, column: Column, found: CatalogColumn | None) -
         raise _refuse(table, f"column {column.name} was added and changed again before capture saw it")
     if found.identity or found.generated:
         raise _refuse(table, f"column {column.name} was added as identity or generated column")
-    if found.default is not None and not found.has_missing:
-        raise _refuse(
-            table, f"column {column.name} was added with a default that gave existing rows unknown values"
-        )
     return AddedColumn(
         column.name,
         column.type_name,

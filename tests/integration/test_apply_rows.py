@@ -335,3 +335,14 @@ def test_a_row_of_1600_columns_and_one_of_many_megabytes_arrive(
     assert replica.execute(
         "select length(body), md5(body) = md5(repeat('wide', 5000000)) from public.long"
     ) == [(20_000_000, True)]
+
+
+def test_a_row_is_found_by_a_key_of_a_composite_type(
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    replica.execute("create type public.pt as (a int, b text)")
+    replica.execute("create table public.t (k public.pt primary key, v text)")
+    rows = rows_of(replica, "public.t")
+    changes = [rows.insert("(1,x)", "a"), rows.insert("(2,y)", "b")]
+    apply(made_log, replicating, rows, *changes, rows.update("(1,x)", "c"), rows.delete("(2,y)", None))
+    assert content(replica) == [('("(1,x)",c)',)]

@@ -61,3 +61,28 @@ def test_partitions_join_and_what_a_replica_cannot_make_is_left_out_until_it_can
     pipeline.wait()
     assert replica.execute("select mood::text from later.told") == [("good",)]
     pipeline.verify()
+
+
+def test_a_column_that_is_added_to_a_partitioned_table_or_gets_its_default_later(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute(
+        "create table ev (id int, d int, primary key (id, d)) partition by range (d);"
+        " create table ev1 partition of ev for values from (0) to (10);"
+        " create table ev2 partition of ev for values from (10) to (20);"
+        " insert into ev values (1, 1), (2, 11);"
+        " create table k (id int primary key); insert into k values (1)"
+    )
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "alter table ev add column c int default 7; insert into ev values (3, 3), (4, 14);"
+        " alter table k add column c int; alter table k alter column c set default (random() * 0)::int + 5;"
+        " insert into k values (2); insert into k values (3, null)"
+    )
+    pipeline.wait()
+    assert replica.execute("select id, c from ev order by id") == [(1, 7), (2, 7), (3, 7), (4, 7)]
+    assert replica.execute("select id, c from k order by id") == [(1, None), (2, 5), (3, None)]
+    pipeline.verify()
