@@ -58,6 +58,16 @@ class NotReplicated(BaseModel):
     reason: str
 
 
+class Endangered(BaseModel):
+    """A published table whose UPDATE and DELETE fail in the application: what was seen, and what mends it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    table: str
+    seen: str
+    fix: str
+
+
 class StageReport(BaseModel):
     """One stage's newest word. Unknown figures are None. LSNs are text."""
 
@@ -78,6 +88,7 @@ class StageReport(BaseModel):
     last_error: ReportedError | None = None
     waiting_for: str | None = None
     not_replicated: tuple[NotReplicated, ...] = ()
+    endangered: tuple[Endangered, ...] = ()
     details: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from connectors.postgres.catalog import Table
 from connectors.postgres.session import Session, wrapped
 
 TableName = tuple[str, str]
@@ -160,6 +161,22 @@ def drop_publication(session: Session, name: str) -> None:
 def full_identity_sql(table: TableName) -> str:
     """The statement that makes every column of a table its replica identity (`keyless: full`)."""
     return sql.SQL("alter table only {} replica identity full").format(sql.Identifier(*table)).as_string()
+
+
+def identity_remedy(table: Table, publication: str) -> str:
+    """What makes UPDATE and DELETE of a published table work again in the application."""
+    name = sql.Identifier(table.schema, table.name).as_string()
+    if table.full_problem is None:
+        return full_identity_sql((table.schema, table.name)) + ";"
+    for index in table.usable_indexes:
+        shown = sql.Identifier(index.name).as_string()
+        return f"alter table {name} replica identity using index {shown};"
+    taken_out = f"alter publication {sql.Identifier(publication).as_string()} drop table only {name};"
+    return (
+        "Give it a primary key, or a unique index on NOT NULL columns and:"
+        f" alter table {name} replica identity using index …; at once, at the price of beginning anew with"
+        f" Keepstream: {taken_out}"
+    )
 
 
 def _only(tables: Iterable[TableName]) -> sql.Composed:

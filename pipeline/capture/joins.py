@@ -33,7 +33,7 @@ from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import shape_entry
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
-from pipeline.reports import NotReplicated
+from pipeline.reports import Endangered, NotReplicated
 from pipeline.selection import TableName, select_tables
 from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
@@ -79,13 +79,13 @@ class Joins:
         self,
         capture: OpenCapture,
         options: CaptureOptions,
-        tell: Callable[[tuple[NotReplicated, ...]], None],
+        tell: Callable[[tuple[NotReplicated, ...], tuple[Endangered, ...]], None],
     ) -> None:
         self._capture = capture
         self._options = options
         self._tell = tell
         self._left_out: dict[TableName, str] = {}
-        self._endangered: set[str] = set()
+        self._endangered: tuple[Endangered, ...] = ()
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Join what can be joined now; returns the versions of the tables that did.
@@ -102,6 +102,7 @@ class Joins:
             TableName(t.schema, t.name): t for t in selection.wanted if (t.schema, t.name) not in listed
         }
         self._protect([table for table in tables if (table.schema, table.name) in listed])
+        published_names = {f"{schema}.{name}" for schema, name in listed}
         joined: list[TableSchema] = []
         for name, table in {} if packer.holds_transactions else missing.items():
             outcome = self._try_join(table, packer)
@@ -112,26 +113,31 @@ class Joins:
                 self._leave_out(name, outcome)
         left_out = {t: r for t, r in self._left_out.items() if t in missing}
         self._tell(
-            selection.not_replicated
-            + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items())
+            tuple(each for each in selection.not_replicated if each.table not in published_names)
+            + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items()),
+            self._endangered,
         )
         return tuple(joined)
 
     def _protect(self, listed: list[Table]) -> None:
         """A published table that lost its key makes the application's UPDATE and DELETE fail: give it
-        REPLICA IDENTITY FULL if we may, else say so, loudly."""
+        REPLICA IDENTITY FULL if we may, else say so, as long as it lasts."""
+        endangered: list[Endangered] = []
         for table in listed:
-            if table.identity_problem is None or table.qualified_name in self._endangered:
+            if table.identity_problem is None:
                 continue
             if table.owned and table.full_problem is None:
                 self._try_set_full(table)
                 continue
-            self._endangered.add(table.qualified_name)
-            fix = publications.full_identity_sql((table.schema, table.name))
-            logger.error(
-                "updates and deletes of a published table fail in the application",
-                extra={"table": table.qualified_name, "seen": table.identity_problem, "fix": f"{fix};"},
-            )
+            fix = publications.identity_remedy(table, self._options.publication)
+            endangered.append(Endangered(table=table.qualified_name, seen=table.identity_problem, fix=fix))
+        for each in endangered:
+            if each not in self._endangered:
+                logger.error(
+                    "updates and deletes of a published table fail in the application",
+                    extra={"table": each.table, "seen": each.seen, "fix": each.fix},
+                )
+        self._endangered = tuple(endangered)
 
     def _give_identity(self, table: Table) -> None:
         """In a transaction of its own: pg_dump must be able to read the table while it joins."""

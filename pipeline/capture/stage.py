@@ -16,7 +16,7 @@ from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.trimming import Trimmer
-from pipeline.reports import NotReplicated, Report, ReportedError, StageReport, StageState
+from pipeline.reports import Endangered, NotReplicated, Report, ReportedError, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import format_lsn
 
@@ -39,6 +39,7 @@ class CaptureStage:
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
         self._not_replicated: tuple[NotReplicated, ...] = ()
+        self._endangered: tuple[Endangered, ...] = ()
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -73,7 +74,7 @@ class CaptureStage:
         self._waiting_for = None
         self._rates.position = capture.chain.position
         try:
-            joins = Joins(capture, self._options, self._set_not_replicated)
+            joins = Joins(capture, self._options, self._set_tables)
             housekeeping = Housekeeping(capture, self._options, joins.look)
             pump = Pump(capture, housekeeping, self._rates, publication=self._options.publication)
             backoff.reset()
@@ -93,8 +94,10 @@ class CaptureStage:
             logger.info("capture waits", extra={"waiting_for": what})
         self._waiting_for = what
 
-    def _set_not_replicated(self, tables: tuple[NotReplicated, ...]) -> None:
-        self._not_replicated = tables
+    def _set_tables(
+        self, not_replicated: tuple[NotReplicated, ...], endangered: tuple[Endangered, ...]
+    ) -> None:
+        self._not_replicated, self._endangered = not_replicated, endangered
 
     def snapshot(self) -> StageReport:
         """What the stage says of itself now."""
@@ -112,6 +115,7 @@ class CaptureStage:
             last_error=self._last_error,
             waiting_for=self._waiting_for,
             not_replicated=self._not_replicated,
+            endangered=self._endangered,
             details={
                 "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),

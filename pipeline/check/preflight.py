@@ -19,7 +19,7 @@ from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history
 from pipeline.check.log import LOG, check_log
-from pipeline.check.publication import check_publication
+from pipeline.check.publication import check_endangered, check_publication
 from pipeline.check.replica import ReplicaCheck, SourceFacts
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
@@ -89,6 +89,7 @@ class Preflight:
         yield from check_publication(
             session, config.publication_name, publication, selection, role, established=established
         )
+        yield from check_endangered(tables, publication)
         yield from check_uncarried_objects(session)
         self._source = SourceFacts(server, instance, selection, read_source_schema(session))
 

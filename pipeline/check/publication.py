@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from psycopg import sql
 
 from connectors.postgres.catalog import Table
 from connectors.postgres.instance import has_role
-from connectors.postgres.publication import Publication, add_tables_sql, create_publication_sql
+from connectors.postgres.publication import (
+    Publication,
+    add_tables_sql,
+    create_publication_sql,
+    identity_remedy,
+)
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
@@ -44,6 +49,22 @@ def check_publication(
         may_join = has_role(session, publication.owner)
         yield _incomplete(publication, missing, role, may_join=may_join, established=established)
     yield from _unwanted(publication, selection)
+
+
+def check_endangered(tables: Iterable[Table], publication: Publication | None) -> Iterator[Finding]:
+    """Published tables whose UPDATE and DELETE fail in the application now, and that capture may not mend. A
+    warning: nothing is gained by keeping capture from running."""
+    listed = {table.oid for table in publication.tables} if publication else set()
+    for table in tables:
+        problem = table.identity_problem
+        if table.oid in listed and problem is not None and not (table.owned and table.full_problem is None):
+            assert publication is not None
+            yield SOURCE.warning(
+                "writes-fail",
+                table.qualified_name,
+                f"its UPDATE and DELETE fail in the application, because it is published: {problem}",
+                fix=identity_remedy(table, publication.name),
+            )
 
 
 def _may_be_made(session: Session, name: str, selection: Selection, role: Role) -> Finding:

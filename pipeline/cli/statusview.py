@@ -85,6 +85,8 @@ def _more(seen: dict[str, Any]) -> Iterator[Text]:
     for finding in seen["findings"]:
         style = "red" if finding["severity"] == "error" else "yellow"
         yield Text(f"{finding['where']}: {finding['message']} [{finding['code']}]", style=style)
+        if finding["hint"]:
+            yield Text(f"  {finding['hint']}", style=style)
 
 
 def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:

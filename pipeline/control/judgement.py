@@ -86,6 +86,7 @@ class _Judge:
         capture = self._capture()
         replicas = {name: self._replica(name, capture) for name in self._seen.replicas}
         self._look_at_slot(self._slot)
+        self._look_at_tables(capture)
         stages = [capture, *(replica.stage for replica in replicas.values())]
         return Status(
             name=self._seen.name,
@@ -332,8 +333,15 @@ class _Judge:
         elif slot.wal_status == "unreserved":
             self._warn("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
 
-    def _warn(self, code: str, where: str, message: str) -> None:
-        self._findings.append(StatusFinding("warning", code, where, message))
+    def _look_at_tables(self, capture: Stage) -> None:
+        if capture.report is None or not self._is_fresh(capture.report):
+            return
+        for each in capture.report.endangered:
+            seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
+            self._warn("writes-fail", "source", seen, hint=each.fix)
+
+    def _warn(self, code: str, where: str, message: str, *, hint: str = "") -> None:
+        self._findings.append(StatusFinding("warning", code, where, message, hint))
 
 
 def worst(states: Iterable[StageState | None]) -> StageState | None:

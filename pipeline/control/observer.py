@@ -21,7 +21,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres import slot as slots
 from connectors.postgres.catalog import list_tables
-from connectors.postgres.publication import publication_identity
+from connectors.postgres.publication import publication_identity, read_publication
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports
@@ -171,7 +171,10 @@ class _SourceLook(_Look[SourceSeen]):
         now = time.monotonic()
         if self._left_out_at is None or now - self._left_out_at > CATALOG_EVERY_S:
             source = self._config.source
-            self._left_out = select_tables(list_tables(session), source.tables, source.keyless).not_replicated
+            chosen = select_tables(list_tables(session), source.tables, source.keyless)
+            published = read_publication(session, self._config.publication_name)
+            names = {f"{t.schema}.{t.name}" for t in published.tables} if published else set()
+            self._left_out = tuple(each for each in chosen.not_replicated if each.table not in names)
             self._left_out_at = now
         return self._left_out
 

@@ -86,3 +86,29 @@ def test_a_column_that_is_added_to_a_partitioned_table_or_gets_its_default_later
     assert replica.execute("select id, c from ev order by id") == [(1, 7), (2, 7), (3, 7), (4, 7)]
     assert replica.execute("select id, c from k order by id") == [(1, None), (2, 5), (3, None)]
     pipeline.verify()
+
+
+def test_a_published_table_whose_writes_fail_is_shouted_about(directory_pipeline: Pipeline) -> None:
+    """PostgreSQL 18 refuses updates under REPLICA IDENTITY FULL once a generated column is added."""
+    pipeline = directory_pipeline
+    pipeline.source.execute("create table k (a int, b text); insert into k values (1, 'x')")
+    pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute("alter table k add column c int generated always as (a * 2) stored")
+
+    def findings() -> list[dict[str, Any]]:
+        status = pipeline.run("status", "--json").json
+        assert "public.k" not in {each["table"] for each in status["not_replicated"]}
+        return [each for each in status["findings"] if each["code"] == "writes-fail"]
+
+    pipeline.until(lambda: bool(findings()), "the finding", JOIN_S)
+    (found,) = findings()
+    assert found["message"] == (
+        "UPDATE and DELETE of public.k fail in the application: replica identity full with generated columns"
+    )
+    assert "alter publication " in found["hint"]
+    checked = pipeline.run("check")
+    assert "fail in the application, because it is published" in checked.stdout
+    pipeline.source.execute("alter table k add primary key (a); alter table k replica identity default")
+    pipeline.source.execute("update k set b = 'y'")
+    pipeline.until(lambda: not findings(), "the finding's end", JOIN_S)

@@ -17,7 +17,7 @@ from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Status
-from pipeline.reports import NotReplicated, StageReport, StageState
+from pipeline.reports import Endangered, NotReplicated, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
 
@@ -353,3 +353,11 @@ def test_whatever_is_seen_there_is_a_status_that_keeps_the_contract(
     assert one["lag_s"] is None or one["lag_s"] >= 0
     assert one["lag_bytes"] is None or one["lag_bytes"] >= 0
     assert (one["lag_bytes"] == 0) >= (one["lag_s"] == 0 and one["lag_bytes"] is not None)
+
+
+def test_a_table_whose_writes_fail_is_a_finding_with_its_remedy() -> None:
+    endangered = (Endangered(table="public.k", seen="no primary key", fix="alter table …;"),)
+    status = judged(capture=report(endangered=endangered))
+    (finding,) = [each for each in status.findings if each.code == "writes-fail"]
+    assert (finding.severity, finding.where, finding.hint) == ("warning", "source", "alter table …;")
+    assert finding.message == "UPDATE and DELETE of public.k fail in the application: no primary key"
