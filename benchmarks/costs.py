@@ -26,12 +26,12 @@ from benchmarks.servers import Home, Servers
 from benchmarks.workload import TABLES, create_marker, create_tables, execute, write_marker
 
 IDLE_S = 60
-QUICK_IDLE_S = 30
-_SETTLE_S = 10.0
-_WITHOUT_S = 15.0
+QUICK_IDLE_S = 20
+_SETTLE_S = 8.0
+_WITHOUT_S = 10.0
 PGBENCH_SCALE = 10
 PGBENCH_S = 20
-QUICK_PGBENCH_S = 8
+QUICK_PGBENCH_S = 6
 PGBENCH_TABLES = (
     "pgbench_accounts",
     "pgbench_branches",
@@ -54,6 +54,7 @@ def _measure_idle(bench: Bench, name: str, home: Home) -> list[Result]:
     scene = make_scene(bench, create_tables, TABLES)
     pipeline = scene.new_pipeline("bench", home, ["standby"])
     seconds = QUICK_IDLE_S if bench.quick else IDLE_S
+    bench.servers.vacuum()
     with pipeline.supervised() as process:
         with psycopg.connect(scene.source, autocommit=True) as connection:
             write_marker(connection, 1)
