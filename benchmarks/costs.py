@@ -26,12 +26,12 @@ from benchmarks.servers import Home, Servers
 from benchmarks.workload import TABLES, create_marker, create_tables, execute, write_marker
 
 IDLE_S = 60
-QUICK_IDLE_S = 30
-_SETTLE_S = 10.0
-_WITHOUT_S = 15.0
+QUICK_IDLE_S = 20
+_SETTLE_S = 8.0
+_WITHOUT_S = 10.0
 PGBENCH_SCALE = 10
 PGBENCH_S = 20
-QUICK_PGBENCH_S = 8
+QUICK_PGBENCH_S = 6
 PGBENCH_TABLES = (
     "pgbench_accounts",
     "pgbench_branches",
@@ -54,19 +54,20 @@ def _measure_idle(bench: Bench, name: str, home: Home) -> list[Result]:
     scene = make_scene(bench, create_tables, TABLES)
     pipeline = scene.new_pipeline("bench", home, ["standby"])
     seconds = QUICK_IDLE_S if bench.quick else IDLE_S
-    with pipeline.supervised() as process:
-        with psycopg.connect(scene.source, autocommit=True) as connection:
-            write_marker(connection, 1)
-        wait_for_marker(pipeline.replicas["standby"], [])
-        time.sleep(_SETTLE_S)
-        during = _watch(bench.servers, process.pid, seconds)
-        if process.poll() is not None:
-            raise StageFailed(f"keepstream run ended with {process.returncode}")
-    without = _watch(bench.servers, None, _WITHOUT_S)
+    with bench.servers.without_autovacuum():
+        with pipeline.supervised() as process:
+            with psycopg.connect(scene.source, autocommit=True) as connection:
+                write_marker(connection, 1)
+            wait_for_marker(pipeline.replicas["standby"], [])
+            time.sleep(_SETTLE_S)
+            during = _watch(bench.servers, process.pid, seconds)
+            if process.poll() is not None:
+                raise StageFailed(f"keepstream run ended with {process.returncode}")
+        without = _watch(bench.servers, None, _WITHOUT_S)
     bench.say(f"{during.ours_percent:.2f} % of a core")
     servers = (
-        f"{home.value} log, {seconds} s; the PostgreSQL servers and Kafka used {during.servers_percent:.2f} %"
-        f" meanwhile and {without.servers_percent:.2f} % without a pipeline"
+        f"{home.value} log, {seconds} s, autovacuum off; the PostgreSQL servers and Kafka used"
+        f" {during.servers_percent:.2f} % meanwhile and {without.servers_percent:.2f} % without a pipeline"
     )
     figures = (
         (name, during.ours_percent, "% of a core", "≤ 1", (servers,)),

@@ -89,6 +89,17 @@ class Servers:
         shutil.rmtree(self.folder / "log", ignore_errors=True)
         self.settle()
 
+    @contextmanager
+    def without_autovacuum(self) -> Iterator[None]:
+        """Its bursts over fresh catalogs write far more WAL than an idle pipeline, at random moments."""
+        for server in (self.source, self.replica):
+            _configure(server, "alter system set autovacuum = off")
+        try:
+            yield
+        finally:
+            for server in (self.source, self.replica):
+                _configure(server, "alter system reset autovacuum")
+
     def settle(self) -> None:
         """Checkpoint both servers: no run pays for what an earlier one wrote."""
         for server in (self.source, self.replica):
@@ -143,6 +154,12 @@ def drop_slots(server: EmbeddedPostgres, names: Sequence[str] | None = None) -> 
 
         require(are_idle, _SLOT_S, what="the end of the walsenders")
         connection.execute(f"select pg_drop_replication_slot(slot_name) {which}", values)
+
+
+def _configure(server: EmbeddedPostgres, statement: str) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        _execute(connection, statement)
+        connection.execute("select pg_reload_conf()")
 
 
 def _databases(server: EmbeddedPostgres) -> list[str]:
