@@ -7,6 +7,7 @@ pg_monitor. The space left on the server's disk is not visible through SQL at al
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -262,7 +263,8 @@ def time_to_full_s(room_bytes: int | None, bytes_per_s: float) -> float | None:
     """
     if room_bytes is None or bytes_per_s <= 0:
         return None
-    return max(room_bytes, 0) / bytes_per_s
+    seconds = max(room_bytes, 0) / bytes_per_s
+    return seconds if math.isfinite(seconds) else None
 
 
 def _lsn(text: str | None) -> Lsn | None:

@@ -44,7 +44,7 @@ class Stage:
             "commit_lsn": self.commit_lsn,
             "end_lsn": self.end_lsn,
             "lag_bytes": self.lag_bytes,
-            "lag_s": None if self.lag_s is None else round(self.lag_s, 3),
+            "lag_s": _shown_lag_s(self.lag_s),
             "rates": {
                 "changes_per_s": _figure(report, "changes_per_s"),
                 "bytes_per_s": _figure(report, "bytes_per_s"),
@@ -110,6 +110,11 @@ class Status:
                 for f in self.findings
             ],
         }
+
+
+def _shown_lag_s(lag_s: float | None) -> float | None:
+    """In milliseconds' precision; what is behind at all is never shown as 0."""
+    return max(round(lag_s, 3), 0.001) if lag_s else lag_s
 
 
 def _figure(report: StageReport | None, name: str) -> float | None:

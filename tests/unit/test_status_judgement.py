@@ -16,7 +16,7 @@ from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
-from pipeline.control.status import Status
+from pipeline.control.status import Stage, Status
 from pipeline.reports import Endangered, NotReplicated, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
@@ -361,3 +361,14 @@ def test_a_table_whose_writes_fail_is_a_finding_with_its_remedy() -> None:
     (finding,) = [each for each in status.findings if each.code == "writes-fail"]
     assert (finding.severity, finding.where, finding.hint) == ("warning", "source", "alter table …;")
     assert finding.message == "UPDATE and DELETE of public.k fail in the application: no primary key"
+
+
+def test_a_rate_next_to_nothing_fills_no_disk() -> None:
+    status = judged(source=replace(SOURCE, wal_bytes_per_s=5e-324))
+    assert status.to_json()["slot"]["time_to_full_s"] is None
+
+
+def test_a_lag_below_a_millisecond_is_not_shown_as_none() -> None:
+    stage = Stage(StageState.STREAMING, lag_bytes=100, lag_s=0.00006)
+    assert (stage.to_json()["lag_s"], stage.to_json()["lag_bytes"]) == (0.001, 100)
+    assert Stage(StageState.IDLE, lag_bytes=0, lag_s=0.0).to_json()["lag_s"] == 0.0
