@@ -6,12 +6,13 @@ Comparisons; each raises HistoryBroken and says what was expected, what was seen
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from connectors.postgres import publication as publications
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
+from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch, Walsender
 from pipeline.capture.shapes import PREFIX, anchored_shapes, check_shape, shape_entry
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
@@ -20,6 +21,15 @@ from schemas.lsn import Position, format_lsn
 IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
 _JOIN = "join:"
 _TABLE = "table:"
+
+
+def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> SystemIdentity:
+    """P10: this is the cluster that the log came from, on a timeline that holds all that the log does."""
+    system = walsender.identify_system()
+    check_system(anchor, tail, system)
+    if system.timeline != anchor.timeline:
+        check_timeline(anchor, tail, system.timeline, walsender.timeline_history(system.timeline))
+    return system
 
 
 def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
@@ -97,10 +107,22 @@ def join_token(xid: int) -> str:
     return f"{_JOIN}{xid}"
 
 
-def announced_joins(anchored: Sequence[str]) -> tuple[str, ...]:
-    """The announcements among an ANCHOR's entries. They stay until a capture that saw its transaction
-    end writes the next ANCHOR: one that was killed may leave a COMMIT that is still running."""
-    return tuple(entry for entry in anchored if entry.startswith(_JOIN))
+_RUNNING: Final = """
+    select transactionid::text from pg_catalog.pg_locks
+     where locktype = 'transactionid' and granted and transactionid::text = any(%s)
+"""
+
+
+def running_joins(session: Session, anchored: Sequence[str]) -> tuple[str, ...]:
+    """The announcements among an ANCHOR's entries whose transaction has not ended: a capture that was
+    killed may leave a COMMIT that still runs. Ask before the publication is read: what a transaction
+    added that has ended is seen there."""
+    announced = [entry.removeprefix(_JOIN) for entry in anchored if entry.startswith(_JOIN)]
+    if not announced:
+        return ()
+    with wrapped("looking for transactions that add tables"):
+        rows = session.execute(_RUNNING, [announced]).fetchall()
+    return tuple(join_token(int(xid)) for (xid,) in rows)
 
 
 def published_now(session: Session, publication: str) -> tuple[str, ...]:
@@ -122,7 +144,11 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
 
 def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
-    the stream does not tell. Returns what the next ANCHOR says, without announcements."""
+    the stream does not tell. Returns what the next ANCHOR says.
+
+    Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
+    """
+    running = running_joins(session, anchored)
     names = named_tables(anchored)
     shapes = anchored_shapes(anchored)
     now = read_shapes(session, publication)
@@ -131,7 +157,7 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
             check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
     current = published_now(session, publication)
     check_publication(publication, anchored, current)
-    return (*_without_shapes(current), *map(shape_entry, now))
+    return (*_without_shapes(current), *map(shape_entry, now), *running)
 
 
 def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from connectors.postgres.stream import Batch
-from pipeline.capture.history import announced_joins, check_published
+from pipeline.capture.history import check_published
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -18,7 +18,8 @@ LOOK_EVERY_S = 10.0
 
 
 class Housekeeping:
-    """`look` is called every ten seconds, and before each heartbeat, with the packer."""
+    """`look` is called every ten seconds, with the packer; the publication is compared before it, and before
+    each heartbeat."""
 
     def __init__(
         self,
@@ -59,4 +60,4 @@ class Housekeeping:
         """
         chain = self._capture.chain
         current = check_published(self._capture.sql, self._options.publication, chain.publication)
-        chain.publication_is(current + announced_joins(chain.publication))
+        chain.publication_is(current)

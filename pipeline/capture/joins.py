@@ -27,7 +27,7 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.history import announced_joins, check_published, join_token
+from pipeline.capture.history import check_published, join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import shape_entry
@@ -126,8 +126,7 @@ class Joins:
         for table in listed:
             if table.identity_problem is None:
                 continue
-            if table.owned and table.full_problem is None:
-                self._try_set_full(table)
+            if table.owned and table.full_problem is None and self._try_set_full(table):
                 continue
             fix = publications.identity_remedy(table, self._options.publication)
             endangered.append(Endangered(table=table.qualified_name, seen=table.identity_problem, fix=fix))
@@ -144,7 +143,7 @@ class Joins:
         if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
             self._set_full(table)
 
-    def _try_set_full(self, table: Table) -> None:
+    def _try_set_full(self, table: Table) -> bool:
         try:
             self._set_full(table)
         except KeepstreamError as error:
@@ -153,6 +152,8 @@ class Joins:
             logger.warning(
                 "replica identity not set yet", extra={"table": table.qualified_name, "code": error.code}
             )
+            return False
+        return True
 
     def _set_full(self, table: Table) -> None:
         session = self._capture.sql
@@ -180,11 +181,16 @@ class Joins:
                 wrapped(f"adding table {table.qualified_name} to the publication"),
             ):
                 unfit = self._lacking(session, table) or self._lock(session, table)
-                return unfit or self._join(session, table, packer)
+                if unfit is not None:
+                    return unfit
+                version = self._join(session, table, packer)
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+        self._adopt_identity()
+        logger.info("table joined", extra={"table": table.qualified_name})
+        return version
 
     def _lacking(self, session: Session, table: Table) -> str | None:
         """Which replica lacks what the table needs beside itself; None if it can be made on all of them."""
@@ -246,8 +252,6 @@ class Joins:
         self._announce((token, *map(shape_entry, shapes)), version, packer)
         session.commit()
         failpoint("capture.after_join_committed")
-        self._adopt_identity(token)
-        logger.info("table joined", extra={"table": str(name)})
         return version
 
     def _dump(self, table: TableName) -> TableDdl:
@@ -285,13 +289,10 @@ class Joins:
                 raise RetryLater("the log is too slow", code="log-slow")
             chain.settle(0.1)
 
-    def _adopt_identity(self, token: str) -> None:
-        """P11: what nobody else changed meanwhile is the publication from now on. Announcements of
-        earlier captures stay: one that was killed may have left a COMMIT that still runs."""
-        name, chain = self._options.publication, self._capture.chain
-        current = check_published(self._capture.sql, name, chain.publication)
-        others = tuple(known for known in announced_joins(chain.publication) if known != token)
-        chain.publication_is(current + others)
+    def _adopt_identity(self) -> None:
+        """P11: what nobody else changed meanwhile is the publication from now on."""
+        chain = self._capture.chain
+        chain.publication_is(check_published(self._capture.sql, self._options.publication, chain.publication))
 
 
 def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:

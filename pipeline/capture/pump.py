@@ -155,6 +155,7 @@ class Pump:
         if begin is None or not _ends(commit, begin):
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
+        self._rates.last_commit_lsn = commit.commit_lsn
         if self._skipping:
             self._skipping = False
             self._resent.see(
@@ -199,6 +200,7 @@ class Pump:
         if not added:
             return
         columns = read_columns(self._capture.sql, self._oids[table.id])
+        self._check_shape(self._oids[table.id], table)  # no rewrite came before `columns` were read
         catalog = {column.name: column for column in columns}
         payload = describe_added(previous, table, added, catalog)
         self._packer.need(table)

@@ -24,6 +24,7 @@ logger = logging.getLogger("keepstream.capture")
 
 STAGE = "capture"
 IDLE_AFTER_S = 3.0
+_REPORT_EVERY_S = 1.0
 
 
 class CaptureStage:
@@ -43,7 +44,10 @@ class CaptureStage:
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
-        reporting = threading.Thread(target=self._report_always, name="capture report", daemon=True)
+        ended = threading.Event()
+        reporting = threading.Thread(
+            target=self._report_always, args=[ended], name="capture report", daemon=True
+        )
         reporting.start()
         if self._options.trim is not None:
             trimmer = Trimmer(self._options.trim)
@@ -61,6 +65,8 @@ class CaptureStage:
             self._last_error = ReportedError.of(error)
             raise
         finally:
+            ended.set()
+            reporting.join()
             self._state = StageState.STOPPED
             self._report(self.snapshot())
 
@@ -102,11 +108,12 @@ class CaptureStage:
     def snapshot(self) -> StageReport:
         """What the stage says of itself now."""
         changes_per_s, bytes_per_s = self._rates.take_rates()
-        capture = self._capture
+        capture, commit_lsn = self._capture, self._rates.last_commit_lsn
         return StageReport(
             stage=STAGE,
             state=self._shown_state(),
             position=format_lsn(self._rates.position.lsn) if self._rates.position.lsn else None,
+            commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
             commit_time=self._rates.position.commit_time / 1e6 or None,
             changes_per_s=changes_per_s,
             bytes_per_s=bytes_per_s,
@@ -133,6 +140,6 @@ class CaptureStage:
         idle = time.monotonic() - self._rates.last_change_at > IDLE_AFTER_S
         return StageState.IDLE if idle and self._capture.stream.queued_bytes == 0 else StageState.STREAMING
 
-    def _report_always(self) -> None:
-        while not self._stop.wait(1.0) and self._state is not StageState.STOPPED:
+    def _report_always(self, ended: threading.Event) -> None:
+        while not ended.wait(_REPORT_EVERY_S):
             self._report(self.snapshot())

@@ -25,11 +25,9 @@ from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
-    announced_joins,
+    check_cluster,
     check_published,
     check_slot,
-    check_system,
-    check_timeline,
     published_now,
 )
 from pipeline.capture.options import CaptureOptions
@@ -205,15 +203,8 @@ class Startup:
         return tail
 
     def _check_system(self, walsender: Walsender, tail: Follower) -> SystemIdentity:
-        """P10: this is the cluster, and it holds all that the log does."""
-        anchor = tail.last_anchor
-        assert anchor is not None
-        system = walsender.identify_system()
-        check_system(anchor, tail.chain.tail, system)
-        if system.timeline != anchor.timeline:
-            switches = walsender.timeline_history(system.timeline)
-            check_timeline(anchor, tail.chain.tail, system.timeline, switches)
-        return system
+        assert tail.last_anchor is not None
+        return check_cluster(walsender, tail.last_anchor, tail.chain.tail)
 
     def _check_source(self, sql: Session, tail: Follower) -> tuple[SourceIdentity, Lsn]:
         """P10, P11: the source as the next ANCHOR says it, and where the slot stands. On a walsender
@@ -229,7 +220,6 @@ class Startup:
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
         assert slot is not None
         identity = check_published(sql, options.publication, anchor.publication)
-        identity += announced_joins(anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
 
     def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:

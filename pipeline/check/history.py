@@ -11,7 +11,7 @@ from functools import partial
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
-from connectors.postgres.walsender import SystemIdentity, Walsender
+from connectors.postgres.walsender import Walsender
 from pipeline.capture import history
 from pipeline.check.findings import Place
 from pipeline.config import Config
@@ -49,24 +49,19 @@ def _continued(session: Session, config: Config, slot: SlotState | None, tail: F
         yield SOURCE.caught(broken, subject)
     elif slot is not None:
         yield _state(slot)
-    current = history.published_now(session, config.publication_name)
-    broken = _broken(partial(history.check_publication, config.publication_name, anchor.publication, current))
+    broken = _broken(partial(history.check_published, session, config.publication_name, anchor.publication))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")
-    broken = _broken(lambda: history.check_system(anchor, end, _system(config)))
+    walsender = Walsender(config.source.url.reveal(), purpose="check")
+    try:
+        broken = _broken(partial(history.check_cluster, walsender, anchor, end))
+    finally:
+        walsender.close()
     if broken is not None:
         yield SOURCE.caught(broken, "system")
 
 
-def _system(config: Config) -> SystemIdentity:
-    walsender = Walsender(config.source.url.reveal(), purpose="check")
-    try:
-        return walsender.identify_system()
-    finally:
-        walsender.close()
-
-
-def _broken(compare: Callable[[], None]) -> KeepstreamError | None:
+def _broken(compare: Callable[[], object]) -> KeepstreamError | None:
     try:
         compare()
     except KeepstreamError as error:

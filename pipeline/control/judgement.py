@@ -18,6 +18,7 @@ from typing import Any
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState, time_to_full_s
+from pipeline.control.hints import hint_for
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
 from pipeline.reports import STALE_AFTER_S, NotReplicated, StageReport, StageState
@@ -341,6 +342,7 @@ class _Judge:
             self._warn("writes-fail", "source", seen, hint=each.fix)
 
     def _warn(self, code: str, where: str, message: str, *, hint: str = "") -> None:
+        hint = hint or hint_for(code, replica=where.removeprefix("replica "))
         self._findings.append(StatusFinding("warning", code, where, message, hint))
 
 

@@ -265,7 +265,7 @@ def test_a_signal_ends_it_at_once_and_leaves_nothing(
         pipeline.until(lambda: _waits(pipeline.replica), "the verification to wait for the lock")
         running.process.send_signal(number)
         assert running.wait(8) == 130
-        assert "verify: stopped before the end; nothing is known" in running.output
+        assert "verify stopped before the end; nothing is known" in running.output
         assert "{" not in running.output
         for side in (pipeline.source, pipeline.replica):
             pipeline.until(lambda: not _verifiers(side), "its sessions to end")  # noqa: B023 - called at once
