@@ -1,12 +1,13 @@
 """The bytes of one change (record `Change` of avsc/frame.avsc), written and read by hand.
 
 Changes are the bulk of the log, so capture builds them from constant pieces around rows that are
-already Avro bytes, and readers walk them without a schema. tests compare with fastavro.
+already Avro bytes, and readers walk them without a schema; in C where there is such (docs/decisions/007).
+tests compare with fastavro, and the two with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.primitives import (
@@ -18,6 +19,15 @@ from schemas.primitives import (
     read_optional_text,
 )
 
+encode_row_change: Callable[[Change], bytes] | None
+walk_changes: Callable[..., list[Change]] | None
+try:
+    from schemas import _changecode
+except ImportError:
+    encode_row_change = walk_changes = None
+else:
+    encode_row_change, walk_changes = _changecode.encode_row_change, _changecode.decode_changes
+
 _OPERATIONS = tuple(Operation)
 _NO_TABLE = bytes(8)
 _TAIL = b"\0\0"  # nothing absent, no payload
@@ -27,6 +37,8 @@ def encode_change(change: Change) -> bytes:
     """One encoded change."""
     if change.payload is not None:
         return _encode_payload_change(change)
+    if encode_row_change is not None:
+        return encode_row_change(change)
     pieces = [LONGS[change.operation], change.table]
     if change.old_key is not None:
         pieces += (b"\2", encode_long(len(change.old_key)), change.old_key)
@@ -93,12 +105,16 @@ def _flag(value: bool) -> bytes:
     return b"\1" if value else b"\0"
 
 
-def decode_changes(block: bytes) -> Iterator[Change]:
-    """The changes that stand back to back in `block`."""
+def decode_changes(block: bytes) -> Sequence[Change]:
+    """The changes that stand back to back in `block`. Raises ValueError or IndexError for anything else."""
+    if walk_changes is not None:
+        return walk_changes(block, Change, _OPERATIONS, _read_payload)
+    changes = []
     pos, end = 0, len(block)
     while pos < end:
         change, pos = _decode(block, pos)
-        yield change
+        changes.append(change)
+    return changes
 
 
 def decode_change(encoded: bytes) -> Change:
@@ -110,6 +126,8 @@ def decode_change(encoded: bytes) -> Change:
 
 
 def _decode(block: bytes, pos: int) -> tuple[Change, int]:
+    if block[pos] & 1:
+        raise ValueError("a negative operation")
     operation = _OPERATIONS[block[pos] >> 1]
     table = block[pos + 1 : pos + 9]
     old_branch = block[pos + 9]
@@ -119,8 +137,12 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
         old_key, pos = read_bytes(block, pos)
     elif old_branch == 4:
         old_row, pos = read_bytes(block, pos)
+    elif old_branch:
+        raise ValueError("a union has no such branch")
     if block[pos] == 2:
         row, pos = read_bytes(block, pos + 1)
+    elif block[pos]:
+        raise ValueError("a union has no such branch")
     else:
         pos += 1
     absent: tuple[int, ...] = ()

@@ -9,14 +9,15 @@ import time
 from dataclasses import replace
 
 from pipeline.backoff import Backoff
+from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
-from pipeline.capture.joins import Joins
+from pipeline.capture.joins import Joins, Tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.trimming import Trimmer
-from pipeline.reports import Endangered, NotReplicated, Report, ReportedError, StageReport, StageState
+from pipeline.reports import Report, ReportedError, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import format_lsn
 
@@ -39,8 +40,7 @@ class CaptureStage:
         self._waiting_for: str | None = None
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
-        self._not_replicated: tuple[NotReplicated, ...] = ()
-        self._endangered: tuple[Endangered, ...] = ()
+        self._tables = Tables()
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -76,13 +76,18 @@ class CaptureStage:
             return
         capture = self._capture
         self._options = replace(self._options, take_over=False)  # once: else two take over from each other
-        self._not_replicated = capture.selection.not_replicated
+        self._tables = Tables(
+            capture.selection.not_replicated,
+            tuple(table.qualified_name for table in capture.selection.undecided),
+        )
         self._waiting_for = None
         self._rates.position = capture.chain.position
         try:
             joins = Joins(capture, self._options, self._set_tables)
-            housekeeping = Housekeeping(capture, self._options, joins.look)
-            pump = Pump(capture, housekeeping, self._rates, publication=self._options.publication)
+            options = self._options
+            added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
+            housekeeping = Housekeeping(capture, options, joins.look, added)
+            pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
             backoff.reset()
             self._state = StageState.STREAMING
             pump.run(self._stop)
@@ -100,10 +105,8 @@ class CaptureStage:
             logger.info("capture waits", extra={"waiting_for": what})
         self._waiting_for = what
 
-    def _set_tables(
-        self, not_replicated: tuple[NotReplicated, ...], endangered: tuple[Endangered, ...]
-    ) -> None:
-        self._not_replicated, self._endangered = not_replicated, endangered
+    def _set_tables(self, tables: Tables) -> None:
+        self._tables = tables
 
     def snapshot(self) -> StageReport:
         """What the stage says of itself now."""
@@ -121,8 +124,9 @@ class CaptureStage:
             changes=self._rates.changes,
             last_error=self._last_error,
             waiting_for=self._waiting_for,
-            not_replicated=self._not_replicated,
-            endangered=self._endangered,
+            not_replicated=self._tables.not_replicated,
+            undecided=self._tables.undecided,
+            endangered=self._tables.endangered,
             details={
                 "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),

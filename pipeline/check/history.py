@@ -6,6 +6,7 @@ The same comparisons as capture makes when it starts (P10, P11), reported instea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from connectors.interfaces import ChangeLog
@@ -17,13 +18,26 @@ from pipeline.check.findings import Place
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail
 from pipeline.quantities import human_bytes, human_seconds
-from schemas.errors import KeepstreamError, OperatorNeeded
+from schemas.errors import KeepstreamError
 from schemas.finding import Finding
 
 SOURCE = Place("source")
 
 
-def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class HistorySeen:
+    """The slot, and where the log ends; None: there is none."""
+
+    slot: SlotState | None
+    tail: Follower | None
+
+    @property
+    def stream(self) -> bytes | None:
+        """Which stream the log holds; None if it holds none."""
+        return self.tail.chain.stream if self.tail is not None else None
+
+
+def read_history(session: Session, log: ChangeLog, config: Config) -> HistorySeen:
     """Raises what reading the log raises."""
     slot = read_slot(session, config.slot_name)
     tail = find_tail(log) if log.exists() else None
@@ -31,9 +45,17 @@ def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[
         tail.close()
     if tail is not None and tail.chain.promised:
         slot = slot or read_slot(session, config.slot_name)  # capture may just have made slot and log
+    return HistorySeen(slot, tail)
+
+
+def check_history(session: Session, seen: HistorySeen, config: Config) -> Iterator[Finding]:
+    """Whether they belong together."""
+    slot, tail = seen.slot, seen.tail
+    if tail is not None and tail.chain.promised:
         yield from _continued(session, config, slot, tail)
     elif slot is not None and (tail is None or tail.chain.stream is None):
-        yield _slot_without_log(config)
+        error = history.slot_without_log(config.slot_name, config.log.url)
+        yield SOURCE.caught(error, f"slot {config.slot_name}")
     elif slot is None:
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
 
@@ -79,13 +101,3 @@ def _state(slot: SlotState) -> Finding:
     return SOURCE.ok(
         "slot", f"slot {slot.name}", f"{now}; it retains {human_bytes(slot.retained_bytes)} of WAL"
     )
-
-
-def _slot_without_log(config: Config) -> Finding:
-    error = OperatorNeeded(
-        f"exists, and the log {config.log.url} is empty",
-        code="slot-without-log",
-        hint="Bring the log back that belongs to the slot. If it is gone, drop the slot on the source"
-        f" (select pg_drop_replication_slot('{config.slot_name}');) and copy every replica anew.",
-    )
-    return SOURCE.caught(error, f"slot {config.slot_name}")

@@ -20,6 +20,8 @@ _HINTS = {
     " {replica} --take-over` takes its place at once.",
     "apply-stuck": "On the replica: {waits} `keepstream apply {replica} --take-over` ends a session that"
     " hangs.",
+    "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
+    " leaving it out.",
     "slot-missing": "It was dropped, so changes since then are lost to the log. If that was meant,"
     " {begin_anew}.",
     "slot-lost": "The source removed WAL that the log does not have. Raise max_slot_wal_keep_size on the"

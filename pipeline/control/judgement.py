@@ -337,6 +337,10 @@ class _Judge:
     def _look_at_tables(self, capture: Stage) -> None:
         if capture.report is None or not self._is_fresh(capture.report):
             return
+        for table in capture.report.undecided:
+            self._warn(
+                "table-undecided", "source", f"{table} is left out until source.keyless or a key decides"
+            )
         for each in capture.report.endangered:
             seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
             self._warn("writes-fail", "source", seen, hint=each.fix)

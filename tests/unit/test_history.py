@@ -6,12 +6,12 @@ import pytest
 
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
+from pipeline.capture.announcements import join_token
 from pipeline.capture.history import (
     check_publication,
     check_slot,
     check_system,
     check_timeline,
-    join_token,
 )
 from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
