@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
+from schemas.compiled import find_compiled
 from schemas.primitives import (
     LONGS,
     encode_long,
@@ -19,14 +20,10 @@ from schemas.primitives import (
     read_optional_text,
 )
 
-encode_row_change: Callable[[Change], bytes] | None
-walk_changes: Callable[..., list[Change]] | None
-try:
-    from schemas import _changecode
-except ImportError:
-    encode_row_change = walk_changes = None
-else:
-    encode_row_change, walk_changes = _changecode.encode_row_change, _changecode.decode_changes
+encode_row_change: Callable[[Change], bytes] | None = find_compiled(
+    "schemas._changecode", "encode_row_change"
+)
+walk_changes: Callable[..., list[Change]] | None = find_compiled("schemas._changecode", "decode_changes")
 
 _OPERATIONS = tuple(Operation)
 _NO_TABLE = bytes(8)

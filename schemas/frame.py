@@ -97,9 +97,13 @@ class PartChanges:
         if part.fragment is not None:
             self._fragments.append(part.fragment.content)
             if part.fragment.last:
-                encoded = b"".join(self._fragments)
-                self._fragments.clear()
-                yield decode_change(encoded)
+                yield self._join()
+
+    def _join(self) -> Change:
+        """Nothing but the change itself is held when it returns."""
+        encoded = b"".join(self._fragments)
+        self._fragments.clear()
+        return decode_change(encoded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,16 @@ the same in Python. Which columns it does by itself is told by letters; the rest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
+from schemas.compiled import find_compiled
 from schemas.pgcodec import BOOLEAN, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec
 
-encode_row: Callable[..., Any] | None
-decode_row: Callable[..., Any] | None
-try:
-    from schemas import _rowcode
-except ImportError:
-    encode_row = decode_row = None
-else:
-    encode_row, decode_row = _rowcode.encode_row, _rowcode.decode_row
+encode_row = find_compiled("schemas._rowcode", "encode_row")
+decode_row = find_compiled("schemas._rowcode", "decode_row")
 
-COMPILED: Final = encode_row is not None
+COMPILED: Final = encode_row is not None and decode_row is not None
 SKIPPED: Final = b"x"
 _OTHER: Final = b"?"
 _KINDS: Final = (

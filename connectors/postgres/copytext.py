@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-encode_in_c: Callable[[list[list[bytes | None]]], bytes] | None
-try:
-    from connectors.postgres import _copytext
-except ImportError:
-    encode_in_c = None
-else:
-    encode_in_c = _copytext.encode_rows
+from schemas.compiled import find_compiled
+
+encode_in_c: Callable[[list[list[bytes | None]]], bytes] | None = find_compiled(
+    "connectors.postgres._copytext", "encode_rows"
+)
 
 _NULL: Final = b"\xfd"
 _COLUMN: Final = b"\xfe"

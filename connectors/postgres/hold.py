@@ -70,6 +70,7 @@ def hold(
         "at": None if at is None else format_lsn(at),
         "seconds": expires_s,
     }
+    progress.require(conn, name)
     with wrapped("holding the replica"):
         row = conn.execute(_HOLD, values).fetchone()
     if row is None:

@@ -5,6 +5,7 @@ All of it is readable by any role and changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +65,13 @@ def has_role(session: Session, role: str) -> bool:
     with wrapped(f"looking whether we have the rights of {role}"):
         row = session.execute("select pg_has_role(%s, 'usage')", [role]).fetchone()
     return bool(row and row[0])
+
+
+def superusers(session: Session, roles: Iterable[str]) -> frozenset[str]:
+    """Which of these roles are superusers: their rights are never lent."""
+    query = "select rolname from pg_roles where rolsuper and rolname = any(%s)"
+    with wrapped("looking at roles"):
+        return frozenset(name for (name,) in session.execute(query, [sorted(roles)]))
 
 
 _OID_COLUMNS: Final = """

@@ -160,7 +160,8 @@ def missing(name: str) -> HistoryBroken:
     return HistoryBroken(
         f"the replica has no row {name!r} in keepstream.progress, so nobody knows what it holds",
         code="progress-missing",
-        hint="If the row was deleted, copy the replica anew: empty the database and start `keepstream run`.",
+        hint="If no copy was made yet, start `keepstream run`. If the row was deleted, copy the replica anew:"
+        " empty the database and start `keepstream run`.",
     )
 
 

@@ -40,6 +40,7 @@ STATUS_INTERVAL_S: Final = 0.2
 flushed just as it goes to sleep; then it sends that commit when the next thing wakes it, which this is."""
 _BATCH_BYTES: Final = 256 * 1024
 _STATUS_PAUSE_S: Final = 0.1
+_WIDE_BYTES: Final = 1024 * 1024  # a message of which no second copy is kept
 _MESSAGE_OVERHEAD_BYTES: Final = 80  # what a bytes object and its list slot cost beside its content
 _SHUTDOWN_PATIENCE_S: Final = 15.0
 _ECHO_S: Final = 0.25
@@ -275,13 +276,13 @@ class SlotStream:
         get_copy_data = self._pgconn.get_copy_data
         self._pgconn.consume_input()
         length, data = get_copy_data(1)
-        newest = data
+        newest: bytes | memoryview = data
         size = 0
         while length > 0:
             if data[0] == XLOG_DATA:
                 messages.append(bytes(data[XLOG_DATA_HEADER_BYTES:]))
                 size += length + _MESSAGE_OVERHEAD_BYTES
-                newest = data
+                newest = data if length < _WIDE_BYTES else bytes(data[:XLOG_DATA_HEADER_BYTES])
                 if size >= _BATCH_BYTES:
                     break
             elif data[0] == KEEPALIVE:

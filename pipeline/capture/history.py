@@ -107,7 +107,8 @@ def slot_without_log(slot: str, log: str) -> HistoryBroken:
         f"slot {slot} exists and the log {log} is empty",
         code="slot-without-log",
         hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
-        f" back; or, if it is gone, {BEGIN_ANEW}.",
+        f" back; or, if it is gone, drop the slot (select pg_drop_replication_slot('{slot}');) and"
+        f" {BEGIN_ANEW}.",
     )
 
 

@@ -50,7 +50,7 @@ class Housekeeping:
         return ()
 
     def _heartbeat(self, batch: Batch, packer: FramePacker, now: float) -> None:
-        if packer.holds_transactions or batch.messages:
+        if packer.holds_transactions or batch.bytes:
             return
         due = now - self._heartbeat_at >= HEARTBEAT_EVERY_S or batch.reply_requested
         if due and batch.wal_end > self._capture.chain.position.lsn and self._capture.chain.all_durable:

@@ -83,8 +83,10 @@ class Pump:
         """One batch. Public for tests."""
         stream = self._capture.stream
         batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
-        for message in batch.messages:
-            self._take(message)
+        messages = batch.messages[::-1]
+        batch.messages.clear()
+        while messages:
+            self._take(messages.pop())  # nobody else holds it: one of a wide row is freed once it is decoded
         if self._transaction is None and batch.wal_end >= self._tail.lsn:
             self._resent.prove()
         if not stream.queued_bytes:
@@ -122,6 +124,7 @@ class Pump:
 
     def _take(self, message: bytes) -> None:
         decoded = self._decoder.decode(message)
+        del message
         if isinstance(decoded, Change):
             if not self._skipping:
                 self._change(decoded)

@@ -66,8 +66,10 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
     more = f" (and {len(errors) - len(alike)} more)" if len(errors) > len(alike) else ""
     fixes = "\n".join(dict.fromkeys(each.fix for each in alike))
     hint = f"Run on the {first.where}:\n{fixes}" if first.fix_is_sql else first.fix
+    subjects = ", ".join(each.subject for each in alike)
+    about = "" if first.message.startswith(subjects) else f"{subjects}: "
     return kinds.get(first.exit_code, OperatorNeeded)(
-        f"{first.where}: {', '.join(each.subject for each in alike)}: {first.message}{more}",
+        f"{first.where}: {about}{first.message}{more}",
         code=first.code,
         hint=f"{hint}\n`keepstream check` lists everything." if more else hint,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from psycopg import sql
 
 from connectors.postgres.catalog import Table
-from connectors.postgres.instance import has_role
+from connectors.postgres.instance import has_role, superusers
 from connectors.postgres.publication import (
     Publication,
     add_tables_sql,
@@ -47,7 +47,7 @@ def check_publication(
     missing = [table for table in selection.wanted if table.oid not in listed]
     if missing:
         may_join = has_role(session, publication.owner)
-        yield _incomplete(publication, missing, role, may_join=may_join, established=established)
+        yield _incomplete(session, publication, missing, role, may_join=may_join, established=established)
     yield from _unwanted(publication, selection)
 
 
@@ -77,7 +77,7 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role) 
     )
     database = sql.Identifier(session.info.dbname).as_string()
     ours = sql.Identifier(role.name).as_string()
-    lend = [f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in foreign]
+    lend = _lend(session, foreign, role)
     return SOURCE.error(
         "privilege-publication",
         subject,
@@ -127,7 +127,13 @@ def _unfit(
 
 
 def _incomplete(
-    publication: Publication, missing: list[Table], role: Role, *, may_join: bool, established: bool
+    session: Session,
+    publication: Publication,
+    missing: list[Table],
+    role: Role,
+    *,
+    may_join: bool,
+    established: bool,
 ) -> Finding:
     subject = f"publication {publication.name}"
     names = [(table.schema, table.name) for table in missing]
@@ -141,14 +147,30 @@ def _incomplete(
             f"{message}; {role.name} may not add them",
             sql=f"-- as the owner of publication and tables:\n{add_tables_sql(publication.name, names)};",
         )
-    owners = sorted({publication.owner, *(table.owner for table in missing)})
-    ours = sql.Identifier(role.name).as_string()
+    owners = sorted({table.owner for table in missing})
+    given = [] if publication.owner in owners else [_give_publication(publication.name, owners[0])]
     return SOURCE.warning(
         "tables-not-published",
         subject,
         f"{message}; {role.name} may not add them, and a change by anybody else would break the history",
-        sql="\n".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners),
+        sql="\n".join((*given, *_lend(session, owners, role))),
     )
+
+
+def _give_publication(name: str, owner: str) -> str:
+    statement = sql.SQL("alter publication {} owner to {};")
+    return statement.format(sql.Identifier(name), sql.Identifier(owner)).as_string()
+
+
+def _lend(session: Session, owners: list[str], role: Role) -> Iterator[str]:
+    """The owners' rights for our role. Those of a superuser would make a superuser of it."""
+    ours, barred = sql.Identifier(role.name).as_string(), superusers(session, owners)
+    for owner in owners:
+        name = sql.Identifier(owner).as_string()
+        if owner in barred:
+            yield f"-- {name} is a superuser: let another role own the tables, and lend the rights of that"
+        else:
+            yield f"grant {name} to {ours};"
 
 
 def _unwanted(publication: Publication, selection: Selection) -> Iterator[Finding]:

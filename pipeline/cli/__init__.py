@@ -6,6 +6,7 @@ stdout holds results only. Exit codes: 0 ok, 1 failure, 2 usage, 3 config, 4 pre
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.errors import INTERRUPTED, describe_unexpected, report_error
+from pipeline.cli.errors import CUT_OFF, INTERRUPTED, describe_unexpected, report_error
 from pipeline.cli.invocation import Invocation, invocation
 from pipeline.cli.verbs import VerbGroup
 from pipeline.logs import LogFormat, LogLevel
@@ -103,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         report_error(_usage_error(error), current.log_format)
         return UsageError.exit_code
+    except BrokenPipeError:
+        # Who read our results has seen enough; and nothing is left to be written when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
     except typer.Abort:
         return INTERRUPTED
     return code if isinstance(code, int) else 0

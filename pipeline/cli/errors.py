@@ -11,6 +11,9 @@ from types import TracebackType
 from pipeline.logs import LogFormat
 from schemas.errors import InternalError, KeepstreamError
 
+CUT_OFF = 141
+"""Exit code where nobody reads stdout any more, as shells give it for SIGPIPE."""
+
 INTERRUPTED = 130
 """Exit code of what was told to stop before it had what it was called for, as shells give it after Ctrl-C."""
 

@@ -187,7 +187,8 @@ class _Judge:
         seen, report = self._seen.replicas[name], self._reports.get(f"apply:{name}")
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
         moved_s = seen.moved_s if isinstance(seen, ReplicaSeen) else None
-        streaming = row is not None and row.state is ReplicaState.STREAMING
+        copying = report is not None and report.state is StageState.COPYING and self._is_fresh(report)
+        streaming = row is not None and row.state is ReplicaState.STREAMING and not copying
         held_s = self._apply_lag_s(row, report, moved_s) if streaming else None
         lag_s = None if held_s is None or capture.lag_s is None else max(held_s, capture.lag_s)
         state = self._replica_state(name, seen, report, held_s)

@@ -57,8 +57,8 @@ def find_obstacle(
         with connect(source_conninfo, purpose=purpose) as source:
             return _find(replica, progress, source, slot)
     except KeepstreamError as error:
-        at = "" if progress is None else f"is at {progress.position}; "
-        return Obstacle(f"{at}the source cannot be asked: {error.message}", error.hint)
+        at = "has no known position" if progress is None else f"is at {progress.position}"
+        return Obstacle(f"{at}; the source cannot be asked: {error.message}", error.hint)
 
 
 def _find(replica: str, progress: Progress | None, source: Session, slot: str) -> Obstacle:

@@ -253,6 +253,27 @@ def test_a_table_that_we_may_not_add_to_the_publication_is_a_warning(source: Dat
     assert "tables-not-published" not in by_code(preflight(config))
 
 
+def test_a_publication_of_a_superuser_is_given_away_and_no_superuser_is_lent(
+    source: Database, log: Path
+) -> None:
+    source.execute(CUSTOMER)
+    source.execute_as_admin("create publication keepstream_crm for table only customer")
+    source.execute_as_admin("select pg_create_logical_replication_slot('keepstream_crm', 'pgoutput')")
+    source.execute("create table more (id int primary key)")
+    config = configure(source.dsn, log)
+    found = by_code(preflight(config))["tables-not-published"]
+    assert found.fix == ('alter publication "keepstream_crm" owner to "crm";\ngrant "crm" to "keepstream";')
+    try:
+        source.execute_as_admin(found.fix)
+        assert "tables-join" in by_code(preflight(config))
+    finally:
+        source.execute_as_admin("revoke crm from keepstream")
+    source.execute_as_admin("alter table more owner to postgres")
+    fix = by_code(preflight(config))["tables-not-published"].fix
+    assert 'grant "postgres"' not in fix
+    assert '"postgres" is a superuser' in fix
+
+
 def test_a_slot_beside_an_empty_log_is_refused(owning: Database, log: Path) -> None:
     owning.execute(CUSTOMER)
     owning.execute_as_admin("select pg_create_logical_replication_slot('keepstream_crm', 'pgoutput')")

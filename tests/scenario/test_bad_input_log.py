@@ -172,7 +172,9 @@ def test_what_is_said_of_a_lost_log_leads_to_a_new_one(directory_pipeline: Pipel
         in done.stderr
     )
     pipeline.source.execute_as_admin(f"select pg_drop_replication_slot('{pipeline.slot}')")
-    refused(pipeline, "run", code="other-stream", hint="drop database")  # nothing is made that leads nowhere
+    refused(
+        pipeline, "run", code="other-stream", hint="Bring that stream's log back"
+    )  # nothing is made that leads nowhere
     assert pipeline.source.execute("select count(*) from pg_replication_slots") == [(0,)]
     assert pipeline.run("teardown", "--yes").code == 0
     pipeline.replica.execute_as_admin("drop schema if exists keepstream cascade; drop table t")

@@ -1,0 +1,30 @@
+"""What is written in C is there and used where there is a compiler, as in CI; the Python is not, unseen."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from connectors.postgres import copytext
+from schemas import changecodec, rowcode
+from schemas.compiled import find_compiled
+
+BUILT = find_compiled("schemas._rowcode", "encode_row") is not None
+
+
+@pytest.mark.skipif(not BUILT and not os.environ.get("CI"), reason="no C compiler was found")
+def test_every_function_in_c_is_found() -> None:
+    for found in (
+        rowcode.encode_row,
+        rowcode.decode_row,
+        changecodec.encode_row_change,
+        changecodec.walk_changes,
+        copytext.encode_in_c,
+    ):
+        assert type(found).__name__ == "builtin_function_or_method"
+
+
+def test_what_was_not_built_is_none() -> None:
+    assert find_compiled("schemas._nothing", "encode_row") is None
+    assert find_compiled("schemas.compiled", "no_such_function") is None
