@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
+from schemas.errors import RefusedData
 from schemas.primitives import (
     LONGS,
     encode_long,
     encode_optional_text,
     read_bytes,
+    read_count,
+    read_end,
+    read_flag,
     read_long,
     read_optional_text,
 )
 
-_OPERATIONS = tuple(Operation)
+_OPERATION_OF = {2 * operation: operation for operation in Operation}
+_LAST_OF_ROWS = 2 * Operation.DELETE
+_PAYLOAD_OPERATIONS = {1: Operation.TRUNCATE, 2: Operation.MESSAGE, 3: Operation.DDL}
 _NO_TABLE = bytes(8)
 _TAIL = b"\0\0"  # nothing absent, no payload
 
@@ -93,24 +99,39 @@ def _flag(value: bool) -> bytes:
     return b"\1" if value else b"\0"
 
 
-def decode_changes(block: bytes) -> Iterator[Change]:
-    """The changes that stand back to back in `block`."""
-    pos, end = 0, len(block)
-    while pos < end:
-        change, pos = _decode(block, pos)
-        yield change
+def decode_changes(block: bytes, count: int) -> Iterator[Change]:
+    """The `count` changes that stand back to back in `block`. Raises RefusedData (`frame-format`)."""
+    pos, end, found = 0, len(block), 0
+    try:
+        while pos < end:
+            change, pos = _decode(block, pos)
+            found += 1
+            yield change
+        if found != count:
+            raise ValueError("not as many changes as were counted")
+    except (LookupError, ValueError) as error:
+        raise wrong_form(error) from error
 
 
 def decode_change(encoded: bytes) -> Change:
-    """One change that fills `encoded`. Raises ValueError or IndexError for anything else."""
-    change, pos = _decode(encoded, 0)
-    if pos != len(encoded):
-        raise ValueError("bytes left over after a change")
+    """One change that fills `encoded`. Raises RefusedData (`frame-format`) for anything else."""
+    (change,) = decode_changes(encoded, 1)
     return change
 
 
+def wrong_form(error: Exception) -> RefusedData:
+    """A frame is whole, as its digest says, and does not follow avsc/frame.avsc."""
+    return RefusedData(
+        f"a log record has a right digest and a wrong form ({type(error).__name__})",
+        code="frame-format",
+        hint="It was written by a different version: upgrade this Keepstream to the writer's version.",
+    )
+
+
 def _decode(block: bytes, pos: int) -> tuple[Change, int]:
-    operation = _OPERATIONS[block[pos] >> 1]
+    """Strict: whatever `encode_change` does not write raises LookupError or ValueError."""
+    start = pos
+    operation = _OPERATION_OF[block[pos]]
     table = block[pos + 1 : pos + 9]
     old_branch = block[pos + 9]
     pos += 10
@@ -119,8 +140,13 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
         old_key, pos = read_bytes(block, pos)
     elif old_branch == 4:
         old_row, pos = read_bytes(block, pos)
-    if block[pos] == 2:
+    elif old_branch:
+        raise ValueError("an old row of an unknown kind")
+    row_branch = block[pos]
+    if row_branch == 2:
         row, pos = read_bytes(block, pos + 1)
+    elif row_branch:
+        raise ValueError("a row of an unknown kind")
     else:
         pos += 1
     absent: tuple[int, ...] = ()
@@ -129,59 +155,69 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
     else:
         pos += 1
     if not block[pos]:
+        if block[start] > _LAST_OF_ROWS:
+            raise ValueError("a change that says nothing")
         return Change(operation, table, old_key, old_row, row, absent), pos + 1
-    payload, pos = _read_payload(block, pos)
-    return Change(operation, table, old_key, old_row, row, absent, payload), pos
+    if block[start + 9 : pos] != b"\0\0\0":
+        raise ValueError("a row beside what is not one row")
+    payload, pos = _read_payload(operation, block, pos)
+    return Change(operation, table, None, None, None, (), payload), pos
 
 
 def _read_absent(block: bytes, pos: int) -> tuple[tuple[int, ...], int]:
-    count, pos = read_long(block, pos)
+    count, pos = read_count(block, pos)
     absent = []
     for _ in range(count):
         index, pos = read_long(block, pos)
         absent.append(index)
-    if block[pos]:
-        raise ValueError("an array in more than one block")
-    return tuple(absent), pos + 1
+    return tuple(absent), read_end(block, pos)
 
 
-def _read_payload(block: bytes, pos: int) -> tuple[Truncate | Message | ColumnsAdded, int]:
+def _read_payload(
+    operation: Operation, block: bytes, pos: int
+) -> tuple[Truncate | Message | ColumnsAdded, int]:
     branch, pos = read_long(block, pos)
-    return (_read_truncate, _read_message, _read_columns_added)[branch - 1](block, pos)
+    if _PAYLOAD_OPERATIONS[branch] is not operation:
+        raise ValueError("a payload that does not belong to its operation")
+    if operation is Operation.TRUNCATE:
+        return _read_truncate(block, pos)
+    if operation is Operation.MESSAGE:
+        return _read_message(block, pos)
+    return _read_columns_added(block, pos)
 
 
 def _read_truncate(block: bytes, pos: int) -> tuple[Truncate, int]:
-    count, pos = read_long(block, pos)
+    count, pos = read_count(block, pos)
     end = pos + 8 * count
+    if end > len(block):
+        raise ValueError("tables end past the change")
     tables = tuple(block[at : at + 8] for at in range(pos, end, 8))
-    if block[end] != 0:
-        raise ValueError("an array in more than one block")
-    return Truncate(tables, block[end + 1] == 1, block[end + 2] == 1), end + 3
+    cascade, pos = read_flag(block, read_end(block, end))
+    restart_identity, pos = read_flag(block, pos)
+    return Truncate(tables, cascade, restart_identity), pos
 
 
 def _read_message(block: bytes, pos: int) -> tuple[Message, int]:
-    transactional = block[pos] == 1
-    prefix, pos = read_bytes(block, pos + 1)
+    transactional, pos = read_flag(block, pos)
+    prefix, pos = read_bytes(block, pos)
     content, pos = read_bytes(block, pos)
     return Message(transactional, prefix.decode(), content), pos
 
 
 def _read_columns_added(block: bytes, pos: int) -> tuple[ColumnsAdded, int]:
     previous = block[pos : pos + 8]
-    count, pos = read_long(block, pos + 8)
+    count, pos = read_count(block, pos + 8)
     columns = []
     for _ in range(count):
         column, pos = _read_added_column(block, pos)
         columns.append(column)
-    if block[pos] != 0:
-        raise ValueError("an array in more than one block")
-    return ColumnsAdded(previous, tuple(columns)), pos + 1
+    return ColumnsAdded(previous, tuple(columns)), read_end(block, pos)
 
 
 def _read_added_column(block: bytes, pos: int) -> tuple[AddedColumn, int]:
     name, pos = read_bytes(block, pos)
     type_name, pos = read_bytes(block, pos)
-    not_null, pos = block[pos] == 1, pos + 1
+    not_null, pos = read_flag(block, pos)
     default, pos = read_optional_text(block, pos)
     missing, pos = read_optional_text(block, pos)
     return AddedColumn(name.decode(), type_name.decode(), not_null, default, missing), pos

@@ -117,7 +117,7 @@ def test_fastavro_reads_what_the_hand_written_encoder_wrote(written: list[Change
 def test_a_truncated_change_is_never_read_as_a_shorter_one(change: Change, data: st.DataObject) -> None:
     encoded = encode_change(change)
     cut = data.draw(st.integers(0, len(encoded) - 1))
-    with pytest.raises((ValueError, IndexError)):
+    with pytest.raises(RefusedData):
         decode_change(encoded[:cut])
 
 
@@ -214,4 +214,4 @@ def test_changes_stand_back_to_back_in_a_part() -> None:
     part = opened(record).body
     assert isinstance(part, Part)
     assert part.change_count == 2
-    assert [change.row for change in decode_changes(part.changes)] == [b"a", b"b"]
+    assert [change.row for change in decode_changes(part.changes, part.change_count)] == [b"a", b"b"]
