@@ -226,9 +226,7 @@ class Overlapping(RuleBasedStateMachine):
         if waiting:
             self._reads_its_start(data.draw(st.sampled_from(waiting)))
 
-    @rule(
-        data=st.data(), verbs=st.lists(st.sampled_from(["transaction", "heartbeat", "anchor"]), max_size=4)
-    )
+    @rule(data=st.data(), verbs=st.lists(st.sampled_from(["transaction", "heartbeat", "anchor"]), max_size=4))
     def one_writes(self, data: st.DataObject, verbs: list[str]) -> None:
         """Replaced ones too: a frozen process does not know that it was."""
         begun = [c for c in self.captures if c.began]
