@@ -1,4 +1,4 @@
-"""Planning against a naive model: whatever is asked for, a replica at X holds what commits below X, and no more.
+"""Planning against a naive model: whatever is asked for, a replica at X holds what commits below X.
 
 A source commits, a capture writes its frames (whole transactions, runs of parts, heartbeats, anchors, and
 unfinished runs that a new epoch voids), and replicas read them through `Follower` and `Planner` under holds,
@@ -94,7 +94,7 @@ class Source:
 
 
 class Replica:
-    """A replica as apply drives it. `applied`: what is committed in it; `open_xid`: whose parts are not yet."""
+    """As apply drives it. `applied`: what is committed in it; `open_xid`: whose parts are not yet."""
 
     def __init__(self, follower: Follower, position: Position, applied: list[int]) -> None:
         self.follower = follower

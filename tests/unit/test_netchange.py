@@ -182,6 +182,6 @@ def test_an_update_without_old_values_says_nothing_of_a_key_that_is_not_the_repl
         (Column("id", 25, -1, "text", key=False), Column("code", 25, -1, "text", key=True)),
     )
     change = Rows(identity).update("2", "c")  # perhaps it was row 1 before
-    with pytest.raises(NotNettable, match="^nothing came of the old row$"):
+    with pytest.raises(NotNettable, match=r"^nothing came of the old row$"):
         Netting(identity, (0,)).net([change])
     assert Netting(identity, (1,)).net([change]).updated == {(): [[b"2", b"c"]]}
