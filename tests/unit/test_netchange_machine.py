@@ -91,7 +91,7 @@ class Net(RuleBasedStateMachine):
     """A source, the run of changes that is not applied yet, and two replicas."""
 
     identity = ReplicaIdentity.DEFAULT
-    key = PRIMARY
+    key: tuple[int, ...] = PRIMARY
 
     @initialize(there=st.lists(rows, max_size=4, unique_by=(lambda r: (r[0], r[2]), lambda r: r[5])))
     def rows_are_there(self, there: list[Row]) -> None:

@@ -35,8 +35,8 @@ def is_large(transaction: int) -> bool:
 
 
 def next_transaction(lsn: int) -> int:
-    """P1: the first transaction of the source that a position does not hold. Each is 100 long; up to where the
-    next one commits heartbeats can stand, exactly there too."""
+    """P1: the first transaction of the source that a position does not hold. Each is 100 long; heartbeats
+    can stand up to where the next one commits, exactly there too."""
     return -((FIRST_COMMIT_LSN - lsn) // STRIDE)
 
 
@@ -63,8 +63,8 @@ class Written:
 
 
 class Capture:
-    """One capture process. `flight`: sealed and not yet in the log. `began`: its CAPTURE_START was accepted and
-    the log up to it was read."""
+    """One capture process. `flight`: sealed and not yet in the log. `began`: its CAPTURE_START was accepted
+    and the log up to it was read."""
 
     def __init__(self, nonce: int, epoch: int, stream: bytes) -> None:
         self.writer = Writer(stream)
