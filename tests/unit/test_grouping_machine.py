@@ -283,8 +283,9 @@ class Replicas(RuleBasedStateMachine):
                 break
 
     def _lsns(self) -> st.SearchStrategy[Lsn]:
-        """LSNs of which something can be said: every boundary, and beside it."""
-        edges = {at for made in self.source.committed[-12:] for at in (made.commit_lsn, made.end_lsn)}
+        """The boundaries that the replica comes to next, where the log ends, and beside them."""
+        following = self.source.committed[len(self.replica.applied) : len(self.replica.applied) + 6]
+        edges = {at for made in following for at in (made.commit_lsn, made.end_lsn)}
         near = sorted({edge + step for edge in edges | {self.known} for step in (-1, 0, 1, 5)})
         return st.sampled_from(near).map(Lsn)
 
@@ -400,7 +401,7 @@ class Replicas(RuleBasedStateMachine):
         assert standing.lsn == max(self.known, replica.planner.position.lsn)
 
     def _readers_from_any_position_get_the_same_rest(self) -> None:
-        for count, position in self.positions.items():
+        for count, position in list(self.positions.items()):
             log = MemoryLog(self.records)
             follower = follow_from(log, stream=STREAM, position=position, hint=None)  # type: ignore[arg-type]
             other = Replica(follower, position, self.replica.applied[:count])
@@ -411,7 +412,7 @@ class Replicas(RuleBasedStateMachine):
 
     def _another_history_is_seen(self) -> None:
         """P2: a position that names another transaction is refused once the log is known past it."""
-        for count, position in self.positions.items():
+        for count, position in list(self.positions.items()):
             if count and position.lsn <= self.known:
                 for wrong in (
                     replace(position, xid=position.xid + 1000),

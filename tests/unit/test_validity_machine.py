@@ -2,8 +2,10 @@
 
 Captures do what P5 and P6 say (read, append a CAPTURE_START, read up to it, go on behind what they found),
 but each can be frozen at any moment and wake up later, lose what it had in flight, or send it twice; records
-of another stream and damage stand between. The log's records are known to the model by who wrote them and
-behind which record, not by their bytes.
+of another stream and damage stand between. Some are careless: they go on behind what they found before
+their CAPTURE_START, without looking whether it was accepted, without an ANCHOR, in the middle of a run of
+parts, and put heartbeats there. Readers must not be harmed by them. The model knows the log's records by who
+wrote them and behind which record, not by their bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ PARTS = 3
 
 
 def is_large(transaction: int) -> bool:
-    """Every third transaction of the source takes several frames."""
-    return transaction % 3 == 2
+    """Every other transaction of the source takes several frames."""
+    return transaction % 2 == 1
 
 
 def next_transaction(lsn: int) -> int:
@@ -66,10 +68,12 @@ class Capture:
     """One capture process. `flight`: sealed and not yet in the log. `began`: its CAPTURE_START was accepted
     and the log up to it was read."""
 
-    def __init__(self, nonce: int, epoch: int, stream: bytes) -> None:
+    def __init__(self, nonce: int, epoch: int, stream: bytes, known: Chain, last: Written | None) -> None:
         self.writer = Writer(stream)
         self.writer.epoch = epoch
+        self.known = (known, last)
         self.began = False
+        self.careless = False
         self.last: Written | None = None
         self.landed: list[Written] = []
         self.part = 0
@@ -78,6 +82,17 @@ class Capture:
         self.start = Written(seal_frame(header, (), body)[0], "start", epoch, ours=stream == STREAM)
         self.flight = [self.start]
 
+    def begin_carelessly(self, *, anchored: bool, in_the_middle: bool) -> None:
+        self.careless = True
+        self.begin(*self.known)
+        if not anchored:
+            self.last = self.known[1]
+            self.flight.pop()
+            self.writer.number, self.writer.digest = self.known[0].number, self.known[0].digest
+        open_part = self.known[0].open_part
+        if in_the_middle and open_part is not None:
+            self.part = open_part.next_part - 1
+
     def begin(self, chain: Chain, last: Written | None) -> None:
         self.began, self.last = True, last
         self.writer.number, self.writer.digest, self.writer.lsn = chain.number, chain.digest, chain.tail.lsn
@@ -85,13 +100,13 @@ class Capture:
         self._seal(self.writer.anchor(), "anchor")
 
     def anchor(self) -> None:
-        if not self.part:
+        if self.careless or not self.part:
             self._seal(self.writer.anchor(), "anchor")
 
     def heartbeat(self) -> None:
         """Up to where the next transaction commits, at most."""
         lsn = self.writer.lsn
-        if not self.part and lsn + 10 <= commit_lsn(next_transaction(lsn)):
+        if (self.careless or not self.part) and lsn + 10 <= commit_lsn(next_transaction(lsn)):
             self._seal(self.writer.heartbeat(), "heartbeat")
 
     def transaction(self) -> None:
@@ -153,7 +168,7 @@ class Rule7:
         if written.number <= len(self.accepted):
             return Verdict.DUPLICATE
         tail = self.accepted[-1] if self.accepted else None
-        follows = written.behind is tail and (written.kind == "anchor" or not self.wants_anchor)
+        follows = _same(written.behind, tail) and (written.kind == "anchor" or not self.wants_anchor)
         return Verdict.ACCEPTED if follows and self._fits_run(written) else Verdict.BROKEN
 
     def _fits_run(self, written: Written) -> bool:
@@ -167,6 +182,11 @@ class Rule7:
     def transactions(self) -> list[int]:
         """What a reader gets whole."""
         return [w.transaction for w in self.accepted if w.kind == "whole" or w.part == PARTS]
+
+
+def _same(one: Written | None, other: Written | None) -> bool:
+    """Two careless captures may write the very same."""
+    return one is other or (one is not None and other is not None and one.record == other.record)
 
 
 class Overlapping(RuleBasedStateMachine):
@@ -203,7 +223,10 @@ class Overlapping(RuleBasedStateMachine):
 
     def _begin_capture(self, stream: bytes) -> None:
         epochs = [w.epoch for w in self.log if w.kind != "damage" and w.ours == (stream == STREAM)]
-        self.captures.append(Capture(len(self.captures), max(epochs, default=0) + 1, stream))
+        known, last = self.chain, self.rule.accepted[-1] if self.rule.accepted else None
+        if stream == OTHER_STREAM:
+            known, last = Chain(), None
+        self.captures.append(Capture(len(self.captures), max(epochs, default=0) + 1, stream, known, last))
 
     def _reads_its_start(self, capture: Capture) -> bool:
         """P5: whether it goes on; it begins again if another one came first."""
@@ -225,6 +248,13 @@ class Overlapping(RuleBasedStateMachine):
         waiting = [c for c in self.captures if not c.began and c.start in self.log]
         if waiting:
             self._reads_its_start(data.draw(st.sampled_from(waiting)))
+
+    @rule(data=st.data(), anchored=st.booleans(), in_the_middle=st.booleans())
+    def one_goes_on_carelessly(self, data: st.DataObject, anchored: bool, in_the_middle: bool) -> None:
+        waiting = [c for c in self.captures if not c.began]
+        if waiting:
+            capture = data.draw(st.sampled_from(waiting))
+            capture.begin_carelessly(anchored=anchored, in_the_middle=in_the_middle)
 
     @rule(data=st.data(), verbs=st.lists(st.sampled_from(["transaction", "heartbeat", "anchor"]), max_size=4))
     def one_writes(self, data: st.DataObject, verbs: list[str]) -> None:
