@@ -262,12 +262,12 @@ def test_a_transaction_with_fewer_changes_than_it_counts_is_refused(count: int) 
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (b"\1\2\2\2\0\0\0", "a body's branch below zero, which counts from the end in Python"),
+        (b"\1\2\2\2\2", "a body's branch below zero, which counts from the end in Python"),
         (b"\x0a", "a body that is not known"),
         (b"\2\2\2\2\2\0\4\0", "a fragment of an unknown kind"),
         (b"\2\2\2\2\2\0\2\2x\2\0", "a fragment that is neither the last nor not"),
         (b"\2\2\2\2\2\0\0\4", "a commit of an unknown kind"),
-        (b"\6\2\2\2\0\2\1\0", "a count of publication rows below zero"),
+        (b"\6\2\2\2\0\2\1\0\2", "a count of publication rows below zero"),
         (b"\x86\0\2\2\2\0\2\0\0", "a branch in a long form"),
     ],
 )

@@ -25,7 +25,7 @@ TOASTED = (3, 4)
 
 keys = st.tuples(st.sampled_from([b"1", b"11"]), st.sampled_from([b"1", b"2", b"12"]))
 names = st.sampled_from([b"a", b"", None])
-bodies = st.sampled_from([b"body", b"other body", None])
+bodies = st.sampled_from([b"large", b"other large", b"body", None])
 codes = st.integers(0, 5).map(lambda number: b"c%d" % number)
 rows = st.builds(lambda k, n, b, e, c: (k[0], n, k[1], b, e, c), keys, names, bodies, bodies, codes)
 
@@ -126,12 +126,14 @@ class Net(RuleBasedStateMachine):
             self.hopeless |= self._comes_by_another_key()
             self.insert(row)
 
-    @rule(data=st.data(), name=names, body=st.none() | bodies.map(lambda b: (b,)))
-    def update(self, data: st.DataObject, name: bytes | None, body: tuple[bytes | None] | None) -> None:
-        """`body` None: it stays as it is."""
+    @rule(data=st.data(), new=st.lists(st.tuples(names, st.none() | bodies.map(lambda b: (b,))), max_size=3))
+    def update(self, data: st.DataObject, new: list[tuple[bytes | None, tuple[bytes | None] | None]]) -> None:
+        """One row, again and again. A body of None stays as it is."""
         if self.source:
-            old = data.draw(st.sampled_from(self.source))
-            self._update(old, (old[0], name, old[2], old[3] if body is None else body[0], *old[4:]))
+            at = data.draw(st.integers(0, len(self.source) - 1))
+            for name, body in new:
+                old = self.source[at]
+                self._update(old, (old[0], name, old[2], old[3] if body is None else body[0], *old[4:]))
 
     @rule(data=st.data(), key=keys, code=codes, fill=st.booleans())
     def give_another_key(
