@@ -1,6 +1,6 @@
 # Keepstream with the pg_dump that a first copy needs, as an ordinary user.
 FROM python:3.12-slim AS build
-# For schemas/_rowcode.c; without a compiler rows are decoded in Python, eight times slower.
+# For schemas/_*.c; without a compiler rows are encoded and decoded in Python, several times slower.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
 WORKDIR /src
 COPY pyproject.toml LICENSE ./

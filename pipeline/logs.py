@@ -44,6 +44,17 @@ def set_up_logs(log_format: LogFormat, level: LogLevel) -> None:
     logging.getLogger("kafka").setLevel(logging.DEBUG if debugging else logging.CRITICAL)
 
 
+def say(text: str) -> None:
+    """A word to whoever called, on stderr, at any level: plain, or a log line where those are JSON."""
+    root = logging.getLogger()
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers):
+        logger = logging.getLogger("keepstream.cli")
+        logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, text, (), None))
+    else:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """What was given as `extra`."""
     return {name: value for name, value in record.__dict__.items() if name not in _OWN_ATTRIBUTES}

@@ -69,7 +69,10 @@ class Endangered(BaseModel):
 
 
 class StageReport(BaseModel):
-    """One stage's newest word. Unknown figures are None. LSNs are text."""
+    """One stage's newest word. Unknown figures are None. LSNs are text.
+
+    undecided: those of `not_replicated` that are left out only until `source.keyless` or a key decides.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,6 +91,7 @@ class StageReport(BaseModel):
     last_error: ReportedError | None = None
     waiting_for: str | None = None
     not_replicated: tuple[NotReplicated, ...] = ()
+    undecided: tuple[str, ...] = ()
     endangered: tuple[Endangered, ...] = ()
     details: dict[str, Any] = Field(default_factory=dict)
 

@@ -13,6 +13,8 @@ from connectors.postgres.catalog import Table, TableKind
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import NotReplicated
 
+UNDECIDED = "undecided: set source.keyless, or give it a key"
+
 
 class TableName(NamedTuple):
     """A table by schema and name, as they are, not quoted."""
@@ -75,5 +77,5 @@ def _keyless_reason(table: Table, keyless: Keyless) -> str | None:
     if keyless is Keyless.EXCLUDE:
         return f"{problem}; excluded by source.keyless"
     if keyless is Keyless.REFUSE:
-        return f"{problem}; undecided: set source.keyless, or give it a key"
+        return f"{problem}; {UNDECIDED}"
     return table.full_problem

@@ -9,3 +9,12 @@ def decode_row(
     position: int,
     /,
 ) -> list[bytes | None]: ...
+def encode_row(
+    kinds: bytes,
+    codecs: tuple[Callable[[bytes], bytes], ...],
+    whole: bool,
+    refuse: Callable[[bytes, int], NoReturn],
+    message: bytes,
+    position: int,
+    /,
+) -> tuple[bytes, tuple[int, ...], int]: ...

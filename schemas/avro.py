@@ -111,8 +111,7 @@ class RowCodec:
 def row_encoder(table: TableSchema) -> RowEncoder:
     """A compiled function (message, position of a TupleData) → (Avro row, absent indexes, position after).
 
-    Give it bytes: a memoryview is copied whole first. Raises RefusedData (`value-not-canonical`) and
-    InternalError (`tuple-malformed`).
+    Raises RefusedData (`value-not-canonical`) and InternalError (`tuple-malformed`).
     """
     return compile_encoder(_codecs(table), None, partial(_refuse_tuple, table, False))
 

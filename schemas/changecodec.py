@@ -1,12 +1,13 @@
 """The bytes of one change (record `Change` of avsc/frame.avsc), written and read by hand.
 
 Changes are the bulk of the log, so capture builds them from constant pieces around rows that are
-already Avro bytes, and readers walk them without a schema. tests compare with fastavro.
+already Avro bytes, and readers walk them without a schema; in C where there is such (docs/decisions/007).
+tests compare with fastavro, and the two with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import RefusedData
@@ -22,9 +23,19 @@ from schemas.primitives import (
     read_optional_text,
 )
 
-_OPERATION_OF = {2 * operation: operation for operation in Operation}
-_LAST_OF_ROWS = 2 * Operation.DELETE
-_PAYLOAD_OPERATIONS = {1: Operation.TRUNCATE, 2: Operation.MESSAGE, 3: Operation.DDL}
+encode_row_change: Callable[[Change], bytes] | None
+walk_changes: Callable[..., list[Change]] | None
+try:
+    from schemas import _changecode
+except ImportError:
+    encode_row_change = walk_changes = None
+else:
+    encode_row_change, walk_changes = _changecode.encode_row_change, _changecode.decode_changes
+
+_OPERATIONS = tuple(Operation)
+_PAYLOAD_BRANCHES = (0, 0, 0, 2, 4, 6)
+"""The encoded branch of each operation's payload."""
+_NO_ROWS = b"\0\0\0"
 _NO_TABLE = bytes(8)
 _TAIL = b"\0\0"  # nothing absent, no payload
 
@@ -33,6 +44,8 @@ def encode_change(change: Change) -> bytes:
     """One encoded change."""
     if change.payload is not None:
         return _encode_payload_change(change)
+    if encode_row_change is not None:
+        return encode_row_change(change)
     pieces = [LONGS[change.operation], change.table]
     if change.old_key is not None:
         pieces += (b"\2", encode_long(len(change.old_key)), change.old_key)
@@ -61,7 +74,7 @@ def encode_array(changes: list[bytes]) -> bytes:
 
 def _encode_payload_change(change: Change) -> bytes:
     payload = change.payload
-    head = LONGS[change.operation] + (change.table or _NO_TABLE) + b"\0\0\0"
+    head = LONGS[change.operation] + (change.table or _NO_TABLE) + _NO_ROWS
     if isinstance(payload, Truncate):
         tables = encode_long(len(payload.tables)) + b"".join(payload.tables) + b"\0"
         return head + b"\2" + tables + _flag(payload.cascade) + _flag(payload.restart_identity)
@@ -99,18 +112,15 @@ def _flag(value: bool) -> bytes:
     return b"\1" if value else b"\0"
 
 
-def decode_changes(block: bytes, count: int) -> Iterator[Change]:
+def decode_changes(block: bytes, count: int) -> Sequence[Change]:
     """The `count` changes that stand back to back in `block`. Raises RefusedData (`frame-format`)."""
-    pos, end, found = 0, len(block), 0
     try:
-        while pos < end:
-            change, pos = _decode(block, pos)
-            found += 1
-            yield change
-        if found != count:
+        changes = _decode_all(block)
+        if len(changes) != count:
             raise ValueError("not as many changes as were counted")
     except (LookupError, ValueError) as error:
         raise wrong_form(error) from error
+    return changes
 
 
 def decode_change(encoded: bytes) -> Change:
@@ -128,12 +138,25 @@ def wrong_form(error: Exception) -> RefusedData:
     )
 
 
-def _decode(block: bytes, pos: int) -> tuple[Change, int]:
+def _decode_all(block: bytes) -> Sequence[Change]:
     """Strict: whatever `encode_change` does not write raises LookupError or ValueError."""
-    start = pos
-    operation = _OPERATION_OF[block[pos]]
+    if walk_changes is not None:
+        return walk_changes(block, Change, _OPERATIONS, _read_payload)
+    changes = []
+    pos, end = 0, len(block)
+    while pos < end:
+        change, pos = _decode(block, pos)
+        changes.append(change)
+    return changes
+
+
+def _decode(block: bytes, pos: int) -> tuple[Change, int]:
+    if block[pos] & 1:
+        raise ValueError("a negative operation")
+    operation = _OPERATIONS[block[pos] >> 1]
     table = block[pos + 1 : pos + 9]
-    old_branch = block[pos + 9]
+    start_of_rows = pos + 9
+    old_branch = block[start_of_rows]
     pos += 10
     old_key = old_row = row = None
     if old_branch == 2:
@@ -141,12 +164,11 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
     elif old_branch == 4:
         old_row, pos = read_bytes(block, pos)
     elif old_branch:
-        raise ValueError("an old row of an unknown kind")
-    row_branch = block[pos]
-    if row_branch == 2:
+        raise ValueError("a union has no such branch")
+    if block[pos] == 2:
         row, pos = read_bytes(block, pos + 1)
-    elif row_branch:
-        raise ValueError("a row of an unknown kind")
+    elif block[pos]:
+        raise ValueError("a union has no such branch")
     else:
         pos += 1
     absent: tuple[int, ...] = ()
@@ -154,13 +176,13 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
         absent, pos = _read_absent(block, pos)
     else:
         pos += 1
+    if block[pos] != _PAYLOAD_BRANCHES[operation]:
+        raise ValueError("a payload that does not belong to its operation")
     if not block[pos]:
-        if block[start] > _LAST_OF_ROWS:
-            raise ValueError("a change that says nothing")
         return Change(operation, table, old_key, old_row, row, absent), pos + 1
-    if block[start + 9 : pos] != b"\0\0\0":
+    if pos - start_of_rows != len(_NO_ROWS):
         raise ValueError("a row beside what is not one row")
-    payload, pos = _read_payload(operation, block, pos)
+    payload, pos = _read_payload(block, pos)
     return Change(operation, table, None, None, None, (), payload), pos
 
 
@@ -169,21 +191,15 @@ def _read_absent(block: bytes, pos: int) -> tuple[tuple[int, ...], int]:
     absent = []
     for _ in range(count):
         index, pos = read_long(block, pos)
+        if index < 0:
+            raise ValueError("a column's index below zero")
         absent.append(index)
     return tuple(absent), read_end(block, pos)
 
 
-def _read_payload(
-    operation: Operation, block: bytes, pos: int
-) -> tuple[Truncate | Message | ColumnsAdded, int]:
+def _read_payload(block: bytes, pos: int) -> tuple[Truncate | Message | ColumnsAdded, int]:
     branch, pos = read_long(block, pos)
-    if _PAYLOAD_OPERATIONS[branch] is not operation:
-        raise ValueError("a payload that does not belong to its operation")
-    if operation is Operation.TRUNCATE:
-        return _read_truncate(block, pos)
-    if operation is Operation.MESSAGE:
-        return _read_message(block, pos)
-    return _read_columns_added(block, pos)
+    return (_read_truncate, _read_message, _read_columns_added)[branch - 1](block, pos)
 
 
 def _read_truncate(block: bytes, pos: int) -> tuple[Truncate, int]:

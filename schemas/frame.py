@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from schemas.change import Change
@@ -31,7 +31,7 @@ class Transaction:
     change_count: int
     changes: bytes
 
-    def iter_changes(self) -> Iterator[Change]:
+    def iter_changes(self) -> Sequence[Change]:
         """The changes in source order; a change's ordinal is its index here.
 
         Raises RefusedData (`frame-format`) where they are not of this format.

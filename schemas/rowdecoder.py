@@ -1,7 +1,7 @@
 """The hot loop of apply: an Avro row → PostgreSQL's texts; see schemas.rowencoder, which it undoes.
 
-`_rowcode` does it in C where a compiler was at hand when Keepstream was installed (docs/decisions/007).
-Elsewhere it is Python source that is written for one table version and compiled. Both give the same.
+It is done in C where there is such (schemas.rowcode), else by Python source that is written for one table
+version and compiled. Both give the same.
 """
 
 from __future__ import annotations
@@ -10,23 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from schemas.pgcodec import BOOLEAN, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec, decode_text
+from schemas import rowcode
+from schemas.pgcodec import INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec, decode_text
 from schemas.pgtime import DAY_TEXT, DAY_US, SECOND_US
 from schemas.varint import LAST_PAIR_VALUE, PAIR_VALUE
 
-_decode_row: Callable[..., list[bytes | None]] | None
-try:
-    from schemas import _rowcode
-except ImportError:
-    _decode_row = None
-else:
-    _decode_row = _rowcode.decode_row
-
 RowDecoder = Callable[[bytes, int], list[bytes | None]]
 Refuse = Callable[[bytes, int], NoReturn]
-
-COMPILED: Final = _decode_row is not None
-"""Whether rows are decoded in C here."""
 
 _SMALL_TEXTS: Final = tuple(b"%d" % (z >> 1 ^ -(z & 1)) for z in range(0x80))
 
@@ -63,28 +53,16 @@ _SCOPE: Final[dict[str, Any]] = {
 }
 
 
-_KINDS: Final = (
-    (STRING, b"s"),
-    (UUID, b"s"),
-    (INT, b"i"),
-    (LONG, b"l"),
-    (BOOLEAN, b"b"),
-    (TIMESTAMP, b"t"),
-    (TIMESTAMPTZ, b"z"),
-)
-"""What `_rowcode` decodes by itself; the rest it leaves to the codec."""
-
-
 def compile_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
     """A decoder from an Avro record that fills the data from a position on, to PostgreSQL's texts."""
-    if _decode_row is None:
+    if rowcode.decode_row is None:
         return compile_python_decoder(codecs, refuse)
-    kinds = b"".join(next((kind for known, kind in _KINDS if codec is known), b"?") for codec in codecs)
-    return partial(_decode_row, kinds, tuple(codec.decode for codec in codecs), refuse)
+    decoders = tuple(codec.decode for codec in codecs)
+    return partial(rowcode.decode_row, b"".join(rowcode.kinds_of(codecs)), decoders, refuse)
 
 
 def compile_python_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
-    """The same without `_rowcode`."""
+    """The same in Python."""
     body: list[str] = []
     scope: dict[str, Any] = {**_SCOPE, "refuse": refuse}
     for index, codec in enumerate(codecs):

@@ -1,4 +1,7 @@
-"""The hot loop of capture: TupleData → Avro, written for one table version as Python source and compiled.
+"""The hot loop of capture: TupleData → Avro.
+
+It is done in C where there is such (schemas.rowcode), else by Python source that is written for one table
+version and compiled. Both give the same.
 
 A generic loop pays for every column: which type is it, call its codec, append the result. The source made
 here has all of that decided. Text, most of a CRM, costs a look-up for pgoutput's header and a slice; the
@@ -16,13 +19,15 @@ the same bytes again slowly to say which column and what is wrong, and never ret
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
+from schemas import rowcode
 from schemas.pgcodec import BOOLEAN, DATE, FLOAT, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec
 from schemas.pgtime import CLOCK_US, DAY_START_US
 from schemas.varint import PAIR, PAIR_MASK, SHORT, encode_long
 
-RowEncoder = Callable[[bytes | memoryview, int], tuple[bytes, tuple[int, ...], int]]
+RowEncoder = Callable[[bytes, int], tuple[bytes, tuple[int, ...], int]]
 Refuse = Callable[[bytes, int], NoReturn]
 
 VALUE_BRANCH: Final = b"\x02"
@@ -151,6 +156,18 @@ def compile_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse:
     keys None: of all columns; `u` columns become null and are listed as absent. Else of those columns
     only, others are skipped, and there is no `u` among them.
     """
+    if rowcode.encode_row is None:
+        return compile_python_encoder(codecs, keys, refuse)
+    kinds = [
+        kind if keys is None or index in keys else rowcode.SKIPPED
+        for index, kind in enumerate(rowcode.kinds_of(codecs))
+    ]
+    encoders = tuple(codec.encode for codec in codecs)
+    return partial(rowcode.encode_row, b"".join(kinds), encoders, keys is None, refuse)
+
+
+def compile_python_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
+    """The same in Python."""
     body: list[str] = []
     parts: list[str] = []
     scope: dict[str, Any] = {**_SCOPE, "count": len(codecs).to_bytes(2), "refuse": refuse}
@@ -209,8 +226,6 @@ _SCOPE: Final[dict[str, Any]] = {
 }
 _HEAD: Final = """\
 def encode(m, position):
-    if m.__class__ is not bytes:
-        m = bytes(m)
     p = position + 2
     try:
         if m[position:p] != count:

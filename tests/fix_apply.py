@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +159,7 @@ class MadeLog:
         commit_lsn, self.lsn = Lsn(self.lsn + 0x40), Lsn(self.lsn + 0x80)
         return Made(self.xid, commit_lsn, self.lsn, self.now() if commit_time is None else commit_time)
 
-    def _write(self, bodies: Iterator[PackedBody]) -> None:
+    def _write(self, bodies: Iterable[PackedBody]) -> None:
         for body in bodies:
             self.chain.append(body)
 

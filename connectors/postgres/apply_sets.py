@@ -171,14 +171,14 @@ class SetWriter:
         return len(self._stages) >= STAGES_LIMIT
 
     def _by_key(self, plan: SetPlan, keys: Sequence[Key], text: LiteralString, *, rows: int) -> None:
-        stage = self._stage(plan, plan.key, keys)
+        stage = self._stage(plan, plan.key, list(map(list, keys)))
         query = plan.statements.get(text)
         if query is None:
             query = sql.SQL(text).format(relation(plan.target), stage, _same_key(plan)).as_string()
             plan.statements[text] = query
         self._send(plan, query, rows=rows)
 
-    def _update(self, plan: SetPlan, absent: tuple[int, ...], rows: Sequence[Row]) -> None:
+    def _update(self, plan: SetPlan, absent: tuple[int, ...], rows: list[Row]) -> None:
         given = [i for i in plan.columns if i not in absent]
         stage = self._stage(plan, given, _narrow(plan, given, rows))
         query = plan.statements.get(absent)
@@ -186,13 +186,11 @@ class SetWriter:
             query = plan.statements[absent] = _update_sql(plan, stage, given)
         self._send(plan, query, rows=len(rows))
 
-    def _insert(self, plan: SetPlan, rows: Sequence[Row]) -> None:
+    def _insert(self, plan: SetPlan, rows: list[Row]) -> None:
         target = sql.Identifier(plan.target.schema, plan.target.name)
         self._copy(plan, _copy_sql(plan, target, plan.columns), _narrow(plan, plan.columns, rows))
 
-    def _stage(
-        self, plan: SetPlan, columns: Sequence[int], rows: Sequence[Sequence[bytes | None]]
-    ) -> sql.Identifier:
+    def _stage(self, plan: SetPlan, columns: Sequence[int], rows: list[Row]) -> sql.Identifier:
         """The plan's staging table, which then holds just these rows."""
         stage = self._stages.get(plan)
         if stage is None:
@@ -208,7 +206,7 @@ class SetWriter:
         self._copy(plan, _copy_sql(plan, stage, columns), rows)
         return stage
 
-    def _copy(self, plan: SetPlan, query: str, rows: Sequence[Sequence[bytes | None]]) -> None:
+    def _copy(self, plan: SetPlan, query: str, rows: list[Row]) -> None:
         encoded = encode_rows(rows)
         self._answer()
         try:
@@ -299,7 +297,7 @@ def _update_sql(plan: SetPlan, stage: sql.Identifier, given: Sequence[int]) -> s
     return sql.SQL("update {} t set {} from {} s where {}").format(target, assigned, stage, same).as_string()
 
 
-def _narrow(plan: SetPlan, columns: Sequence[int], rows: Sequence[Row]) -> Sequence[Row]:
+def _narrow(plan: SetPlan, columns: Sequence[int], rows: list[Row]) -> list[Row]:
     """Rows of these columns only."""
     if len(columns) == len(plan.table.columns):
         return rows

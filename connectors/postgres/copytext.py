@@ -1,12 +1,21 @@
-"""Rows in COPY's text format. Escaping is done once for a whole block, not once a value.
+"""Rows in COPY's text format; in C where there is such (docs/decisions/007).
 
-Bytes that UTF-8 never has stand for the separators and for NULL until everything else is escaped.
+The Python escapes once for a whole block, not once a value: bytes that UTF-8 never has stand for the
+separators and for NULL until everything else is escaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final
+
+encode_in_c: Callable[[list[list[bytes | None]]], bytes] | None
+try:
+    from connectors.postgres import _copytext
+except ImportError:
+    encode_in_c = None
+else:
+    encode_in_c = _copytext.encode_rows
 
 _NULL: Final = b"\xfd"
 _COLUMN: Final = b"\xfe"
@@ -16,11 +25,17 @@ _ESCAPED: Final = ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\n", b"\\n"), (b"\r", b
 
 
 class NotUtf8(Exception):
-    """A value has a byte that no UTF-8 text has (a SQL_ASCII database): the block would be ambiguous."""
+    """A value has a byte that no UTF-8 text has (a SQL_ASCII database): the Python's block would be
+    ambiguous."""
 
 
-def encode_rows(rows: Sequence[Sequence[bytes | None]]) -> bytes:
+def encode_rows(rows: list[list[bytes | None]]) -> bytes:
     """Rows of PostgreSQL's texts, at least one column each, for COPY … FROM STDIN. Raises NotUtf8."""
+    return encode_in_c(rows) if encode_in_c is not None else encode_in_python(rows)
+
+
+def encode_in_python(rows: list[list[bytes | None]]) -> bytes:
+    """The same in Python."""
     if not rows:
         return b""
     lines = [

@@ -13,7 +13,7 @@ column by its own SHA-256.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -25,7 +25,6 @@ from schemas.errors import RefusedData
 
 TableName = tuple[str, str]
 
-BUCKETS: Final = 4096
 _FETCHED_ROWS: Final = 2000
 # What a row that is too long for PostgreSQL ends in: the string buffer's limit, or the allocator's.
 _TOO_LONG = (
@@ -131,13 +130,16 @@ def column_digests(
     """The digest of every column of the rows with these keys, NULL for NULL."""
     texts = sql.SQL(", ").join(_text(name) for name in shape.key)
     digests = sql.SQL(", ").join(_column_digest(column) for column in shape.columns)
-    query = sql.SQL(" union all ").join(
-        sql.SQL("select {}, {} from only {} where {}").format(
-            texts, digests, sql.Identifier(*table), _any_key(shape.key, keys)
-        )
-        for table in tables
-    )
     with _reading(tables[0]):
+        query = sql.SQL(" union all ").join(
+            sql.SQL("select {}, {} from only {} where {}").format(
+                texts,
+                digests,
+                sql.Identifier(*table),
+                _any_key(shape.key, keys, _composite_types(session, table)),
+            )
+            for table in tables
+        )
         rows = session.execute(query).fetchall()
     count = len(shape.key)
     return {tuple(row[:count]): tuple(row[count:]) for row in rows}
@@ -213,16 +215,31 @@ def _bits(digest: sql.Composable) -> sql.Composed:
     return sql.SQL("('x' || encode({}, 'hex'))::bit(128)").format(digest)
 
 
-def _any_key(columns: Sequence[str], keys: Sequence[tuple[str | None, ...]]) -> sql.Composable:
-    """Literals without a type, so that an index on the key serves."""
+def _any_key(
+    columns: Sequence[str], keys: Sequence[tuple[str | None, ...]], casts: Mapping[str, str]
+) -> sql.Composable:
+    """Literals without a type, so that an index on the key serves; `casts`: the columns that need one."""
     one = [
         sql.SQL(" and ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value))
+            sql.SQL("{} = {}{}").format(
+                sql.Identifier(name), sql.Literal(value), sql.SQL(casts.get(name, ""))
+            )
             for name, value in zip(columns, key, strict=True)
         )
         for key in keys
     ]
     return sql.SQL(" or ").join(sql.SQL("({})").format(condition) for condition in one)
+
+
+def _composite_types(session: Session, table: TableName) -> dict[str, str]:
+    """`::type` by column: a literal beside a composite value would be read as an anonymous record."""
+    query = sql.SQL(
+        "select a.attname, '::' || pg_catalog.format_type(a.atttypid, a.atttypmod)"
+        " from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid"
+        " left join pg_catalog.pg_type b on b.oid = t.typbasetype"
+        " where a.attrelid = {}::regclass and a.attnum > 0 and 'c' in (t.typtype, b.typtype)"
+    ).format(sql.Literal(sql.Identifier(*table).as_string()))
+    return dict(session.execute(query).fetchall())
 
 
 def _block_range(blocks: Blocks) -> sql.Composable:

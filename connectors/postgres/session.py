@@ -6,6 +6,7 @@ the server, the database or the role says. `sql_error` is here too, for everyone
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import psycopg
@@ -97,15 +98,21 @@ def _parse(conninfo: str) -> dict[str, str]:
     except (psycopg.Error, UnicodeError):
         raise conninfo_error() from None  # libpq's text may quote the password
     given = {o.keyword.decode(): o.val.decode() for o in options if o.val is not None}
-    _refuse_misread_password(given)
+    _refuse_misread_password(conninfo, given)
     return given
 
 
-def _refuse_misread_password(given: dict[str, str]) -> None:
-    """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` makes it take `pa`
-    for the port: later errors, made by libpq, would print that piece."""
+_URI: Final = re.compile(r"postgres(?:ql)?://(?P<place>[^?]*)")
+
+
+def _refuse_misread_password(conninfo: str, given: dict[str, str]) -> None:
+    """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` `pa` for the port, and
+    `//u:p@ss/word@host` `ss` for the host: later errors, made by libpq, would print that piece. In a URI
+    an @ stands once, behind user and password."""
     ports = given.get("port", "").split(",")
-    if "@" in given.get("host", "") or not all(port.isdigit() or not port for port in ports):
+    uri = _URI.match(conninfo)
+    twice = uri is not None and uri["place"].count("@") > 1
+    if twice or "@" in given.get("host", "") or not all(port.isdigit() or not port for port in ports):
         raise conninfo_error()
 
 

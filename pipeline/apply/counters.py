@@ -10,6 +10,8 @@ from schemas.lsn import Lsn
 
 GROUP_S = 1.0
 """How long a target transaction should take at most when the replica is behind."""
+CHANGES_LIMIT = 40_000
+"""At a target transaction's end the replica works and we wait: a few large ones take less time."""
 _SMOOTHING = 0.3
 
 
@@ -41,7 +43,7 @@ class Counters:
         """A group that should take about `GROUP_S` at the speed measured so far."""
         if self._change_s is None:
             return Limits()
-        return Limits(changes=min(20_000, max(100, int(GROUP_S / self._change_s))))
+        return Limits(changes=min(CHANGES_LIMIT, max(100, int(GROUP_S / self._change_s))))
 
     def take_rates(self) -> tuple[float, float]:
         """(changes/s, bytes/s) since the last call."""

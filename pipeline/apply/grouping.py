@@ -31,8 +31,8 @@ class Limits:
     """Bounds of a group. Its time is bounded by `changes`, which the stage sets by what it measured."""
 
     changes: int = 2_000
-    size_bytes: int = 4 * 1024 * 1024
-    transactions: int = 5_000
+    size_bytes: int = 8 * 1024 * 1024
+    transactions: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,14 @@ _REPORT_EVERY_S = 1.0
 _SHOWN = {Blocked.HELD: StageState.PAUSED, Blocked.END_TIME: StageState.PAUSED}
 
 
-def run_apply(options: ApplyOptions, stop: threading.Event, report: Report) -> None:
-    """Apply the log to one replica until `stop`, or until the end that `options` name is reached durably.
+def run_apply(options: ApplyOptions, stop: threading.Event, report: Report) -> bool:
+    """Apply the log to one replica until `stop`, or until the end that `options` name is reached durably;
+    returns whether it was.
 
     `report` is called about once a second from a thread of its own. Raises OperatorNeeded (Divergence,
     HistoryBroken and others), RefusedData, InternalError; never RetryLater.
     """
-    ApplyStage(options, stop, report).run()
+    return ApplyStage(options, stop, report).run()
 
 
 class ApplyStage:
@@ -52,7 +53,7 @@ class ApplyStage:
         self._token: uuid.UUID | None = None
         self._log_end_at = 0.0
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """See `run_apply`."""
         ended = threading.Event()
         reporting = threading.Thread(
@@ -60,7 +61,7 @@ class ApplyStage:
         )
         reporting.start()
         try:
-            self._run_always()
+            return self._run_always()
         except KeepstreamError as error:
             self._last_error = ReportedError.of(error)
             raise
@@ -70,16 +71,17 @@ class ApplyStage:
             self._state, self._applier = StageState.STOPPED, None
             self._report(self.snapshot())
 
-    def _run_always(self) -> None:
+    def _run_always(self) -> bool:
         backoff = Backoff()
         while not self._stop.is_set():
             try:
                 if self._run_once(backoff):
-                    return
+                    return True
             except RetryLater as error:
                 self._note(error)
                 if backoff.wait(self._stop):
-                    return
+                    break
+        return False
 
     def _run_once(self, backoff: Backoff) -> bool:
         opened = open_replica(self._options, self._stop, self._wait_for, ours=self._token)
@@ -91,8 +93,7 @@ class ApplyStage:
         )
         try:
             if self._options.skip is not None:
-                skip_next(opened, self._options.skip, self._stop, replica=self._options.replica)
-                return True
+                return skip_next(opened, self._options.skip, self._stop, replica=self._options.replica)
             self._applier = Applier(opened, self._options, self._stop, self._counters)
             self._state, self._waiting_for = StageState.STREAMING, None
             backoff.reset()

@@ -11,15 +11,24 @@ from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch
+from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch, Walsender
+from pipeline.capture.announcements import announced_joins, announced_xids
 from pipeline.capture.shapes import PREFIX, anchored_shapes, check_shape, shape_entry
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
 IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
-_JOIN = "join:"
 _TABLE = "table:"
+
+
+def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> SystemIdentity:
+    """P10: this is the cluster that the log came from, on a timeline that holds all that the log does."""
+    system = walsender.identify_system()
+    check_system(anchor, tail, system)
+    if system.timeline != anchor.timeline:
+        check_timeline(anchor, tail, system.timeline, walsender.timeline_history(system.timeline))
+    return system
 
 
 def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
@@ -72,7 +81,8 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             + (f"plugin {slot.plugin}, database {slot.database}" if slot.plugin else "a physical one"),
             code="slot-foreign",
             hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
-            f" keepstream.yaml). {IF_MEANT}",
+            " keepstream.yaml). If nobody needs that slot, drop it (select"
+            f" pg_drop_replication_slot('{name}');), and as ours is gone, {BEGIN_ANEW}.",
         )
     if slot.lost:
         raise HistoryBroken(
@@ -91,16 +101,14 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
         )
 
 
-def join_token(xid: int) -> str:
-    """The entry in an ANCHOR's `publication` by which Keepstream says before it commits that its
-    transaction `xid` will add rows to the publication."""
-    return f"{_JOIN}{xid}"
-
-
-def announced_joins(anchored: Sequence[str]) -> tuple[str, ...]:
-    """The announcements among an ANCHOR's entries. They stay until a capture that saw its transaction
-    end writes the next ANCHOR: one that was killed may leave a COMMIT that is still running."""
-    return tuple(entry for entry in anchored if entry.startswith(_JOIN))
+def slot_without_log(slot: str, log: str) -> HistoryBroken:
+    """A slot beside an empty log (P6)."""
+    return HistoryBroken(
+        f"slot {slot} exists and the log {log} is empty",
+        code="slot-without-log",
+        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
+        f" back; or, if it is gone, {BEGIN_ANEW}.",
+    )
 
 
 def published_now(session: Session, publication: str) -> tuple[str, ...]:
@@ -122,7 +130,10 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
 
 def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
-    the stream does not tell. Returns what the next ANCHOR says, without announcements."""
+    the stream does not tell. Returns what the next ANCHOR says, without announcements.
+
+    Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
+    """
     names = named_tables(anchored)
     shapes = anchored_shapes(anchored)
     now = read_shapes(session, publication)
@@ -144,8 +155,8 @@ def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]
         if now.get(oid, table) != table:
             raise renamed(table, now[oid])
     anchored, current = _without_names(anchored), _without_names(current)
-    announced = {entry.removeprefix(_JOIN) for entry in anchored if entry.startswith(_JOIN)}
-    expected = {entry for entry in anchored if not entry.startswith(_JOIN)}
+    announced = announced_xids(anchored)
+    expected = set(anchored) - set(announced_joins(anchored))
     lost = expected - set(current)
     added = {entry for entry in set(current) - expected if entry.rpartition(":")[2] not in announced}
     if not lost and not added:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from connectors.postgres.stream import Batch
-from pipeline.capture.history import announced_joins, check_published
+from pipeline.capture.added import AddedColumns
+from pipeline.capture.announcements import Announcements
+from pipeline.capture.history import check_published
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -18,17 +20,21 @@ LOOK_EVERY_S = 10.0
 
 
 class Housekeeping:
-    """`look` is called every ten seconds, and before each heartbeat, with the packer."""
+    """`look` is called every ten seconds, with the packer; the publication is compared before it, and before
+    each heartbeat."""
 
     def __init__(
         self,
         capture: OpenCapture,
         options: CaptureOptions,
         look: Callable[[FramePacker], tuple[TableSchema, ...]],
+        added: AddedColumns,
     ) -> None:
         self._capture = capture
         self._options = options
         self._look = look
+        self._added = added
+        self._announcements = Announcements()
         self._heartbeat_at = time.monotonic()
         self._looked_at = time.monotonic()
 
@@ -38,6 +44,7 @@ class Housekeeping:
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
             self.check_publication()
+            self._added.look(self._capture.sql, packer.live_tables)
             return self._look(packer)
         self._heartbeat(batch, packer, now)
         return ()
@@ -58,5 +65,8 @@ class Housekeeping:
         Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
         """
         chain = self._capture.chain
-        current = check_published(self._capture.sql, self._options.publication, chain.publication)
-        chain.publication_is(current + announced_joins(chain.publication))
+        sql = self._capture.sql
+        current = check_published(sql, self._options.publication, chain.publication)
+        held = chain.durable_position.lsn
+        announced = self._announcements.still_needed(sql, chain.publication, held=held)
+        chain.publication_is(current + announced)

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
@@ -27,14 +28,15 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.history import announced_joins, check_published, join_token
+from pipeline.capture.announcements import announced_joins, join_token
+from pipeline.capture.history import check_published
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import shape_entry
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import Endangered, NotReplicated
-from pipeline.selection import TableName, select_tables
+from pipeline.selection import UNDECIDED, TableName, select_tables
 from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
@@ -72,6 +74,15 @@ _STRANGERS = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a look saw of the source's tables. undecided: see StageReport."""
+
+    not_replicated: tuple[NotReplicated, ...] = ()
+    undecided: tuple[str, ...] = ()
+    endangered: tuple[Endangered, ...] = ()
+
+
 class Joins:
     """Looks for tables that should be replicated and are not yet in the publication."""
 
@@ -79,13 +90,14 @@ class Joins:
         self,
         capture: OpenCapture,
         options: CaptureOptions,
-        tell: Callable[[tuple[NotReplicated, ...], tuple[Endangered, ...]], None],
+        tell: Callable[[Tables], None],
     ) -> None:
         self._capture = capture
         self._options = options
         self._tell = tell
         self._left_out: dict[TableName, str] = {}
         self._endangered: tuple[Endangered, ...] = ()
+        self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Join what can be joined now; returns the versions of the tables that did.
@@ -112,12 +124,25 @@ class Joins:
             else:
                 self._leave_out(name, outcome)
         left_out = {t: r for t, r in self._left_out.items() if t in missing}
+        undecided = tuple(
+            t.qualified_name for t in selection.undecided if t.qualified_name not in published_names
+        )
+        self._warn_of(undecided)
         self._tell(
-            tuple(each for each in selection.not_replicated if each.table not in published_names)
-            + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items()),
-            self._endangered,
+            Tables(
+                tuple(each for each in selection.not_replicated if each.table not in published_names)
+                + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items()),
+                undecided,
+                self._endangered,
+            )
         )
         return tuple(joined)
+
+    def _warn_of(self, undecided: tuple[str, ...]) -> None:
+        for table in undecided:
+            if table not in self._undecided:
+                logger.warning("table left out", extra={"table": table, "reason": UNDECIDED})
+        self._undecided = frozenset(undecided)
 
     def _protect(self, listed: list[Table]) -> None:
         """A published table that lost its key makes the application's UPDATE and DELETE fail: give it
@@ -126,8 +151,7 @@ class Joins:
         for table in listed:
             if table.identity_problem is None:
                 continue
-            if table.owned and table.full_problem is None:
-                self._try_set_full(table)
+            if table.owned and table.full_problem is None and self._try_set_full(table):
                 continue
             fix = publications.identity_remedy(table, self._options.publication)
             endangered.append(Endangered(table=table.qualified_name, seen=table.identity_problem, fix=fix))
@@ -144,7 +168,7 @@ class Joins:
         if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
             self._set_full(table)
 
-    def _try_set_full(self, table: Table) -> None:
+    def _try_set_full(self, table: Table) -> bool:
         try:
             self._set_full(table)
         except KeepstreamError as error:
@@ -153,6 +177,8 @@ class Joins:
             logger.warning(
                 "replica identity not set yet", extra={"table": table.qualified_name, "code": error.code}
             )
+            return False
+        return True
 
     def _set_full(self, table: Table) -> None:
         session = self._capture.sql
@@ -180,11 +206,16 @@ class Joins:
                 wrapped(f"adding table {table.qualified_name} to the publication"),
             ):
                 unfit = self._lacking(session, table) or self._lock(session, table)
-                return unfit or self._join(session, table, packer)
+                if unfit is not None:
+                    return unfit
+                version = self._join(session, table, packer)
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+        self._adopt_identity()
+        logger.info("table joined", extra={"table": table.qualified_name})
+        return version
 
     def _lacking(self, session: Session, table: Table) -> str | None:
         """Which replica lacks what the table needs beside itself; None if it can be made on all of them."""
@@ -246,8 +277,6 @@ class Joins:
         self._announce((token, *map(shape_entry, shapes)), version, packer)
         session.commit()
         failpoint("capture.after_join_committed")
-        self._adopt_identity(token)
-        logger.info("table joined", extra={"table": str(name)})
         return version
 
     def _dump(self, table: TableName) -> TableDdl:
@@ -285,13 +314,11 @@ class Joins:
                 raise RetryLater("the log is too slow", code="log-slow")
             chain.settle(0.1)
 
-    def _adopt_identity(self, token: str) -> None:
-        """P11: what nobody else changed meanwhile is the publication from now on. Announcements of
-        earlier captures stay: one that was killed may have left a COMMIT that still runs."""
-        name, chain = self._options.publication, self._capture.chain
-        current = check_published(self._capture.sql, name, chain.publication)
-        others = tuple(known for known in announced_joins(chain.publication) if known != token)
-        chain.publication_is(current + others)
+    def _adopt_identity(self) -> None:
+        """P11: what nobody else changed meanwhile is the publication from now on."""
+        chain = self._capture.chain
+        current = check_published(self._capture.sql, self._options.publication, chain.publication)
+        chain.publication_is(current + announced_joins(chain.publication))
 
 
 def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:

@@ -94,16 +94,23 @@ class FramePacker:
         self._live[table.id] = table
         (self._new_tables if self._open is None else self._open_tables).append(table)
 
-    def add(self, change: bytes) -> Iterator[PackedBody]:
+    def add(self, change: bytes) -> Iterable[PackedBody]:
         """The next encoded change of the open transaction."""
-        size = len(change)
-        if self._change_bytes and self._change_bytes + size > self._target_bytes:
+        self._change_bytes += len(change)
+        if self._change_bytes <= self._target_bytes:
+            self._changes.append(change)
+            return ()
+        self._change_bytes -= len(change)
+        return self._add_past_target(change)
+
+    def _add_past_target(self, change: bytes) -> Iterator[PackedBody]:
+        if self._change_bytes:
             yield from self._spill()
-        if size > self._target_bytes:
+        if len(change) > self._target_bytes:
             yield from self._cut(change)
             return
         self._changes.append(change)
-        self._change_bytes += size
+        self._change_bytes = len(change)
 
     def commit(self, *, end_lsn: Lsn) -> Iterator[PackedBody]:
         """The open transaction is complete."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.stream import Batch
+from pipeline.capture.added import ADDED_PREFIX, AddedColumns
+from pipeline.capture.announcements import announced_xids
 from pipeline.capture.history import named_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
@@ -28,6 +30,7 @@ from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import InternalError
+from schemas.join import JOIN_PREFIX
 from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
@@ -41,11 +44,18 @@ class Pump:
     """Runs one open capture until it is told to stop or something raises."""
 
     def __init__(
-        self, capture: OpenCapture, housekeeping: Housekeeping, rates: Rates, *, publication: str
+        self,
+        capture: OpenCapture,
+        housekeeping: Housekeeping,
+        added: AddedColumns,
+        rates: Rates,
+        *,
+        publication: str,
     ) -> None:
         self._capture = capture
         self._chain = capture.chain
         self._housekeeping = housekeeping
+        self._added = added
         self._rates = rates
         self._decoder = Decoder()
         self._packer = FramePacker(capture.live_tables)
@@ -105,7 +115,7 @@ class Pump:
             failpoint("capture.after_confirm")
             self._rates.confirm(durable)
 
-    def _append(self, bodies: Iterator[PackedBody]) -> None:
+    def _append(self, bodies: Iterable[PackedBody]) -> None:
         for packed in bodies:
             self._chain.append(packed)
             self._rates.count(packed.changes, packed.transactions, len(packed.body))
@@ -127,12 +137,23 @@ class Pump:
     def _relation(self, changed: RelationChanged) -> None:
         """pgoutput's Relation: the same table as before, in perhaps another version."""
         table = changed.table
-        known = self._names.setdefault(changed.oid, table.qualified_name)
+        if changed.oid not in self._names:
+            self._require_published(changed.oid)
+        known = self._names[changed.oid]
         if known != table.qualified_name:
             raise renamed(known, table.qualified_name)
         self._versions[table.id] = table
         self._oids[table.id] = changed.oid
         self._check_shape(changed.oid, table)
+
+    def _require_published(self, oid: int) -> None:
+        """A table that the log does not know: it joined just now, or somebody else published it (P11)."""
+        chain = self._chain
+        if oid not in named_tables(chain.publication):
+            self._housekeeping.check_publication()
+        self._names = named_tables(chain.publication)
+        if oid not in self._names:
+            raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
 
     def _check_shape(self, oid: int, table: TableSchema) -> None:
         """pgoutput describes a table anew after any DDL on it: judge that before its next row."""
@@ -155,6 +176,7 @@ class Pump:
         if begin is None or not _ends(commit, begin):
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
+        self._rates.last_commit_lsn = commit.commit_lsn
         if self._skipping:
             self._skipping = False
             self._resent.see(
@@ -176,9 +198,35 @@ class Pump:
             for table in payload.tables:
                 if table not in self._introduced:
                     self._introduce(table)
-        elif isinstance(payload, Message) and not payload.transactional:
-            return  # belongs to no transaction, so it has no place in a log of transactions
+        elif isinstance(payload, Message) and not self._belongs(payload):
+            return
         self._append(self._packer.add(encode_change(change)))
+
+    def _belongs(self, message: Message) -> bool:
+        """Whether it has a place in the log. One outside of transactions has none in a log of transactions;
+        and one about joining tables only if it is ours, because replicas do what it says."""
+        begin = self._transaction
+        if not message.transactional or begin is None:
+            return False
+        if message.prefix.startswith(JOIN_PREFIX):
+            if str(begin.xid) in announced_xids(self._chain.publication):
+                return True
+            logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})
+            return False
+        if message.prefix == ADDED_PREFIX:
+            self._meet_added(begin.xid)
+        return True
+
+    def _meet_added(self, xid: int) -> None:
+        """Here a table has columns that its next row would tell."""
+        found = self._added.met(xid)
+        if found is None:
+            return
+        oid, table = found
+        if table.id not in self._introduced:
+            self._versions[table.id], self._oids[table.id] = table, oid
+            self._check_shape(oid, table)
+            self._introduce(table.id)
 
     def _introduce(self, table_id: bytes) -> None:
         """The first row of a table version that the log does not hold yet."""
@@ -199,6 +247,7 @@ class Pump:
         if not added:
             return
         columns = read_columns(self._capture.sql, self._oids[table.id])
+        self._check_shape(self._oids[table.id], table)  # no rewrite came before `columns` were read
         catalog = {column.name: column for column in columns}
         payload = describe_added(previous, table, added, catalog)
         self._packer.need(table)

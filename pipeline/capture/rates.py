@@ -23,6 +23,7 @@ class Rates:
     confirmed: Position = START
     complete_lsn: Lsn = ZERO
     complete_at: float | None = None
+    last_commit_lsn: Lsn | None = None
     last_change_at: float = field(default_factory=time.monotonic)
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)

@@ -9,14 +9,15 @@ import time
 from dataclasses import replace
 
 from pipeline.backoff import Backoff
+from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
-from pipeline.capture.joins import Joins
+from pipeline.capture.joins import Joins, Tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.trimming import Trimmer
-from pipeline.reports import Endangered, NotReplicated, Report, ReportedError, StageReport, StageState
+from pipeline.reports import Report, ReportedError, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import format_lsn
 
@@ -24,6 +25,7 @@ logger = logging.getLogger("keepstream.capture")
 
 STAGE = "capture"
 IDLE_AFTER_S = 3.0
+_REPORT_EVERY_S = 1.0
 
 
 class CaptureStage:
@@ -38,12 +40,14 @@ class CaptureStage:
         self._waiting_for: str | None = None
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
-        self._not_replicated: tuple[NotReplicated, ...] = ()
-        self._endangered: tuple[Endangered, ...] = ()
+        self._tables = Tables()
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
-        reporting = threading.Thread(target=self._report_always, name="capture report", daemon=True)
+        ended = threading.Event()
+        reporting = threading.Thread(
+            target=self._report_always, args=[ended], name="capture report", daemon=True
+        )
         reporting.start()
         if self._options.trim is not None:
             trimmer = Trimmer(self._options.trim)
@@ -61,6 +65,8 @@ class CaptureStage:
             self._last_error = ReportedError.of(error)
             raise
         finally:
+            ended.set()
+            reporting.join()
             self._state = StageState.STOPPED
             self._report(self.snapshot())
 
@@ -70,13 +76,18 @@ class CaptureStage:
             return
         capture = self._capture
         self._options = replace(self._options, take_over=False)  # once: else two take over from each other
-        self._not_replicated = capture.selection.not_replicated
+        self._tables = Tables(
+            capture.selection.not_replicated,
+            tuple(table.qualified_name for table in capture.selection.undecided),
+        )
         self._waiting_for = None
         self._rates.position = capture.chain.position
         try:
             joins = Joins(capture, self._options, self._set_tables)
-            housekeeping = Housekeeping(capture, self._options, joins.look)
-            pump = Pump(capture, housekeeping, self._rates, publication=self._options.publication)
+            options = self._options
+            added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
+            housekeeping = Housekeeping(capture, options, joins.look, added)
+            pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
             backoff.reset()
             self._state = StageState.STREAMING
             pump.run(self._stop)
@@ -94,19 +105,18 @@ class CaptureStage:
             logger.info("capture waits", extra={"waiting_for": what})
         self._waiting_for = what
 
-    def _set_tables(
-        self, not_replicated: tuple[NotReplicated, ...], endangered: tuple[Endangered, ...]
-    ) -> None:
-        self._not_replicated, self._endangered = not_replicated, endangered
+    def _set_tables(self, tables: Tables) -> None:
+        self._tables = tables
 
     def snapshot(self) -> StageReport:
         """What the stage says of itself now."""
         changes_per_s, bytes_per_s = self._rates.take_rates()
-        capture = self._capture
+        capture, commit_lsn = self._capture, self._rates.last_commit_lsn
         return StageReport(
             stage=STAGE,
             state=self._shown_state(),
             position=format_lsn(self._rates.position.lsn) if self._rates.position.lsn else None,
+            commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
             commit_time=self._rates.position.commit_time / 1e6 or None,
             changes_per_s=changes_per_s,
             bytes_per_s=bytes_per_s,
@@ -114,8 +124,9 @@ class CaptureStage:
             changes=self._rates.changes,
             last_error=self._last_error,
             waiting_for=self._waiting_for,
-            not_replicated=self._not_replicated,
-            endangered=self._endangered,
+            not_replicated=self._tables.not_replicated,
+            undecided=self._tables.undecided,
+            endangered=self._tables.endangered,
             details={
                 "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
@@ -133,6 +144,6 @@ class CaptureStage:
         idle = time.monotonic() - self._rates.last_change_at > IDLE_AFTER_S
         return StageState.IDLE if idle and self._capture.stream.queued_bytes == 0 else StageState.STREAMING
 
-    def _report_always(self) -> None:
-        while not self._stop.wait(1.0) and self._state is not StageState.STOPPED:
+    def _report_always(self, ended: threading.Event) -> None:
+        while not ended.wait(_REPORT_EVERY_S):
             self._report(self.snapshot())

@@ -23,20 +23,20 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
 from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
+from pipeline.capture.announcements import announced_joins
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
-    announced_joins,
+    check_cluster,
     check_published,
     check_slot,
-    check_system,
-    check_timeline,
     published_now,
+    slot_without_log,
 )
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, select_tables
-from schemas.errors import BEGIN_ANEW, HistoryBroken, LogFenced, RetryLater
+from schemas.errors import LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
 from schemas.lsn import ZERO, Lsn, Position
@@ -110,7 +110,7 @@ class Startup:
         options = self._options
         leftover = slots.read_slot(sql, options.slot)
         if leftover is not None and tail.chain.stream is None:
-            raise _slot_without_log(options)
+            raise slot_without_log(options.slot, options.log.name)
         stream_id = tail.chain.stream or uuid.uuid4().bytes
         walsender = self._walsender(stream_id)
         system = walsender.identify_system()
@@ -205,15 +205,8 @@ class Startup:
         return tail
 
     def _check_system(self, walsender: Walsender, tail: Follower) -> SystemIdentity:
-        """P10: this is the cluster, and it holds all that the log does."""
-        anchor = tail.last_anchor
-        assert anchor is not None
-        system = walsender.identify_system()
-        check_system(anchor, tail.chain.tail, system)
-        if system.timeline != anchor.timeline:
-            switches = walsender.timeline_history(system.timeline)
-            check_timeline(anchor, tail.chain.tail, system.timeline, switches)
-        return system
+        assert tail.last_anchor is not None
+        return check_cluster(walsender, tail.last_anchor, tail.chain.tail)
 
     def _check_source(self, sql: Session, tail: Follower) -> tuple[SourceIdentity, Lsn]:
         """P10, P11: the source as the next ANCHOR says it, and where the slot stands. On a walsender
@@ -300,12 +293,3 @@ class Startup:
                 code="epoch-lost",
             )
         return writer, now.chain
-
-
-def _slot_without_log(options: CaptureOptions) -> HistoryBroken:
-    return HistoryBroken(
-        f"slot {options.slot} exists and the log {options.log.name} is empty",
-        code="slot-without-log",
-        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
-        f" back, or drop the slot (select pg_drop_replication_slot('{options.slot}');) and {BEGIN_ANEW}.",
-    )

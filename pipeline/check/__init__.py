@@ -20,10 +20,11 @@ def require_fit(config: Config) -> None:
     for finding in findings:
         if finding.severity is Severity.WARNING:
             logger.warning(
-                finding.message,
+                "preflight warns",
                 extra={
                     "where": finding.where,
                     "subject": finding.subject,
+                    "seen": finding.message,
                     "code": finding.code,
                     "fix": finding.fix,
                 },

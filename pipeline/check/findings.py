@@ -40,6 +40,10 @@ class Place:
         return Finding(severity, code, self.where, subject, message, sql or fix, fix_is_sql=bool(sql))
 
 
+_NAMED = 5
+"""So many findings of one kind are named in an error, with what mends each."""
+
+
 def comment(text: str) -> str:
     """An SQL comment. A name may hold line breaks, behind which its rest would be run as SQL."""
     return "\n".join(f"-- {line}" for line in text.splitlines()) or "--"
@@ -58,10 +62,12 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
         3: ConfigError,
         5: LoginRefused if first.code == "login-refused" else RetryLater,
     }
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    hint = f"Run on the {first.where}:\n{first.fix}" if first.fix_is_sql else first.fix
+    alike = [each for each in errors if (each.where, each.code) == (first.where, first.code)][:_NAMED]
+    more = f" (and {len(errors) - len(alike)} more)" if len(errors) > len(alike) else ""
+    fixes = "\n".join(dict.fromkeys(each.fix for each in alike))
+    hint = f"Run on the {first.where}:\n{fixes}" if first.fix_is_sql else first.fix
     return kinds.get(first.exit_code, OperatorNeeded)(
-        f"{first.where}: {first.subject}: {first.message}{more}",
+        f"{first.where}: {', '.join(each.subject for each in alike)}: {first.message}{more}",
         code=first.code,
         hint=f"{hint}\n`keepstream check` lists everything." if more else hint,
     )

@@ -6,24 +6,38 @@ The same comparisons as capture makes when it starts (P10, P11), reported instea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
-from connectors.postgres.walsender import SystemIdentity, Walsender
+from connectors.postgres.walsender import Walsender
 from pipeline.capture import history
 from pipeline.check.findings import Place
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail
 from pipeline.quantities import human_bytes, human_seconds
-from schemas.errors import KeepstreamError, OperatorNeeded
+from schemas.errors import KeepstreamError
 from schemas.finding import Finding
 
 SOURCE = Place("source")
 
 
-def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class HistorySeen:
+    """The slot, and where the log ends; None: there is none."""
+
+    slot: SlotState | None
+    tail: Follower | None
+
+    @property
+    def stream(self) -> bytes | None:
+        """Which stream the log holds; None if it holds none."""
+        return self.tail.chain.stream if self.tail is not None else None
+
+
+def read_history(session: Session, log: ChangeLog, config: Config) -> HistorySeen:
     """Raises what reading the log raises."""
     slot = read_slot(session, config.slot_name)
     tail = find_tail(log) if log.exists() else None
@@ -31,9 +45,17 @@ def check_history(session: Session, log: ChangeLog, config: Config) -> Iterator[
         tail.close()
     if tail is not None and tail.chain.promised:
         slot = slot or read_slot(session, config.slot_name)  # capture may just have made slot and log
+    return HistorySeen(slot, tail)
+
+
+def check_history(session: Session, seen: HistorySeen, config: Config) -> Iterator[Finding]:
+    """Whether they belong together."""
+    slot, tail = seen.slot, seen.tail
+    if tail is not None and tail.chain.promised:
         yield from _continued(session, config, slot, tail)
     elif slot is not None and (tail is None or tail.chain.stream is None):
-        yield _slot_without_log(config)
+        error = history.slot_without_log(config.slot_name, config.log.url)
+        yield SOURCE.caught(error, f"slot {config.slot_name}")
     elif slot is None:
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
 
@@ -49,24 +71,19 @@ def _continued(session: Session, config: Config, slot: SlotState | None, tail: F
         yield SOURCE.caught(broken, subject)
     elif slot is not None:
         yield _state(slot)
-    current = history.published_now(session, config.publication_name)
-    broken = _broken(partial(history.check_publication, config.publication_name, anchor.publication, current))
+    broken = _broken(partial(history.check_published, session, config.publication_name, anchor.publication))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")
-    broken = _broken(lambda: history.check_system(anchor, end, _system(config)))
+    walsender = Walsender(config.source.url.reveal(), purpose="check")
+    try:
+        broken = _broken(partial(history.check_cluster, walsender, anchor, end))
+    finally:
+        walsender.close()
     if broken is not None:
         yield SOURCE.caught(broken, "system")
 
 
-def _system(config: Config) -> SystemIdentity:
-    walsender = Walsender(config.source.url.reveal(), purpose="check")
-    try:
-        return walsender.identify_system()
-    finally:
-        walsender.close()
-
-
-def _broken(compare: Callable[[], None]) -> KeepstreamError | None:
+def _broken(compare: Callable[[], object]) -> KeepstreamError | None:
     try:
         compare()
     except KeepstreamError as error:
@@ -84,13 +101,3 @@ def _state(slot: SlotState) -> Finding:
     return SOURCE.ok(
         "slot", f"slot {slot.name}", f"{now}; it retains {human_bytes(slot.retained_bytes)} of WAL"
     )
-
-
-def _slot_without_log(config: Config) -> Finding:
-    error = OperatorNeeded(
-        f"exists, and the log {config.log.url} is empty",
-        code="slot-without-log",
-        hint="Bring the log back that belongs to the slot. If it is gone, drop the slot on the source"
-        f" (select pg_drop_replication_slot('{config.slot_name}');) and copy every replica anew.",
-    )
-    return SOURCE.caught(error, f"slot {config.slot_name}")

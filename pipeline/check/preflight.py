@@ -17,10 +17,10 @@ from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.check.findings import Place
-from pipeline.check.history import check_history
+from pipeline.check.history import check_history, read_history
 from pipeline.check.log import LOG, check_log
 from pipeline.check.publication import check_endangered, check_publication
-from pipeline.check.replica import ReplicaCheck, SourceFacts
+from pipeline.check.replica import Followed, ReplicaCheck, SourceFacts
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
 from pipeline.check.tools import check_tools
@@ -46,6 +46,7 @@ class Preflight:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._source: SourceFacts | None = None
+        self._followed: Followed | None = None
         self._instances: dict[str, str] = {}
 
     def findings(self) -> Iterator[Finding]:
@@ -74,7 +75,9 @@ class Preflight:
             yield from check_log(log, self._config)
             if self._source:
                 with connect(source_conninfo(self._config), purpose="check") as session:
-                    yield from check_history(session, log, self._config)
+                    seen = read_history(session, log, self._config)
+                    self._followed = Followed(seen.stream)
+                    yield from check_history(session, seen, self._config)
 
     def _server_and_tables(self, session: Session) -> Iterator[Finding]:
         config = self._config
@@ -96,7 +99,8 @@ class Preflight:
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config
         with connect(replica_conninfo(config, name), purpose="check") as session:
-            look = ReplicaCheck(session, config.name, name, config.replicas[name].initial, self._source)
+            initial = config.replicas[name].initial
+            look = ReplicaCheck(session, config.name, name, initial, self._source, followed=self._followed)
             yield from look.findings()
             other = self._instances.setdefault(look.instance.identity, name)
         if other != name:

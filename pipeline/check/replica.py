@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,12 +36,28 @@ class SourceFacts:
     schema: source_schema.SourceSchema
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The stream that the log holds; None: it is empty."""
+
+    stream: bytes | None
+
+
 class ReplicaCheck:
-    """One replica. `source` is None while the source cannot be looked at: then less can be said."""
+    """One replica. `source` and `followed` are None while source or log cannot be looked at: then less
+    can be said."""
 
     def __init__(
-        self, session: Session, pipeline: str, name: str, initial: Initial, source: SourceFacts | None
+        self,
+        session: Session,
+        pipeline: str,
+        name: str,
+        initial: Initial,
+        source: SourceFacts | None,
+        *,
+        followed: Followed | None,
     ) -> None:
+        self._followed = followed
         self._session = session
         self._pipeline = pipeline
         self._place = Place(f"replica {name}")
@@ -109,7 +126,7 @@ class ReplicaCheck:
         quiet = may_switch_triggers_off(self._session)
         tables = read_prepared_tables(self._session, replica_role=quiet)
         if row is not None and row.state is progress.ReplicaState.STREAMING:
-            yield self._place.ok("replica-ours", "content", f"holds the source up to {row.position}")
+            yield self._ours(row)
             yield from self._writes(tables, quiet=quiet)
         elif self._initial is Initial.COPY:
             yield from self._fresh(unfinished=row is not None)
@@ -117,6 +134,20 @@ class ReplicaCheck:
         else:
             yield from self._prepared(tables, unfinished=row is not None)
             yield from self._writes(tables, quiet=quiet)
+
+    def _ours(self, row: progress.Progress) -> Finding:
+        if self._followed is None or self._followed.stream == row.stream:
+            return self._place.ok("replica-ours", "content", f"holds the source up to {row.position}")
+        followed, stream = self._followed.stream, uuid.UUID(bytes=row.stream)
+        log = "the log is empty" if followed is None else f"the log holds {uuid.UUID(bytes=followed)}"
+        database = _identifier(self.instance.database)
+        return self._place.error(
+            "other-stream",
+            "content",
+            f"follows stream {stream}, and {log}",
+            fix=f"Bring that stream's log back; or empty the replica to have it copied anew: drop database"
+            f" {database}; create database {database};",
+        )
 
     # a first copy
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.errors import describe_unexpected, report_error
+from pipeline.cli.errors import INTERRUPTED, describe_unexpected, report_error
 from pipeline.cli.invocation import Invocation, invocation
 from pipeline.cli.verbs import VerbGroup
 from pipeline.logs import LogFormat, LogLevel
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report_error(_usage_error(error), current.log_format)
         return UsageError.exit_code
     except typer.Abort:
-        return 130
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
@@ -113,7 +113,9 @@ def _usage_error(error: Any) -> UsageError:
     path = context.command_path if context else "keepstream"
     message = error.format_message().rstrip(".").replace("Value error, ", "")
     return UsageError(
-        message[:1].lower() + message[1:], code="usage", hint=f"Run `{path} --help` for what it takes."
+        message[:1].lower() + message[1:] or f"{path} needs a command",
+        code="usage",
+        hint=f"Run `{path} --help` for what it takes.",
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
+from pipeline.cli.errors import INTERRUPTED
 from pipeline.cli.invocation import invocation
 from schemas.errors import UsageError
 from schemas.lsn import Lsn, parse_lsn
+
+logger = logging.getLogger("keepstream.apply")
 
 app = typer.Typer()
 
@@ -43,7 +47,8 @@ def apply(
 ) -> None:
     """Run one apply alone: log to REPLICA, after a first copy if it needs one.
 
-    Ends with SIGTERM, at --until, or when an operator is needed.
+    Ends with SIGTERM, at --until, or when an operator is needed; with exit code 130 if it is told to stop
+    before the end that --until or --skip-transaction name.
     """
     from pipeline.app import apply_options, first_copy_options, open_log
     from pipeline.apply.options import Skip
@@ -68,10 +73,13 @@ def apply(
             take_over=take_over,
         )
         stop, publish = stop_on_signals(), Board(log).publish
-        if FirstCopyStage(first_copy_options(called.config, log, replica), stop, publish).run():
-            run_apply(options, stop, publish)
+        first_copy = FirstCopyStage(first_copy_options(called.config, log, replica), stop, publish)
+        reached = first_copy.run() and run_apply(options, stop, publish)
     finally:
         log.close()
+    if not reached and (until or skip_transaction):
+        logger.warning("apply stopped before the end that was asked for", extra={"replica": replica})
+        raise typer.Exit(INTERRUPTED)
 
 
 def _check_skip(skip_transaction: str | None, reason: str | None, until: str | None) -> None:

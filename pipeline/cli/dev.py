@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.logs import say
 from schemas.errors import OperatorNeeded
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def up(
 
     environment = _environment(folder)
     wanted = {None: Kafka.AUTO, True: Kafka.REQUIRED, False: Kafka.NONE}[kafka]
-    typer.echo("dev: starting; the first time this downloads Kafka", err=True)
+    say("dev: starting; the first time this downloads Kafka")
     environment.up(kafka=wanted)
     _print(environment)
     print_text(f"config   {_write_config(environment)}")

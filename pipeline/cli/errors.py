@@ -11,6 +11,9 @@ from types import TracebackType
 from pipeline.logs import LogFormat
 from schemas.errors import InternalError, KeepstreamError
 
+INTERRUPTED = 130
+"""Exit code of what was told to stop before it had what it was called for, as shells give it after Ctrl-C."""
+
 
 def report_error(error: KeepstreamError, log_format: LogFormat = LogFormat.TEXT) -> None:
     sys.stderr.write(render_error(error, log_format) + "\n")

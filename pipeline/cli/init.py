@@ -16,6 +16,7 @@ from pipeline.cli.output import print_text
 from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
+from pipeline.logs import say
 from schemas.errors import ConfigError, OperatorNeeded, UsageError
 
 app = typer.Typer()
@@ -25,7 +26,13 @@ app = typer.Typer()
 def init(
     context: typer.Context,
     name: Annotated[str | None, typer.Option(help="Else made from the source database's name.")] = None,
-    source: Annotated[str | None, typer.Option(help="libpq connection string of the source.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="libpq connection string of the source; here and below ${VAR} and ${file:…} are kept for the"
+            " file to replace, and $$ stands for a dollar sign."
+        ),
+    ] = None,
     log: Annotated[str | None, typer.Option(help="kafka://host:port,… or file:///absolute/folder.")] = None,
     replica: Annotated[
         list[str] | None, typer.Option(help="NAME=CONNECTION or a connection string; may be repeated.")
@@ -50,10 +57,10 @@ def init(
     _validate(choices, path)
     _write(path, render_config(choices))
     print_text(f"wrote {path}")
-    sys.stderr.write(
+    say(
         "next: keepstream init --grants   the SQL of the roles\n"
         "      keepstream check           what is still missing\n"
-        "      keepstream run             copy and stream\n"
+        "      keepstream run             copy and stream"
     )
 
 
@@ -82,8 +89,14 @@ class _Given:
             replicas += filter(None, [_prompt("Replica database (empty: none yet)", "")])
         default = database_name(source)
         name = self._name or (_prompt("Name of the pipeline", default) if self._asks else default)
-        keyless = self._keyless or Keyless.REFUSE
+        keyless = self._keyless or self._ask_keyless()
         return Choices(name, source, log, dict(_named(replicas)), keyless)
+
+    def _ask_keyless(self) -> Keyless:
+        if not self._asks:
+            return Keyless.REFUSE
+        known = [choice.value for choice in Keyless]
+        return Keyless(_prompt("Tables without a primary key (refuse, full, exclude)", "refuse", among=known))
 
     def _ask(self, option: str, question: str, default: str | None = None) -> str:
         if self._asks:
@@ -95,16 +108,18 @@ class _Given:
         )
 
 
-def _prompt(question: str, default: str | None = None) -> str:
-    """Asks on stderr, for stdout holds results only; again until there is an answer or a default."""
+def _prompt(question: str, default: str | None = None, *, among: Sequence[str] = ()) -> str:
+    """Asks on stderr, for stdout holds results only; again until there is an answer (one of these) or a
+    default."""
     while True:
         sys.stderr.write(f"{question}{f' [{default}]' if default else ''}: ")
         sys.stderr.flush()
         answer = sys.stdin.readline()
         if not answer:
             raise typer.Abort
-        if answer.strip() or default is not None:
-            return answer.strip() or str(default)
+        chosen = answer.strip() or default
+        if chosen is not None and (not among or chosen in among):
+            return chosen
 
 
 def database_name(conninfo: str) -> str:
@@ -120,9 +135,7 @@ def database_name(conninfo: str) -> str:
     return name if NAME.fullmatch(name) else "crm"
 
 
-_NAMED = re.compile(
-    r"(?P<name>[a-z][a-z0-9_-]*)=(?P<url>(?:postgres(?:ql)?://|[a-z_]+\s*=|\$\{).*)", re.DOTALL
-)
+_NAMED = re.compile(r"(?P<name>[^\s=:/]+)=(?P<url>(?:postgres(?:ql)?://|[a-z_]+\s*=|\$\{).*)", re.DOTALL)
 
 
 def _named(replicas: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -130,12 +143,21 @@ def _named(replicas: Sequence[str]) -> Iterator[tuple[str, str]]:
     from psycopg import pq
 
     keywords = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    taken: set[str] = set()
     for number, text in enumerate(replicas, 1):
         match = _NAMED.fullmatch(text)
         if match and match["name"] not in keywords:
-            yield match["name"], match["url"]
+            name, url = match["name"], match["url"]
         else:
-            yield "replica" if number == 1 else f"replica{number}", text
+            name, url = "replica" if number == 1 else f"replica{number}", text
+        if name in taken:
+            raise UsageError(
+                f"two replicas are called {name}",
+                code="replica-twice",
+                hint="Give each --replica a name of its own: --replica NAME=postgresql://…",
+            )
+        taken.add(name)
+        yield name, url
 
 
 def _config(choices: Choices, path: Path) -> Config:

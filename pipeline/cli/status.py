@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.invocation import invocation
+from pipeline.logs import say
 
 if TYPE_CHECKING:
     from pipeline.control.conditions import Condition
@@ -92,5 +93,5 @@ def _shower(*, as_json: bool) -> Any:
 def _say_what_holds(conditions: list[Condition], seen: dict[str, Any]) -> bool:
     holding = [said for condition in conditions for said in condition.holds(seen)]
     for said in holding:
-        typer.echo(f"unhealthy: {said}", err=True)
+        say(f"unhealthy: {said}")
     return bool(holding)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.errors import INTERRUPTED
 from pipeline.cli.invocation import invocation
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+logger = logging.getLogger("keepstream.verify")
+
 DIFFERENT = 6
-INTERRUPTED = 130
 _PATIENCE_S = 6.0
 """How long a verification that is told to stop may take to let go of the servers in order."""
 
@@ -54,7 +57,7 @@ def verify(
     with VerifyScreen() as screen:
         result = _run(config, options, stop, screen)
     if result is None:
-        typer.echo("verify: stopped before the end; nothing is known", err=True)
+        logger.warning("verify stopped before the end; nothing is known")
         raise typer.Exit(INTERRUPTED)
     if as_json:
         print_json(result.to_json())

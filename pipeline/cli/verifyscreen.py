@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pipeline.logs import say
 from pipeline.quantities import human_seconds
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class VerifyScreen:
         if self._bar is not None:
             self._bar.console.print(f"verify: {text}", markup=False, highlight=False)
         else:
-            sys.stderr.write(f"verify: {text}\n")
-            sys.stderr.flush()
+            say(f"verify: {text}")
 
 
 def describe(seen: VerifyProgress) -> str:

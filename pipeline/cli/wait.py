@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.invocation import invocation
+from pipeline.logs import say
 
 app = typer.Typer()
 
@@ -37,7 +38,7 @@ def wait(
         slot=config.slot_name,
         timeout_s=timeout_s,
     )
-    waited = wait_for_replica(options, lambda text: typer.echo(f"wait: {text}", err=True))
+    waited = wait_for_replica(options, lambda text: say(f"wait: {text}"))
     if as_json:
         print_json(
             {

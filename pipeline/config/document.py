@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,20 +67,23 @@ class Document:
 def parse_document(text: str, name: str) -> Document:
     """Raises ConfigError (`config-yaml`) with line, column and what was expected."""
     document = Document(name)
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        document.value = None if node is None else _convert(loader, node, (), document)
+        with contextlib.closing(_Loader(text)) as loader:
+            node = loader.get_single_node()
+            document.value = None if node is None else _convert(loader, node, (), document)
     except yaml.YAMLError as error:
         raise _broken(error, name) from None
     except RecursionError:
         raise _too_big(name) from None
-    finally:
-        loader.dispose()
     return document
 
 
-def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: Path, document: Document) -> Any:
+class _Loader(yaml.SafeLoader):
+    def close(self) -> None:
+        self.dispose()
+
+
+def _convert(loader: _Loader, node: yaml.Node, path: Path, document: Document) -> Any:
     document.values[path] = _place(node.start_mark)
     if len(document.values) > MAX_VALUES or len(path) > MAX_DEPTH:
         raise _too_big(document.name)
@@ -88,14 +92,24 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, path: Path, document: Doc
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         return _convert_mapping(loader, node, path, document)
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except (ValueError, LookupError, ArithmeticError, AttributeError):
+        # PyYAML lets these out where a tag, or what a plain text looks like, does not fit its value.
+        kind = str(node.tag).rpartition(":")[2]
+        document.fault(path, f"is no {kind}, although it looks like one: write it between double quotes")
+        document.unexpanded.add(document.values[path])
+        return None
 
 
 def _convert_mapping(
-    loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, document: Document
+    loader: _Loader, node: yaml.MappingNode, path: Path, document: Document
 ) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            document.faults.append(Fault(_place(key_node.start_mark), "a key must be a plain text"))
+            continue
         key = str(key_node.value)
         if key in mapping:
             document.faults.append(Fault(_place(key_node.start_mark), f"`{key}` is written twice"))

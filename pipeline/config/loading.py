@@ -22,6 +22,8 @@ logger = logging.getLogger("keepstream.config")
 
 DEFAULT_PATH = Path("keepstream.yaml")
 
+_NO_MAPPING = frozenset({"model_type", "model_attributes_type", "dict_type", "mapping_type"})
+
 _PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     (): Config,
     ("source",): Source,
@@ -119,6 +121,8 @@ def _note_faults(error: ValidationError, document: Document) -> None:
             document.fault(path, f"unknown key `{dotted}`{_suggestion(path)}", of_key=True)
         elif fault["type"] == "missing":
             document.fault(path, f"`{dotted}` is missing")
+        elif fault["type"] in _NO_MAPPING:
+            document.fault(path, f"`{dotted}` is empty or no mapping")
         elif fault["type"] == "string_type":
             document.fault(path, f"`{dotted}` must be a text: write it between double quotes")
         else:

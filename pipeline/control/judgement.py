@@ -18,6 +18,7 @@ from typing import Any
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState, time_to_full_s
+from pipeline.control.hints import hint_for
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
 from pipeline.reports import STALE_AFTER_S, NotReplicated, StageReport, StageState
@@ -336,11 +337,16 @@ class _Judge:
     def _look_at_tables(self, capture: Stage) -> None:
         if capture.report is None or not self._is_fresh(capture.report):
             return
+        for table in capture.report.undecided:
+            self._warn(
+                "table-undecided", "source", f"{table} is left out until source.keyless or a key decides"
+            )
         for each in capture.report.endangered:
             seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
             self._warn("writes-fail", "source", seen, hint=each.fix)
 
     def _warn(self, code: str, where: str, message: str, *, hint: str = "") -> None:
+        hint = hint or hint_for(code, replica=where.removeprefix("replica "))
         self._findings.append(StatusFinding("warning", code, where, message, hint))
 
 

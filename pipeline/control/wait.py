@@ -99,6 +99,7 @@ class _Waiting:
         self._told: str | None = None
         self._target: Lsn | None = None
         self._progress: Progress | None = None
+        self._looked = False
         self._away: KeepstreamError | None = None
 
     def run(self) -> Waited:
@@ -134,6 +135,7 @@ class _Waiting:
         try:
             with connect(self._options.replica_conninfo, purpose=self._options.purpose) as session:
                 self._progress = read(session, self._options.name)
+                self._looked = True
         except RetryLater as error:
             self._away = error
         return self._progress
@@ -146,7 +148,7 @@ class _Waiting:
         pause_s = POLL_FIRST_S
         while True:
             self._progress = progress = read(session, self._options.name)
-            self._away = None
+            self._away, self._looked = None, True
             backoff.reset()
             streaming = progress is not None and progress.state is ReplicaState.STREAMING
             if streaming and progress is not None and progress.position.lsn >= target:
@@ -171,6 +173,8 @@ class _Waiting:
         options = self._options
         if self._away is not None:
             return Obstacle(f"cannot be asked: {self._away.message}", self._away.hint)
+        if not self._looked:
+            return Obstacle("did not answer yet", "Give it more time with --timeout.")
         found: Future[Obstacle] = Future()
 
         def find() -> None:

@@ -8,7 +8,7 @@ left unfinished never becomes an event: it comes again from its first part (P7).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ class EventTail:
             yield from self._transaction(committed, self._spool.changes())
             self._forget_parts()
 
-    def _transaction(self, committed: Committed, changes: Iterator[Change]) -> Iterator[dict[str, Any]]:
+    def _transaction(self, committed: Committed, changes: Iterable[Change]) -> Iterator[dict[str, Any]]:
         if not self._beginning.wants(committed):
             return
         for ordinal, change in enumerate(changes):

@@ -159,6 +159,9 @@ class _Steps:
         self._watch.tell("waiting until the replica has caught up")
         while (progress := self._progress()).position.lsn < self._goal:
             self._require_free(progress)
+            obstacle = replica_obstacle(self._options.replica, progress)
+            if obstacle is not None:
+                self._watch.tell(f"the replica {obstacle.seen}. {obstacle.hint}")
             self._watch.pause(POLL_S)
 
     @contextlib.contextmanager

@@ -96,8 +96,8 @@ def _problem(missing: Iterable[str], *, there: bool) -> str | None:
     if not names:
         return None
     return (
-        f"the replica has no column {names}: if it was added on the source just now, it comes with the next"
-        " row of this table that changes; all other columns were compared"
+        f"the replica has no column {names}: if it was added on the source just now, it comes within ten"
+        " seconds; all other columns were compared"
     )
 
 

@@ -11,6 +11,9 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.log.open import open_log
+from connectors.postgres.catalog import CatalogColumn, read_columns
+from connectors.postgres.session import Session
+from pipeline.capture import pump
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
@@ -113,6 +116,27 @@ def test_added_columns_with_a_constant_default_are_followed(
         ("age", False, None),
     ]
     assert insert.operation is Operation.INSERT
+
+
+def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM FULL writes the constant default into the rows: the catalog no longer says what they hold."""
+
+    def read_late(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
+        source.execute("vacuum full customer")
+        return read_columns(session, oid)
+
+    monkeypatch.setattr(pump, "read_columns", read_late)
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    running = RunningCapture(options)
+    require(change_log.exists, 10, what="the log")
+    content = LogContent(change_log)
+    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute("alter table customer add column credit int default 5")
+    source.execute("insert into customer values (2, 7)")
+    assert running.ended_with().code == "schema-changed"
+    assert content.read().transactions == []
 
 
 def test_a_volatile_default_stops_capture_before_anything_of_it_is_in_the_log(

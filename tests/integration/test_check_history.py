@@ -84,6 +84,8 @@ def test_a_stopped_pipeline_may_go_on(established: Config) -> None:
             "publication-changed",
         ),
         ("drop publication keepstream_crm", "publication-changed"),
+        ("alter table customer alter id type bigint using -id", "schema-changed"),
+        ("alter table customer rename to client", "table-renamed"),
     ],
 )
 def test_a_broken_history_ends_with_4_and_its_remedy(

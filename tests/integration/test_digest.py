@@ -229,6 +229,16 @@ def test_keys_are_shown_as_their_types_write_them(session: Session) -> None:
     assert [one == other for one, other in zip(first, second, strict=True)] == [True, True, True, False]
 
 
+def test_a_key_of_a_composite_type_finds_its_row(session: Session) -> None:
+    session.execute("create type pg_temp.place as (a int, b text)")
+    session.execute("create temp table one (at pg_temp.place primary key, v int)")
+    session.execute("insert into pg_temp.one values ((1, 'x y'), 1), ((2, 'z'), 2)")
+    by = shape("at", "v", key=["at"])
+    names = {row.names for row in _all_rows(session, by)}
+    assert names == {('(1,"x y")',), ("(2,z)",)}
+    assert column_digests(session, [ONE], by, sorted(names)).keys() == names
+
+
 def test_a_row_that_is_too_long_is_told_and_can_be_read_column_by_column(session: Session) -> None:
     """Not by a gigabyte: the server says the same when it lacks memory for less."""
     session.execute("create temp table one (a text, b text)")

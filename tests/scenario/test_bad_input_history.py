@@ -115,6 +115,23 @@ def test_a_publication_changed_while_capture_runs_stops_it(directory_pipeline: P
     assert BEGIN_ANEW in running.output
 
 
+def test_a_table_published_by_hand_stops_capture_before_its_rows_are_in_the_log(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    running = pipeline.start("run")
+    pipeline.until(lambda: "log continued" in running.output, "the second start", 60)
+    pipeline.source.execute("create table byhand (id int primary key)")
+    pipeline.source.execute_as_admin(f"alter publication keepstream_{pipeline.name} add table byhand")
+    pipeline.source.execute("insert into byhand values (1)")
+    assert running.wait(60) == 4
+    assert "error[publication-changed]: " in running.output
+    assert "replica-schema" not in running.output
+    events = pipeline.run("events", "tail", "--json", "--from", "start", "--no-follow").stdout
+    assert "byhand" not in events
+
+
 def test_a_slot_dropped_while_capture_runs_stops_it(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     establish(pipeline)

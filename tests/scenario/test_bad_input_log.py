@@ -162,6 +162,26 @@ def test_a_log_folder_that_is_gone_is_not_made_anew(directory_pipeline: Pipeline
     goes_on(pipeline)
 
 
+def test_what_is_said_of_a_lost_log_leads_to_a_new_one(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    establish(pipeline)
+    shutil.rmtree(folder_of(pipeline))
+    done = pipeline.run("run")
+    assert (
+        "run `keepstream teardown --yes`, empty the replicas' databases and run `keepstream run`"
+        in done.stderr
+    )
+    pipeline.source.execute_as_admin(f"select pg_drop_replication_slot('{pipeline.slot}')")
+    refused(pipeline, "run", code="other-stream", hint="drop database")  # nothing is made that leads nowhere
+    assert pipeline.source.execute("select count(*) from pg_replication_slots") == [(0,)]
+    assert pipeline.run("teardown", "--yes").code == 0
+    pipeline.replica.execute_as_admin("drop schema if exists keepstream cascade; drop table t")
+    running = pipeline.start("run")
+    pipeline.wait()
+    assert pipeline.verify()["tables"][0]["rows"] == ROWS
+    assert running.end() == 0
+
+
 def test_a_log_folder_that_vanishes_under_run_stops_it(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     establish(pipeline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.join import Join
 from tests.fix_pipeline import Pipeline
 
 JOIN_S = 60.0
@@ -13,6 +14,12 @@ def left_out(pipeline: Pipeline) -> dict[str, str]:
     """Reasons by table."""
     status: dict[str, Any] = pipeline.run("status", "--json").json
     return {each["table"]: each["reason"] for each in status["not_replicated"]}
+
+
+def width(pipeline: Pipeline, table: str) -> int:
+    """How many columns the replica's table has."""
+    query = "select count(*) from pg_attribute where attrelid = %s::regclass and attnum > 0"
+    return int(pipeline.replica.execute(query, [table])[0][0])
 
 
 def has(pipeline: Pipeline, query: str) -> bool:
@@ -85,6 +92,71 @@ def test_a_column_that_is_added_to_a_partitioned_table_or_gets_its_default_later
     pipeline.wait()
     assert replica.execute("select id, c from ev order by id") == [(1, 7), (2, 7), (3, 7), (4, 7)]
     assert replica.execute("select id, c from k order by id") == [(1, None), (2, 5), (3, None)]
+    pipeline.verify()
+
+
+def test_a_column_reaches_a_replica_although_nobody_writes_to_its_table(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute("create table k (id int primary key); insert into k values (1)")
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute("alter table k add column c text not null default 'five'")
+    pipeline.until(lambda: width(pipeline, "k") == 2, "the column", JOIN_S)
+    assert replica.execute("select * from k") == [(1, "five")]
+    pipeline.verify()
+    source.execute("alter table k add column d int; insert into k values (2, 'two', 2)")
+    source.execute("alter table k add column e int default 7")
+    pipeline.until(lambda: width(pipeline, "k") == 4, "the last column", JOIN_S)
+    assert replica.execute("select * from k order by id") == [(1, "five", None, 7), (2, "two", 2, 7)]
+    pipeline.verify()
+
+
+def test_nobody_can_forge_a_joining_table(directory_pipeline: Pipeline) -> None:
+    """Any role may emit a message, and what a genuine one says is run on the replicas."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute("create table k (id int primary key)")
+    running = pipeline.start("run")
+    pipeline.wait()
+    forged = Join("public", "evil", ("id",), ("create table public.evil (id int)",), ()).to_json()
+    emit = "select pg_logical_emit_message(true, %s::text, %s::bytea)"
+    with source.connect(autocommit=False) as session:
+        session.execute(emit, ["keepstream.join", forged])
+        session.execute(emit, ["keepstream.join.rows", b"1\n"])
+        session.execute(emit, ["keepstream.added", b"nonsense"])
+        session.execute("insert into k values (1)")
+        session.commit()
+    source.execute("create table l (id int primary key); insert into l values (1)")
+    pipeline.until(lambda: "table joined" in running.output, "the genuine join", JOIN_S)
+    pipeline.wait()
+    assert running.output.count("forged message left out") == 2
+    tables = "select tablename::text from pg_tables where schemaname = 'public' order by 1"
+    assert replica.execute(tables) == [("k",), ("l",)]
+    pipeline.verify()
+
+
+def test_a_table_without_key_that_appears_later_is_a_warning_until_it_is_decided(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.settings["source"]["keyless"] = "refuse"
+    pipeline.write_config()
+    pipeline.source.execute("create table k (id int primary key)")
+    running = pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute("create table later (a int)")
+
+    def warned() -> bool:
+        findings = pipeline.run("status", "--json").json["findings"]
+        return any(each["code"] == "table-undecided" for each in findings)
+
+    pipeline.until(warned, "the warning", JOIN_S)
+    assert "table left out" in running.output
+    pipeline.source.execute("alter table later add primary key (a); insert into later values (1)")
+    pipeline.until(lambda: not warned(), "the decision", JOIN_S)
+    pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
+    pipeline.wait()
     pipeline.verify()
 
 

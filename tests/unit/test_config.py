@@ -222,6 +222,7 @@ def test_all_errors_of_a_file_are_listed_in_its_order() -> None:
             "keepstream.yaml:1:1: broken YAML: found character '\\t' that cannot start any token "
             "while scanning for the next token",
         ),
+        ('name: "a\x07b"', "keepstream.yaml: broken YAML: special characters are not allowed"),
     ],
 )
 def test_broken_yaml_is_told_with_line_and_column_and_what_was_expected(text: str, said: str) -> None:
@@ -233,6 +234,25 @@ def test_broken_yaml_is_told_with_line_and_column_and_what_was_expected(text: st
 @pytest.mark.parametrize("text", ["", "# nothing", "- a\n- b", "just text"])
 def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
     assert "expected a mapping" in refused(text).message
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("2020-99-99", "timestamp"), ("0b_", "int"), ("!!float abc", "float"), ("!!bool abc", "bool")],
+)
+def test_a_value_that_does_not_fit_its_type_is_told_once_with_its_place(value: str, kind: str) -> None:
+    error = refused(f"name: {value}\nsource: dbname=x\nlog: file:///x\n")
+    place = "keepstream.yaml:1:7"
+    assert error.message == (
+        f"{place}: is no {kind}, although it looks like one: write it between double quotes"
+    )
+
+
+def test_a_key_that_is_no_text_and_a_part_that_is_empty_are_told() -> None:
+    text = "? [a]\n: b\nname: a\nsource:\nlog: file:///x\n"
+    message = refused(text).message
+    assert "keepstream.yaml:1:3: a key must be a plain text" in message
+    assert "`source` is empty or no mapping" in message
 
 
 def test_yaml_cannot_make_python_objects() -> None:
@@ -273,6 +293,8 @@ def test_no_password_is_shown_by_any_rendering_of_a_configuration() -> None:
         "password=hunter2 y",
         "postgresql://u:hun@ter2@db/x",
         "postgresql://u:hun/ter2@h/x",
+        "postgresql://u:hun@ter2/hun@ter2@127.0.0.1:5432/crm",
+        "postgresql://u:hun@et/ter2@127.0.0.1:5432/crm",
     ],
 )
 def test_a_connection_string_that_libpq_cannot_read_is_refused_without_being_quoted(conninfo: str) -> None:

@@ -4,6 +4,7 @@ name or read as exactly what it is, never as something else."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
@@ -39,9 +40,22 @@ from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from tests.damage import damaged, edited
 from tests.frames import STREAM, TABLE, Writer
-from tests.unit.test_frame import changes
+from tests.unit.test_frame import IN_C, changes, in_python
 
 DIGEST_BYTES = 32
+
+
+@pytest.fixture(scope="module", params=["C", "Python"], autouse=True)
+def _changes_are_read(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both readers of changes."""
+    if request.param == "Python":
+        with in_python():
+            yield
+    elif None in IN_C:
+        pytest.skip("schemas._changecode was not built: no C compiler was found")
+    else:
+        yield
+
 
 longs = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 300)
 lsns = st.integers(0, 2**63 - 1).map(Lsn)

@@ -155,7 +155,7 @@ def test_the_pipeline_is_named_after_the_source_s_database(conninfo: str, name: 
 
 
 def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
-    """Answers: source, log (the default), replica, name (the default)."""
+    """Answers: source, log (the default), replica, name (the default), keyless (once wrong)."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "-c", str(tmp_path / "k.yaml"), "init"],
@@ -167,7 +167,7 @@ def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
     )
     os.close(theirs)
     try:
-        os.write(ours, f"{SOURCE}\n\nstandby=dbname=x\n\n".encode())
+        os.write(ours, f"{SOURCE}\n\nstandby=dbname=x\n\nnone\nfull\n".encode())
         out, _ = child.communicate(timeout=60)
     finally:
         child.kill()
@@ -176,6 +176,21 @@ def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
     config = load_config(tmp_path / "k.yaml")
     assert config.log.url == f"file://{ROOT}/keepstream-log"
     assert (config.name, list(config.replicas)) == ("crm", ["standby"])
+    assert config.source.keyless is Keyless.FULL
+
+
+def test_two_replicas_of_one_name_are_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["--replica", "s=dbname=x", "--replica", "s=dbname=y"]
+    assert init("--source", SOURCE, "--log", LOG, *twice) == 2
+    assert "error[replica-twice]: two replicas are called s" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_a_replica_s_impossible_name_is_what_is_refused(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init("--source", SOURCE, "--log", LOG, "--replica", "BAD=postgresql://x/y") == 2
+    assert "replica name 'BAD' must match" in capsys.readouterr().err
 
 
 def test_grants_are_for_the_file_or_for_the_options(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

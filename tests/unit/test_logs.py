@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 
-from pipeline.logs import JsonFormatter, TextFormatter
+import pytest
+
+from pipeline.logs import JsonFormatter, LogFormat, LogLevel, TextFormatter, say, set_up_logs
 
 
 def record(event: str, level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
@@ -54,3 +56,27 @@ def test_a_traceback_is_left_out_above_debug_level() -> None:
         assert "a row" in TextFormatter().format(made)
     finally:
         root.setLevel(before)
+
+
+@pytest.mark.parametrize("log_format", list(LogFormat))
+def test_a_word_to_the_caller_is_plain_or_a_log_line(
+    log_format: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        set_up_logs(log_format, LogLevel.ERROR)
+        say("verify: 3 of 7 tables")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    said = capsys.readouterr().err
+    if log_format is LogFormat.JSON:
+        assert json.loads(said) | {"time": ""} == {
+            "time": "",
+            "level": "info",
+            "logger": "cli",
+            "event": "verify: 3 of 7 tables",
+        }
+    else:
+        assert said == "verify: 3 of 7 tables\n"

@@ -1,4 +1,4 @@
-"""Rows under fire, by both row decoders: any bytes are one row, the same to both, or refused by both."""
+"""Rows under fire, by the C and the Python: any bytes are one row, the same to both, or refused by both."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres.pgoutput import parse_tuple
-from schemas import rowdecoder
-from schemas.avro import RowCodec, row_encoder
+from schemas.avro import RowCodec, key_encoder, row_encoder
 from schemas.change import TextValue
 from schemas.errors import KeepstreamError
 from schemas.pgcodec import codec_of
+from schemas.rowcode import COMPILED
 from schemas.rowdecoder import compile_decoder, compile_python_decoder
+from schemas.rowencoder import compile_encoder, compile_python_encoder
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from schemas.varint import encode_long
 from tests.damage import edited, odd_bytes
@@ -106,22 +107,42 @@ def tuple_data(values: list[TextValue]) -> bytes:
 
 
 @given(tables, st.data())
-def test_an_edited_tuple_is_encoded_as_it_stands_or_refused_by_name(
+def test_an_edited_tuple_is_encoded_as_it_stands_by_both_encoders_or_refused_by_both(
     table: TableSchema, data: st.DataObject
 ) -> None:
     message = data.draw(edited(tuple_data(row_of(data, table))))
-    try:
-        row, absent, end = row_encoder(table)(message, 0)
-    except KeepstreamError as refused:
-        assert refused.code in ("tuple-malformed", "value-not-canonical", "key-absent")  # noqa: PT017
-        return
-    texts, parsed_end = parse_tuple(message, 0)
-    assert end == parsed_end
-    assert (row, absent) == RowCodec(table).encode_row(texts)
+    codecs = [codec_of(column.type_oid) for column in table.columns]
+    for keys in (None, table.key_indexes):
+        made: list[tuple[bytes, tuple[int, ...], int] | None] = []
+        for compiled in (compile_encoder, compile_python_encoder):
+            try:
+                made.append(compiled(codecs, keys, refuse)(message, 0))
+            except Refused:
+                made.append(None)
+        by_c, by_python = made
+        assert by_c == by_python
+        if by_c is not None:
+            row, absent, end = by_c
+            texts, parsed_end = parse_tuple(message, 0)
+            assert end == parsed_end
+            codec = RowCodec(table)
+            assert (row, absent) == (
+                (codec.encode_key(texts), ()) if keys is not None else codec.encode_row(texts)
+            )
 
 
-def test_both_decoders_are_really_there() -> None:
-    if not rowdecoder.COMPILED:
-        pytest.skip("schemas._rowcode was not built: the Python decoder was compared with itself")
-    (codec,) = [codec_of(23)]
-    assert type(compile_decoder([codec], refuse)) is not type(compile_python_decoder([codec], refuse))
+@given(tables, st.data())
+def test_a_tuple_that_is_refused_is_refused_by_name(table: TableSchema, data: st.DataObject) -> None:
+    message = data.draw(edited(tuple_data(row_of(data, table))))
+    for encoder in (row_encoder(table), key_encoder(table)):
+        try:
+            encoder(message, 0)
+        except KeepstreamError as refused:
+            assert refused.code in ("tuple-malformed", "value-not-canonical", "key-absent")  # noqa: PT017
+
+
+def test_both_codes_are_really_there() -> None:
+    if not COMPILED:
+        pytest.skip("schemas._rowcode was not built: the Python was compared with itself")
+    assert type(compile_decoder([], refuse)) is not type(compile_python_decoder([], refuse))
+    assert type(compile_encoder([], None, refuse)) is not type(compile_python_encoder([], None, refuse))

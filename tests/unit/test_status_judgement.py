@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from hypothesis import strategies as st
 
 from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from pipeline.control import judgement
+from pipeline.control.hints import hint_for
 from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Stage, Status
@@ -372,3 +376,12 @@ def test_a_lag_below_a_millisecond_is_not_shown_as_none() -> None:
     stage = Stage(StageState.STREAMING, lag_bytes=100, lag_s=0.00006)
     assert (stage.to_json()["lag_s"], stage.to_json()["lag_bytes"]) == (0.001, 100)
     assert Stage(StageState.IDLE, lag_bytes=0, lag_s=0.0).to_json()["lag_s"] == 0.0
+
+
+def test_every_warning_of_status_says_what_to_do() -> None:
+    source = Path(judgement.__file__).read_text()
+    codes = set(re.findall(r'_warn\(\s*"([a-z-]+)"', source))
+    assert "apply-stuck" in codes
+    for code in codes - {"writes-fail"}:  # which brings its own
+        assert re.search(r"`keepstream |select |alter ", hint_for(code)), code
+    assert "keepstream apply crm2 --take-over" in hint_for("apply-stuck", replica="crm2")

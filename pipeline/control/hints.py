@@ -1,0 +1,36 @@
+"""What to do about each thing that `status` warns of, by the finding's code."""
+
+from __future__ import annotations
+
+from schemas.errors import BEGIN_ANEW
+
+_WAITS = (
+    "See what its session waits for: select pid, wait_event_type, wait_event, state, query from"
+    " pg_stat_activity where application_name like 'keepstream:%';"
+)
+
+_HINTS = {
+    "capture-silent": "Its process hangs, or cannot write to the log: look at its output. `keepstream capture"
+    " --take-over` takes its place at once.",
+    "walsender-silent": "Its process hangs, or the network between it and the source is cut: look at its"
+    " output. `keepstream capture --take-over` takes its place at once.",
+    "capture-stuck": "Look at its last error, and whether the log's servers answer. The source may still be"
+    " decoding one large transaction. On the source: {waits}",
+    "apply-silent": "Its process hangs, or cannot write to the log: look at its output. `keepstream apply"
+    " {replica} --take-over` takes its place at once.",
+    "apply-stuck": "On the replica: {waits} `keepstream apply {replica} --take-over` ends a session that"
+    " hangs.",
+    "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
+    " leaving it out.",
+    "slot-missing": "It was dropped, so changes since then are lost to the log. If that was meant,"
+    " {begin_anew}.",
+    "slot-lost": "The source removed WAL that the log does not have. Raise max_slot_wal_keep_size on the"
+    " source and {begin_anew}.",
+    "slot-about-to-be-lost": "Give it room at once, on the source: alter system set max_slot_wal_keep_size ="
+    " '…'; select pg_reload_conf(); Then see why capture is behind.",
+}
+
+
+def hint_for(code: str, replica: str = "REPLICA") -> str:
+    """A full sentence with a command or SQL; "" for a code that brings its own."""
+    return _HINTS.get(code, "").format(waits=_WAITS, replica=replica, begin_anew=BEGIN_ANEW)

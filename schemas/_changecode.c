@@ -1,0 +1,274 @@
+/* Changes in C: `Change` of avsc/frame.avsc to and from its bytes, as schemas.changecodec writes and reads it,
+ * for the changes that are one row; those with a payload are left to the Python.
+ *
+ * Optional, as _rowcode.c is. Every read is checked against the end of the data; nothing is written but
+ * new Python objects.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TABLE_BYTES 8
+#define MOST_BYTES_OF_A_LONG 10
+
+/* The fields of schemas.change.Change. */
+enum { OPERATION, TABLE, OLD_KEY, OLD_ROW, ROW, ABSENT, PAYLOAD, FIELDS };
+
+/* ---- writing */
+
+static uint8_t *
+put_long(uint8_t *p, uint64_t not_negative)
+{
+    uint64_t zigzag = not_negative << 1;
+    while (zigzag >= 0x80) {
+        *p++ = (uint8_t)(zigzag | 0x80);
+        zigzag >>= 7;
+    }
+    *p++ = (uint8_t)zigzag;
+    return p;
+}
+
+/* The union's branch, length and bytes; branch 0 for None. */
+static uint8_t *
+put_optional(uint8_t *p, PyObject *value, uint8_t branch)
+{
+    if (value == Py_None) {
+        *p++ = 0;
+        return p;
+    }
+    *p++ = branch;
+    p = put_long(p, (uint64_t)PyBytes_GET_SIZE(value));
+    memcpy(p, PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
+    return p + PyBytes_GET_SIZE(value);
+}
+
+static int
+is_bytes_or_none(PyObject *value)
+{
+    return value == Py_None || PyBytes_Check(value);
+}
+
+static Py_ssize_t
+size_of(PyObject *value)
+{
+    return value == Py_None ? 0 : PyBytes_GET_SIZE(value);
+}
+
+PyDoc_STRVAR(encode_row_change_doc,
+"encode_row_change(change) -> bytes\n\n"
+"change: a Change without payload. Raises TypeError for anything else.");
+
+static PyObject *
+encode_row_change(PyObject *module, PyObject *change)
+{
+    if (!PyTuple_Check(change) || PyTuple_GET_SIZE(change) != FIELDS)
+        return PyErr_Format(PyExc_TypeError, "not a change");
+    PyObject **field = &PyTuple_GET_ITEM(change, 0);
+    if (!PyLong_Check(field[OPERATION]) || !PyBytes_Check(field[TABLE]) ||
+        PyBytes_GET_SIZE(field[TABLE]) != TABLE_BYTES || !is_bytes_or_none(field[OLD_KEY]) ||
+        !is_bytes_or_none(field[OLD_ROW]) || !is_bytes_or_none(field[ROW]) || !PyTuple_Check(field[ABSENT]) ||
+        field[PAYLOAD] != Py_None)
+        return PyErr_Format(PyExc_TypeError, "not a change of one row");
+    long operation = PyLong_AsLong(field[OPERATION]);
+    Py_ssize_t absent = PyTuple_GET_SIZE(field[ABSENT]);
+    if (operation < 0 || operation > 63)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "not an operation");
+    PyObject *old = field[OLD_KEY] != Py_None ? field[OLD_KEY] : field[OLD_ROW];
+    Py_ssize_t most = size_of(old) + size_of(field[ROW]) + TABLE_BYTES + 8 + (4 + absent) * MOST_BYTES_OF_A_LONG;
+    PyObject *encoded = PyBytes_FromStringAndSize(NULL, most);
+    if (encoded == NULL)
+        return NULL;
+    uint8_t *start = (uint8_t *)PyBytes_AS_STRING(encoded), *p = start;
+    *p++ = (uint8_t)(operation << 1);
+    memcpy(p, PyBytes_AS_STRING(field[TABLE]), TABLE_BYTES);
+    p = put_optional(p + TABLE_BYTES, old, field[OLD_KEY] != Py_None ? 2 : 4);
+    p = put_optional(p, field[ROW], 2);
+    if (absent)
+        p = put_long(p, (uint64_t)absent);
+    for (Py_ssize_t i = 0; i < absent; i++) {
+        Py_ssize_t index = PyLong_AsSsize_t(PyTuple_GET_ITEM(field[ABSENT], i));
+        if (index < 0) {
+            Py_DECREF(encoded);
+            return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "not a column's index");
+        }
+        p = put_long(p, (uint64_t)index);
+    }
+    *p++ = 0; /* the array's end */
+    *p++ = 0; /* no payload */
+    _PyBytes_Resize(&encoded, p - start);
+    return encoded;
+}
+
+/* ---- reading */
+
+/* A length or a count in its shortest form. 0 and a new *pos, or -1. */
+static int
+read_count(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, Py_ssize_t *value)
+{
+    uint64_t zigzag = 0;
+    Py_ssize_t p = *pos;
+    for (int shift = 0; shift < 63; shift += 7) {
+        if (p >= end)
+            return -1;
+        uint8_t byte = data[p++];
+        zigzag |= (uint64_t)(byte & 0x7F) << shift;
+        if (byte < 0x80) {
+            if ((shift && !byte) || zigzag & 1)
+                return -1; /* longer than it need be, or negative */
+            *pos = p;
+            *value = (Py_ssize_t)(zigzag >> 1);
+            return 0;
+        }
+    }
+    return -1;
+}
+
+static PyObject *
+read_bytes(PyObject *block, Py_ssize_t *pos)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
+    Py_ssize_t end = PyBytes_GET_SIZE(block), length;
+    if (read_count(data, end, pos, &length) < 0 || length > end - *pos)
+        return NULL;
+    *pos += length;
+    return PyBytes_FromStringAndSize((const char *)data + *pos - length, length);
+}
+
+static PyObject *
+read_absent(PyObject *block, Py_ssize_t *pos)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
+    Py_ssize_t end = PyBytes_GET_SIZE(block), count, index;
+    if (read_count(data, end, pos, &count) < 0 || count > end - *pos)
+        return NULL;
+    PyObject *absent = PyTuple_New(count);
+    for (Py_ssize_t i = 0; absent != NULL && i < count; i++) {
+        PyObject *number = read_count(data, end, pos, &index) < 0 ? NULL : PyLong_FromSsize_t(index);
+        if (number == NULL)
+            Py_CLEAR(absent);
+        else
+            PyTuple_SET_ITEM(absent, i, number);
+    }
+    if (absent != NULL && count && (*pos >= end || data[(*pos)++] != 0))
+        Py_CLEAR(absent); /* an array in more than one block */
+    return absent;
+}
+
+/* The encoded branch of an operation's payload: none for INSERT, UPDATE, DELETE; then 1, 2, 3. */
+static uint8_t
+payload_branch(uint8_t operation)
+{
+    return operation < 3 ? 0 : (uint8_t)((operation - 2) << 1);
+}
+
+/* The fields of one change. 0 and a new *pos, or -1 with or without an exception. */
+static int
+read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ssize_t *pos, PyObject *fields)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
+    Py_ssize_t end = PyBytes_GET_SIZE(block), p = *pos;
+    PyObject *value;
+    if (end - p < TABLE_BYTES + 3 || data[p] & 1 || data[p] >> 1 >= PyTuple_GET_SIZE(operations))
+        return -1;
+    PyTuple_SET_ITEM(fields, OPERATION, Py_NewRef(PyTuple_GET_ITEM(operations, data[p] >> 1)));
+    if ((value = PyBytes_FromStringAndSize((const char *)data + p + 1, TABLE_BYTES)) == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, TABLE, value);
+    p += 1 + TABLE_BYTES;
+    uint8_t branch = data[p++];
+    if (branch != 0 && branch != 2 && branch != 4)
+        return -1;
+    if ((value = branch ? read_bytes(block, &p) : Py_NewRef(Py_None)) == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, branch == 4 ? OLD_ROW : OLD_KEY, value);
+    PyTuple_SET_ITEM(fields, branch == 4 ? OLD_KEY : OLD_ROW, Py_NewRef(Py_None));
+    if (p >= end || (data[p] != 0 && data[p] != 2))
+        return -1;
+    if ((value = data[p++] ? read_bytes(block, &p) : Py_NewRef(Py_None)) == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, ROW, value);
+    if ((value = read_absent(block, &p)) == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, ABSENT, value);
+    if (p >= end || data[p] != payload_branch(data[*pos] >> 1))
+        return -1;
+    if (data[p] == 0) {
+        PyTuple_SET_ITEM(fields, PAYLOAD, Py_NewRef(Py_None));
+        *pos = p + 1;
+        return 0;
+    }
+    if (p - *pos != 1 + TABLE_BYTES + 3)
+        return -1; /* a row beside what is not one row */
+    PyObject *pair = PyObject_CallFunction(read_payload, "On", block, p);
+    if (pair == NULL)
+        return -1;
+    int result = -1;
+    if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
+        Py_ssize_t after = PyLong_AsSsize_t(PyTuple_GET_ITEM(pair, 1));
+        if (after > p && after <= end) {
+            PyTuple_SET_ITEM(fields, PAYLOAD, Py_NewRef(PyTuple_GET_ITEM(pair, 0)));
+            *pos = after;
+            result = 0;
+        }
+    }
+    Py_DECREF(pair);
+    return result;
+}
+
+static PyObject *
+read_change(PyObject *block, PyTypeObject *type, PyObject *operations, PyObject *read_payload, Py_ssize_t *pos)
+{
+    PyObject *fields = PyTuple_New(FIELDS), *arguments, *change = NULL;
+    if (fields == NULL)
+        return NULL;
+    if (read_fields(block, operations, read_payload, pos, fields) < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "no change stands here");
+    } else if ((arguments = PyTuple_Pack(1, fields)) != NULL) {
+        change = PyTuple_Type.tp_new(type, arguments, NULL);
+        Py_DECREF(arguments);
+    }
+    Py_DECREF(fields);
+    return change;
+}
+
+PyDoc_STRVAR(decode_changes_doc,
+"decode_changes(block, change type, operations, read_payload) -> list of changes\n\n"
+"They stand back to back in the block. read_payload: called as (block, position) where a payload stands,\n"
+"returns (payload, position after it). Raises ValueError, and what read_payload raises.");
+
+static PyObject *
+decode_changes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4 || !PyBytes_Check(args[0]) || !PyType_Check(args[1]) || !PyTuple_Check(args[2]) ||
+        !PyType_IsSubtype((PyTypeObject *)args[1], &PyTuple_Type))
+        return PyErr_Format(PyExc_TypeError, "decode_changes(bytes, tuple type, tuple, callable)");
+    PyObject *changes = PyList_New(0);
+    Py_ssize_t pos = 0, end = PyBytes_GET_SIZE(args[0]);
+    while (changes != NULL && pos < end) {
+        PyObject *change = read_change(args[0], (PyTypeObject *)args[1], args[2], args[3], &pos);
+        if (change == NULL || PyList_Append(changes, change) < 0)
+            Py_CLEAR(changes);
+        Py_XDECREF(change);
+    }
+    return changes;
+}
+
+static PyMethodDef methods[] = {
+    {"encode_row_change", encode_row_change, METH_O, encode_row_change_doc},
+    {"decode_changes", (PyCFunction)(void (*)(void))decode_changes, METH_FASTCALL, decode_changes_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "schemas._changecode", "Changes to and from Avro, compiled.", 0, methods, NULL, NULL,
+    NULL, NULL,
+};
+
+PyMODINIT_FUNC
+PyInit__changecode(void)
+{
+    return PyModuleDef_Init(&module);
+}
