@@ -156,6 +156,13 @@ read_absent(PyObject *block, Py_ssize_t *pos)
     return absent;
 }
 
+/* The encoded branch of an operation's payload: none for INSERT, UPDATE, DELETE; then 1, 2, 3. */
+static uint8_t
+payload_branch(uint8_t operation)
+{
+    return operation < 3 ? 0 : (uint8_t)((operation - 2) << 1);
+}
+
 /* The fields of one change. 0 and a new *pos, or -1 with or without an exception. */
 static int
 read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ssize_t *pos, PyObject *fields)
@@ -185,13 +192,15 @@ read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ss
     if ((value = read_absent(block, &p)) == NULL)
         return -1;
     PyTuple_SET_ITEM(fields, ABSENT, value);
-    if (p >= end)
+    if (p >= end || data[p] != payload_branch(data[*pos] >> 1))
         return -1;
     if (data[p] == 0) {
         PyTuple_SET_ITEM(fields, PAYLOAD, Py_NewRef(Py_None));
         *pos = p + 1;
         return 0;
     }
+    if (p - *pos != 1 + TABLE_BYTES + 3)
+        return -1; /* a row beside what is not one row */
     PyObject *pair = PyObject_CallFunction(read_payload, "On", block, p);
     if (pair == NULL)
         return -1;

@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.compiled import find_compiled
+from schemas.errors import RefusedData
 from schemas.primitives import (
     LONGS,
     encode_long,
     encode_optional_text,
     read_bytes,
+    read_count,
+    read_end,
+    read_flag,
     read_long,
     read_optional_text,
 )
@@ -26,6 +30,9 @@ encode_row_change: Callable[[Change], bytes] | None = find_compiled(
 walk_changes: Callable[..., list[Change]] | None = find_compiled("schemas._changecode", "decode_changes")
 
 _OPERATIONS = tuple(Operation)
+_PAYLOAD_BRANCHES = (0, 0, 0, 2, 4, 6)
+"""The encoded branch of each operation's payload."""
+_NO_ROWS = b"\0\0\0"
 _NO_TABLE = bytes(8)
 _TAIL = b"\0\0"  # nothing absent, no payload
 
@@ -64,7 +71,7 @@ def encode_array(changes: list[bytes]) -> bytes:
 
 def _encode_payload_change(change: Change) -> bytes:
     payload = change.payload
-    head = LONGS[change.operation] + (change.table or _NO_TABLE) + b"\0\0\0"
+    head = LONGS[change.operation] + (change.table or _NO_TABLE) + _NO_ROWS
     if isinstance(payload, Truncate):
         tables = encode_long(len(payload.tables)) + b"".join(payload.tables) + b"\0"
         return head + b"\2" + tables + _flag(payload.cascade) + _flag(payload.restart_identity)
@@ -102,8 +109,34 @@ def _flag(value: bool) -> bytes:
     return b"\1" if value else b"\0"
 
 
-def decode_changes(block: bytes) -> Sequence[Change]:
-    """The changes that stand back to back in `block`. Raises ValueError or IndexError for anything else."""
+def decode_changes(block: bytes, count: int) -> Sequence[Change]:
+    """The `count` changes that stand back to back in `block`. Raises RefusedData (`frame-format`)."""
+    try:
+        changes = _decode_all(block)
+        if len(changes) != count:
+            raise ValueError("not as many changes as were counted")
+    except (LookupError, ValueError) as error:
+        raise wrong_form(error) from error
+    return changes
+
+
+def decode_change(encoded: bytes) -> Change:
+    """One change that fills `encoded`. Raises RefusedData (`frame-format`) for anything else."""
+    (change,) = decode_changes(encoded, 1)
+    return change
+
+
+def wrong_form(error: Exception) -> RefusedData:
+    """A frame is whole, as its digest says, and does not follow avsc/frame.avsc."""
+    return RefusedData(
+        f"a log record has a right digest and a wrong form ({type(error).__name__})",
+        code="frame-format",
+        hint="It was written by a different version: upgrade this Keepstream to the writer's version.",
+    )
+
+
+def _decode_all(block: bytes) -> Sequence[Change]:
+    """Strict: whatever `encode_change` does not write raises LookupError or ValueError."""
     if walk_changes is not None:
         return walk_changes(block, Change, _OPERATIONS, _read_payload)
     changes = []
@@ -114,20 +147,13 @@ def decode_changes(block: bytes) -> Sequence[Change]:
     return changes
 
 
-def decode_change(encoded: bytes) -> Change:
-    """One change that fills `encoded`. Raises ValueError or IndexError for anything else."""
-    change, pos = _decode(encoded, 0)
-    if pos != len(encoded):
-        raise ValueError("bytes left over after a change")
-    return change
-
-
 def _decode(block: bytes, pos: int) -> tuple[Change, int]:
     if block[pos] & 1:
         raise ValueError("a negative operation")
     operation = _OPERATIONS[block[pos] >> 1]
     table = block[pos + 1 : pos + 9]
-    old_branch = block[pos + 9]
+    start_of_rows = pos + 9
+    old_branch = block[start_of_rows]
     pos += 10
     old_key = old_row = row = None
     if old_branch == 2:
@@ -147,21 +173,25 @@ def _decode(block: bytes, pos: int) -> tuple[Change, int]:
         absent, pos = _read_absent(block, pos)
     else:
         pos += 1
+    if block[pos] != _PAYLOAD_BRANCHES[operation]:
+        raise ValueError("a payload that does not belong to its operation")
     if not block[pos]:
         return Change(operation, table, old_key, old_row, row, absent), pos + 1
+    if pos - start_of_rows != len(_NO_ROWS):
+        raise ValueError("a row beside what is not one row")
     payload, pos = _read_payload(block, pos)
-    return Change(operation, table, old_key, old_row, row, absent, payload), pos
+    return Change(operation, table, None, None, None, (), payload), pos
 
 
 def _read_absent(block: bytes, pos: int) -> tuple[tuple[int, ...], int]:
-    count, pos = read_long(block, pos)
+    count, pos = read_count(block, pos)
     absent = []
     for _ in range(count):
         index, pos = read_long(block, pos)
+        if index < 0:
+            raise ValueError("a column's index below zero")
         absent.append(index)
-    if block[pos]:
-        raise ValueError("an array in more than one block")
-    return tuple(absent), pos + 1
+    return tuple(absent), read_end(block, pos)
 
 
 def _read_payload(block: bytes, pos: int) -> tuple[Truncate | Message | ColumnsAdded, int]:
@@ -170,37 +200,37 @@ def _read_payload(block: bytes, pos: int) -> tuple[Truncate | Message | ColumnsA
 
 
 def _read_truncate(block: bytes, pos: int) -> tuple[Truncate, int]:
-    count, pos = read_long(block, pos)
+    count, pos = read_count(block, pos)
     end = pos + 8 * count
+    if end > len(block):
+        raise ValueError("tables end past the change")
     tables = tuple(block[at : at + 8] for at in range(pos, end, 8))
-    if block[end] != 0:
-        raise ValueError("an array in more than one block")
-    return Truncate(tables, block[end + 1] == 1, block[end + 2] == 1), end + 3
+    cascade, pos = read_flag(block, read_end(block, end))
+    restart_identity, pos = read_flag(block, pos)
+    return Truncate(tables, cascade, restart_identity), pos
 
 
 def _read_message(block: bytes, pos: int) -> tuple[Message, int]:
-    transactional = block[pos] == 1
-    prefix, pos = read_bytes(block, pos + 1)
+    transactional, pos = read_flag(block, pos)
+    prefix, pos = read_bytes(block, pos)
     content, pos = read_bytes(block, pos)
     return Message(transactional, prefix.decode(), content), pos
 
 
 def _read_columns_added(block: bytes, pos: int) -> tuple[ColumnsAdded, int]:
     previous = block[pos : pos + 8]
-    count, pos = read_long(block, pos + 8)
+    count, pos = read_count(block, pos + 8)
     columns = []
     for _ in range(count):
         column, pos = _read_added_column(block, pos)
         columns.append(column)
-    if block[pos] != 0:
-        raise ValueError("an array in more than one block")
-    return ColumnsAdded(previous, tuple(columns)), pos + 1
+    return ColumnsAdded(previous, tuple(columns)), read_end(block, pos)
 
 
 def _read_added_column(block: bytes, pos: int) -> tuple[AddedColumn, int]:
     name, pos = read_bytes(block, pos)
     type_name, pos = read_bytes(block, pos)
-    not_null, pos = block[pos] == 1, pos + 1
+    not_null, pos = read_flag(block, pos)
     default, pos = read_optional_text(block, pos)
     missing, pos = read_optional_text(block, pos)
     return AddedColumn(name.decode(), type_name.decode(), not_null, default, missing), pos

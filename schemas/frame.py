@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from schemas.change import Change
-from schemas.changecodec import decode_change, decode_changes
+from schemas.changecodec import decode_change, decode_changes, wrong_form
 from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
 
@@ -32,8 +32,11 @@ class Transaction:
     changes: bytes
 
     def iter_changes(self) -> Sequence[Change]:
-        """The changes in source order; a change's ordinal is its index here."""
-        return decode_changes(self.changes)
+        """The changes in source order; a change's ordinal is its index here.
+
+        Raises RefusedData (`frame-format`) where they are not of this format.
+        """
+        return decode_changes(self.changes, self.change_count)
 
     @property
     def position(self) -> Position:
@@ -92,12 +95,16 @@ class PartChanges:
         self._fragments: list[bytes] = []
 
     def feed(self, part: Part) -> Iterator[Change]:
-        """The changes that this part completes, in source order."""
-        yield from decode_changes(part.changes)
+        """The changes that this part completes, in source order. Raises RefusedData (`frame-format`)."""
+        if self._fragments and (part.change_count or part.fragment is None):
+            raise wrong_form(ValueError("a change ends in the middle"))
+        yield from decode_changes(part.changes, part.change_count)
         if part.fragment is not None:
             self._fragments.append(part.fragment.content)
             if part.fragment.last:
                 yield self._join()
+        if self._fragments and part.commit is not None:
+            raise wrong_form(ValueError("a transaction ends inside of a change"))
 
     def _join(self) -> Change:
         """Nothing but the change itself is held when it returns."""

@@ -15,8 +15,7 @@ from typing import Any
 from fastavro import schemaless_reader, schemaless_writer
 
 from schemas.avsc import load_named
-from schemas.changecodec import encode_array
-from schemas.errors import RefusedData
+from schemas.changecodec import encode_array, wrong_form
 from schemas.frame import (
     Anchor,
     Body,
@@ -30,12 +29,23 @@ from schemas.frame import (
     Transactions,
 )
 from schemas.lsn import Lsn, Position
-from schemas.primitives import encode_long, encode_optional_text, read_bytes, read_long, read_optional_text
+from schemas.primitives import (
+    encode_long,
+    encode_optional_text,
+    read_bytes,
+    read_count,
+    read_end,
+    read_flag,
+    read_long,
+    read_optional_branch,
+    read_optional_text,
+)
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 MAGIC = b"KSF1"
 _HEADER_FIXED = len(MAGIC) + 16
 _DIGEST_BYTES = 32
+_WRONG_FORM = (LookupError, ValueError, EOFError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +91,8 @@ def open_frame(record: bytes) -> Frame | None:
         return None
     try:
         return _decode_frame(record, end, digest)
-    except (IndexError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise RefusedData(
-            f"a log record has a right digest and a wrong form ({type(error).__name__})",
-            code="frame-format",
-            hint="It was written by a different version: upgrade this Keepstream to the writer's version.",
-        ) from error
+    except _WRONG_FORM as error:
+        raise wrong_form(error) from error
 
 
 def _decode_frame(record: bytes, end: int, digest: bytes) -> Frame:
@@ -136,8 +142,12 @@ def _encode_tables(tables: Iterable[TableSchema]) -> bytes:
 def _decode_tables(record: bytes, pos: int) -> tuple[tuple[TableSchema, ...], int]:
     if record[pos] == 0:
         return (), pos + 1
+    start = pos
     values, pos = _read(_TABLES, record, pos)
-    return tuple(map(_table, values)), pos
+    tables = tuple(map(_table, values))
+    if _encode_tables(tables) != record[start:pos]:
+        raise ValueError("table versions in a form that nobody writes")
+    return tables, pos
 
 
 def _table(value: dict[str, Any]) -> TableSchema:
@@ -270,18 +280,18 @@ def _encode_texts(texts: tuple[str, ...]) -> bytes:
 
 def _decode_body(record: bytes, pos: int) -> tuple[Body, int]:
     branch, pos = read_long(record, pos)
+    if branch < 0:
+        raise ValueError("a union has no such branch")
     return _BODIES[branch](record, pos)
 
 
 def _decode_transactions(record: bytes, pos: int) -> tuple[Transactions, int]:
-    count, pos = read_long(record, pos)
-    if count <= 0:
-        raise ValueError("a frame of no transactions")
+    count, pos = read_count(record, pos)
     transactions = []
     for _ in range(count):
         transaction, pos = _decode_transaction(record, pos)
         transactions.append(transaction)
-    return Transactions(tuple(transactions)), _end_of_array(record, pos)
+    return Transactions(tuple(transactions)), read_end(record, pos)
 
 
 def _decode_transaction(record: bytes, pos: int) -> tuple[Transaction, int]:
@@ -301,13 +311,7 @@ def _read_changes(record: bytes, pos: int) -> tuple[int, bytes, int]:
     if count > 0:
         raise ValueError("changes without their size")
     changes, pos = read_bytes(record, pos)
-    return -count, changes, _end_of_array(record, pos)
-
-
-def _end_of_array(record: bytes, pos: int) -> int:
-    if record[pos] != 0:
-        raise ValueError("an array in more than one block")
-    return pos + 1
+    return -count, changes, read_end(record, pos)
 
 
 def _decode_part(record: bytes, pos: int) -> tuple[Part, int]:
@@ -317,13 +321,14 @@ def _decode_part(record: bytes, pos: int) -> tuple[Part, int]:
     part, pos = read_long(record, pos)
     count, changes, pos = _read_changes(record, pos)
     fragment: Fragment | None = None
-    branch, pos = read_long(record, pos)
-    if branch == 1:
+    present, pos = read_optional_branch(record, pos)
+    if present:
         content, pos = read_bytes(record, pos)
-        fragment, pos = Fragment(content, record[pos] == 1), pos + 1
+        last, pos = read_flag(record, pos)
+        fragment = Fragment(content, last)
     commit: Commit | None = None
-    branch, pos = read_long(record, pos)
-    if branch == 1:
+    present, pos = read_optional_branch(record, pos)
+    if present:
         end_lsn, pos = read_long(record, pos)
         origin, pos = read_optional_text(record, pos)
         commit = Commit(Lsn(end_lsn), origin)
@@ -342,15 +347,20 @@ def _decode_anchor(record: bytes, pos: int) -> tuple[Anchor, int]:
     at, pos = _decode_position(record, pos)
     system_id, pos = read_bytes(record, pos)
     timeline, pos = read_long(record, pos)
-    publication: list[str] = []
-    count, pos = read_long(record, pos)
-    for _ in range(count):
-        row, pos = read_bytes(record, pos)
-        publication.append(row.decode())
-    if count:
-        pos = _end_of_array(record, pos)
+    publication, pos = _decode_texts(record, pos)
     written_at, pos = read_long(record, pos)
-    return Anchor(at, system_id.decode(), timeline, tuple(publication), written_at), pos
+    return Anchor(at, system_id.decode(), timeline, publication, written_at), pos
+
+
+def _decode_texts(record: bytes, pos: int) -> tuple[tuple[str, ...], int]:
+    if record[pos] == 0:
+        return (), pos + 1
+    count, pos = read_count(record, pos)
+    texts = []
+    for _ in range(count):
+        text, pos = read_bytes(record, pos)
+        texts.append(text.decode())
+    return tuple(texts), read_end(record, pos)
 
 
 def _decode_heartbeat(record: bytes, pos: int) -> tuple[Heartbeat, int]:

@@ -102,7 +102,8 @@ class Netting:
         if absent and not set(absent).isdisjoint(self._key):
             raise NotNettable("a column of the key did not come")
         key = self._key_of(row)
-        old = key if change.old_key is None and change.old_row is None else self._old_key(change)
+        stays = self._key_is_identity and change.old_key is None and change.old_row is None
+        old = key if stays else self._old_key(change)
         life = lives.get(old)
         if life is not None and absent:
             absent = _fill(row, absent, life)

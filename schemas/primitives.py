@@ -1,7 +1,8 @@
 """Avro's primitives as frames and changes use them: longs, bytes, optional text.
 
 Readers take a buffer and a position and return the value and the next position; they raise
-IndexError or ValueError on input that ends too early, never a shorter value.
+IndexError or ValueError on input that ends too early, never a shorter value, and ValueError for what the
+encoders do not write: so no two inputs read as the same value.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def read_long(buffer: bytes, pos: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("an Avro long has at most 10 bytes")
+    if not byte or value >> 64:
+        raise ValueError("an Avro long longer than it need be or of more than 64 bits")
     return (value >> 1) ^ -(value & 1), pos
 
 
@@ -47,6 +50,37 @@ def read_bytes(buffer: bytes, pos: int) -> tuple[bytes, int]:
     return buffer[pos:end], end
 
 
+def read_count(buffer: bytes, pos: int) -> tuple[int, int]:
+    """How many items an array that is not empty has in its only block, without its size."""
+    count, pos = read_long(buffer, pos)
+    if count <= 0:
+        raise ValueError("an array's block without items")
+    return count, pos
+
+
+def read_end(buffer: bytes, pos: int) -> int:
+    """The end of an array's only block; the next position."""
+    if buffer[pos]:
+        raise ValueError("an array in more than one block")
+    return pos + 1
+
+
+def read_flag(buffer: bytes, pos: int) -> tuple[bool, int]:
+    """An Avro boolean."""
+    byte = buffer[pos]
+    if byte > 1:
+        raise ValueError("a boolean that is neither")
+    return byte == 1, pos + 1
+
+
+def read_optional_branch(buffer: bytes, pos: int) -> tuple[bool, int]:
+    """The branch of a union of null and one type: whether a value follows."""
+    branch, pos = read_long(buffer, pos)
+    if branch not in (0, 1):
+        raise ValueError("a union has no such branch")
+    return branch == 1, pos
+
+
 def encode_optional_text(text: str | None) -> bytes:
     """The union ["null", "string"]."""
     if text is None:
@@ -57,10 +91,8 @@ def encode_optional_text(text: str | None) -> bytes:
 
 def read_optional_text(buffer: bytes, pos: int) -> tuple[str | None, int]:
     """The union ["null", "string"], and the next position."""
-    branch, pos = read_long(buffer, pos)
-    if branch == 0:
+    present, pos = read_optional_branch(buffer, pos)
+    if not present:
         return None, pos
-    if branch != 1:
-        raise ValueError("a union has no such branch")
     encoded, pos = read_bytes(buffer, pos)
     return encoded.decode(), pos

@@ -17,8 +17,15 @@ from pipeline.dev.record import kill_below
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka", "tests.fix_pipeline", "tests.fix_apply"]
 
-# A busy machine makes an example slow: no failure. CI tries the same examples each time.
-hypothesis.settings.register_profile("keepstream", deadline=None, derandomize="CI" in os.environ)
+# A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`
+# asks for ten times as many; where a test says how many it wants, that stands.
+_SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "keepstream", deadline=None, derandomize="CI" in os.environ, stateful_step_count=30
+)
+hypothesis.settings.register_profile(
+    "thorough", deadline=None, max_examples=1000, stateful_step_count=60, suppress_health_check=_SLOW_IS_FINE
+)
 hypothesis.settings.load_profile("keepstream")
 
 _RUN_FOLDER = "KEEPSTREAM_TEST_RUN"  # inherited by pytest-xdist's workers

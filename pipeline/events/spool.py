@@ -15,7 +15,7 @@ from schemas.lsn import ZERO
 
 MEMORY_BYTES = 8 * 1024 * 1024
 _NO_FRAGMENT, _FRAGMENT, _LAST_FRAGMENT = 0, 1, 2
-_SIZES = struct.Struct("<QBQ")
+_SIZES = struct.Struct("<QQBQ")
 
 
 class PartSpool:
@@ -29,7 +29,7 @@ class PartSpool:
         if part.fragment is not None:
             kind = _LAST_FRAGMENT if part.fragment.last else _FRAGMENT
             content = part.fragment.content
-        self._file.write(_SIZES.pack(len(part.changes), kind, len(content)))
+        self._file.write(_SIZES.pack(part.change_count, len(part.changes), kind, len(content)))
         self._file.write(part.changes)
         self._file.write(content)
 
@@ -38,10 +38,10 @@ class PartSpool:
         self._file.seek(0)
         whole = PartChanges()
         while sizes := self._file.read(_SIZES.size):
-            changes_bytes, kind, content_bytes = _SIZES.unpack(sizes)
+            count, changes_bytes, kind, content_bytes = _SIZES.unpack(sizes)
             changes, content = self._file.read(changes_bytes), self._file.read(content_bytes)
             fragment = None if kind == _NO_FRAGMENT else Fragment(content, last=kind == _LAST_FRAGMENT)
-            yield from whole.feed(Part(0, ZERO, 0, 0, 0, changes, fragment))
+            yield from whole.feed(Part(0, ZERO, 0, 0, count, changes, fragment))
 
     def close(self) -> None:
         self._file.close()

@@ -172,3 +172,16 @@ def test_a_key_is_told_apart_by_all_its_columns() -> None:
     net = Netting(table(), KEY).net(changes)
     assert net.deleted == [(b"11", b"2")]
     assert net.inserted == [[b"1", b"a", b"12", b"b"]]
+
+
+def test_an_update_without_old_values_says_nothing_of_a_key_that_is_not_the_replica_identity() -> None:
+    identity = TableSchema(
+        "public",
+        "t",
+        ReplicaIdentity.INDEX,
+        (Column("id", 25, -1, "text", key=False), Column("code", 25, -1, "text", key=True)),
+    )
+    change = Rows(identity).update("2", "c")  # perhaps it was row 1 before
+    with pytest.raises(NotNettable, match=r"^nothing came of the old row$"):
+        Netting(identity, (0,)).net([change])
+    assert Netting(identity, (1,)).net([change]).updated == {(): [[b"2", b"c"]]}

@@ -8,46 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.interfaces import Bounds, Record
 from pipeline.follow import TAIL_PROOF_RECORDS, Follower, find_tail, follow_from_start
 from tests.frames import OTHER_STREAM, Writer
+from tests.memorylog import MemoryLog
 
 IN_FLIGHT = 6
-STEP = 5
-
-
-class MemoryLog:
-    """As much of a ChangeLog as reading needs. Goes back by few records at a time."""
-
-    name = "memory"
-
-    def __init__(self, records: list[bytes]) -> None:
-        self.records = records
-        self.scanned_from: list[int] = []
-
-    def bounds(self) -> Bounds:
-        return Bounds(0, len(self.records))
-
-    def rewind(self, place: int) -> int:
-        return max(0, place - STEP)
-
-    def reader(self, place: int | None = None) -> MemoryReader:
-        self.scanned_from.append(place or 0)
-        return MemoryReader(self.records, place or 0)
-
-
-class MemoryReader:
-    def __init__(self, records: list[bytes], place: int) -> None:
-        self._records = records
-        self._place = place
-
-    def read(self, timeout_s: float) -> list[Record]:
-        first, self._place = self._place, len(self._records)
-        return [Record(i, i + 1, self._records[i]) for i in range(first, self._place)]
-
-    def wake(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Captures:

@@ -82,6 +82,15 @@ def test_p7_a_hole_breaks_the_epoch_until_a_new_start() -> None:
     assert verdicts == [START, ACCEPTED]
 
 
+def test_p7_the_next_number_behind_another_frame_breaks_the_epoch() -> None:
+    """A capture that went on behind what it found *before* its CAPTURE_START would repeat a transaction."""
+    first = Writer()
+    records = [first.start(), first.anchor()]
+    careless = first.fork()
+    records += [first.transaction(), careless.start(), careless.anchor(), careless.transaction()]
+    assert judged(records)[1] == [START, ACCEPTED, ACCEPTED, START, DUPLICATE, BROKEN]
+
+
 def test_p7_a_damaged_record_breaks_the_epoch() -> None:
     writer = Writer()
     records = [writer.start(), writer.anchor(), b"damaged", writer.transaction()]

@@ -1,0 +1,45 @@
+"""A change log in memory, as much of one as reading needs."""
+
+from __future__ import annotations
+
+from connectors.interfaces import Bounds, Record
+
+STEP = 5
+
+
+class MemoryLog:
+    """Records whose places are their indexes. Goes back by few records at a time."""
+
+    name = "memory"
+
+    def __init__(self, records: list[bytes], *, first: int = 0) -> None:
+        self.records = records
+        self.first = first
+        self.scanned_from: list[int] = []
+
+    def bounds(self) -> Bounds:
+        return Bounds(self.first, len(self.records))
+
+    def rewind(self, place: int) -> int:
+        return max(self.first, place - STEP)
+
+    def reader(self, place: int | None = None) -> MemoryReader:
+        begin = self.first if place is None else place
+        self.scanned_from.append(begin)
+        return MemoryReader(self.records, begin)
+
+
+class MemoryReader:
+    """Gives everything that is there at once."""
+
+    def __init__(self, records: list[bytes], place: int) -> None:
+        self._records = records
+        self._place = place
+
+    def read(self, timeout_s: float) -> list[Record]:
+        first, self._place = self._place, len(self._records)
+        return [Record(i, i + 1, self._records[i]) for i in range(first, self._place)]
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
