@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -19,9 +19,8 @@ from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
 from schemas.lsn import Lsn, format_lsn
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRef:
-    """A source transaction, for messages."""
+class SourceRef(NamedTuple):
+    """A source transaction, for messages. (A tuple: one is made for each.)"""
 
     xid: int
     commit_lsn: Lsn

@@ -123,7 +123,10 @@ class Applier:
         writer.begin(planner.position.lsn, group.position, place=planner.hint)
         for loaded in group.transactions:
             source = SourceRef(loaded.transaction.xid, loaded.transaction.commit_lsn)
-            self.paths.add(source, loaded.changes)
+            if loaded.plain:
+                self.paths.add_rows(source, loaded.changes, size_bytes=len(loaded.transaction.changes))
+            else:
+                self.paths.add(source, loaded.changes)
         self.paths.push()
         writer.commit()
 
@@ -208,11 +211,15 @@ class Applier:
             self._take(Move(standing))
 
     def _read(self) -> bool:
-        opened = self.opened
-        followed = opened.follower.read(_READ_S)
-        for frame in followed:
-            opened.planner.backlog.feed(frame)
-        return bool(followed)
+        """Whether anything came: what was waited for, and where we are behind what is there beside it."""
+        planner, follower = self.opened.planner, self.opened.follower
+        limits = self._counters.limits()
+        came = followed = follower.read(_READ_S)
+        while followed:
+            for frame in followed:
+                planner.backlog.feed(frame)
+            followed = follower.read(0.0) if planner.wants_more(limits) else []
+        return bool(came)
 
     def _look(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._looked_at >= LOOK_EVERY_S:

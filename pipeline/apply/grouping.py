@@ -12,10 +12,11 @@ source commit boundary (P1, P16).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
+from typing import NamedTuple
 
 from pipeline.apply.backlog import Aborted, Backlog, PartOf, Standing, Whole
 from schemas.barrier import barrier_of
@@ -48,12 +49,12 @@ class Brakes:
     until_time: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A transaction with its changes decoded."""
+class Loaded(NamedTuple):
+    """A transaction with its changes decoded. `plain`: each of them is one row. (A tuple: there are many.)"""
 
     transaction: Transaction
-    changes: tuple[Change, ...]
+    changes: Sequence[Change]
+    plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,11 @@ class Planner:
     def inside(self) -> bool:
         """Whether some parts of a transaction were applied, and not all."""
         return self._open is not None
+
+    def wants_more(self, limits: Limits) -> bool:
+        """Whether it is behind, and a group could take more than is there: what is at hand should be read
+        before it is planned."""
+        return self.backlog.size_bytes < limits.size_bytes and self._is_behind()
 
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
@@ -216,7 +222,7 @@ class Planner:
             return stopped
         group = [_load(first.transaction)]
         changes, size_bytes = len(group[0].changes), len(first.transaction.changes)
-        barrier = is_barrier(group[0].changes)
+        barrier = not group[0].plain and is_barrier(group[0].changes)
         for item in () if barrier else self._followers():
             transaction = item.transaction
             changes += transaction.change_count
@@ -225,7 +231,7 @@ class Planner:
             if full or len(group) >= limits.transactions or self._stops(brakes, transaction) is not None:
                 break
             loaded = _load(transaction)
-            if is_barrier(loaded.changes):
+            if not loaded.plain and is_barrier(loaded.changes):
                 break
             group.append(loaded)
         return Group(tuple(group), _after(group[-1].transaction.position, brakes), barrier)
@@ -235,9 +241,12 @@ class Planner:
         the backlog can be long."""
         if self._singles:
             return
-        if len(list(islice(self._wholes(), CAUGHT_UP_TRANSACTIONS + 1))) <= CAUGHT_UP_TRANSACTIONS:
+        if not self._is_behind():
             return
         yield from islice(self._wholes(), 1, None)
+
+    def _is_behind(self) -> bool:
+        return len(list(islice(self._wholes(), CAUGHT_UP_TRANSACTIONS + 1))) > CAUGHT_UP_TRANSACTIONS
 
     def _wholes(self) -> Iterator[Whole]:
         """The whole transactions up to the first item that is none and cannot be stepped over."""
@@ -257,9 +266,10 @@ def _after(end: Position, brakes: Brakes) -> Position:
 
 
 def _load(transaction: Transaction) -> Loaded:
-    return Loaded(transaction, tuple(transaction.iter_changes()))
+    changes = transaction.iter_changes()
+    return Loaded(transaction, changes, not [change for change in changes if change.payload is not None])
 
 
-def is_barrier(changes: tuple[Change, ...]) -> bool:
+def is_barrier(changes: Sequence[Change]) -> bool:
     """Whether a transaction has changes that are more than rows. Foreign messages are nothing at all."""
-    return any(change.payload is not None and barrier_of(change) is not None for change in changes)
+    return any(barrier_of(change) is not None for change in changes)

@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.apply_sets import SetPlan, SetRefused
@@ -38,9 +39,9 @@ _Set = tuple[SetPlan, NetChange, int]
 """How, what, and of how many changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Changes of one source transaction that stand together; `ordinals` are theirs."""
+class Run(NamedTuple):
+    """Changes of one source transaction that stand together; `ordinals` are theirs. (A tuple: there are
+    many.)"""
 
     source: SourceRef
     ordinals: Sequence[int]
@@ -57,10 +58,10 @@ class Slice:
     as_sets: dict[str, int] = field(default_factory=dict)
     """How many changes of which tables are under way as sets."""
 
-    def add(self, run: Run) -> None:
+    def add(self, run: Run, size_bytes: int) -> None:
         self.runs.append(run)
         self.changes += len(run.changes)
-        self.size_bytes += sum([len(c.row or b"") + len(c.old_row or b"") for c in run.changes])
+        self.size_bytes += size_bytes
 
     @property
     def is_full(self) -> bool:
@@ -105,6 +106,13 @@ class Paths:
         self._gather(source, ordinals, rows)
         return ordinal
 
+    def add_rows(self, source: SourceRef, changes: Sequence[Change], *, size_bytes: int) -> None:
+        """The same for a transaction of rows alone."""
+        for start in range(0, len(changes), SLICE_CHANGES):
+            rows = changes[start : start + SLICE_CHANGES]
+            part_bytes = size_bytes * len(rows) // len(changes)
+            self._gather(source, range(start, start + len(rows)), rows, part_bytes)
+
     def push(self) -> None:
         """Send everything that was taken, and wait until sets were answered."""
         self._send()
@@ -114,10 +122,18 @@ class Paths:
         """The target transaction was rolled back."""
         self._gathered, self._under_way = Slice(), None
 
-    def _gather(self, source: SourceRef, ordinals: list[int], rows: list[Change]) -> None:
+    def _gather(
+        self,
+        source: SourceRef,
+        ordinals: Sequence[int],
+        rows: Sequence[Change],
+        size_bytes: int | None = None,
+    ) -> None:
         if not rows:
             return
-        self._gathered.add(Run(source, ordinals, rows))
+        if size_bytes is None:
+            size_bytes = sum([len(c.row or b"") + len(c.old_row or b"") for c in rows])
+        self._gathered.add(Run(source, ordinals, rows), size_bytes)
         if self._gathered.is_full:
             self._send()
 
@@ -181,6 +197,8 @@ class Paths:
         if not sets:
             return [], gathered.runs
         left = by_table.keys() - sets.keys()
+        if not left:
+            return list(sets.values()), []
         return list(sets.values()), [rest for run in gathered.runs if (rest := _only(run, left)).changes]
 
     def _nets(self, by_table: dict[bytes, list[Change]]) -> Iterator[tuple[bytes, _Set]]:
@@ -225,7 +243,5 @@ def _is_wide(change: Change) -> bool:
 
 def _only(run: Run, tables: set[bytes]) -> Run:
     """The changes of a run that are of these tables."""
-    if not tables:
-        return Run(run.source, (), ())
     kept = [(o, c) for o, c in zip(run.ordinals, run.changes, strict=True) if c.table in tables]
     return Run(run.source, [o for o, _ in kept], [c for _, c in kept])

@@ -178,6 +178,8 @@ def test_what_is_said_of_a_lost_log_leads_to_a_new_one(directory_pipeline: Pipel
     assert pipeline.source.execute("select count(*) from pg_replication_slots") == [(0,)]
     assert pipeline.run("teardown", "--yes").code == 0
     pipeline.replica.execute_as_admin("drop schema if exists keepstream cascade; drop table t")
+    pipeline.settings["replicas"]["standby"]["initial"] = "copy"
+    pipeline.write_config()
     running = pipeline.start("run")
     pipeline.wait()
     assert pipeline.verify()["tables"][0]["rows"] == ROWS
