@@ -70,6 +70,16 @@ class Workload:
         self._end_long()
         self._end_prepared()
 
+    def reconnect(self) -> None:
+        """After the source's end: what was open is rolled back, what was prepared is still there."""
+        self._session.close()
+        self._session = self._source.connect()
+        if self._long is not None:
+            self._long.close()
+            self._long = None
+        found = self._session.execute("select gid from pg_prepared_xacts where gid = %s", [self._prepared])
+        self._prepared = self._prepared if found.fetchone() else None
+
     def close(self) -> None:
         self.finish()
         self._session.close()
