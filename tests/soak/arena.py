@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from tests.soak.site import Site
 from tests.soak.traffic import Traffic
 from tests.soak.watch import LongWitness
 
-PACE_S = 0.03
+PACE_S = 0.05
+BULK_ROWS = 250
 CATCH_UP_S = 90.0
 SETUP = ("capture.publication_created", "capture.slot_created", "capture.before_anchor")
 _GLANCE_EVERY_S = 0.25
@@ -93,7 +94,7 @@ class Arena(World):
             kills += self.capture.settle()
         self.capture.start()
         self.wait_for(lambda: self.log_is_begun, "the log's first anchor")
-        self._workload = Workload(self.source, self._seed)
+        self._workload = Workload(self.source, self._seed, bulk_rows=BULK_ROWS)
         self._traffic = Traffic(self._workload, pace_s=PACE_S)
         self.apply.start()
         return kills
@@ -130,7 +131,7 @@ class Arena(World):
 
     def catch_up(self, witness: Witness | None = None, timeout_s: float = CATCH_UP_S) -> None:
         """Until the replica holds what is committed now; more is committed meanwhile."""
-        lsn, watched = self._mark(), witness or self.watch
+        lsn, watched = self.mark(), witness or self.watch
 
         def reached() -> bool:
             try:
@@ -141,9 +142,21 @@ class Arena(World):
 
         self.wait_for(reached, "the replica's catching up", timeout_s)
 
-    def wait_for(self, condition: object, what: str, timeout_s: float = CATCH_UP_S) -> None:
+    def mark(self) -> int:
+        """An LSN below which everything is that is committed now, and a transaction of our own."""
+        lsn = self._mark()
+        self._mark()
+        return lsn
+
+    def wait_for(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout_s: float = CATCH_UP_S,
+        *,
+        pause_s: float = 0.1,
+    ) -> None:
         """Raises Violation (stuck) after that time, or when a stage has ended by itself."""
-        assert callable(condition)
         deadline = time.monotonic() + timeout_s
         while not condition():
             self.capture.look_after()
@@ -152,7 +165,7 @@ class Arena(World):
                 raise Violation(
                     Verdict.STUCK, f"{what} did not come in {timeout_s:.0f} s\n{self.pipeline.outputs()}"
                 )
-            time.sleep(0.1)
+            time.sleep(pause_s)
 
     def calm(self, *, whole: bool = False) -> int:
         """Both stages work, log and replica are what they must be; `whole`: and all tables are equal.

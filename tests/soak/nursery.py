@@ -48,6 +48,7 @@ _PRELOADED = (
 _HURRIED = {
     "pipeline.backoff": {"LONGEST_S": 3.0},
     "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
+    "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }
 """What is rare or slow in production happens more often here. `run`'s children are not hurried."""

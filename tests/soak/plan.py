@@ -7,7 +7,7 @@ lives for one deck; its last card is an operator's mistake, which ends it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +76,12 @@ DECK = {
     "replica disk full": 1,
     "two supervisors": 1,
     "copy": 2,
+    "truncate in copy": 1,
     "quiet": 1,
     "pause": 1,
     "verify": 1,
 }
-OF_LOG = {"directory": {"log disk full": 2}, "kafka": {"kill kafka": 1, "stranger": 2}}
+OF_LOG = {"directory": {"log disk full": 2, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 2}}
 
 
 def expected_failpoints(log: str) -> frozenset[str]:
@@ -100,10 +101,13 @@ class Fault:
 
 
 class Plan:
-    """Draws faults. `last`: kinds that end a world, in turns."""
+    """Draws faults. `last`: kinds that end a world, in turns; `deck`: cards instead of the usual ones."""
 
-    def __init__(self, seed: int, log: str, *, last: tuple[str, ...]) -> None:
+    def __init__(
+        self, seed: int, log: str, *, last: tuple[str, ...] = (), deck: Mapping[str, int] | None = None
+    ) -> None:
         self._random = random.Random(seed)
+        self._deck = deck or DECK | OF_LOG[log]
         self._log = log
         self._last = last
         self._worlds = 0
@@ -111,7 +115,7 @@ class Plan:
 
     def world(self, limit: int, first: int = 0) -> Iterator[Fault]:
         """The faults of the next world, at most `limit`."""
-        kinds = [kind for kind, count in (DECK | OF_LOG[self._log]).items() for _ in range(count)]
+        kinds = [kind for kind, count in self._deck.items() for _ in range(count)]
         self._random.shuffle(kinds)
         ending = ["join", self._last[self._worlds % len(self._last)]] if self._last else []
         self._worlds += 1

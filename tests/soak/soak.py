@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.scenario.checker import Verdict, Violation
+from tests.soak import brokers, episodes, stops
 from tests.soak import faults as acts
 from tests.soak.arena import Arena
+from tests.soak.bugs import BUGS
+from tests.soak.damage import damage
 from tests.soak.faults import Act, Skipped
 from tests.soak.plan import Fault, Plan, expected_failpoints
 from tests.soak.site import Site
+from tests.soak.supervisors import two_supervisors
 from tests.soak.tally import Tally
 
 CALM_EVERY = 8
@@ -22,7 +25,7 @@ WHOLE_EVERY = 5
 ALL_HIT_FROM = 400
 """In a run of so many faults every failpoint must be hit."""
 
-ACTS: Mapping[str, Act] = {
+ACTS: dict[str, Act] = {
     "kill capture": acts.kill("capture"),
     "kill apply": acts.kill("apply"),
     "kill both": acts.kill_both,
@@ -39,8 +42,22 @@ ACTS: Mapping[str, Act] = {
     "stall": acts.stall,
     "log disk full": acts.fill_log_disk,
     "replica disk full": acts.fill_replica_disk,
+    "two supervisors": two_supervisors,
+    "copy": episodes.copy,
+    "truncate in copy": episodes.truncate,
+    "quiet": episodes.quiet,
+    "pause": episodes.pause,
+    "verify": episodes.verify,
+    "join": episodes.join,
+    "damage": damage,
+    "kill kafka": brokers.kill_kafka,
+    "stranger": brokers.stranger,
 }
-LAST: Mapping[str, Act] = {}
+
+
+def _last(log: str) -> dict[str, Act]:
+    """What ends a world, in turns."""
+    return stops.OF_LOG[log] | stops.COMMON
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,12 @@ class Soak:
     def __init__(self, site: Site, options: Options) -> None:
         self._site = site
         self._options = options
-        self._plan = Plan(options.seed, options.log, last=tuple(LAST))
+        self._last = _last(options.log)
+        self._plan = (
+            Plan(options.seed, options.log, deck=BUGS[options.bug].deck)
+            if options.bug
+            else Plan(options.seed, options.log, last=tuple(self._last))
+        )
         self._done = 0
         self._began_at = time.monotonic()
         self.tally = Tally(options.log, options.seed)
@@ -80,6 +102,8 @@ class Soak:
             arena.begin()
             for index, fault in enumerate(plan, 1):
                 self._do(arena, fault)
+                if fault.kind in self._last:
+                    return
                 if index % CALM_EVERY == 0 or index == len(plan):
                     self._calm(arena)
         except Violation as violation:
@@ -96,9 +120,7 @@ class Soak:
         self._say(f"{fault.number} {fault.kind} {fault.parameters}")
         self._done += 1
         try:
-            (ACTS.get(fault.kind) or LAST[fault.kind])(arena, fault.parameters)
-        except KeyError:
-            self.tally.skipped[fault.kind] = "not built"
+            (ACTS | self._last)[fault.kind](arena, fault.parameters)
         except Skipped as reason:
             self.tally.skipped[fault.kind] = str(reason)
         else:
