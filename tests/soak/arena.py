@@ -46,6 +46,7 @@ class NurseryPipeline(Pipeline):
 
     def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
         assert self.nursery is not None
+        log.touch()  # it may be killed before it opens it
         return self.nursery.start(["-c", str(self.config_path), *verb], env, log, self.bug)
 
 

@@ -146,15 +146,22 @@ def quiet(arena: Arena, _given: Parameters) -> None:
     """Killed before a heartbeat; then a transaction whose commit begins exactly where a heartbeat stands."""
     with arena.traffic.paused():
         arena.capture.start(failpoint="capture.before_heartbeat")
+        _stir(arena)
         arena.capture.settle()
         arena.capture.start()
         arena.apply.ensure()
         with contextlib.closing(arena.source.connect(autocommit=False)) as session:
             session.execute("update slow set n = n + 1 where id = 4")
+            _stir(arena)
             _stand_at_the_end(arena)
             session.commit()
         arena.capture.start()
         arena.apply.start()
+
+
+def _stir(arena: Arena) -> None:
+    """Some WAL that no replica is interested in, flushed with all before it."""
+    arena.source.execute("create temp table stirred (n int); drop table stirred")
 
 
 def _stand_at_the_end(arena: Arena) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+import psycopg
 
 from tests.scenario.checker import Verdict, Violation
 from tests.soak import brokers, episodes, stops
@@ -113,7 +116,7 @@ class Soak:
             self.tally.note(Violation(Verdict.TORN, f"{error!r}"), self._done)
             self._say(f"BROKEN: {error!r}")
         finally:
-            self.tally.commits += len(arena.history.committed)
+            self.tally.commits += _commits(arena)
             arena.close()
 
     def _do(self, arena: Arena, fault: Fault) -> None:
@@ -133,6 +136,12 @@ class Soak:
 
     def _say(self, what: str) -> None:
         print(f"{time.monotonic() - self._began_at:8.1f} {what}", file=sys.stderr, flush=True)
+
+
+def _commits(arena: Arena) -> int:
+    with contextlib.suppress(psycopg.Error):
+        arena.history.learn()
+    return len(arena.history.committed)
 
 
 def _hits(kills: Path) -> Counter[str]:

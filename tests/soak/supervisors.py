@@ -7,6 +7,7 @@ import signal
 import time
 
 from tests.fix_pipeline import Running
+from tests.scenario.checker import Verdict, Violation
 from tests.scenario.world import children_of, command_line
 from tests.soak.arena import Arena
 from tests.soak.plan import Parameters
@@ -42,6 +43,8 @@ def _start(arena: Arena) -> Running:
 
 
 def _works(run: Running) -> bool:
+    if not run.alive and run.process.returncode != -signal.SIGKILL:
+        raise Violation(Verdict.STUCK, f"run ended with {run.process.returncode}: {run.output[-1500:]}")
     return "log continued" in run.output and "apply begins" in run.output
 
 
