@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_ROOT = Path(__file__).parents[2]
 _PRELOADED = (
     "pipeline.app",
     "pipeline.apply.stage",
@@ -97,6 +98,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
+            cwd=_ROOT,
             text=True,
         )
         self._children: dict[int, Nursling] = {}

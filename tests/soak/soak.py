@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,13 @@ def _last(log: str) -> dict[str, Act]:
 
 @dataclass(frozen=True)
 class Options:
+    """`deck`: cards instead of the usual ones; then no world ends but with the run."""
+
     faults: int
     seed: int
     log: str
     bug: str | None = None
+    deck: Mapping[str, int] | None = None
 
 
 class Soak:
@@ -78,11 +82,9 @@ class Soak:
         self._site = site
         self._options = options
         self._last = _last(options.log)
-        self._plan = (
-            Plan(options.seed, options.log, deck=BUGS[options.bug].deck)
-            if options.bug
-            else Plan(options.seed, options.log, last=tuple(self._last))
-        )
+        deck = BUGS[options.bug].deck if options.bug else options.deck
+        last = () if deck else tuple(self._last)
+        self._plan = Plan(options.seed, options.log, last=last, deck=deck)
         self._done = 0
         self._began_at = time.monotonic()
         self.tally = Tally(options.log, options.seed)

@@ -1,0 +1,52 @@
+"""A short soak on each log, and one bug that it must catch. For hours of it: `tests/scenario/soak`, docs/soak.md."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipeline.dev.kafka_server import why_no_kafka
+from tests.soak.site import open_site
+from tests.soak.soak import Options, Soak
+from tests.soak.tally import Tally
+
+SHORT = {
+    "kill capture": 1,
+    "kill apply": 1,
+    "kill both": 1,
+    "failpoint capture": 4,
+    "failpoint apply": 4,
+    "freeze capture": 1,
+    "freeze apply": 1,
+    "crash source": 1,
+    "crash replica": 1,
+    "cut": 1,
+    "half-close": 1,
+    "restore replica": 1,
+}
+OF_LOG = {"directory": {"log disk full": 1, "damage": 1}, "kafka": {"stranger": 1}}
+
+
+def soak(options: Options) -> Tally:
+    if options.log == "kafka" and (missing := why_no_kafka()):
+        assert not os.environ.get("CI"), f"CI must run the Kafka tests, but {missing}"
+        pytest.skip(f"no Kafka here: {missing}")
+    with open_site(options.log) as site:
+        return Soak(site, options).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log", ["directory", "kafka"])
+def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
+    deck = SHORT | OF_LOG[log]
+    tally = soak(Options(sum(deck.values()), seed=1, log=log, deck=deck))
+    assert not tally.failed, tally.as_text()
+    assert tally.samples > 10
+    assert tally.commits > 100
+
+
+@pytest.mark.slow
+def test_a_planted_bug_is_caught() -> None:
+    tally = soak(Options(40, seed=1, log="directory", bug="confirm-before-acknowledgement"))
+    assert tally.failed, tally.as_text()
