@@ -78,6 +78,7 @@ class Arena(World):
         replica.execute_as_admin(f"alter role postgres in database {replica.name} set lock_timeout = '3s'")
         self.capture = Lane(self.pipeline, ("capture",), site.kills)
         self.apply = Lane(self.pipeline, ("apply", "standby"), site.kills)
+        self.apply.other = self.capture
         self.joined = False
         self._traffic: Traffic | None = None
         self._glanced_at = 0.0

@@ -17,16 +17,18 @@ from tests.scenario.checker import Verdict, Violation
 ARMED_S = 12.0
 _POLL_S = 0.01
 _CODE = re.compile(r"error\[([a-z-]+)\]: (.*)")
-_MEANT = frozenset({"applier-replaced"})
+_MEANT = frozenset({"applier-replaced", "copy-replaced", "replica-in-use"})
 """What may end a stage that a fault has replaced by another one."""
 
 
 class Lane:
-    """`verb`: the command line of the stage. `kills`: where killed processes write their failpoint."""
+    """`verb`: the command line of the stage. `kills`: where killed processes write their failpoint. `other`: the
+    lane that must work, too, or nothing reaches this one."""
 
     def __init__(self, pipeline: Pipeline, verb: tuple[str, ...], kills: Path) -> None:
         self.working: Running | None = None
         self.missed: list[str] = []
+        self.other: Lane | None = None
         self._pipeline = pipeline
         self._verb = verb
         self._kills = kills
@@ -65,12 +67,20 @@ class Lane:
         failpoint, deadline = self._armed
         while self.working.alive and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+            if self.other is not None:
+                self.other.revive()
         self._armed = None
         if self.working.alive:
             self.missed.append(failpoint)
             self.working.kill()
         self.look_after()
         return bool(self.working.process.returncode == -signal.SIGKILL)
+
+    def revive(self) -> None:
+        """Start it anew if it is dead."""
+        if self.working is None or not self.working.alive:
+            self._armed = None
+            self.start()
 
     def set_aside(self) -> Running:
         """The working process is not to be replaced but kept: it goes on beside the next one."""
