@@ -1,4 +1,4 @@
-"""A short soak on each log, and one bug that it must catch. Hours of it: tests/scenario/soak, docs/soak.md."""
+"""A short soak on each log, and a bug that it must catch. Long ones: `tests/scenario/soak`, docs/soak.md."""
 
 from __future__ import annotations
 

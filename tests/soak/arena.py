@@ -16,7 +16,7 @@ import psycopg
 from tests.fix_pipeline import Pipeline, Process, make_pipeline
 from tests.fix_postgres import Database
 from tests.scenario.checker import Verdict, Violation, Witness, assert_equal_now
-from tests.scenario.rawlog import LogWatch
+from tests.scenario.rawlog import LogWatch, require_unconfirmed
 from tests.scenario.workload import TABLES, Workload
 from tests.scenario.world import World
 from tests.soak.lane import Lane
@@ -184,6 +184,11 @@ class Arena(World):
                 judged += self.judge()
                 assert_equal_now(self.source, self.replica, TABLES)
         return judged
+
+    def check_confirmed(self) -> None:
+        """The source was not told to forget what the log does not hold."""
+        confirmed = self.history.confirmed(self.pipeline.slot)
+        require_unconfirmed(confirmed, self.log)
 
     def judge(self) -> int:
         """What the log holds, and what was sampled since the last time."""

@@ -143,6 +143,7 @@ def fill_log_disk(arena: Arena, given: Parameters) -> None:
     try:
         disk.fill(left_bytes=given["left_bytes"])
         arena.pass_time(given["for_s"])
+        arena.check_confirmed()
     finally:
         disk.free()
 

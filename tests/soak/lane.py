@@ -22,8 +22,8 @@ _MEANT = frozenset({"applier-replaced", "copy-replaced", "replica-in-use"})
 
 
 class Lane:
-    """`verb`: the command line of the stage. `kills`: where killed processes write their failpoint. `other`: the
-    lane that must work, too, or nothing reaches this one."""
+    """`verb`: the command line of the stage. `kills`: where killed processes write their failpoint.
+    `other`: the lane that must work, too, or nothing reaches this one."""
 
     def __init__(self, pipeline: Pipeline, verb: tuple[str, ...], kills: Path) -> None:
         self.working: Running | None = None
