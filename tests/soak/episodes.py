@@ -21,6 +21,7 @@ COMMAND_S = 60.0
 _HEARTBEAT_S = 6.0
 _JOIN_S = 60.0
 _SNAPSHOT_S = 10.0
+_SLOW_PACE_S = 0.25
 
 
 def command(arena: Arena, *verb: str, failpoint: str = "") -> int:
@@ -54,7 +55,8 @@ def _fresh(arena: Arena) -> Iterator[tuple[Lane, LongWitness]]:
     arena.watch.fork(watch)
     lane = Lane(arena.pipeline, ("apply", name), arena.site.kills)
     try:
-        yield lane, watch
+        with arena.traffic.slowed(_SLOW_PACE_S):
+            yield lane, watch
     finally:
         lane.end()
         del replicas[name]

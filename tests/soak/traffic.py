@@ -33,6 +33,15 @@ class Traffic:
             self._surely_finish()
             yield
 
+    @contextlib.contextmanager
+    def slowed(self, pace_s: float) -> Iterator[None]:
+        """Steps are further apart: for what a TRUNCATE every second would begin anew for ever."""
+        usual, self._pace_s = self._pace_s, pace_s
+        try:
+            yield
+        finally:
+            self._pace_s = usual
+
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
