@@ -28,7 +28,8 @@ def main() -> int:
 def _run(given: argparse.Namespace, bug: str | None) -> Tally:
     log = given.log or (BUGS[bug].log if bug else "directory")
     with open_site(log) as site:
-        return Soak(site, Options(given.faults, given.seed, log, bug)).run()
+        deck = dict.fromkeys(given.only, 1) if given.only and not bug else None
+        return Soak(site, Options(given.faults, given.seed, log, bug, deck)).run()
 
 
 def _all_bugs(given: argparse.Namespace) -> int:
@@ -48,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed, the same faults")
     parser.add_argument("--log", choices=["directory", "kafka"], help="else directory")
+    parser.add_argument(
+        "--only", action="append", metavar="KIND", help="faults of this kind; may be repeated"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep what was seen")
     parser.add_argument("--bug", choices=BUGS, help="plant a bug: it must be caught, exit code 1")
     parser.add_argument(

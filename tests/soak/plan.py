@@ -81,6 +81,8 @@ DECK = {
     "pause": 1,
     "verify": 1,
 }
+_WORLD_CARDS = 40
+"""A deck of few cards is laid several times into a world."""
 OF_LOG = {"directory": {"log disk full": 2, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 2}}
 
 
@@ -116,6 +118,7 @@ class Plan:
     def world(self, limit: int, first: int = 0) -> Iterator[Fault]:
         """The faults of the next world, at most `limit`."""
         kinds = [kind for kind, count in self._deck.items() for _ in range(count)]
+        kinds *= max(1, _WORLD_CARDS // len(kinds))
         self._random.shuffle(kinds)
         ending = ["join", self._last[self._worlds % len(self._last)]] if self._last else []
         self._worlds += 1
