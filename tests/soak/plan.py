@@ -59,31 +59,31 @@ ONCE = frozenset(
 """Places that a process passes once: there is no third time."""
 
 DECK = {
-    "kill capture": 5,
-    "kill apply": 5,
-    "kill both": 3,
-    "failpoint capture": 18,
-    "failpoint apply": 18,
-    "freeze capture": 2,
-    "freeze apply": 2,
-    "crash source": 2,
-    "crash replica": 3,
-    "cut": 5,
-    "half-close": 4,
-    "delay": 2,
-    "stall": 1,
-    "restore replica": 1,
-    "replica disk full": 1,
+    "kill capture": 9,
+    "kill apply": 9,
+    "kill both": 5,
+    "failpoint capture": 30,
+    "failpoint apply": 30,
+    "freeze capture": 4,
+    "freeze apply": 4,
+    "crash source": 4,
+    "crash replica": 5,
+    "cut": 9,
+    "half-close": 6,
+    "delay": 3,
+    "stall": 2,
+    "restore replica": 2,
+    "replica disk full": 2,
     "two supervisors": 1,
-    "copy": 2,
+    "copy": 3,
     "truncate in copy": 1,
     "quiet": 1,
-    "pause": 1,
+    "pause": 2,
     "verify": 1,
 }
+OF_LOG = {"directory": {"log disk full": 4, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 3}}
 _WORLD_CARDS = 40
 """A deck of few cards is laid several times into a world."""
-OF_LOG = {"directory": {"log disk full": 2, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 2}}
 
 
 def expected_failpoints(log: str) -> frozenset[str]:
@@ -131,7 +131,7 @@ class Plan:
         if kind in ("cut", "half-close", "delay", "stall"):
             return self._network(kind)
         if kind == "copy":
-            return {"failpoints": [self._deal("copy", COPY) for _ in range(self._random.randint(1, 3))]}
+            return {"failpoints": [self._deal("copy", COPY) for _ in range(self._random.choice([1, 1, 2]))]}
         if kind == "join":
             places = (*JOIN, "log.segment_created") if self._log == "directory" else JOIN
             return {"failpoint": self._deal("join", places)}

@@ -18,7 +18,7 @@ from tests.fix_postgres import Server, start_replica, start_source
 from tests.soak.nursery import Nursery
 from tests.soak.proxy import Proxy
 
-LOG_DISK_MIB = 1024
+LOG_DISK_MIB = 2048
 REPLICA_DISK_MIB = 512
 SET_CHANGES = "4"
 _WAL = {"max_wal_size": "64MB", "min_wal_size": "32MB", "wal_writer_delay": "50ms"}

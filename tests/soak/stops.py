@@ -27,7 +27,8 @@ Damage = Callable[[Arena], None]
 
 
 def stop(damage: Damage, *codes: str, running: bool = False) -> Act:
-    """An act that does the damage, while capture runs or does not, and waits for one of these errors."""
+    """An act that does the damage, while capture runs or does not, and waits for one of these errors.
+    Where the slot was left alone, nothing more may be confirmed there."""
 
     def act(arena: Arena, _given: Parameters) -> None:
         arena.calm(whole=True)
@@ -42,6 +43,9 @@ def stop(damage: Damage, *codes: str, running: bool = False) -> Act:
         seen = _ended(arena)
         if seen not in codes:
             raise Violation(Verdict.STUCK, f"stopped with {seen}, not with {' or '.join(codes)}")
+        confirmed = 0 if damage in _OF_SLOT else arena.history.confirmed(arena.pipeline.slot)
+        if confirmed > held:
+            raise Violation(Verdict.LOST, f"confirmed up to {confirmed:X}, the log held {held:X}")
         _nothing_was_made_of_it(arena, held)
 
     return act
@@ -162,6 +166,7 @@ def trim_topic(arena: Arena) -> None:
     _commit(arena, "after the cut")
 
 
+_OF_SLOT = (drop_slot, recreate_slot, advance_slot)
 _CHANGED = ("publication-changed",)
 COMMON: dict[str, Act] = {
     "slot dropped": stop(drop_slot, "slot-missing", running=True),
@@ -174,7 +179,7 @@ COMMON: dict[str, Act] = {
 OF_LOG: dict[str, dict[str, Act]] = {
     "directory": {"folder removed": stop(remove_folder, "slot-without-log")},
     "kafka": {
-        "topic recreated": stop(recreate_topic, "slot-without-log", "log-missing", running=True),
+        "topic recreated": stop(recreate_topic, "slot-without-log", "log-missing", "log-cut", running=True),
         "topic deleted": stop(delete_topic, "slot-without-log", "log-missing", running=True),
         "topic trimmed": stop(trim_topic, "slot-without-log", "log-cut"),
     },
