@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def _run(given: argparse.Namespace, bug: str | None) -> Tally:
     log = given.log or (BUGS[bug].log if bug else "directory")
     with open_site(log) as site:
         deck = dict.fromkeys(given.only, 1) if given.only and not bug else None
-        return Soak(site, Options(given.faults, given.seed, log, bug, deck)).run()
+        return Soak(site, Options(given.faults, given.seed, log, bug, deck, given.minutes * 60)).run()
 
 
 def _all_bugs(given: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections import Counter
@@ -66,13 +67,15 @@ def _last(log: str) -> dict[str, Act]:
 
 @dataclass(frozen=True)
 class Options:
-    """`deck`: cards instead of the usual ones; then no world ends but with the run."""
+    """`deck`: cards instead of the usual ones; then no world ends but with the run. `most_s`: when to end
+    before all faults were done."""
 
     faults: int
     seed: int
     log: str
     bug: str | None = None
     deck: Mapping[str, int] | None = None
+    most_s: float = math.inf
 
 
 class Soak:
@@ -91,12 +94,18 @@ class Soak:
 
     def run(self) -> Tally:
         options = self._options
-        while self._done < options.faults and not (options.bug and self.tally.seen):
+        while not self._is_over:
             self._run_world(options.faults - self._done)
         self.tally.failpoints = _hits(self._site.kills)
         if self._done >= ALL_HIT_FROM:
             self.tally.expected = expected_failpoints(options.log)
         return self.tally
+
+    @property
+    def _is_over(self) -> bool:
+        options = self._options
+        late = time.monotonic() - self._began_at > options.most_s
+        return late or self._done >= options.faults or bool(options.bug and self.tally.seen)
 
     def _run_world(self, limit: int) -> None:
         """Until its plan ends, or something was violated: then the rest of its plan goes undone."""
@@ -111,6 +120,8 @@ class Soak:
                     return
                 if index % CALM_EVERY == 0 or index == len(plan):
                     self._calm(arena)
+                    if self._is_over:
+                        return
         except Violation as violation:
             self.tally.note(violation, self._done)
             self._say(f"{violation.verdict.value.upper()}: {violation}")
