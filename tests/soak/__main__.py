@@ -48,6 +48,7 @@ def _all_bugs(given: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests/scenario/soak", description=__doc__)
     parser.add_argument("--faults", type=int, default=200, metavar="N")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="end after so long")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed, the same faults")
     parser.add_argument("--log", choices=["directory", "kafka"], help="else directory")
     parser.add_argument(
