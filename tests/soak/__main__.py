@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.soak.tally import Tally
 
 def main() -> int:
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     if given.bugs:
         return _all_bugs(given)
     tally = _run(given, given.bug)
