@@ -13,7 +13,7 @@ from tests.soak.arena import Arena
 from tests.soak.plan import Parameters
 from tests.soak.site import SET_CHANGES
 
-_BEGIN_S = 30.0
+_BEGIN_S = 90.0
 
 
 def two_supervisors(arena: Arena, given: Parameters) -> None:
@@ -22,14 +22,14 @@ def two_supervisors(arena: Arena, given: Parameters) -> None:
     arena.apply.end()
     first = _start(arena)
     second = _start(arena)
-    arena.wait_for(lambda: _works(first) or _works(second), "a stage of one of them", _BEGIN_S)
+    arena.wait_for(lambda: _work(first, second), "the stages of one or both", _BEGIN_S)
     arena.pass_time(given["after_s"])
     for verb in ("capture", "apply"):
         _kill_child(first, verb)
         arena.pass_time(given["after_s"])
     first.kill()
     deadline = time.monotonic() + _BEGIN_S
-    while not _works(second) and time.monotonic() < deadline:
+    while not _work(second) and time.monotonic() < deadline:
         arena.pass_time(0.1)
     arena.pass_time(given["after_s"])
     second.kill()
@@ -42,10 +42,13 @@ def _start(arena: Arena) -> Running:
     return arena.pipeline.start("run", env=env)
 
 
-def _works(run: Running) -> bool:
-    if not run.alive and run.process.returncode != -signal.SIGKILL:
-        raise Violation(Verdict.STUCK, f"run ended with {run.process.returncode}: {run.output[-1500:]}")
-    return "log continued" in run.output and "apply begins" in run.output
+def _work(*runs: Running) -> bool:
+    """Whether there is one of each stage among them."""
+    for run in runs:
+        if not run.alive and run.process.returncode != -signal.SIGKILL:
+            raise Violation(Verdict.STUCK, f"run ended with {run.process.returncode}: {run.output[-1500:]}")
+    said = "".join(run.output for run in runs)
+    return "log continued" in said and "apply begins" in said
 
 
 def _kill_child(run: Running, verb: str) -> None:
