@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.dev.kafka_server import why_no_kafka
 from tests.soak.site import open_site
-from tests.soak.soak import Options, Soak
+from tests.soak.soak import CALM_EVERY, Options, Soak
 from tests.soak.tally import Tally
 
 SHORT = {
@@ -25,6 +25,9 @@ SHORT = {
     "half-close": 1,
     "restore replica": 1,
 }
+MOST_S = 20.0
+"""An idle machine does the whole deck in this time; a busy one, less of it."""
+
 OF_LOG = {"directory": {"log disk full": 1, "damage": 1}, "kafka": {"stranger": 1}}
 
 
@@ -37,16 +40,19 @@ def soak(options: Options) -> Tally:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("log", ["directory", "kafka"])
 def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
     deck = SHORT | OF_LOG[log]
-    tally = soak(Options(sum(deck.values()), seed=1, log=log, deck=deck))
+    tally = soak(Options(sum(deck.values()), seed=1, log=log, deck=deck, most_s=MOST_S))
     assert not tally.failed, tally.as_text()
-    assert tally.samples > 10
-    assert tally.commits > 100
+    assert tally.faults.total() >= CALM_EVERY
+    assert tally.samples > 0
+    assert tally.commits > 0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_planted_bug_is_caught() -> None:
     tally = soak(Options(40, seed=1, log="directory", bug="confirm-before-acknowledgement"))
     assert tally.failed, tally.as_text()
