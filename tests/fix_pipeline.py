@@ -103,8 +103,11 @@ class Pipeline:
         return f"keepstream_{self.name}"
 
     def write_config(self) -> None:
-        self.config_path.write_text(yaml.safe_dump(self.settings))
-        self.config_path.chmod(0o600)
+        """In one step: a command may be reading it."""
+        draft = self.config_path.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(yaml.safe_dump(self.settings))
+        draft.replace(self.config_path)
 
     def run(self, *verb: str, timeout_s: float = COMMAND_S, env: Mapping[str, str] | None = None) -> Finished:
         """`keepstream -c FILE VERB …` to its end."""
