@@ -119,7 +119,9 @@ def _watch_over(arena: Arena, lane: Lane, watch: LongWitness) -> None:
 
 def pause(arena: Arena, given: Parameters) -> None:
     """A paused replica stands where it is, whoever applies."""
+    arena.capture.ensure()
     arena.apply.ensure()
+    arena.catch_up()  # there is a replica
     arena.pass_time(given["after_s"])
     require_command(arena, "pause", "standby")
     arena.watch.hold()
