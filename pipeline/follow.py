@@ -345,19 +345,21 @@ class SameHistory:
 def find_tail(log: ChangeLog) -> Follower:
     """A follower that has read to the log's end: its `chain` says where the log stands.
 
-    Begins some records before the end, at an anchor; goes further back until the anchor has
-    TAIL_PROOF_RECORDS after it and the chain reaches the end unbroken, or the log's start is reached.
+    Begins some records before the end, at an anchor; goes further back, twice as far each time, until the
+    chain has gone on for TAIL_PROOF_RECORDS after the anchor, or the log's start is reached. So much of a
+    chain is no replaced writer's; if it breaks after that, then it does for everybody.
     """
     bounds = log.bounds()
-    place = bounds.end
+    place, steps = bounds.end, 1
     while True:
-        place = log.rewind(place) if place > bounds.first else bounds.first
+        for _ in range(steps):
+            place = log.rewind(place) if place > bounds.first else bounds.first
+        steps *= 2
         at_start = place <= bounds.first
         follower = _scan(log, place, bounds.end, at_start=at_start)
         if at_start or (
             follower.anchor is not None
             and follower.chain.number - follower.began_at >= TAIL_PROOF_RECORDS
-            and not follower.chain.broken
             and follower.highest_epoch == follower.chain.epoch
         ):
             _refuse_cut(log, follower)

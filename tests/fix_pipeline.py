@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import yaml
@@ -37,15 +37,24 @@ class Finished:
         return json.loads(self.stdout)
 
 
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
+
+    pid: int
+    returncode: Any
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Running:
     """A command that runs in the background; its stderr goes to a file."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
+        self.process = process
         self.log = log
-        with open(log, "ab") as file:
-            self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
 
     @property
     def output(self) -> str:
@@ -94,8 +103,11 @@ class Pipeline:
         return f"keepstream_{self.name}"
 
     def write_config(self) -> None:
-        self.config_path.write_text(yaml.safe_dump(self.settings))
-        self.config_path.chmod(0o600)
+        """In one step: a command may be reading it."""
+        draft = self.config_path.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(yaml.safe_dump(self.settings))
+        draft.replace(self.config_path)
 
     def run(self, *verb: str, timeout_s: float = COMMAND_S, env: Mapping[str, str] | None = None) -> Finished:
         """`keepstream -c FILE VERB …` to its end."""
@@ -113,9 +125,19 @@ class Pipeline:
     def start(self, *verb: str, env: Mapping[str, str] | None = None) -> Running:
         """The same in the background; ended with the test."""
         log = self.folder / f"{verb[0]}-{len(self.started)}.log"
-        running = Running(self._command(verb), {**os.environ, **(env or {})}, log)
+        running = Running(self._launch(verb, env or {}, log), log)
         self.started.append(running)
         return running
+
+    def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                self._command(verb),
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
 
     def wait(self, timeout_s: float = 60) -> None:
         """Until the replica holds all that is committed now."""

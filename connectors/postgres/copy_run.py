@@ -8,9 +8,10 @@ copy's completion. `deferred_ddl` stays: what the source has and the replica was
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,6 +90,11 @@ def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
     Raises RetryLater (`copy-running`) while the one who began it lives, OperatorNeeded
     (`replica-in-use`, `copy-mode-changed`).
     """
+    with _alone(conn, "looking for an unfinished copy"):
+        return _find_unfinished(conn, name, initial)
+
+
+def _find_unfinished(conn: Session, name: str, initial: str) -> bool:
     found = progress.read(conn, name)
     if found is None:
         return False
@@ -101,8 +107,7 @@ def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
             code="copy-running",
             hint="Run only one `keepstream run` per replica.",
         )
-    with wrapped("reading keepstream.copy_run"):
-        row = conn.execute("select initial from keepstream.copy_run where name = %s", [name]).fetchone()
+    row = conn.execute("select initial from keepstream.copy_run where name = %s", [name]).fetchone()
     if row is None or row[0] != initial:
         began = "in an unknown way" if row is None else f"with initial: {row[0]}"
         raise OperatorNeeded(
@@ -113,9 +118,17 @@ def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _alone(conn: Session, what: str) -> Iterator[None]:
+    """A transaction beside which no other copy begins or completes: that makes and drops our tables."""
+    with wrapped(what), conn.transaction():
+        conn.execute("select pg_advisory_xact_lock(hashtext('keepstream.copy'))")
+        yield
+
+
 def begin_run(conn: Session, name: str, *, stream: bytes, initial: str, place: str, resumed: bool) -> CopyRun:
     """Write the copying marker, before any object (P20). Voids the token of an unfinished copy."""
-    with wrapped("beginning the copy"), conn.transaction():
+    with _alone(conn, "beginning the copy"):
         progress.install(conn)
         for statement in _INSTALL:
             conn.execute(statement)
@@ -221,7 +234,7 @@ def defer(conn: Session, run: CopyRun, deferred: Sequence[Deferred]) -> None:
 
 def complete_run(conn: Session, run: CopyRun, position: Position, *, place: str) -> None:
     """The copy's last transaction: the replica now stands at `position`, and the bookkeeping is gone."""
-    with wrapped("completing the copy"), conn.transaction():
+    with _alone(conn, "completing the copy"):
         progress.complete_copy(conn, run.name, token=run.token, position=position, place=place)
         conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
         conn.execute("delete from keepstream.copy_run where name = %s", [run.name])

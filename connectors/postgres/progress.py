@@ -25,6 +25,7 @@ from schemas.errors import HistoryBroken, OperatorNeeded
 from schemas.lsn import Lsn, Position, format_lsn, parse_lsn
 
 FORMAT_VERSION: Final = 1
+IN_USE: Final = "replica-in-use"
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
@@ -248,7 +249,7 @@ def in_use(name: str) -> OperatorNeeded:
     """The error for a copy into a replica that streams."""
     return OperatorNeeded(
         f"the replica already follows the log as {name!r}; a copy would be made over existing data",
-        code="replica-in-use",
+        code=IN_USE,
         hint="To copy it anew, empty the database first (drop the schema keepstream, too).",
     )
 

@@ -12,6 +12,7 @@ about what is right and what is divergence. The replica works on one slice while
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,9 @@ logger = logging.getLogger("keepstream.apply")
 
 SLICE_CHANGES = 4_000
 SLICE_BYTES = 2 * 1024 * 1024
-SET_CHANGES = 100
-"""So many changes of one table are worth the round trips that sets take."""
+SET_CHANGES = int(os.environ.get("KEEPSTREAM_SET_CHANGES", "100"))
+"""So many changes of one table are worth the round trips that sets take. Tests set the variable, so that
+small transactions go as sets, too."""
 WIDE_BYTES = 256 * 1024
 """Larger rows go one by one: sets hold several copies of a row in memory."""
 _PATIENCE_SLICES = 64

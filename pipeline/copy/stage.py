@@ -69,6 +69,8 @@ class FirstCopyStage:
                 if backoff.wait(self._stop):
                     return False
             except KeepstreamError as error:
+                if error.code == progress.IN_USE:  # another one made it whole since we looked
+                    continue
                 self._last_error = ReportedError.of(error)
                 self._say(StageState.STOPPED)
                 raise

@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,23 @@ _PINNED = "set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set extra_float_dig
 
 Values = tuple[Any, ...]
 """A row: each value as PostgreSQL's text, None, or UNCHANGED."""
+
+
+class Verdict(Enum):
+    """What is wrong. `stuck`: nothing is, but it does not go on."""
+
+    LOST = "lost"
+    DUPLICATED = "duplicated"
+    TORN = "torn"
+    STUCK = "stuck"
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+    def __init__(self, verdict: Verdict, what: str) -> None:
+        super().__init__(what)
+        self.verdict = verdict
 
 
 def parse_lsn(text: str) -> int:
@@ -160,6 +178,13 @@ class Model:
         self._keyed: dict[str, dict[Values, Values]] = {}
         self._counted: dict[str, Counter[Values]] = {}
 
+    def copy(self) -> Model:
+        """The same tables, which then go ways of their own."""
+        copied = Model()
+        copied._keyed = {table: dict(rows) for table, rows in self._keyed.items()}
+        copied._counted = {table: Counter(rows) for table, rows in self._counted.items()}
+        return copied
+
     def apply(self, transaction: Committed) -> None:
         for happening in transaction.happenings:
             if happening.kind == "T":
@@ -210,21 +235,38 @@ class History:
 
     def __init__(self, source: Database) -> None:
         self.committed: list[Committed] = []
+        self._forgotten = 0
         self._name = f"witness_{source.name}"
         self._reader = PgoutputReader()
-        self._session = psycopg.connect(source.admin_dsn, autocommit=True)
-        self._session.execute(_PINNED)
+        self._source = source
+        self._session = self._connect()
         self._session.execute(f"create publication {self._name} for all tables")
         self._session.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [self._name])
 
+    def reconnect(self) -> None:
+        """After the source's end. What was read before may come again."""
+        self._session.close()
+        self._session = self._connect()
+
+    def forget(self, count: int) -> None:
+        """Give up what the first transactions changed; that they were is kept."""
+        for index in range(self._forgotten, count):
+            self.committed[index] = replace(self.committed[index], happenings=())
+        self._forgotten = max(self._forgotten, count)
+
     def learn(self) -> None:
         """Read what was committed since the last time."""
+        last = self.committed[-1].end_lsn if self.committed else 0
         found = self._session.execute(
             "select data from pg_logical_slot_get_binary_changes(%s, null, null, 'proto_version', '1',"
             " 'publication_names', %s, 'messages', 'true')",
             [self._name, self._name],
         )
-        self.committed += self._reader.read([data for (data,) in found])
+        self.committed += [
+            transaction
+            for transaction in self._reader.read([data for (data,) in found])
+            if transaction.end_lsn > last  # a slot may go back when its server crashes
+        ]
 
     def confirmed(self, slot: str) -> int:
         """What Keepstream's slot says that the source may forget."""
@@ -235,6 +277,11 @@ class History:
 
     def close(self) -> None:
         self._session.close()
+
+    def _connect(self) -> psycopg.Connection[Values]:
+        session: psycopg.Connection[Values] = psycopg.connect(self._source.admin_dsn, autocommit=True)
+        session.execute(_PINNED)
+        return session
 
 
 @dataclass(frozen=True)
@@ -290,13 +337,18 @@ class Witness:
         self.history.learn()
         judged = len(self.samples)
         for sample in self.samples:
-            assert sample.position >= self._last_position, "the replica went back"
+            if sample.position < self._last_position:
+                self._went_back(sample)
             self._last_position = sample.position
             self._advance(sample.position)
             for table in self.tables:
                 _assert_same(f"{table} at {sample.position:X}", sample.rows[table], self._model.rows(table))
         self.samples.clear()
         return judged
+
+    def _went_back(self, sample: Sample) -> None:
+        seen = f"the replica went back from {self._last_position:X} to {sample.position:X}"
+        raise Violation(Verdict.LOST, seen)
 
     def _position(self, session: psycopg.Connection[Values]) -> Values | None:
         """Locks first, then the snapshot: a TRUNCATE makes a table empty for older snapshots, too."""
@@ -335,9 +387,11 @@ def _assert_same(what: str, seen: Counter[Values], expected: Counter[Values]) ->
     if seen == expected:
         return
     extra, missing = seen - expected, expected - seen
-    raise AssertionError(
+    verdict = Verdict.TORN if extra and missing else Verdict.DUPLICATED if extra else Verdict.LOST
+    raise Violation(
+        verdict,
         f"{what}: {extra.total()} rows too many, {missing.total()} missing;"
-        f" {_some(extra)} instead of {_some(missing)}"
+        f" {_some(extra)} instead of {_some(missing)}",
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import fastavro
 from kafka import KafkaConsumer, TopicPartition
+
+from tests.scenario.checker import Verdict, Violation
 
 _SCHEMA = Path(__file__).parents[2] / "schemas" / "avsc" / "frame.avsc"
 _HEADER_BYTES = 128
@@ -42,6 +44,28 @@ class RawLog:
     tail: int
     transactions: tuple[Logged, ...]
     epochs: int
+
+
+def require_unconfirmed(confirmed: int, log: RawLog) -> None:
+    """The source may not have been told to forget what the log does not hold."""
+    if confirmed > log.tail:
+        raise Violation(Verdict.LOST, f"confirmed up to {confirmed:X}, the log ends at {log.tail:X}")
+
+
+def require_prefix(found: Sequence[Logged], expected: Sequence[Logged]) -> None:
+    """The log's transactions are those that were committed: none lost, none twice, none torn."""
+    if list(found) == list(expected):
+        return
+    differing = (index for index, pair in enumerate(zip(found, expected, strict=False)) if len(set(pair)) > 1)
+    index = next(differing, min(len(found), len(expected)))
+    seen, wanted = found[index : index + 1], expected[index : index + 1]
+    if seen and seen[0] in found[:index]:
+        verdict = Verdict.DUPLICATED
+    elif seen and wanted and seen[0].commit_lsn == wanted[0].commit_lsn:
+        verdict = Verdict.TORN
+    else:
+        verdict = Verdict.LOST
+    raise Violation(verdict, f"the log has {seen} where {wanted} was committed, transaction {index}")
 
 
 class LogWatch:

@@ -31,7 +31,8 @@ TABLES = tuple(
     f"public.{name}" for name in ("ledger", "line", "stamped", "renamed", "keyless", "bulk", "wiped", "slow")
 )
 ROWS = 40
-BULK_ROWS = 900  # of about a KiB: more than a frame holds
+BULK_BYTES = 920_000  # more than a frame holds
+_DIGEST_BYTES = 32
 _SEED_ROWS = f"""
     insert into ledger select i, 1, '1', null from generate_series(1, {ROWS}) i;
     insert into stamped select i, 0 from generate_series(1, {ROWS}) i;
@@ -44,8 +45,9 @@ _SEED_ROWS = f"""
 class Workload:
     """`step` is one transaction, or a piece of a long one that overlaps others."""
 
-    def __init__(self, source: Database, seed: int = 1) -> None:
+    def __init__(self, source: Database, seed: int = 1, *, bulk_rows: int = 900) -> None:
         self.steps = 0
+        self._bulk_rows = bulk_rows
         self._source = source
         self._random = random.Random(seed)
         self._session = source.connect()
@@ -69,6 +71,16 @@ class Workload:
         """End what is open, so that source and replica can become equal."""
         self._end_long()
         self._end_prepared()
+
+    def reconnect(self) -> None:
+        """After the source's end: what was open is rolled back, what was prepared is still there."""
+        self._session.close()
+        self._session = self._source.connect()
+        if self._long is not None:
+            self._long.close()
+            self._long = None
+        found = self._session.execute("select gid from pg_prepared_xacts where gid = %s", [self._prepared])
+        self._prepared = self._prepared if found.fetchone() else None
 
     def close(self) -> None:
         self.finish()
@@ -96,10 +108,12 @@ class Workload:
         self._session.execute("update stamped set stamp = stamp + 1")
 
     def _large(self) -> None:
+        """Fewer rows are wider ones."""
+        repeats = BULK_BYTES // self._bulk_rows // _DIGEST_BYTES
         self._session.execute(
             "delete from bulk;"
-            f" insert into bulk select {self.steps} * 100000 + i, repeat(md5(i::text), 32)"
-            f" from generate_series(1, {BULK_ROWS}) i"
+            f" insert into bulk select {self.steps} * 100000 + i, repeat(md5(i::text), {repeats})"
+            f" from generate_series(1, {self._bulk_rows}) i"
         )
 
     def _rename(self) -> None:

@@ -116,3 +116,24 @@ def test_a_long_log_is_not_read_whole() -> None:
     log = MemoryLog(records)
     assert find_tail(log).chain.number == owner.number  # type: ignore[arg-type]
     assert min(log.scanned_from) >= len(records) - 3 * TAIL_PROOF_RECORDS
+
+
+def test_a_long_log_whose_end_is_broken_is_not_read_whole() -> None:
+    """What broke it came after a chain that is nobody else's, so everybody sees it break there."""
+    owner = Writer()
+    records = [owner.start(), owner.anchor()]
+    for _ in range(20):
+        records += [owner.anchor(), *(owner.transaction() for _ in range(TAIL_PROOF_RECORDS))]
+    log = MemoryLog([*records, b"damaged", owner.fork().transaction()])
+    found = find_tail(log)  # type: ignore[arg-type]
+    assert (found.chain.number, found.chain.broken) == (owner.number, True)
+    assert min(log.scanned_from) >= len(records) - 3 * TAIL_PROOF_RECORDS
+
+
+def test_a_log_with_its_anchors_far_apart_is_scanned_a_few_times_only() -> None:
+    """Small frames: thousands of them stand between two anchors."""
+    owner = Writer()
+    records = [owner.start(), owner.anchor()] + [owner.transaction() for _ in range(500 * STEP)]
+    log = MemoryLog(records)
+    assert find_tail(log).chain.number == owner.number  # type: ignore[arg-type]
+    assert len(log.scanned_from) <= 10

@@ -1,0 +1,38 @@
+"""Two stages begin to copy into one replica at once, as two supervisors make them do."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import psycopg
+import pytest
+
+from connectors.postgres import copy_run
+from connectors.postgres.session import connect
+from schemas.errors import OperatorNeeded
+from schemas.lsn import Lsn, Position
+from tests.fix_postgres import Database
+
+STREAM = bytes(16)
+
+
+def begin(replica: Database) -> copy_run.CopyRun:
+    with connect(replica.dsn, purpose="copy") as session:
+        return copy_run.begin_run(session, "crm", stream=STREAM, initial="none", place="", resumed=False)
+
+
+def test_one_that_begins_while_the_other_completes_finds_the_replica_in_use(replica: Database) -> None:
+    """And no table of the bookkeeping that has just been dropped."""
+    first = begin(replica)
+    with ThreadPoolExecutor(1) as pool, connect(replica.dsn, purpose="copy") as session:
+        with session.transaction():
+            session.execute("select pg_advisory_xact_lock(hashtext('keepstream.copy'))")
+            second = pool.submit(begin, replica)
+            assert wait([second], timeout=0.5).not_done
+            copy_run.complete_run(session, first, Position(Lsn(1)), place="")
+        with pytest.raises(OperatorNeeded) as refused:
+            second.result(20)
+    assert refused.value.code == "replica-in-use"
+    with psycopg.connect(replica.admin_dsn) as admin:
+        assert admin.execute("select state from keepstream.progress").fetchall() == [("streaming",)]
+        assert admin.execute("select to_regclass('keepstream.copy_run')").fetchall() == [(None,)]

@@ -1,0 +1,68 @@
+"""`tests/scenario/soak`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.soak.bugs import BUGS
+from tests.soak.site import open_site
+from tests.soak.soak import Options, Soak
+from tests.soak.tally import Tally
+
+
+def main() -> int:
+    given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    if given.bugs:
+        return _all_bugs(given)
+    tally = _run(given, given.bug)
+    print(tally.as_text())
+    if given.json:
+        given.json.write_text(json.dumps(tally.as_json(), indent=1) + "\n")
+    return int(tally.failed)
+
+
+def _run(given: argparse.Namespace, bug: str | None) -> Tally:
+    log = given.log or (BUGS[bug].log if bug else "directory")
+    with open_site(log) as site:
+        deck = dict.fromkeys(given.only, 1) if given.only and not bug else None
+        return Soak(site, Options(given.faults, given.seed, log, bug, deck, given.minutes * 60)).run()
+
+
+def _all_bugs(given: argparse.Namespace) -> int:
+    """Each is planted in turn; 1 if one was not caught."""
+    missed = 0
+    for name in BUGS:
+        tally = _run(given, name)
+        first = tally.seen[0] if tally.seen else None
+        caught = f"{first[0].value} after fault {first[1]}: {first[2][:160]!r}" if first else "NOT CAUGHT"
+        print(f"{name:<32}{time.monotonic() - tally.began_at:>6.0f} s  {caught}", flush=True)
+        missed += first is None
+    return int(missed > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tests/scenario/soak", description=__doc__)
+    parser.add_argument("--faults", type=int, default=200, metavar="N")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="end after so long")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="the same seed, the same faults")
+    parser.add_argument("--log", choices=["directory", "kafka"], help="else directory")
+    parser.add_argument(
+        "--only", action="append", metavar="KIND", help="faults of this kind; may be repeated"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep what was seen")
+    parser.add_argument("--bug", choices=BUGS, help="plant a bug: it must be caught, exit code 1")
+    parser.add_argument(
+        "--bugs", action="store_true", help="plant each in turn; exit code 0 if all are caught"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

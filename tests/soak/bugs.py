@@ -1,0 +1,182 @@
+"""Planted bugs: each takes away one rule of the protocol, and a soak must catch it.
+
+They are put into a child of the nursery before keepstream's `main` runs there; the product has no switch for
+them. `BUGS` names each with the faults among which it shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from connectors.postgres import claim
+from connectors.postgres.apply_catalog import TargetTable
+from connectors.postgres.apply_sets import SetPlan
+from connectors.postgres.snapshot_tables import Observer
+from pipeline.apply import grouping
+from pipeline.apply.backlog import Backlog
+from pipeline.capture.chainwriter import ChainWriter
+from pipeline.follow import Followed, SameHistory
+from schemas import framecodec, netchange
+from schemas.change import Change
+from schemas.frame import Frame, Transactions
+from schemas.lsn import Position
+from schemas.netchange import Netting
+from schemas.table import TableSchema
+
+
+def confirm_before_acknowledgement() -> None:
+    """What was appended counts as durable."""
+
+    def settle(self: Any, timeout_s: float) -> Position:
+        self._writer.durable(timeout_s)
+        while self._undurable:
+            self.durable_position = self._undurable.popleft()[1]
+        position: Position = self.durable_position
+        return position
+
+    _put(ChainWriter, "settle", settle)
+
+
+def trust_acknowledgement() -> None:
+    """An acknowledged record counts, whatever its offset is and whose records stand before it (P8)."""
+    from connectors.log.kafka_writer import KafkaWriter
+
+    def check_offset(self: Any, future: Any) -> None:
+        if future.failed():
+            raise self._failed(future.exception)
+        self._last_offset = future.value.offset
+
+    def prove_topic(self: Any) -> None:
+        self._durable = self._contiguous
+
+    _put(KafkaWriter, "_check_offset", check_offset)
+    _put(KafkaWriter, "_prove_topic", prove_topic)
+
+
+def less_or_equal() -> None:
+    """A transaction is skipped if its commit LSN is the position itself (P1)."""
+
+    def holds(self: Position, commit_lsn: int) -> bool:
+        return commit_lsn <= self.lsn
+
+    def see(self: Any, *, commit_lsn: int, xid: int, commit_time: int) -> bool:
+        if commit_lsn > self._position.lsn:
+            self.prove()
+            return False
+        if commit_lsn < self._position.lsn:
+            self._last = (xid, commit_time)
+        return True
+
+    _put(Position, "holds", holds)
+    _put(SameHistory, "see", see)
+
+
+def no_compare_and_set() -> None:
+    """The progress row is set to the new position, whatever stands there and whoever has it (P13)."""
+    advance = b"""
+        update keepstream.progress
+           set position = $1::pg_lsn, xid = $2::bigint, commit_time = $3::timestamptz, place = $4,
+               updated_at = clock_timestamp()
+         where name = $5 and stream = $6::uuid and $7::uuid is not null and $8::pg_lsn is not null
+    """
+    _put(claim, "ADVANCE", advance)
+
+
+def frame_only() -> None:
+    """The row names the frame that was reached, not the transaction in it: a group may end inside (P13)."""
+    ends: dict[int, Position] = {}
+    feed, after = Backlog.feed, grouping._after
+
+    def feed_noting_ends(self: Backlog, followed: Followed) -> None:
+        body = followed.frame.body
+        if isinstance(body, Transactions):
+            last = body.transactions[-1].position
+            ends.update({one.end_lsn: last for one in body.transactions})
+        feed(self, followed)
+
+    def after_frame(end: Position, brakes: grouping.Brakes) -> Position:
+        return after(ends.get(end.lsn, end), brakes)
+
+    _put(Backlog, "feed", feed_noting_ends)
+    _put(grouping, "_after", after_frame)
+
+
+def no_digest_check() -> None:
+    """A record counts as a frame if it can be read as one."""
+    original = framecodec.open_frame
+
+    def open_frame(record: bytes) -> Frame | None:
+        if record[:4] != framecodec.MAGIC:
+            return None
+        try:
+            return framecodec._decode_frame(record, len(record) - 32, record[-32:])
+        except (IndexError, ValueError, EOFError, KeyError, TypeError):
+            return None
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "open_frame", None) is original:
+            _put(module, "open_frame", open_frame)
+
+
+def no_relfilenode_check() -> None:
+    """A table counts as the one that the snapshot shows, whatever became of it since (P19)."""
+
+    def require_unchanged(self: Observer, table: object) -> None:
+        pass
+
+    _put(Observer, "require_unchanged", require_unchanged)
+
+
+def unconditional_sets() -> None:
+    """Sets are taken wherever there is a key, and an unsent value is taken for NULL (P15)."""
+    update = Netting._update
+
+    def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
+        key = table.key_indexes
+        columns = tuple(range(len(table.columns)))
+        return SetPlan(table, target, key, Netting(table, key), columns) if key else None
+
+    def update_all(self: Any, lives: Any, change: Change) -> None:
+        sent = Change(
+            change.operation, change.table, row=change.row, old_key=change.old_key, old_row=change.old_row
+        )
+        update(self, lives, sent)
+
+    from connectors.postgres import apply_plans
+
+    _put(apply_plans, "make_plan", make_plan)
+    _put(netchange.Netting, "_update", update_all)
+
+
+def _put(where: object, name: str, what: object) -> None:
+    setattr(where, name, what)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`plant` puts it in. `deck`: the faults among which it shows; `log`: where."""
+
+    plant: Callable[[], None]
+    deck: Mapping[str, int]
+    log: str = "directory"
+
+
+_KILLS = {"kill capture": 2, "kill apply": 2, "failpoint apply": 4}
+BUGS: Mapping[str, Bug] = {
+    "confirm-before-acknowledgement": Bug(confirm_before_acknowledgement, _KILLS | {"log disk full": 4}),
+    "trust-acknowledgement": Bug(trust_acknowledgement, _KILLS | {"stranger": 4}, log="kafka"),
+    "less-or-equal": Bug(less_or_equal, {"kill capture": 1, "quiet": 3}),
+    "no-compare-and-set": Bug(no_compare_and_set, _KILLS | {"pause": 4}),
+    "frame-only": Bug(frame_only, _KILLS | {"kill both": 4}),
+    "no-digest-check": Bug(no_digest_check, {"kill capture": 1, "damage": 3}),
+    "no-relfilenode-check": Bug(no_relfilenode_check, {"kill capture": 1, "truncate in copy": 3}),
+    "unconditional-sets": Bug(unconditional_sets, _KILLS),
+}
+
+
+def plant(name: str) -> None:
+    """Put the bug into this process."""
+    BUGS[name].plant()

@@ -1,0 +1,203 @@
+"""Starts keepstream's processes in milliseconds: `python -m tests.soak.nursery` has all imported and forks.
+
+A soak kills thousands of processes, and importing costs each of them a second of CPU. A child is what
+`python -m pipeline.cli` would be: environment, signals, standard streams and random numbers of its own,
+failpoints read anew, the same `main`. Only a planted bug (`tests.soak.bugs`) is put in before, if asked for.
+
+    parent ── {"arguments", "environment", "log", "bug"} ──▶ nursery ── fork ──▶ child
+    parent ◀─ {"started": pid} … {"ended": pid, "code": …} ── nursery
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import queue
+import random
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[2]
+_PRELOADED = (
+    "pipeline.app",
+    "pipeline.apply.stage",
+    "pipeline.board",
+    "pipeline.capture.stage",
+    "pipeline.check",
+    "pipeline.cli.apply",
+    "pipeline.cli.capture",
+    "pipeline.cli.pause",
+    "pipeline.cli.resume",
+    "pipeline.cli.run",
+    "pipeline.cli.verify",
+    "pipeline.config.loading",
+    "pipeline.copy.stage",
+    "connectors.log.directory",
+    "connectors.log.kafka",
+    "tests.soak.bugs",
+)
+_HURRIED = {
+    "pipeline.backoff": {"LONGEST_S": 3.0},
+    "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
+    "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
+    "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
+}
+"""What is rare or slow in production happens more often here. `run`'s children are not hurried."""
+_REAP_EVERY_S = 0.02
+_START_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Nursling:
+    """A child of the nursery, with what is used of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._ended = threading.Event()
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired(f"pid {self.pid}", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def end_with(self, code: int) -> None:
+        """Called by the nursery's reader."""
+        self.returncode = code
+        self._ended.set()
+
+
+class Nursery:
+    """The parent's side. Children die with the nursery, and the nursery with us."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+            cwd=_ROOT,
+            text=True,
+        )
+        self._children: dict[int, Nursling] = {}
+        self._started: queue.Queue[Nursling] = queue.Queue()
+        threading.Thread(target=self._listen, name="nursery", daemon=True).start()
+
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, bug: str | None = None
+    ) -> Nursling:
+        """Returns as soon as it has a pid. One caller at a time."""
+        wish = {"arguments": list(arguments), "environment": dict(environment), "log": str(log), "bug": bug}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(wish) + "\n")
+        self._process.stdin.flush()
+        return self._started.get(timeout=_START_S)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(_START_S)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            if "started" in told:
+                child = self._children[told["started"]] = Nursling(told["started"])
+                self._started.put(child)
+            else:
+                self._children.pop(told["ended"]).end_with(told["code"])
+
+
+# the nursery's own side
+
+
+def main() -> None:
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    for module, values in _HURRIED.items():
+        vars(importlib.import_module(module)).update(values)
+    gc.collect()
+    gc.freeze()  # children share the pages
+    assert threading.active_count() == 1, "a fork would lose the other threads"
+    for wish in _wishes():
+        pid = os.fork()
+        if pid == 0:
+            _live(wish)
+        _tell({"started": pid})
+
+
+def _wishes() -> Iterator[dict[str, Any]]:
+    """Until the parent is gone. Meanwhile children that have ended are told of."""
+    buffered = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], _REAP_EVERY_S)
+        _reap()
+        if not ready:
+            continue
+        data = os.read(0, 65536)
+        if not data:
+            return
+        *lines, buffered = (buffered + data).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            _tell({"ended": ended[0], "code": os.waitstatus_to_exitcode(ended[1])})
+
+
+def _tell(what: dict[str, int]) -> None:
+    os.write(1, json.dumps(what).encode() + b"\n")
+
+
+def _live(wish: dict[str, Any]) -> None:
+    """The child: never returns."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    output = os.open(wish["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(wish["environment"])
+    random.seed()
+    importlib.reload(importlib.import_module("connectors.failpoints"))
+    code = 1
+    try:
+        if wish["bug"]:
+            importlib.import_module("tests.soak.bugs").plant(wish["bug"])
+        code = importlib.import_module("pipeline.cli").main(wish["arguments"])
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 1
+    except BaseException as error:  # noqa: BLE001 - what Python itself would do with it
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

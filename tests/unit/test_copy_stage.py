@@ -1,0 +1,26 @@
+"""The first copy as a stage: what ends it, and what does not."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from connectors.postgres import progress
+from pipeline.copy.stage import FirstCopyStage
+
+
+def test_a_replica_that_another_one_completed_meanwhile_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two stages that begin at once, both see an empty replica; the later one finds it in use."""
+    states = iter([False, True])
+    reports: list[Any] = []
+    stage = FirstCopyStage(None, threading.Event(), reports.append)  # type: ignore[arg-type]
+
+    def refused() -> None:
+        raise progress.in_use("crm")
+
+    monkeypatch.setattr(stage, "_is_streaming", lambda: next(states))
+    monkeypatch.setattr(stage, "_copy", refused)
+    assert stage.run() is True
+    assert reports == []
