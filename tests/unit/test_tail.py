@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.follow import TAIL_PROOF_RECORDS, Follower, find_tail, follow_from_start
 from tests.frames import OTHER_STREAM, Writer
-from tests.memorylog import MemoryLog
+from tests.memorylog import STEP, MemoryLog
 
 IN_FLIGHT = 6
 
