@@ -103,7 +103,8 @@ class Nursery:
         )
         self._children: dict[int, Nursling] = {}
         self._started: queue.Queue[Nursling] = queue.Queue()
-        threading.Thread(target=self._listen, name="nursery", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="nursery", daemon=True)
+        self._listener.start()
 
     def start(
         self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, bug: str | None = None
@@ -119,16 +120,17 @@ class Nursery:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(_START_S)
+        self._listener.join()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            told = json.loads(line)
-            if "started" in told:
-                child = self._children[told["started"]] = Nursling(told["started"])
-                self._started.put(child)
-            else:
-                self._children.pop(told["ended"]).end_with(told["code"])
+        with self._process.stdout as lines:
+            for told in map(json.loads, lines):
+                if "started" in told:
+                    child = self._children[told["started"]] = Nursling(told["started"])
+                    self._started.put(child)
+                else:
+                    self._children.pop(told["ended"]).end_with(told["code"])
 
 
 # the nursery's own side

@@ -28,6 +28,9 @@ class LongWitness(Witness):
     _bases: deque[_Base] = field(default_factory=deque)
     _back_from: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._bases.append(_Base(0, 0, Model()))
+
     def may_go_back(self) -> None:
         """What is sampled from now on may lie before what was sampled until now."""
         self._back_from.append(len(self.samples))
@@ -51,11 +54,12 @@ class LongWitness(Witness):
     def fork(self, replica: LongWitness) -> None:
         """Let the witness of another replica, which will be copied from now on, know what this one knows."""
         replica._model, replica._applied = self._model.copy(), self._applied
+        replica._bases = deque([_Base(0, self._applied, self._model.copy())])
 
     @property
     def oldest(self) -> int:
         """How many transactions can be forgotten."""
-        return self._bases[0].applied if self._bases else 0
+        return self._bases[0].applied
 
     def look(self) -> Sample | None:
         sample = super().look()
