@@ -1,5 +1,6 @@
 /* Changes in C: `Change` of avsc/frame.avsc to and from its bytes, as schemas.changecodec writes and reads it,
- * for the changes that are one row; those with a payload are left to the Python.
+ * for the changes that are one row; those with a payload are left to the Python. And the transactions around
+ * them, as schemas.framecodec reads them.
  *
  * Optional, as _rowcode.c is. Every read is checked against the end of the data; nothing is written but
  * new Python objects.
@@ -218,18 +219,27 @@ read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ss
 }
 
 static PyObject *
+make(PyTypeObject *type, PyObject *fields)
+{
+    PyObject *arguments = PyTuple_Pack(1, fields), *made = NULL;
+    if (arguments != NULL) {
+        made = PyTuple_Type.tp_new(type, arguments, NULL);
+        Py_DECREF(arguments);
+    }
+    return made;
+}
+
+static PyObject *
 read_change(PyObject *block, PyTypeObject *type, PyObject *operations, PyObject *read_payload, Py_ssize_t *pos)
 {
-    PyObject *fields = PyTuple_New(FIELDS), *arguments, *change = NULL;
+    PyObject *fields = PyTuple_New(FIELDS), *change = NULL;
     if (fields == NULL)
         return NULL;
     if (read_fields(block, operations, read_payload, pos, fields) < 0) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_ValueError, "no change stands here");
-    } else if ((arguments = PyTuple_Pack(1, fields)) != NULL) {
-        change = PyTuple_Type.tp_new(type, arguments, NULL);
-        Py_DECREF(arguments);
-    }
+    } else
+        change = make(type, fields);
     Py_DECREF(fields);
     return change;
 }
@@ -256,8 +266,122 @@ decode_changes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return changes;
 }
 
+/* ---- reading whole transactions */
+
+/* The fields of schemas.frame.Transaction. */
+enum { XID, COMMIT_LSN, END_LSN, COMMIT_TIME, ORIGIN, CHANGE_COUNT, CHANGES, TRANSACTION_FIELDS };
+
+/* An Avro long in its shortest form. 0 and a new *pos, or -1. */
+static int
+read_long(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, int64_t *value)
+{
+    uint64_t zigzag = 0;
+    Py_ssize_t p = *pos;
+    for (int shift = 0; shift < 70; shift += 7) {
+        if (p >= end)
+            return -1;
+        uint8_t byte = data[p++];
+        if (shift == 63 && byte > 1)
+            return -1; /* more than 64 bits */
+        zigzag |= (uint64_t)(byte & 0x7F) << shift;
+        if (byte < 0x80) {
+            if (shift && !byte)
+                return -1; /* longer than it need be */
+            *pos = p;
+            *value = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
+            return 0;
+        }
+    }
+    return -1;
+}
+
+static PyObject *
+read_origin(PyObject *record, Py_ssize_t *pos)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(record);
+    Py_ssize_t end = PyBytes_GET_SIZE(record), length;
+    if (*pos >= end || (data[*pos] != 0 && data[*pos] != 2))
+        return NULL;
+    if (data[(*pos)++] == 0)
+        return Py_NewRef(Py_None);
+    if (read_count(data, end, pos, &length) < 0 || length > end - *pos)
+        return NULL;
+    *pos += length;
+    return PyUnicode_DecodeUTF8((const char *)data + *pos - length, length, NULL);
+}
+
+/* An array of changes in one block with its size, not decoded. 0 and a new *pos, or -1. */
+static int
+read_block(PyObject *record, Py_ssize_t *pos, PyObject *fields)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(record);
+    Py_ssize_t end = PyBytes_GET_SIZE(record);
+    int64_t count;
+    if (read_long(data, end, pos, &count) < 0 || count > 0 || count == INT64_MIN)
+        return -1;
+    PyObject *changes = count ? read_bytes(record, pos) : PyBytes_FromStringAndSize(NULL, 0);
+    if (changes == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, CHANGES, changes);
+    if (count && (*pos >= end || data[(*pos)++] != 0))
+        return -1;
+    PyObject *number = PyLong_FromLongLong(-count);
+    if (number == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, CHANGE_COUNT, number);
+    return 0;
+}
+
+static int
+read_transaction_fields(PyObject *record, Py_ssize_t *pos, PyObject *fields)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(record);
+    PyObject *value;
+    int64_t number;
+    for (int field = XID; field <= COMMIT_TIME; field++) {
+        if (read_long(data, PyBytes_GET_SIZE(record), pos, &number) < 0 ||
+            (value = PyLong_FromLongLong(number)) == NULL)
+            return -1;
+        PyTuple_SET_ITEM(fields, field, value);
+    }
+    if ((value = read_origin(record, pos)) == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, ORIGIN, value);
+    return read_block(record, pos, fields);
+}
+
+PyDoc_STRVAR(decode_transactions_doc,
+"decode_transactions(record, position, count, transaction type) -> (list of transactions, position after)\n\n"
+"They stand back to back. Raises ValueError.");
+
+static PyObject *
+decode_transactions(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4 || !PyBytes_Check(args[0]) || !PyType_Check(args[3]) ||
+        !PyType_IsSubtype((PyTypeObject *)args[3], &PyTuple_Type))
+        return PyErr_Format(PyExc_TypeError, "decode_transactions(bytes, int, int, tuple type)");
+    Py_ssize_t pos = PyLong_AsSsize_t(args[1]), count = PyLong_AsSsize_t(args[2]);
+    if (pos < 0 || count < 0)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "a negative position or count");
+    PyObject *transactions = PyList_New(0);
+    for (Py_ssize_t i = 0; transactions != NULL && i < count; i++) {
+        PyObject *fields = PyTuple_New(TRANSACTION_FIELDS), *transaction = NULL;
+        if (fields != NULL && read_transaction_fields(args[0], &pos, fields) == 0)
+            transaction = make((PyTypeObject *)args[3], fields);
+        else if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "no transaction stands here");
+        Py_XDECREF(fields);
+        if (transaction == NULL || PyList_Append(transactions, transaction) < 0)
+            Py_CLEAR(transactions);
+        Py_XDECREF(transaction);
+    }
+    return transactions != NULL ? Py_BuildValue("Nn", transactions, pos) : NULL;
+}
+
 static PyMethodDef methods[] = {
     {"encode_row_change", encode_row_change, METH_O, encode_row_change_doc},
+    {"decode_transactions", (PyCFunction)(void (*)(void))decode_transactions, METH_FASTCALL,
+     decode_transactions_doc},
     {"decode_changes", (PyCFunction)(void (*)(void))decode_changes, METH_FASTCALL, decode_changes_doc},
     {NULL, NULL, 0, NULL},
 };

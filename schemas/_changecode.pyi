@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from schemas.change import Change, Operation
+from schemas.frame import Transaction
 
 def encode_row_change(change: Change, /) -> bytes: ...
 def decode_changes(
@@ -11,3 +12,6 @@ def decode_changes(
     read_payload: Callable[[bytes, int], tuple[Any, int]],
     /,
 ) -> list[Change]: ...
+def decode_transactions(
+    record: bytes, position: int, count: int, transaction_type: type[Transaction], /
+) -> tuple[list[Transaction], int]: ...

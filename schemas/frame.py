@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from schemas.change import Change
 from schemas.changecodec import decode_change, decode_changes, wrong_form
@@ -19,9 +20,9 @@ FRAME_TARGET_BYTES = 512 * 1024
 """Frames are closed at about this size; one larger change is cut into fragments (P3)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A whole source transaction. `changes` holds `change_count` encoded changes, back to back."""
+class Transaction(NamedTuple):
+    """A whole source transaction. `changes` holds `change_count` encoded changes, back to back. (A tuple: a
+    frame has thousands.)"""
 
     xid: int
     commit_lsn: Lsn

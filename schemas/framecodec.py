@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastavro import schemaless_reader, schemaless_writer
 
 from schemas.avsc import load_named
 from schemas.changecodec import encode_array, wrong_form
+from schemas.compiled import find_compiled
 from schemas.frame import (
     Anchor,
     Body,
@@ -41,6 +42,10 @@ from schemas.primitives import (
     read_optional_text,
 )
 from schemas.table import Column, ReplicaIdentity, TableSchema
+
+decode_transactions: Callable[..., tuple[list[Transaction], int]] | None = find_compiled(
+    "schemas._changecode", "decode_transactions"
+)
 
 MAGIC = b"KSF1"
 _HEADER_FIXED = len(MAGIC) + 16
@@ -287,10 +292,13 @@ def _decode_body(record: bytes, pos: int) -> tuple[Body, int]:
 
 def _decode_transactions(record: bytes, pos: int) -> tuple[Transactions, int]:
     count, pos = read_count(record, pos)
-    transactions = []
-    for _ in range(count):
-        transaction, pos = _decode_transaction(record, pos)
-        transactions.append(transaction)
+    if decode_transactions is not None:
+        transactions, pos = decode_transactions(record, pos, count, Transaction)
+    else:
+        transactions = []
+        for _ in range(count):
+            transaction, pos = _decode_transaction(record, pos)
+            transactions.append(transaction)
     return Transactions(tuple(transactions)), read_end(record, pos)
 
 

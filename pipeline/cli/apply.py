@@ -54,6 +54,7 @@ def apply(
     from pipeline.apply.options import Skip
     from pipeline.apply.stage import run_apply
     from pipeline.board import Board
+    from pipeline.collector import calm_collector
     from pipeline.copy.stage import FirstCopyStage
     from pipeline.signals import stop_on_signals
 
@@ -73,6 +74,7 @@ def apply(
             take_over=take_over,
         )
         stop, publish = stop_on_signals(), Board(log).publish
+        calm_collector()
         first_copy = FirstCopyStage(first_copy_options(called.config, log, replica), stop, publish)
         reached = first_copy.run() and run_apply(options, stop, publish)
     finally:

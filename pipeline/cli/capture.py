@@ -23,6 +23,7 @@ def capture(
     from pipeline.app import capture_options, open_log
     from pipeline.board import Board
     from pipeline.capture.stage import CaptureStage
+    from pipeline.collector import calm_collector
     from pipeline.signals import stop_on_signals
 
     called = invocation(context)
@@ -30,6 +31,7 @@ def capture(
     log = open_log(called.config)
     try:
         options = capture_options(called.config, log, take_over=take_over)
+        calm_collector()
         CaptureStage(options, stop_on_signals(), Board(log).publish).run()
     finally:
         log.close()

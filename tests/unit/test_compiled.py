@@ -7,7 +7,7 @@ import os
 import pytest
 
 from connectors.postgres import copytext
-from schemas import changecodec, rowcode
+from schemas import changecodec, framecodec, rowcode
 from schemas.compiled import find_compiled
 
 BUILT = find_compiled("schemas._rowcode", "encode_row") is not None
@@ -20,6 +20,7 @@ def test_every_function_in_c_is_found() -> None:
         rowcode.decode_row,
         changecodec.encode_row_change,
         changecodec.walk_changes,
+        framecodec.decode_transactions,
         copytext.encode_in_c,
     ):
         assert type(found).__name__ == "builtin_function_or_method"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import changecodec
+from schemas import changecodec, framecodec
 from schemas.avsc import load
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.changecodec import decode_change, decode_changes, encode_change
@@ -102,17 +102,17 @@ def frame_of(encoded: list[bytes]) -> bytes:
     ]
 
 
-IN_C = (changecodec.encode_row_change, changecodec.walk_changes)
+IN_C = (changecodec.encode_row_change, changecodec.walk_changes, framecodec.decode_transactions)
 
 
 @contextmanager
 def in_python() -> Iterator[None]:
     """Changes are written and read by the Python, as where there is no compiler."""
-    changecodec.encode_row_change = changecodec.walk_changes = None
+    changecodec.encode_row_change = changecodec.walk_changes = framecodec.decode_transactions = None
     try:
         yield
     finally:
-        changecodec.encode_row_change, changecodec.walk_changes = IN_C
+        changecodec.encode_row_change, changecodec.walk_changes, framecodec.decode_transactions = IN_C
 
 
 @given(st.lists(changes, max_size=4))
