@@ -252,6 +252,13 @@ def test_a_hold_of_somebody_else_is_not_replaced_before_it_expires(streaming: Se
     )
 
 
+def test_a_replica_without_a_copy_cannot_be_held(other: Session) -> None:
+    with pytest.raises(HistoryBroken) as told:
+        hold.hold(other, "crm", HoldKind.PAUSE, replica="standby")
+    assert told.value.code == "progress-missing"
+    assert "If no copy was made yet, start `keepstream run`." in told.value.hint
+
+
 def test_a_hold_is_moved_only_by_who_knows_it_and_in_time(streaming: Session) -> None:
     hold.hold(streaming, "crm", HoldKind.VERIFY, at=Lsn(0x300), expires_s=60, replica="standby")
     verify = HoldKind.VERIFY
