@@ -17,13 +17,14 @@ from tests.scenario.workload import SCHEMA, TABLES, Workload
 
 DEATH_S = 60.0
 CATCH_UP_S = 60.0
-_STEP_S = 0.02
+STEP_S = 0.02
 
 
 class World:
     """One source with a workload, one pipeline, one replica that began empty beside an empty source.
 
-    `stages`: the process that was started last with each command line.
+    `stages`: the process that was started last with each command line. `step_s`: how long the workload
+    rests after each of its steps.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -31,6 +32,7 @@ class World:
         self.source = pipeline.source
         self.replica = pipeline.replica
         self.stages: dict[str, Running] = {}
+        self.step_s = STEP_S
         for side in (self.source, self.replica):
             side.execute(SCHEMA)
         pipeline.settings["replicas"]["standby"]["initial"] = "none"
@@ -95,7 +97,7 @@ class World:
             self.workload.step()
             if self.workload.steps % 5 == 0:
                 self.witness.look()
-            time.sleep(_STEP_S)
+            time.sleep(self.step_s)
 
     def catch_up(self, witness: Witness | None = None, timeout_s: float = CATCH_UP_S) -> None:
         """Until the replica holds what is committed now."""

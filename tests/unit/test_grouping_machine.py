@@ -311,7 +311,7 @@ class Replicas(RuleBasedStateMachine):
     def _is_a_right_group(self, replica: Replica, group: Group, limits: Limits) -> None:
         size = len(group.transactions)
         made = [self.source.committed[loaded.transaction.xid - 1] for loaded in group.transactions]
-        assert [loaded.changes for loaded in group.transactions] == [one.changes for one in made]
+        assert [tuple(loaded.changes) for loaded in group.transactions] == [one.changes for one in made]
         assert group.barrier == made[0].is_barrier
         assert size == 1 or not any(one.is_barrier for one in made)
         assert size == 1 or sum(len(one.changes) for one in made) <= limits.changes
