@@ -8,28 +8,16 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
 #include <string.h>
 
+#include "_varint.h"
+
 #define TABLE_BYTES 8
-#define MOST_BYTES_OF_A_LONG 10
 
 /* The fields of schemas.change.Change. */
 enum { OPERATION, TABLE, OLD_KEY, OLD_ROW, ROW, ABSENT, PAYLOAD, FIELDS };
 
 /* ---- writing */
-
-static uint8_t *
-put_long(uint8_t *p, uint64_t not_negative)
-{
-    uint64_t zigzag = not_negative << 1;
-    while (zigzag >= 0x80) {
-        *p++ = (uint8_t)(zigzag | 0x80);
-        zigzag >>= 7;
-    }
-    *p++ = (uint8_t)zigzag;
-    return p;
-}
 
 /* The union's branch, length and bytes; branch 0 for None. */
 static uint8_t *
@@ -40,7 +28,7 @@ put_optional(uint8_t *p, PyObject *value, uint8_t branch)
         return p;
     }
     *p++ = branch;
-    p = put_long(p, (uint64_t)PyBytes_GET_SIZE(value));
+    p = put_long(p, PyBytes_GET_SIZE(value));
     memcpy(p, PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
     return p + PyBytes_GET_SIZE(value);
 }
@@ -87,14 +75,14 @@ encode_row_change(PyObject *module, PyObject *change)
     p = put_optional(p + TABLE_BYTES, old, field[OLD_KEY] != Py_None ? 2 : 4);
     p = put_optional(p, field[ROW], 2);
     if (absent)
-        p = put_long(p, (uint64_t)absent);
+        p = put_long(p, absent);
     for (Py_ssize_t i = 0; i < absent; i++) {
         Py_ssize_t index = PyLong_AsSsize_t(PyTuple_GET_ITEM(field[ABSENT], i));
         if (index < 0) {
             Py_DECREF(encoded);
             return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "not a column's index");
         }
-        p = put_long(p, (uint64_t)index);
+        p = put_long(p, index);
     }
     *p++ = 0; /* the array's end */
     *p++ = 0; /* no payload */
@@ -104,26 +92,15 @@ encode_row_change(PyObject *module, PyObject *change)
 
 /* ---- reading */
 
-/* A length or a count in its shortest form. 0 and a new *pos, or -1. */
+/* A length or a count. 0 and a new *pos, or -1. */
 static int
 read_count(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, Py_ssize_t *value)
 {
-    uint64_t zigzag = 0;
-    Py_ssize_t p = *pos;
-    for (int shift = 0; shift < 63; shift += 7) {
-        if (p >= end)
-            return -1;
-        uint8_t byte = data[p++];
-        zigzag |= (uint64_t)(byte & 0x7F) << shift;
-        if (byte < 0x80) {
-            if ((shift && !byte) || zigzag & 1)
-                return -1; /* longer than it need be, or negative */
-            *pos = p;
-            *value = (Py_ssize_t)(zigzag >> 1);
-            return 0;
-        }
-    }
-    return -1;
+    int64_t number;
+    if (read_long(data, end, pos, &number) < 0 || number < 0)
+        return -1;
+    *value = (Py_ssize_t)number;
+    return 0;
 }
 
 static PyObject *
@@ -270,30 +247,6 @@ decode_changes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 
 /* The fields of schemas.frame.Transaction. */
 enum { XID, COMMIT_LSN, END_LSN, COMMIT_TIME, ORIGIN, CHANGE_COUNT, CHANGES, TRANSACTION_FIELDS };
-
-/* An Avro long in its shortest form. 0 and a new *pos, or -1. */
-static int
-read_long(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, int64_t *value)
-{
-    uint64_t zigzag = 0;
-    Py_ssize_t p = *pos;
-    for (int shift = 0; shift < 70; shift += 7) {
-        if (p >= end)
-            return -1;
-        uint8_t byte = data[p++];
-        if (shift == 63 && byte > 1)
-            return -1; /* more than 64 bits */
-        zigzag |= (uint64_t)(byte & 0x7F) << shift;
-        if (byte < 0x80) {
-            if (shift && !byte)
-                return -1; /* longer than it need be */
-            *pos = p;
-            *value = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
-            return 0;
-        }
-    }
-    return -1;
-}
 
 static PyObject *
 read_origin(PyObject *record, Py_ssize_t *pos)

@@ -12,8 +12,9 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "_varint.h"
 
 /* One letter a column, as rowdecoder.kinds_of gives them. */
 #define KIND_TEXT 's'        /* length and bytes */
@@ -27,30 +28,6 @@
 #define SECOND_US 1000000LL
 #define DAY_US (86400LL * SECOND_US)
 #define YEAR_10000_US (2932897LL * DAY_US)
-
-/* An Avro long in its shortest form. 0 and a new *pos, or -1. */
-static int
-read_long(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, int64_t *value)
-{
-    uint64_t zigzag = 0;
-    Py_ssize_t p = *pos;
-    for (int shift = 0; shift < 70; shift += 7) {
-        if (p >= end)
-            return -1;
-        uint8_t byte = data[p++];
-        if (shift == 63 && byte > 1)
-            return -1; /* more than 64 bits */
-        zigzag |= (uint64_t)(byte & 0x7F) << shift;
-        if (byte < 0x80) {
-            if (shift && !byte)
-                return -1; /* longer than it need be */
-            *pos = p;
-            *value = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
-            return 0;
-        }
-    }
-    return -1;
-}
 
 static PyObject *
 make_integer(int64_t value)
@@ -265,19 +242,11 @@ reserve(Row *row, Py_ssize_t more)
 }
 
 /* The caller has reserved MOST_BYTES_OF_A_LONG. */
-#define MOST_BYTES_OF_A_LONG 10
-
 static void
-put_long(Row *row, int64_t value)
+add_long(Row *row, int64_t value)
 {
-    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(row->bytes) + row->size;
-    uint64_t zigzag = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63);
-    while (zigzag >= 0x80) {
-        *p++ = (uint8_t)(zigzag | 0x80);
-        zigzag >>= 7;
-    }
-    *p++ = (uint8_t)zigzag;
-    row->size = p - (uint8_t *)PyBytes_AS_STRING(row->bytes);
+    uint8_t *start = (uint8_t *)PyBytes_AS_STRING(row->bytes);
+    row->size = put_long(start + row->size, value) - start;
 }
 
 /* `-1204`: no sign but minus, no leading zeros, at most 18 digits; 0, or -1 for anything else. */
@@ -388,14 +357,14 @@ put_value(Row *row, char kind, PyObject *codec, const uint8_t *text, Py_ssize_t 
     PyBytes_AS_STRING(row->bytes)[row->size++] = 2;
     switch (kind) {
     case KIND_TEXT:
-        put_long(row, length);
+        add_long(row, length);
         return put_bytes(row, (const char *)text, length);
     case KIND_INT:
     case KIND_LONG:
         if (parse_integer(text, length, &value) < 0 ||
             (kind == KIND_INT && (value < INT32_MIN || value > INT32_MAX)))
             return put_encoded(row, codec, text, length);
-        put_long(row, value);
+        add_long(row, value);
         return 0;
     case KIND_BOOLEAN:
         if (length != 1 || (*text != 't' && *text != 'f'))
@@ -406,7 +375,7 @@ put_value(Row *row, char kind, PyObject *codec, const uint8_t *text, Py_ssize_t 
     case KIND_TIMESTAMPTZ:
         if (parse_timestamp(text, length, kind == KIND_TIMESTAMPTZ, &value) < 0)
             return put_encoded(row, codec, text, length);
-        put_long(row, value);
+        add_long(row, value);
         return 0;
     default:
         return put_encoded(row, codec, text, length);

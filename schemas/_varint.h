@@ -1,0 +1,43 @@
+/* Avro's int and long, as the modules in C read and write them; schemas/varint.py tells the format. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MOST_BYTES_OF_A_LONG 10
+
+/* A long in its shortest form. 0 and a new *pos, or -1. */
+static inline int
+read_long(const uint8_t *data, ptrdiff_t end, ptrdiff_t *pos, int64_t *value)
+{
+    uint64_t zigzag = 0;
+    ptrdiff_t p = *pos;
+    for (int shift = 0; shift < 70; shift += 7) {
+        if (p >= end)
+            return -1;
+        uint8_t byte = data[p++];
+        if (shift == 63 && byte > 1)
+            return -1; /* more than 64 bits */
+        zigzag |= (uint64_t)(byte & 0x7F) << shift;
+        if (byte < 0x80) {
+            if (shift && !byte)
+                return -1; /* longer than it need be */
+            *pos = p;
+            *value = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
+            return 0;
+        }
+    }
+    return -1;
+}
+
+/* Where the next byte goes. There is room for MOST_BYTES_OF_A_LONG. */
+static inline uint8_t *
+put_long(uint8_t *p, int64_t value)
+{
+    uint64_t zigzag = ((uint64_t)value << 1) ^ (uint64_t)(value >> 63);
+    while (zigzag >= 0x80) {
+        *p++ = (uint8_t)(zigzag | 0x80);
+        zigzag >>= 7;
+    }
+    *p++ = (uint8_t)zigzag;
+    return p;
+}
