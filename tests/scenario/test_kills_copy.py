@@ -11,18 +11,7 @@ from tests.fix_postgres import Server
 from tests.scenario.checker import Witness
 from tests.scenario.workload import TABLES
 from tests.scenario.world import World, new_world
-
-COPY = (
-    "copy.marker_written",
-    "copy.snapshot_taken",
-    "copy.predata_restored",
-    "copy.half_copied",
-    "copy.data_copied",
-    "copy.postdata_restored",
-    "copy.before_completion",
-    "copy.after_completion",
-)
-
+from tests.soak.plan import COPY
 
 COPY_STEP_S = 0.12
 """A TRUNCATE after its snapshot makes a copy begin anew (P19), and every round of the workload ends with one:
