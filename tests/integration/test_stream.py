@@ -269,7 +269,7 @@ def test_a_confirmation_travels_at_once_although_the_next_status_is_far(
 
 
 def test_what_was_not_confirmed_comes_again_and_what_was_does_not(
-    source: Database, slot: str, open_stream: Open
+    source: Database, slot: str, open_stream: Open, observer: Session
 ) -> None:
     first = open_stream(slot)
     insert(source, 1, 1)
@@ -278,6 +278,7 @@ def test_what_was_not_confirmed_comes_again_and_what_was_does_not(
     insert(source, 2, 2)
     read_commits(first, 1)
     first.close()  # says what was confirmed before it goes
+    wait_until_free(observer, slot)
     assert inserted_keys(read_commits(open_stream(slot), 1)) == [2]
 
 
@@ -293,6 +294,16 @@ def test_a_confirmation_cannot_go_back(slot: str, open_stream: Open) -> None:
 def impatient(source: Database) -> str:
     """A connection whose walsender gives up after a second without a status update."""
     return make_conninfo(source.dsn, options="-c wal_sender_timeout=1s")
+
+
+def wait_until_free(observer: Session, slot: str) -> None:
+    """Until the server has seen that the stream's connection is closed."""
+
+    def free() -> bool:
+        found = read_slot(observer, slot)
+        return found is not None and found.active_pid is None
+
+    wait_for(free, "the end of the slot's walsender")
 
 
 def walsenders(observer: Session) -> int:
@@ -447,7 +458,7 @@ def test_a_slot_in_use_leaves_its_stream_alone(source: Database, slot: str, open
 
 
 def test_a_standby_can_try_again_and_again_with_one_connection(
-    source: Database, slot: str, open_stream: Open
+    source: Database, slot: str, open_stream: Open, observer: Session
 ) -> None:
     owner = open_stream(slot)
     walsender = Walsender(source.dsn, purpose="standby")
@@ -455,6 +466,7 @@ def test_a_standby_can_try_again_and_again_with_one_connection(
         with pytest.raises(RetryLater):
             SlotStream(walsender, slot=slot, publication="p").start()
     owner.close()
+    wait_until_free(observer, slot)
     standby = SlotStream(walsender, slot=slot, publication="p")
     standby.start()
     insert(source, 1, 1)
