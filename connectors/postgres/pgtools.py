@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from connectors.scratch import scratch_folder
 from schemas.errors import OperatorNeeded
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
@@ -122,10 +122,11 @@ def open_login(
     given.setdefault("connect_timeout", "10")
     if options:
         given["options"] = f"{given.get('options', '')} {options}".strip()
-    with tempfile.TemporaryDirectory(prefix="keepstream-") as folder:  # 0700
+    with contextlib.ExitStack() as stack:
         if secrets:
-            given["service"] = _write_service(Path(folder), given, secrets)
-            environment["PGSERVICEFILE"] = str(Path(folder) / "service")
+            folder = stack.enter_context(scratch_folder())
+            given["service"] = _write_service(folder, given, secrets)
+            environment["PGSERVICEFILE"] = str(folder / "service")
         yield make_conninfo("", **given), environment
 
 

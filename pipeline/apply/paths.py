@@ -180,6 +180,7 @@ class Paths:
         logger.info("sets refused", extra={"table": refusal.table, "reason": refusal.reason})
         undone, self._under_way = self._under_way, None
         assert undone is not None
+        self.single_changes -= undone.changes - sum(undone.as_sets.values())  # undone with the sets
         self._send_singly(undone.runs)
 
     def _send_singly(self, runs: Sequence[Run]) -> None:

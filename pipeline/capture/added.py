@@ -17,6 +17,7 @@ from psycopg import sql
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.capture.schemachange import added_columns
+from pipeline.capture.shapes import without_files
 from schemas.errors import KeepstreamError, RefusedData, RetryLater
 from schemas.table import TableSchema
 
@@ -37,14 +38,27 @@ class AddedColumns:
         self._purpose = purpose
         self._told: set[bytes] = set()
         self._sent: dict[int, tuple[int, TableSchema]] = {}
+        self._nothing_at: set[str] = set()
 
-    def look(self, session: Session, known: Iterable[TableSchema]) -> None:
-        """Emit a message for each published table that has more columns than its newest known version."""
+    def look(self, session: Session, known: Iterable[TableSchema], entries: Iterable[str]) -> None:
+        """Emit a message for each published table that has more columns than its newest known version.
+
+        `entries`: the publication's, as just compared. The catalog is not read again while they say what they
+        said when nothing was found.
+        """
+        columns = without_files(entries)
+        if columns == self._nothing_at:
+            return
         newest = {table.qualified_name: table for table in known}
         under_way = {table.id for _, table in self._sent.values()}
-        for table in published_tables(session, self._publication):
-            before = newest.get(table.qualified_name)
-            if before is not None and table.id not in under_way and _has_more(before, table):
+        grown = [
+            table
+            for table in published_tables(session, self._publication)
+            if (before := newest.get(table.qualified_name)) is not None and _has_more(before, table)
+        ]
+        self._nothing_at = set() if grown else columns
+        for table in grown:
+            if table.id not in under_way:
                 self._try_send(table)
 
     def met(self, xid: int) -> tuple[int, TableSchema] | None:

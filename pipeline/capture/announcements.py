@@ -44,15 +44,17 @@ class Announcements:
     def __init__(self) -> None:
         self._ended: dict[str, Lsn] = {}
 
-    def still_needed(self, session: Session, anchored: Iterable[str], *, held: Lsn) -> tuple[str, ...]:
-        """Call it after the publication was compared. `held`: what the log holds."""
-        announced = announced_joins(anchored)
+    def without_ended(self, session: Session, anchored: Iterable[str], *, held: Lsn) -> tuple[str, ...]:
+        """The entries that are still needed. Call it after the publication was compared. `held`: what the
+        log holds."""
+        entries = tuple(anchored)
+        announced = announced_joins(entries)
         if not announced:
-            return ()
-        needed = tuple(token for token in announced if held < self._ended.get(token, held + 1))
+            return entries
+        needed = [token for token in announced if held < self._ended.get(token, held + 1)]
         with wrapped("looking for transactions that add tables"):
             rows = session.execute(_RUNNING, [sorted(announced_xids(needed))]).fetchall()
         running = {join_token(int(xid)) for (xid,) in rows}
         end = insert_lsn(session)
         self._ended = {token: self._ended.get(token, end) for token in needed if token not in running}
-        return needed
+        return tuple(entry for entry in entries if entry in needed or not entry.startswith(_PREFIX))

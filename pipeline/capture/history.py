@@ -116,11 +116,14 @@ def published_now(session: Session, publication: str) -> tuple[str, ...]:
     """What an ANCHOR says of the publication: the catalog rows that make it up, the tables' shapes, and
     which table bears which name. A rename changes none of those rows, but rows of two tables that swap
     their names would be taken for each other's."""
+    return (*_listed_now(session, publication), *map(shape_entry, read_shapes(session, publication)))
+
+
+def _listed_now(session: Session, publication: str) -> tuple[str, ...]:
     found = publications.read_publication(session, publication)
     tables = found.tables if found else ()
     names = sorted(f"{_TABLE}{table.oid}:{table.schema}.{table.name}" for table in tables)
-    shapes = map(shape_entry, read_shapes(session, publication))
-    return (*publications.publication_identity(session, publication), *names, *shapes)
+    return (*publications.publication_identity(session, publication), *names)
 
 
 def named_tables(entries: Iterable[str]) -> dict[int, str]:
@@ -131,7 +134,7 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
 
 def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
-    the stream does not tell. Returns what the next ANCHOR says, without announcements.
+    the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
 
     Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
     """
@@ -141,9 +144,9 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
     for shape in now:
         if shape.oid in shapes:
             check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
-    current = published_now(session, publication)
+    current = _listed_now(session, publication)
     check_publication(publication, anchored, current)
-    return (*_without_shapes(current), *map(shape_entry, now))
+    return (*current, *map(shape_entry, now), *announced_joins(anchored))
 
 
 def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
@@ -184,7 +187,3 @@ def renamed(old: str, new: str) -> RefusedData:
 
 def _without_names(entries: Sequence[str]) -> tuple[str, ...]:
     return tuple(entry for entry in entries if not entry.startswith((_TABLE, PREFIX)))
-
-
-def _without_shapes(entries: Sequence[str]) -> tuple[str, ...]:
-    return tuple(entry for entry in entries if not entry.startswith(PREFIX))

@@ -44,7 +44,7 @@ class Housekeeping:
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
             self.check_publication()
-            self._added.look(self._capture.sql, packer.live_tables)
+            self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             return self._look(packer)
         self._heartbeat(batch, packer, now)
         return ()
@@ -68,5 +68,4 @@ class Housekeeping:
         sql = self._capture.sql
         current = check_published(sql, self._options.publication, chain.publication)
         held = chain.durable_position.lsn
-        announced = self._announcements.still_needed(sql, chain.publication, held=held)
-        chain.publication_is(current + announced)
+        chain.publication_is(self._announcements.without_ended(sql, current, held=held))

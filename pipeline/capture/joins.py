@@ -28,7 +28,7 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.tableddl import TableDdl, dump_table
-from pipeline.capture.announcements import announced_joins, join_token
+from pipeline.capture.announcements import join_token
 from pipeline.capture.history import check_published
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
@@ -318,7 +318,7 @@ class Joins:
         """P11: what nobody else changed meanwhile is the publication from now on."""
         chain = self._capture.chain
         current = check_published(self._capture.sql, self._options.publication, chain.publication)
-        chain.publication_is(current + announced_joins(chain.publication))
+        chain.publication_is(current)
 
 
 def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:

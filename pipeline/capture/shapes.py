@@ -44,10 +44,11 @@ def with_shape(entries: Iterable[str], shape: Shape) -> tuple[str, ...]:
 def altered(before: Iterable[str], after: Iterable[str]) -> bool:
     """Whether more than files differs: then the next ANCHOR must not wait, because a capture that
     continues compares with it."""
-    return _without_files(before) != _without_files(after)
+    return without_files(before) != without_files(after)
 
 
-def _without_files(entries: Iterable[str]) -> set[str]:
+def without_files(entries: Iterable[str]) -> set[str]:
+    """What the entries say of the tables' columns alone."""
     shapes = (entry.split(":") for entry in entries if entry.startswith(PREFIX))
     return {":".join((*fields[:2], *fields[3:])) for fields in shapes}
 

@@ -23,7 +23,6 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
 from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
-from pipeline.capture.announcements import announced_joins
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
     check_cluster,
@@ -222,7 +221,6 @@ class Startup:
         check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
         assert slot is not None
         identity = check_published(sql, options.publication, anchor.publication)
-        identity += announced_joins(anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
 
     def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:

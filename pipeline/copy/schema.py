@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import Final
 
 from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
 from connectors.postgres.snapshot import ExportedSnapshot, TableChanged
+from connectors.scratch import scratch_folder
 from pipeline.copy.toc import TocChoice, TocEntry, parse_toc, progress_of, restore_errors
 from schemas.errors import OperatorNeeded, RetryLater
 
@@ -48,10 +48,9 @@ class DumpedSchema:
     def __init__(self, tools: SchemaTools) -> None:
         self._tools = tools
         self._resources = ExitStack()
-        folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="keepstream-copy-"))
-        self._folder = Path(folder)
-        self._archive = str(self._folder / "schema.dump")
-        self._list = str(self._folder / "list")
+        folder = self._resources.enter_context(scratch_folder())
+        self._archive = str(folder / "schema.dump")
+        self._list = str(folder / "list")
 
     def close(self) -> None:
         self._resources.close()

@@ -195,6 +195,20 @@ def test_a_unique_value_handed_over_between_updated_rows(replica: Database, take
     assert taken.counts == (0, 3, 1)
 
 
+def test_what_is_sent_again_after_a_refusal_is_counted_once(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    replica.execute("create table public.t (id int primary key, mail text unique)")
+    replica.execute("create table public.few (id int primary key, n int)")
+    replica.execute("insert into public.t values (1, 'a'), (2, 'b')")
+    rows, few = rows_of(replica, "public.t"), rows_of(replica, "public.few")
+    swap = [rows.update("1", None), rows.update("2", "a"), rows.update("1", "b")]
+    taken.apply(rows, few.insert("1", "0"), *swap, more=[few])
+    assert (content(replica), content(replica, "few")) == ([("(1,b)",), ("(2,a)",)], [("(1,0)",)])
+    assert taken.counts == (0, 4, 1)
+
+
 def test_after_a_refusal_the_table_goes_one_by_one_for_a_while_and_then_as_sets_again(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
