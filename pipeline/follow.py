@@ -11,10 +11,9 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass
-from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
-from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed, RetryLater
+from schemas.errors import BEGIN_ANEW, HistoryBroken, RetryLater
 from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
@@ -204,91 +203,6 @@ def follow_from_start(log: ChangeLog, *, stream: bytes | None = None) -> Followe
     """A follower that begins with the oldest record of the log."""
     first = log.bounds().first
     return Follower(log, log.reader(), Chain(stream=stream), first_place=first)
-
-
-def follow_from(log: ChangeLog, *, stream: bytes, position: Position, hint: str | None) -> Follower:
-    """A follower for a consumer that holds `position` of `stream`.
-
-    It begins at the hinted anchor if that is what the hint says and not past the position, else with
-    the oldest record. Transactions below the position come again: the consumer skips them by P1
-    and proves with them that it is the same history (P2, `SameHistory`).
-    Raises PlaceTrimmed (`log-trimmed`) if the log no longer reaches back to the position.
-    """
-    place = _verified_hint(log, stream, position, hint)
-    if place is not None:
-        return Follower(log, log.reader(place), Chain(stream=stream), first_place=place)
-    _refuse_other_start(log, stream, position)
-    return follow_from_start(log, stream=stream)
-
-
-def _verified_hint(log: ChangeLog, stream: bytes, position: Position, hint: str | None) -> int | None:
-    told, bounds = AnchorHint.parse(hint or ""), log.bounds()
-    if told is None or not bounds.first <= told.place < bounds.end:
-        return None
-    frame = _first_frame(log, told.place)
-    if frame is None or frame.stream != stream or not isinstance(frame.body, Anchor):
-        return None
-    matches = str(AnchorHint(told.place, frame.number, frame.digest)) == str(told)
-    return told.place if matches and frame.body.at.lsn <= position.lsn else None
-
-
-def _first_frame(log: ChangeLog, place: int | None) -> Frame | None:
-    try:
-        reader = log.reader(place)
-    except KeepstreamError:
-        return None
-    try:
-        records = reader.read(5.0)
-    except (HistoryBroken, PlaceTrimmed):
-        return None
-    finally:
-        reader.close()
-    return open_frame(records[0].value) if records else None
-
-
-def _refuse_other_start(log: ChangeLog, stream: bytes, position: Position) -> None:
-    frame = _first_frame(log, None)
-    if frame is None:
-        return
-    if frame.stream != stream:
-        raise HistoryBroken(
-            f"the log {log.name} holds stream {UUID(bytes=frame.stream)}, not {UUID(bytes=stream)}",
-            code="other-stream",
-            hint="The log was made anew. Nothing was changed. Restore the log that the replica followed, or"
-            " empty the replica's database and let `keepstream run` copy anew.",
-        )
-    begins = _first_chained(log, stream)
-    if begins is None:
-        return
-    if not isinstance(begins.body, Anchor) or (begins.number > 1 and begins.digest != frame.digest):
-        seen = "in the middle of an epoch: somebody else than Keepstream cut it"
-    elif begins.body.at.lsn > position.lsn:
-        seen = f"at {begins.body.at}, after position {position}"
-    else:
-        return
-    raise PlaceTrimmed(
-        f"the log {log.name} begins {seen}",
-        code="log-trimmed",
-        hint="What lies between was trimmed away. Copy anew: empty the replica's database and run"
-        " `keepstream run`; a longer `log.retain` keeps more.",
-    )
-
-
-def _first_chained(log: ChangeLog, stream: bytes) -> Frame | None:
-    """The log's first frame of this stream that is no CAPTURE_START. A chain can begin there only if it
-    is an ANCHOR, and the log's first record or the first frame of all (P12)."""
-    end, reader = log.bounds().end, log.reader()
-    try:
-        place = 0
-        while place < end:
-            for record in reader.read(1.0):
-                place = record.next_place
-                frame = open_frame(record.value)
-                if frame is not None and frame.stream == stream and not isinstance(frame.body, CaptureStart):
-                    return frame
-    finally:
-        reader.close()
-    return None
 
 
 class SameHistory:

@@ -15,7 +15,8 @@ from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
 from pipeline.apply.grouping import Planner
 from pipeline.apply.options import ApplyOptions
-from pipeline.follow import Follower, follow_from
+from pipeline.follow import Follower
+from pipeline.resume import follow_from
 from schemas.lsn import Lsn
 
 _RIVAL_POLL_S = 1.0

@@ -26,7 +26,8 @@ from pipeline.apply.grouping import (
     RollBack,
     Step,
 )
-from pipeline.follow import Followed, Follower, follow_from, follow_from_start
+from pipeline.follow import Followed, Follower, follow_from_start
+from pipeline.resume import follow_from
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import HistoryBroken
@@ -104,9 +105,13 @@ class Replica:
         self.singles = 0
 
     def read(self) -> list[Followed]:
-        followed = self.follower.read(0)
-        for frame in followed:
-            self.planner.backlog.feed(frame)
+        """Everything that is there."""
+        before, followed = -1, list[Followed]()
+        while self.follower.next_place > before:
+            before = self.follower.next_place
+            for frame in self.follower.read(0):
+                self.planner.backlog.feed(frame)
+                followed.append(frame)
         return followed
 
     def carry_out(self, step: Step) -> None:
@@ -360,6 +365,7 @@ class Replicas(RuleBasedStateMachine):
             self._trim(log, killed.position)
         hint = killed.hint if hinted else None
         follower = follow_from(log, stream=STREAM, position=killed.position, hint=hint)  # type: ignore[arg-type]
+        assert len(log.scanned_from) <= 1 + hinted  # a reader is dear: the one that verified goes on
         self.replica = Replica(follower, killed.position, self.replica.applied)
 
     def _trim(self, log: MemoryLog, position: Position) -> None:
