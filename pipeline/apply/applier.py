@@ -23,6 +23,8 @@ STANDING_EVERY_S = 10.0
 """How often a position is moved when nothing else happens: each move costs the replica a WAL record."""
 LOOK_EVERY_S = 1.0
 _READ_S = 0.5
+_PLENTY_BYTES = 64 * 1024
+"""A read that brings less has come to the log's end: what is there is applied before more is waited for."""
 _HELD_LOOK_S = 0.25
 
 
@@ -216,9 +218,11 @@ class Applier:
         limits = self._counters.limits()
         came = followed = follower.read(_READ_S)
         while followed:
+            before_bytes = planner.backlog.size_bytes
             for frame in followed:
                 planner.backlog.feed(frame)
-            followed = follower.read(0.0) if planner.wants_more(limits) else []
+            plenty = planner.backlog.size_bytes - before_bytes >= _PLENTY_BYTES
+            followed = follower.read(0.0) if plenty and planner.wants_more(limits) else []
         return bool(came)
 
     def _look(self, *, now: bool = False) -> None:
