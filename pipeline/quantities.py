@@ -1,6 +1,11 @@
-"""How sizes and durations are written for people."""
+"""How counts, sizes and durations are written for people."""
 
 from __future__ import annotations
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 warning`, `2 warnings`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def human_bytes(count: float | None) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import console, print_json, print_text
+from pipeline.quantities import counted
 from schemas.finding import Finding, Severity
 
 if TYPE_CHECKING:
@@ -110,5 +111,6 @@ def _summary(findings: list[Finding]) -> str:
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     if errors:
-        return f"{errors} errors and {warnings} warnings; `keepstream check --fix-sql` prints the SQL."
-    return f"ready to run, with {warnings} warnings." if warnings else "ready to run."
+        told = f"{counted(errors, 'error')} and {counted(warnings, 'warning')}"
+        return f"{told}; `keepstream check --fix-sql` prints the SQL."
+    return f"ready to run, with {counted(warnings, 'warning')}." if warnings else "ready to run."

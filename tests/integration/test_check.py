@@ -507,7 +507,7 @@ def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s
     assert main(["-c", str(path), "check"]) == 4
     shown = capsys.readouterr().out
     assert "  error   public.keyless: no primary key: published, its UPDATE and DELETE would fail" in shown
-    assert "1 errors and 3 warnings" in shown
+    assert "1 error and 3 warnings" in shown
     assert main(["-c", str(path), "check", "--json"]) == 4
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
