@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import io
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -163,9 +164,6 @@ def run_tool(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
         preexec_fn=_die_with_parent,  # one system call, nothing that takes a lock
     ) as child:
         readers = (
@@ -189,13 +187,14 @@ def _ignore(line: str) -> None:
     """Nobody wants to hear of this line while it comes."""
 
 
-def _read_lines(stream: Iterator[str], lines: list[str], on_line: Callable[[str], None]) -> None:
-    for line in stream:
+def _read_lines(stream: IO[bytes], lines: list[str], on_line: Callable[[str], None]) -> None:
+    # newline: a carriage return in a literal is no end of a line, and stays
+    for line in io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n"):
         lines.append(line.rstrip("\n"))
         on_line(lines[-1])
 
 
-def _await(child: subprocess.Popen[str], stop: threading.Event) -> int:
+def _await(child: subprocess.Popen[bytes], stop: threading.Event) -> int:
     while True:
         try:
             return child.wait(timeout=0.2)
@@ -204,7 +203,7 @@ def _await(child: subprocess.Popen[str], stop: threading.Event) -> int:
                 child.terminate()
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         child.kill()
         child.wait()

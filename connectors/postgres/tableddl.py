@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,13 @@ LOCK_WAIT_MS: Final = 2000
 """The caller holds a lock meanwhile: DDL that queues behind it must not make pg_dump wait for ever."""
 
 # pg_dump writes `-- Name: x; Type: FK CONSTRAINT; Schema: s; Owner: -` before each entry.
-_ENTRY: Final = re.compile(r"^-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ", re.MULTILINE)
+_ENTRY: Final = re.compile(r"-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ")
+_NOT_SQL: Final = ("--", "\\", "SET default_")
+# Comments, so that a quote in one opens nothing; E'' with backslashes, '' without, "", $tag$.
+_LITERAL: Final = re.compile(
+    r"""--[^\n]*|(?<![A-Za-z0-9_$])[Ee]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$""",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +85,34 @@ _APART: Final = ("FK CONSTRAINT", "TABLE ATTACH", "INDEX ATTACH")
 
 
 def _entries(script: str) -> list[tuple[str, str]]:
-    """(type, SQL) of each entry, without psql's own commands and session settings."""
-    starts = [(match.start(), match["type"]) for match in _ENTRY.finditer(script)]
-    ends = [start for start, _ in starts[1:]] + [len(script)]
-    return [(kind, _statements(script[start:end])) for (start, kind), end in zip(starts, ends, strict=False)]
+    """(type, SQL) of each entry, without psql's own commands and session settings.
+
+    Only lines that begin outside of literals have a meaning; what literals hold stays as it is.
+    """
+    entries: list[tuple[str, list[str]]] = []
+    for line, is_inside in _lines(script):
+        header = None if is_inside else _ENTRY.match(line)
+        if header is not None:
+            entries.append((header["type"], []))
+        elif entries and (is_inside or (line and not line.startswith(_NOT_SQL))):
+            entries[-1][1].append(line)
+    return [(kind, "\n".join(lines)) for kind, lines in entries]
+
+
+def _lines(script: str) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether it begins inside of a literal or a quoted name."""
+    inside = False
+    literals = [match.span() for match in _LITERAL.finditer(script) if not match[0].startswith("--")]
+    spans = iter([*literals, (len(script) + 1, len(script) + 1)])
+    first, end = next(spans)
+    start = 0
+    for line in script.split("\n"):
+        while end <= start:
+            first, end = next(spans)
+        inside = first < start < end
+        yield line, inside
+        start += len(line) + 1
 
 
 def _joined(entries: list[tuple[str, str]], wanted: Callable[[str], bool]) -> str:
     return "\n".join(text for kind, text in entries if wanted(kind))
-
-
-def _statements(entry: str) -> str:
-    lines = entry.splitlines()
-    kept = [line for line in lines if line and not line.startswith(("--", "\\", "SET default_"))]
-    return "\n".join(kept)

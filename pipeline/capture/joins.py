@@ -290,8 +290,8 @@ class Joins:
         columns = _copied_columns(session, table)
         ddl = tuple(script for script in (dumped.before, dumped.after) if script)
         keys = (dumped.foreign_keys,) if dumped.foreign_keys and self._keys_resolve(session, table) else ()
-        attach = (dumped.attach,) if dumped.attach else ()
-        parent = _parent(session, table) if attach else ()
+        parent = _parent(session, table)
+        attach = (dumped.attach,) if parent and dumped.attach else ()
         join = Join(table.schema, table.name, columns, ddl, keys, parent, attach)
         _message(session, JOIN_PREFIX, join.to_json())
         for chunk in _rows(session, table, columns):
@@ -332,14 +332,14 @@ def _message(session: Session, prefix: str, content: bytes) -> None:
 
 
 def _parent(session: Session, table: TableName) -> tuple[str, ...]:
-    """(schema, name) of the table that it is a partition of."""
+    """(schema, name) of the table that it is a partition of; () if it is none."""
     query = (
         "select pn.nspname, p.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
         " join pg_namespace n on n.oid = c.relnamespace join pg_class p on p.oid = i.inhparent"
         " join pg_namespace pn on pn.oid = p.relnamespace"
         " where c.relispartition and n.nspname = %s and c.relname = %s"
     )
-    return _one(session, query, [table.schema, table.name])
+    return session.execute(query, [table.schema, table.name]).fetchone() or ()
 
 
 def _copied_columns(session: Session, table: TableName) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.stream import Batch
+from connectors.postgres.visibility import wait_until_visible_to
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
 from pipeline.capture.history import named_tables, renamed
@@ -38,6 +39,9 @@ logger = logging.getLogger("keepstream.capture")
 IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
+
+VISIBLE_LIMIT_S = 10.0
+"""How long a transaction that changed a table may stay invisible before capture begins again."""
 
 
 class Pump:
@@ -69,6 +73,7 @@ class Pump:
         self._by_name = {(table.schema, table.name): table for table in capture.live_tables}
         self._transaction: Begin | None = None
         self._skipping = False
+        self._seen_xid = 0
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -160,12 +165,20 @@ class Pump:
 
     def _check_shape(self, oid: int, table: TableSchema) -> None:
         """pgoutput describes a table anew after any DDL on it: judge that before its next row."""
+        self._see_transaction()
         chain = self._chain
         anchored = anchored_shapes(chain.publication).get(oid)
         for shape in read_shapes(self._capture.sql, self._publication, oid=oid):
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
             chain.publication_is(with_shape(chain.publication, shape))
+
+    def _see_transaction(self) -> None:
+        """The catalog is asked about the open transaction: it must show what that one did."""
+        begin = self._transaction
+        if begin is not None and begin.xid != self._seen_xid:
+            wait_until_visible_to(self._capture.sql, begin.xid, limit_s=VISIBLE_LIMIT_S)
+            self._seen_xid = begin.xid
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
@@ -249,6 +262,7 @@ class Pump:
         added = added_columns(previous, table)
         if not added:
             return
+        self._see_transaction()
         columns = read_columns(self._capture.sql, self._oids[table.id])
         self._check_shape(self._oids[table.id], table)  # no rewrite came before `columns` were read
         catalog = {column.name: column for column in columns}
