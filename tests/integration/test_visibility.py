@@ -1,0 +1,56 @@
+"""DDL whose commit is in WAL, and sent by the slot, before anybody else sees it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from connectors.interfaces import ChangeLog
+from pipeline.dev.process import require
+from tests.capturing import RunningCapture, begun, capture_options
+from tests.fix_postgres import Database
+
+
+@pytest.mark.parametrize(
+    ("ddl", "code"),
+    [
+        ("alter table t drop column v; alter table t add column v text", "schema-changed"),
+        ("alter table t add column w text", None),
+    ],
+)
+def test_a_table_is_judged_only_when_the_catalog_shows_the_transaction(
+    new_source: Callable[..., Database],
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    ddl: str,
+    code: str | None,
+) -> None:
+    """The commit waits for a standby: the catalog still shows the table as it was."""
+    monkeypatch.setattr("pipeline.capture.pump.VISIBLE_LIMIT_S", 0.3)
+    source = new_source({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
+    source.grant_ownership()
+    source.execute("create table t (id int primary key, v text); insert into t values (1, 'old')")
+    running = RunningCapture(capture_options(source, change_log))
+    content = begun(change_log)
+    with closing(psycopg.connect(source.owner_dsn)) as hanging:
+        hanging.execute("set synchronous_commit = on")
+        hanging.execute(ddl)
+        hanging.execute("insert into t (id) values (2)")
+        committing = threading.Thread(target=hanging.commit)
+        committing.start()
+        require(lambda: running.last_error == "commit-not-visible", 20, what="capture to wait for the commit")
+        assert content.read().committed == []
+        source.execute_as_admin("alter system set synchronous_standby_names = ''")
+        source.execute_as_admin("select pg_reload_conf()")
+        committing.join(20)
+    if code is None:
+        content.wait_for(1)
+        assert content.ids("public.t") == [2]
+        running.end()
+    else:
+        assert running.ended_with().code == code
+        assert content.read().committed == []
