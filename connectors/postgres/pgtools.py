@@ -189,9 +189,10 @@ def _ignore(line: str) -> None:
 
 def _read_lines(stream: IO[bytes], lines: list[str], on_line: Callable[[str], None]) -> None:
     # newline: a carriage return in a literal is no end of a line, and stays
-    for line in io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n"):
-        lines.append(line.rstrip("\n"))
-        on_line(lines[-1])
+    with io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n") as text:
+        for line in text:
+            lines.append(line.rstrip("\n"))
+            on_line(lines[-1])
 
 
 def _await(child: subprocess.Popen[bytes], stop: threading.Event) -> int:
