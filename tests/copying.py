@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 import pipeline.copy.replica
-from connectors.postgres import snapshot
+from connectors.postgres import snapshot, visibility
 from connectors.postgres.session import connect
 from pipeline.copy import CopyOptions, CopyProgress, copy_replica
 from schemas.lsn import Position
@@ -143,7 +143,9 @@ def source_as_of_snapshots(source: Database, monkeypatch: pytest.MonkeyPatch) ->
         with real(conninfo, **more) as exported:
             with connect(conninfo, purpose="test") as importer:
                 snapshot.begin_in_snapshot(importer, exported)
-                snapshot.wait_until_visible(importer, conninfo, purpose="test", limit_s=30, tick=lambda: None)
+                visibility.wait_until_visible(
+                    importer, conninfo, purpose="test", limit_s=30, tick=lambda: None
+                )
             seen.append(contents(source.admin_dsn, exported=exported.name))
             yield exported
 

@@ -19,12 +19,10 @@ from typing import Final
 import psycopg
 from psycopg import pq, sql
 
-from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.session import Session, wrapped
 from connectors.postgres.walsender import Walsender
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn
-
-_VISIBLE_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,48 +204,3 @@ def begin_in_snapshot(session: Session, snapshot: ExportedSnapshot) -> None:
             session.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot.name)))
         except (psycopg.ProgrammingError, psycopg.DataError) as exc:
             raise snapshot_lost(snapshot.slot) from exc  # 42704, 22023: no such snapshot
-
-
-def wait_until_visible(
-    importer: Session, conninfo: str, *, purpose: str, limit_s: float, tick: Callable[[], None]
-) -> None:
-    """P18: wait until all that the imported snapshot counts as committed is committed for everybody.
-
-    A row read earlier would be taken for aborted, and marked so. `importer` is in the transaction
-    that imported the snapshot and has read nothing yet. `tick` may raise to give up. Raises RetryLater
-    (`snapshot-not-visible`) after `limit_s`.
-    """
-    started = time.monotonic()
-    with connect(conninfo, purpose=purpose) as fresh, wrapped("waiting for the snapshot to be visible"):
-        imported = _current_snapshot(importer)
-        while missing := not_yet_visible(imported, _current_snapshot(fresh)):
-            tick()
-            if time.monotonic() - started > limit_s:
-                raise RetryLater(
-                    f"{len(missing)} transactions of the snapshot are committed in WAL but not yet visible",
-                    code="snapshot-not-visible",
-                    hint="If commits wait for a synchronous standby, mend it or synchronous_standby_names.",
-                )
-            time.sleep(_VISIBLE_POLL_S)
-
-
-def _current_snapshot(session: Session) -> str:
-    ((text,),) = session.execute("select pg_catalog.pg_current_snapshot()::text").fetchall()
-    return str(text)
-
-
-def not_yet_visible(imported: str, fresh: str) -> set[int]:
-    """Transactions that count as done in snapshot `imported` and as running in `fresh`.
-
-    Both are text of pg_snapshot, `xmin:xmax:xip,…`: done is what is below xmin, and what is below
-    xmax and not listed.
-    """
-    _, imported_xmax, imported_running = _parse_snapshot(imported)
-    _, fresh_xmax, fresh_running = _parse_snapshot(fresh)
-    unfinished = fresh_running | set(range(fresh_xmax, imported_xmax))
-    return {xid for xid in unfinished if xid < imported_xmax} - imported_running
-
-
-def _parse_snapshot(text: str) -> tuple[int, int, set[int]]:
-    xmin, xmax, running = text.split(":")
-    return int(xmin), int(xmax), {int(xid) for xid in running.split(",") if xid}

@@ -18,7 +18,7 @@ from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.stream import Batch
-from connectors.postgres.visibility import wait_until_visible_to
+from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
 from pipeline.capture.history import named_tables, renamed
@@ -177,7 +177,7 @@ class Pump:
         """The catalog is asked about the open transaction: it must show what that one did."""
         begin = self._transaction
         if begin is not None and begin.xid != self._seen_xid:
-            wait_until_visible_to(self._capture.sql, begin.xid, limit_s=VISIBLE_LIMIT_S)
+            wait_until_transaction_visible(self._capture.sql, begin.xid, limit_s=VISIBLE_LIMIT_S)
             self._seen_xid = begin.xid
 
     def _begin(self, begin: Begin) -> None:

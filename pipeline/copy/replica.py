@@ -31,10 +31,10 @@ from connectors.postgres.snapshot import (
     SnapshotLost,
     TableChanged,
     export_snapshot,
-    wait_until_visible,
 )
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.source_schema import existing_schemas, knows_lz4, read_source_schema
+from connectors.postgres.visibility import wait_until_visible
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
 from pipeline.copy.options import CopyOptions

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot import wait_until_visible
 from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
+from connectors.postgres.visibility import wait_until_visible
 from pipeline.backoff import Backoff
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import NotReplicated

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from connectors.postgres import snapshot
+from connectors.postgres import snapshot, visibility
 from connectors.postgres.session import connect
 from connectors.postgres.walsender import Walsender
 from pipeline.copy import CopyPhase, CopyProgress, copy_replica
@@ -339,12 +339,14 @@ def test_rows_are_not_read_before_every_commit_of_the_snapshot_is_visible(
     with connect(source.dsn, purpose="test") as importer:
         snapshot.begin_in_snapshot(importer, exported)
         with pytest.raises(RetryLater) as early:
-            snapshot.wait_until_visible(importer, source.dsn, purpose="test", limit_s=0.5, tick=lambda: None)
+            visibility.wait_until_visible(
+                importer, source.dsn, purpose="test", limit_s=0.5, tick=lambda: None
+            )
         assert early.value.code == "snapshot-not-visible"
         source.execute_as_admin("alter system reset synchronous_standby_names")
         source.execute_as_admin("alter system set synchronous_standby_names = ''")
         source.execute_as_admin("select pg_reload_conf()")
-        snapshot.wait_until_visible(importer, source.dsn, purpose="test", limit_s=10, tick=lambda: None)
+        visibility.wait_until_visible(importer, source.dsn, purpose="test", limit_s=10, tick=lambda: None)
         rows = importer.execute("select a from public.t order by 1").fetchall()
     assert rows == [(1,), (2,), (3,)]
     committing.join()

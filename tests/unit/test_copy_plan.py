@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from connectors.postgres.part_copier import Part, copy_statements
 from connectors.postgres.sequences import SequenceValue
-from connectors.postgres.snapshot import Blocker, not_yet_visible
+from connectors.postgres.snapshot import Blocker
 from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
@@ -101,23 +101,6 @@ def test_tables_that_changed_before_come_first_and_then_the_largest() -> None:
     ordered = [part.table.name for part in parts(*tables, volatile=("t1",))]
 
     assert ordered == ["t1", "t3", "t2"]
-
-
-@pytest.mark.parametrize(
-    ("imported", "fresh", "missing"),
-    [
-        ("10:10:", "10:10:", set()),
-        ("10:20:12,13", "12:20:12,13", set()),
-        ("10:20:12", "12:20:12,15", {15}),
-        ("10:20:", "12:18:12", {12, 18, 19}),
-        ("10:20:18,19", "12:18:12", {12}),
-        ("10:20:12", "25:30:27", set()),
-    ],
-)
-def test_a_transaction_that_the_snapshot_counts_as_done_is_missed_while_it_still_runs(
-    imported: str, fresh: str, missing: set[int]
-) -> None:
-    assert not_yet_visible(imported, fresh) == missing
 
 
 def test_a_sequence_is_passed_in_its_own_direction() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from connectors.postgres.tableddl import _entries
-from connectors.postgres.visibility import is_visible
 
 FORGED = "-- Name: z; Type: FK CONSTRAINT; Schema: q; Owner: -"
 HEAD = """--
@@ -44,22 +43,3 @@ def test_what_stands_in_a_literal_stays_and_means_nothing(literal: str) -> None:
         ("TABLE", statement),
         ("CONSTRAINT", "ALTER TABLE t ADD x;"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "xid", "visible"),
-    [
-        ("10:10:", 9, True),
-        ("10:10:", 10, False),
-        ("8:12:8,10", 10, False),
-        ("8:12:8,10", 9, True),
-        (f"{2**32 + 10}:{2**32 + 10}:", 9, True),
-        (f"{2**32 + 5}:{2**32 + 5}:", 2**32 - 3, True),
-        (f"{2**32 - 3}:{2**32 + 5}:{2**32 - 3}", 2**32 - 3, False),
-        (f"{2**32 - 3}:{2**32 - 3}:", 3, False),
-    ],
-)
-def test_a_transaction_is_visible_once_no_snapshot_has_it_running(
-    snapshot: str, xid: int, visible: bool
-) -> None:
-    assert is_visible(snapshot, xid) is visible
