@@ -143,10 +143,11 @@ def _first_chained(reader: _Peeked, end: int, stream: bytes) -> Frame | None:
 
 def _records(reader: _Peeked, end: int) -> Iterator[Record]:
     """From the first one that it has seen to the log's end."""
-    came = list(reader.seen)
-    while came:
-        yield from came
-        if came[-1].next_place >= end:
+    came, place = list(reader.seen), 0
+    while True:
+        for record in came:
+            place = record.next_place
+            yield record
+        if place >= end:
             return
-        while not (came := reader.peek(1.0)):
-            pass
+        came = reader.peek(1.0)

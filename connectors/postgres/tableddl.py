@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,10 +18,18 @@ LOCK_WAIT_MS: Final = 2000
 # pg_dump writes `-- Name: x; Type: FK CONSTRAINT; Schema: s; Owner: -` before each entry.
 _ENTRY: Final = re.compile(r"-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ")
 _NOT_SQL: Final = ("--", "\\", "SET default_")
-# Comments, so that a quote in one opens nothing; E'' with backslashes, '' without, "", $tag$.
-_LITERAL: Final = re.compile(
-    r"""--[^\n]*|(?<![A-Za-z0-9_$])[Ee]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$""",
-    re.DOTALL,
+# Up to a line end outside of literals: E'' with backslashes, '' without, "", $tag$. A quote in a comment
+# opens nothing.
+_LINE: Final = re.compile(
+    r"""
+    (?: --[^\n]*
+      | (?<![A-Za-z0-9_$]) [Ee] ' (?: [^'\\] | \\. | '' )* '
+      | ' (?: [^'] | '' )* '
+      | " (?: [^"] | "" )* "
+      | \$ (?P<tag>\w*) \$ .*? \$ (?P=tag) \$
+      | [^\n]
+    )*""",
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -87,31 +95,17 @@ _APART: Final = ("FK CONSTRAINT", "TABLE ATTACH", "INDEX ATTACH")
 def _entries(script: str) -> list[tuple[str, str]]:
     """(type, SQL) of each entry, without psql's own commands and session settings.
 
-    Only lines that begin outside of literals have a meaning; what literals hold stays as it is.
+    A literal belongs to the line on which it begins, line ends and all, so that what it holds means nothing.
     """
     entries: list[tuple[str, list[str]]] = []
-    for line, is_inside in _lines(script):
-        header = None if is_inside else _ENTRY.match(line)
+    for match in _LINE.finditer(script):
+        line = match[0]
+        header = _ENTRY.match(line)
         if header is not None:
             entries.append((header["type"], []))
-        elif entries and (is_inside or (line and not line.startswith(_NOT_SQL))):
+        elif entries and line and not line.startswith(_NOT_SQL):
             entries[-1][1].append(line)
     return [(kind, "\n".join(lines)) for kind, lines in entries]
-
-
-def _lines(script: str) -> Iterator[tuple[str, bool]]:
-    """Each line, and whether it begins inside of a literal or a quoted name."""
-    inside = False
-    literals = [match.span() for match in _LITERAL.finditer(script) if not match[0].startswith("--")]
-    spans = iter([*literals, (len(script) + 1, len(script) + 1)])
-    first, end = next(spans)
-    start = 0
-    for line in script.split("\n"):
-        while end <= start:
-            first, end = next(spans)
-        inside = first < start < end
-        yield line, inside
-        start += len(line) + 1
 
 
 def _joined(entries: list[tuple[str, str]], wanted: Callable[[str], bool]) -> str:
