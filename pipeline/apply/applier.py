@@ -206,11 +206,11 @@ class Applier:
 
     def _stand(self) -> None:
         """Move to where the log says nothing is missing: rarely, but at once if somebody waits there."""
-        standing = self.opened.planner.standing
-        if standing is None or self.opened.planner.inside:
-            return
-        if self.opened.hold is not None or time.monotonic() - self._moved_at >= STANDING_EVERY_S:
-            self._take(Move(standing))
+        hold = self.opened.hold
+        if hold is not None or time.monotonic() - self._moved_at >= STANDING_EVERY_S:
+            move = self.opened.planner.stand(hold)
+            if move is not None:
+                self._take(move)
 
     def _read(self) -> bool:
         """Whether anything came: what was waited for, and where we are behind what is there beside it."""

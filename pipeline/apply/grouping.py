@@ -170,6 +170,15 @@ class Planner:
         else:
             self._arrive(step.position)
 
+    def stand(self, hold: Lsn | None) -> Move | None:
+        """The move to where nothing is missing, or to the hold before it; None: it stands there."""
+        if self.standing is None or self.inside:
+            return None
+        if hold is None or self.standing.lsn <= hold:
+            return Move(self.standing)
+        step = self._stop_at(hold)
+        return step if isinstance(step, Move) else None
+
     def one_by_one(self, transactions: int) -> None:
         """A group failed: plan its transactions alone, so that the replica comes as far as it can."""
         self._singles = transactions

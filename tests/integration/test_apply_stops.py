@@ -85,6 +85,20 @@ def test_a_held_idle_replica_moves_to_the_hold_when_a_heartbeat_passes_it(
     assert replicating.row().position.lsn == at
 
 
+def test_a_hold_before_what_the_replica_knows_to_be_quiet_is_reached(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    """No later heartbeat has to come."""
+    with replicating.running() as applying:
+        replicating.wait(lambda: is_in(applying, StageState.STREAMING), "the state streaming")
+        at = made_log.lsn + 5
+        made_log.heartbeat(made_log.lsn + 0x100)
+        time.sleep(0.5)  # it is read; the row moves only every ten seconds
+        hold_at(replica, HoldKind.VERIFY, at, expires_s=60)
+        replicating.wait_for(at)
+    assert replicating.row().position.lsn == at
+
+
 def test_a_hold_that_expires_lets_the_replica_go_on(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:

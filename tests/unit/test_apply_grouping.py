@@ -214,6 +214,17 @@ def test_a_transaction_that_commits_exactly_at_the_hold_is_not_applied() -> None
     assert made.position == Position(Lsn(200), 1, 1)
 
 
+def test_a_hold_that_comes_when_more_is_known_already_is_reached_exactly_too() -> None:  # P16
+    made = planner(several([1]), Heartbeat(Position(Lsn(500), 1, 1), 0))
+    assert drain(made) == [[1]]
+    assert made.next(Brakes(), Limits()) is Blocked.LOG_END
+    move = made.stand(Lsn(300))
+    assert move == Move(Position(Lsn(300), 1, 1))
+    made.done(move)
+    assert made.stand(Lsn(300)) is None
+    assert made.stand(None) == Move(Position(Lsn(500), 1, 1))
+
+
 @pytest.mark.parametrize("numbers", [[1, 2, 3], range(1, 10)])
 def test_a_hold_inside_of_a_commit_record_is_reached_exactly(numbers: Sequence[int]) -> None:  # P1
     made = planner(several(numbers))
