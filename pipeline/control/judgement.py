@@ -138,7 +138,9 @@ class _Judge:
         return self._since_complete_s(report, self._is_live_capture(report))
 
     def _is_live_capture(self, report: StageReport | None) -> bool:
-        slot_is_free = self._slot is not None and self._slot.active_pid is None
+        if report is None or report.state is StageState.STOPPED or "capture" in self._seen.dead:
+            return False
+        slot_is_free = self._source is not None and (self._slot is None or self._slot.active_pid is None)
         return self._is_fresh(report) and not slot_is_free
 
     def _capture_state(

@@ -177,6 +177,17 @@ def test_a_stopped_capture_lets_the_lag_grow_from_its_last_word_on() -> None:
     assert standby(seen)["state"] == "streaming"
 
 
+@pytest.mark.parametrize("slot", [replace(SLOT, active_pid=None, confirmed_flush_lsn=Lsn(9_500)), None])
+@pytest.mark.parametrize("state", [StageState.STOPPED, StageState.STREAMING])
+def test_a_capture_without_its_slot_says_nothing_of_what_was_committed_since(
+    slot: SlotState | None, state: StageState
+) -> None:
+    source = replace(SOURCE, slot=slot, owner=None)
+    last = report(state=state, age_s=3, details={"complete_lsn": format_lsn(9_500)})
+    seen = judged(source=source, capture=last, apply=APPLY, replica=row(9_500))
+    assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"]) == (3.0, 500)
+
+
 @pytest.mark.parametrize(
     ("capture", "active", "dead", "expected"),
     [
