@@ -184,10 +184,11 @@ def capture_options(source: Database, log: ChangeLog, **changes: Any) -> Capture
 
 
 def once(
-    monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], None], *, hit: int = 1
-) -> None:
-    """Run `action` at one hit of a failpoint, by default the first, inside the capture's thread."""
-    hits = []
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str, action: Callable[[], object], *, hit: int = 1
+) -> list[str]:
+    """Run `action` at one hit of a failpoint, by default the first, inside the capture's thread. Returns
+    a list that holds the hits."""
+    hits: list[str] = []
 
     def failpoint(reached: str) -> None:
         if reached == name:
@@ -196,3 +197,4 @@ def once(
                 action()
 
     monkeypatch.setattr(f"{module}.failpoint", failpoint)
+    return hits

@@ -9,11 +9,39 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.pgtools import PgTools, open_login, run_tool
-from connectors.postgres.session import describe
+from connectors.postgres.session import Session, describe
 from schemas.errors import OperatorNeeded
 
 LOCK_WAIT_MS: Final = 2000
-"""The caller holds a lock meanwhile: DDL that queues behind it must not make pg_dump wait for ever."""
+"""Capture stands still meanwhile."""
+
+# The row versions of all that pg_dump reads of the table itself: every ALTER makes a new one.
+_VERSION: Final = """
+    with indexes (oid) as (select indexrelid from pg_index where indrelid = %(table)s::oid),
+    owned (oid) as (
+        select objid from pg_depend
+         where classid = 'pg_class'::regclass and refclassid = 'pg_class'::regclass
+           and refobjid = %(table)s::oid and deptype in ('a', 'i')
+    ),
+    read (catalog, oid, version) as (
+        select 'class', oid, xmin from pg_class
+         where oid = %(table)s::oid or oid in (table indexes) or oid in (table owned)
+         union all select 'column', attrelid, xmin from pg_attribute
+                where attrelid = %(table)s::oid or attrelid in (table indexes)
+         union all select 'default', oid, xmin from pg_attrdef where adrelid = %(table)s::oid
+         union all select 'constraint', oid, xmin from pg_constraint where conrelid = %(table)s::oid
+         union all select 'index', indexrelid, xmin from pg_index where indrelid = %(table)s::oid
+         union all select 'trigger', oid, xmin from pg_trigger where tgrelid = %(table)s::oid
+         union all select 'rule', oid, xmin from pg_rewrite where ev_class = %(table)s::oid
+         union all select 'policy', oid, xmin from pg_policy where polrelid = %(table)s::oid
+         union all select 'inherits', inhparent, xmin from pg_inherits where inhrelid = %(table)s::oid
+         union all select 'statistics', oid, xmin from pg_statistic_ext where stxrelid = %(table)s::oid
+         union all select 'sequence', seqrelid, xmin from pg_sequence where seqrelid in (table owned)
+         union all select 'comment', objoid, xmin from pg_description
+                where objoid = %(table)s::oid or objoid in (table indexes)
+    )
+    select pg_catalog.md5(string_agg(read::text, ',' order by catalog, oid, version::text)) from read
+"""
 
 # pg_dump writes `-- Name: x; Type: FK CONSTRAINT; Schema: s; Owner: -` before each entry.
 _ENTRY: Final = re.compile(r"-- Name: .*; Type: (?P<type>[A-Z ]+); Schema: ")
@@ -43,6 +71,12 @@ class TableDdl:
     after: str
     foreign_keys: str
     attach: str
+
+
+def definition_version(session: Session, table: int) -> str:
+    """Equal before a dump and after it, under a lock against DDL: the table (an OID) is still as dumped."""
+    (version,) = session.execute(_VERSION, {"table": table}).fetchone() or ("",)
+    return str(version)
 
 
 def dump_table(tools: PgTools, conninfo: str, *, schema: str, table: str, stop: threading.Event) -> TableDdl:

@@ -12,7 +12,6 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
-from pipeline.capture.joins import Joins
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from schemas.change import ColumnsAdded, Operation
@@ -224,7 +223,10 @@ def test_p11_what_somebody_changes_while_the_log_is_begun_is_found(
 
 
 @pytest.mark.usefixtures("frequent")
-@pytest.mark.parametrize("killed_at", ["capture.before_join_announced", "capture.after_join_committed"])
+@pytest.mark.parametrize(
+    "killed_at",
+    ["capture.before_join_announced", "capture.after_join_announced", "capture.after_join_committed"],
+)
 def test_p11_a_capture_killed_while_a_table_joins_continues(
     source: Database,
     options: CaptureOptions,
@@ -232,7 +234,7 @@ def test_p11_a_capture_killed_while_a_table_joins_continues(
     monkeypatch: pytest.MonkeyPatch,
     killed_at: str,
 ) -> None:
-    once(monkeypatch, "pipeline.capture.joins", killed_at, lose_everything)
+    once(monkeypatch, "pipeline.capture.joining", killed_at, lose_everything)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute("create table lead (id int primary key); insert into lead values (1)")
@@ -249,23 +251,14 @@ def test_p11_a_capture_killed_while_a_table_joins_continues(
 def test_p11_an_announced_join_that_never_commits_harms_nothing(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    announce = Joins._announce
-    killed: list[bool] = []
-
-    def announce_and_die(self: Joins, *arguments: object) -> None:
-        announce(self, *arguments)  # type: ignore[arg-type]
-        if not killed:
-            killed.append(True)
-            lose_everything()
-
-    monkeypatch.setattr(Joins, "_announce", announce_and_die)
-    with capturing(options):
+    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_announced", lose_everything)
+    with capturing(options) as running:
         content = begun(change_log)
         source.execute("create table lead (id int primary key, old text)")
         content.wait_for(1)
         source.execute("insert into lead values (1, 'a')")
         content.wait_for(2)
-    assert killed
+        assert running.last_error == "killed"
     assert content.ids("public.lead") == [1]
 
 
@@ -280,7 +273,7 @@ def test_p11_a_join_adopts_nothing_that_somebody_else_changed_meanwhile(
             connection.execute(f"alter publication {PUBLICATION} drop table customer")
             connection.execute(f"alter publication {PUBLICATION} add table customer")
 
-    once(monkeypatch, "pipeline.capture.joins", "capture.after_join_committed", change)
+    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_committed", change)
     running = RunningCapture(options)
     begun(change_log)
     source.execute("create table lead (id int primary key)")
@@ -298,7 +291,7 @@ def test_p6_a_column_added_after_a_join_that_capture_did_not_survive_is_announce
         source.execute("insert into lead values (2, 'Basel')")
         lose_everything()
 
-    once(monkeypatch, "pipeline.capture.joins", "capture.after_join_committed", add_column_and_die)
+    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_committed", add_column_and_die)
     with capturing(options):
         content = begun(change_log)
         source.execute("create table lead (id int primary key); insert into lead values (1)")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fix_postgres import Server
 from tests.scenario.checker import Witness
-from tests.scenario.workload import TABLES
+from tests.scenario.workload import TABLES, joining_table
 from tests.scenario.world import World, new_world
 
 HOLD_S = 40.0
@@ -26,16 +26,20 @@ def world(
 
 
 @pytest.mark.parametrize(
-    "failpoint", ["log.segment_created", "capture.before_join_announced", "capture.after_join_committed"]
+    "failpoint",
+    [
+        "log.segment_created",
+        "capture.before_join_announced",
+        "capture.after_join_announced",
+        "capture.join_rows_sent",
+        "capture.after_join_committed",
+    ],
 )
 def test_capture_killed_while_a_table_joins(world: World, failpoint: str) -> None:
     """Its rows are there once, and those that are written to it in the meantime."""
     world.ensure("apply", "standby")
     table = f"joined_{failpoint.rpartition('.')[2]}"
-    world.source.execute(
-        f"create table {table} (id int primary key, n int);"
-        f" insert into {table} select i, 0 from generate_series(1, 100) i"
-    )
+    world.source.execute(joining_table(table, failpoint))
     world.die_at(failpoint, "capture", idle=True)
     world.source.execute(f"update {table} set n = 1 where id <= 10; delete from {table} where id > 90")
     capture = world.start("capture")

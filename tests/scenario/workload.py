@@ -187,3 +187,13 @@ class Workload:
         if self._prepared is not None:
             self._session.execute(f"commit prepared '{self._prepared}'")
             self._prepared = None
+
+
+def joining_table(table: str, failpoint: str) -> str:
+    """SQL that makes a table of 100 rows: as large (6 MiB) as it must be for this place in its joining."""
+    width = 2000 if failpoint == "capture.join_rows_sent" else 1
+    return (
+        f"create table {table} (id int primary key, n int, pad text);"
+        f" alter table {table} alter column pad set storage external;"
+        f" insert into {table} select i, 0, repeat(md5(i::text), {width}) from generate_series(1, 100) i"
+    )

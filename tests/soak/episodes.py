@@ -11,7 +11,7 @@ import psycopg
 
 from tests.fix_postgres import Database
 from tests.scenario.checker import Verdict, Violation, assert_equal_now, parse_lsn
-from tests.scenario.workload import TABLES
+from tests.scenario.workload import TABLES, joining_table
 from tests.soak.arena import Arena, proxied
 from tests.soak.lane import Lane
 from tests.soak.plan import Parameters
@@ -183,10 +183,7 @@ def join(arena: Arena, given: Parameters) -> None:
     """A table comes into being, and capture is killed while it joins."""
     table = f"joined_{given['failpoint'].rpartition('.')[2]}"
     arena.joined = True
-    arena.source.execute(
-        f"create table {table} (id int primary key, n int);"
-        f" insert into {table} select i, 0 from generate_series(1, 100) i"
-    )
+    arena.source.execute(joining_table(table, given["failpoint"]))
     arena.capture.start(failpoint=given["failpoint"])
     arena.source.execute(f"update {table} set n = 1 where id <= 10; delete from {table} where id > 90")
     arena.capture.settle()

@@ -50,7 +50,12 @@ COPY = (
     "copy.before_completion",
     "copy.after_completion",
 )
-JOIN = ("capture.before_join_announced", "capture.after_join_committed")
+JOIN = (
+    "capture.before_join_announced",
+    "capture.after_join_announced",
+    "capture.join_rows_sent",
+    "capture.after_join_committed",
+)
 SETUP = ("capture.publication_created", "capture.slot_created")
 ONCE = frozenset(
     {"capture.before_start_record", "capture.after_start_record", "capture.before_anchor"}

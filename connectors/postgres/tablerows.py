@@ -1,0 +1,56 @@
+"""The rows of one table, and whether they are still the same: for a table that joins a running pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from connectors.postgres.session import Session
+
+TableName = tuple[str, str]
+
+# How many rows each transaction wrote: PostgreSQL keeps a row's xmin for as long as the row lives.
+_VERSIONS = """
+    select count(*) || ' ' || coalesce(sum(pg_catalog.hashtextextended(writer::text, rows)::numeric), 0)
+      from (select xmin as writer, count(*) as rows from only {} group by xmin) as written
+"""
+_COLUMNS = """
+    select a.attname
+      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+     order by a.attnum
+"""
+
+
+def row_versions(session: Session, table: TableName) -> str:
+    """A digest of the rows that the session's snapshot shows. Equal to a later one: no row was written
+    in between. One that was gives rows to a transaction that had none; one that was deleted takes a row from
+    one that had it."""
+    (found,) = session.execute(sql.SQL(_VERSIONS).format(sql.Identifier(*table))).fetchone() or ("",)
+    return str(found)
+
+
+def copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
+    """The columns that have values of their own."""
+    return tuple(name for (name,) in session.execute(_COLUMNS, table))
+
+
+def copied_rows(
+    session: Session, table: TableName, columns: tuple[str, ...], *, chunk_bytes: int
+) -> Iterator[bytes]:
+    """The rows in COPY's text form, whole lines, about `chunk_bytes` a piece (one row may be longer)."""
+    query = sql.SQL("copy (select {} from only {}) to stdout").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(*table)
+    )
+    lines: list[bytes] = []
+    size_bytes = 0
+    with session.cursor() as cursor, cursor.copy(query) as copy:
+        for line in copy:
+            lines.append(bytes(line))
+            size_bytes += len(line)
+            if size_bytes >= chunk_bytes:
+                yield b"".join(lines)
+                lines, size_bytes = [], 0
+    if lines:
+        yield b"".join(lines)

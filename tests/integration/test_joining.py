@@ -1,0 +1,182 @@
+"""A table joins while it is written to: the application never waits long, and no row is lost or doubled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from connectors.interfaces import ChangeLog
+from connectors.log import open_log
+from connectors.postgres.tableddl import TableDdl, dump_table
+from connectors.postgres.tablerows import row_versions
+from pipeline.capture.options import CaptureOptions
+from schemas.change import Message
+from schemas.join import JOIN_ROWS_PREFIX
+from tests.capturing import LogContent, begun, capture_options, capturing, once
+from tests.fix_postgres import Database
+
+BIG = "insert into lead select i, repeat('x', 900) from generate_series(1, 9000) i"
+"""Some 9 MiB: more than is sent under the lock."""
+
+
+@pytest.fixture
+def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
+    log = open_log(f"file://{tmp_path}", "crm")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> CaptureOptions:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
+    source.grant_ownership()
+    return capture_options(source, change_log)
+
+
+@dataclass
+class Application:
+    """Inserts one row after another into a table; its longest wait, and the errors it saw."""
+
+    dsn: str
+    ids: list[int] = field(default_factory=list)
+    longest_s: float = 0.0
+    errors: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._write)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _write(self) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as session:
+            session.execute("set lock_timeout = '1s'")
+            for key in range(100_000, 200_000):
+                began = time.monotonic()
+                try:
+                    session.execute("insert into lead values (%s, '')", [key])
+                    self.ids.append(key)
+                except psycopg.Error as error:
+                    self.errors.append(str(error))
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
+                if self._stop.wait(0.01):
+                    return
+
+
+def sent_ids(content: LogContent) -> list[int]:
+    """Keys of the rows that the join sent."""
+    messages = [c.payload for one in content.committed for c in one.changes if isinstance(c.payload, Message)]
+    rows = b"".join(m.content for m in messages if m.prefix == JOIN_ROWS_PREFIX)
+    return [int(line.split(b"\t")[0]) for line in rows.splitlines()]
+
+
+def joined(content: LogContent) -> bool:
+    return bool(sent_ids(content))
+
+
+def test_a_small_table_joins_while_it_is_written_to(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("create table lead (id int primary key, note text); insert into lead values (1, '')")
+        application = Application(source.dsn)
+        with application.writing():
+            content.wait(joined, "the join")
+            time.sleep(0.3)
+        content.wait(lambda c: application.ids[-1] in c.ids("public.lead"), "the last row")
+    assert application.errors == []
+    assert [*sent_ids(content), *content.ids("public.lead")] == [1, *application.ids]
+
+
+def test_a_large_table_joins_in_the_first_pause_of_its_writers(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written between the sending of its rows and the lock makes it begin again."""
+    written = once(
+        monkeypatch,
+        "pipeline.capture.joining",
+        "capture.join_rows_sent",
+        lambda: source.execute("insert into lead values (9001, ''); delete from lead where id <= 9"),
+    )
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        content.wait(joined, "the join")
+        source.execute("update lead set note = '' where id = 10")
+        content.wait(lambda c: c.ids("public.lead") == [10], "the row after it")
+    assert len(written) >= 2
+    assert sorted(sent_ids(content)) == [*range(10, 9002)]
+
+
+def test_writers_of_a_large_table_do_not_wait_while_its_rows_are_sent(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with psycopg.connect(source.dsn, autocommit=True) as session:
+            session.execute("set lock_timeout = '10ms'; update lead set note = '' where id = 10")
+
+    once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", write)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        content.wait(joined, "the join")
+    assert len(sent_ids(content)) == 9000
+
+
+def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered: list[str] = []
+
+    def dump_and_alter(*arguments: object, **named: object) -> TableDdl:
+        dumped = dump_table(*arguments, **named)  # type: ignore[arg-type]
+        if not altered:
+            altered.append("lead")
+            source.execute("alter table lead alter column note set default 'none'")
+        return dumped
+
+    monkeypatch.setattr("pipeline.capture.joining.dump_table", dump_and_alter)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("create table lead (id int primary key, note text); insert into lead values (1, '')")
+        content.wait(joined, "the join")
+    (definition,) = [
+        change.payload.content
+        for change in content.committed[0].changes
+        if isinstance(change.payload, Message) and change.payload.prefix != JOIN_ROWS_PREFIX
+    ]
+    assert b"DEFAULT 'none'" in definition
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert into lead values (3)",
+        "delete from lead where id = 1",
+        "update lead set id = 3 where id = 1",
+        "update lead set id = 1 where id = 1",
+        "delete from lead; insert into lead values (1), (2)",
+        "truncate lead",
+    ],
+)
+def test_any_change_of_rows_is_seen(source: Database, change: str) -> None:
+    source.execute("create table lead (id int); insert into lead values (1); insert into lead values (2)")
+    with psycopg.connect(source.dsn, autocommit=True) as session:
+        before = row_versions(session, ("public", "lead"))
+        source.execute("vacuum freeze lead" if "truncate" not in change else "analyze lead")
+        assert row_versions(session, ("public", "lead")) == before
+        source.execute(change)
+        assert row_versions(session, ("public", "lead")) != before
