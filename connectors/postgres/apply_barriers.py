@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import statements
+from connectors.postgres.added_column import add_column
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
@@ -17,7 +18,7 @@ from connectors.postgres.firing import silencing, would_fire
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
 from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
-from schemas.change import AddedColumn, Change, ColumnsAdded, Truncate
+from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
 from schemas.join import Join
 from schemas.table import TableSchema
@@ -31,8 +32,18 @@ _NO_LOCK_TIMEOUT: Final = b"set local lock_timeout = 0"
 class BarrierWriter:
     """Applies what is not a row inside the open target transaction, at its place among the rows."""
 
-    def __init__(self, conn: Session, pipe: Pipe, plans: Plans, *, replica: str, replica_role: bool) -> None:
+    def __init__(
+        self,
+        conn: Session,
+        pipe: Pipe,
+        plans: Plans,
+        *,
+        pipeline: str,
+        replica: str,
+        replica_role: bool,
+    ) -> None:
         self._conn = conn
+        self._pipeline = pipeline
         self._replica_role = replica_role
         self._pipe = pipe
         self._plans = plans
@@ -72,7 +83,10 @@ class BarrierWriter:
         wanted = [column for column in payload.columns if column.name not in there]
         with self._session(ref):
             name = self._altered(table)
-            self._run_ddl([statement for column in wanted for statement in add_column(name, column)])
+            self._conn.execute(_LOCK_TIMEOUT)
+            for column in wanted:
+                add_column(self._conn, self._pipeline, name, column)
+            self._conn.execute(_NO_LOCK_TIMEOUT)
         self._plans.forget()
 
     def _altered(self, table: TableSchema) -> sql.Identifier:
@@ -165,21 +179,3 @@ class BarrierWriter:
                 yield
             except psycopg.Error as error:
                 raise refusal(error, ref, str(ref), self._replica) from error
-
-
-def add_column(name: sql.Identifier, column: AddedColumn) -> list[sql.Composed]:
-    """The statements that add a column as the source did: existing rows get the value that they have
-    there, later ones the default of now."""
-    label = sql.Identifier(column.name)
-    made = sql.SQL("alter table {} add column {} {}").format(name, label, sql.SQL(column.type_name))
-    if column.missing is not None:
-        made = sql.SQL("{} default {}").format(made, sql.Literal(column.missing))
-    if column.not_null:
-        made = sql.SQL("{} not null").format(made)
-    added = [made]
-    if column.default is not None:
-        change = sql.SQL("alter table {} alter column {} set default {}")
-        added.append(change.format(name, label, sql.SQL(column.default)))
-    elif column.missing is not None:
-        added.append(sql.SQL("alter table {} alter column {} drop default").format(name, label))
-    return added

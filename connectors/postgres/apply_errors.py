@@ -70,6 +70,14 @@ _DIVERGENCES: Final = {
     "P0": ("trigger-raised", "a trigger of the replica refuses it"),
 }
 
+_NOT_THERE: Final = ("42P01", "42704", "42883", "3F000")
+_MAKE_IT: Final = (
+    "Make that on the replica as it is on the source (pg_dump --schema-only shows how) and start again."
+)
+_MAKE_ALIKE: Final = (
+    "Give the table the columns and types that it has on the source (compare with pg_dump --schema-only) and"
+    " start again."
+)
 _SCHEMA: Final = ("22", "42P01", "42703", "42704", "42804", "42883", "428C9", "3F000", "42809", "42P10", "54")
 
 
@@ -104,8 +112,7 @@ def _misfit(error: psycopg.Error, doing: str) -> OperatorNeeded:
     return OperatorNeeded(
         f"{doing}: the replica's schema does not fit: {seen} ({state}){column}",
         code="replica-schema",
-        hint="Give the table the columns and types that it has on the source"
-        " (compare with pg_dump --schema-only) and start again.",
+        hint=_MAKE_IT if state in _NOT_THERE else _MAKE_ALIKE,
     )
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
-from connectors.postgres import progress
+from connectors.postgres import deferred, progress
 from connectors.postgres.claim import SILENCE_LIMIT_S, rival
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.publication import TableName
@@ -42,16 +42,7 @@ _INSTALL: Final = (
         copied_rows bigint,
         primary key (name, schema_name, table_name, part)
     )""",
-    """create table if not exists keepstream.deferred_ddl (
-        id bigint generated always as identity primary key,
-        name text not null,
-        kind text not null,
-        object text not null,
-        reason text not null,
-        statement text not null
-    )""",
-    "comment on table keepstream.deferred_ddl is "
-    "'What the source has and this replica was made without; run it, in order, when it becomes a primary.'",
+    *deferred.INSTALL,
 )
 
 # Which parts of an earlier, killed copy may still run on the server: everything of its application_name.
@@ -60,16 +51,6 @@ _END_SESSIONS: Final = """
      where application_name = %s and usename = current_user and pid <> pg_backend_pid()
        and (datname = current_database() or datname is null)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """A statement that the replica was made without. `kind`: `foreign key` or `trigger`."""
-
-    kind: str
-    object: str
-    reason: str
-    statement: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +199,7 @@ def forget_parts(conn: Session, run: CopyRun) -> None:
     """After their rows were cleared away."""
     with wrapped("clearing keepstream.copy_part"), conn.transaction():
         conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
-        conn.execute("delete from keepstream.deferred_ddl where name = %s", [run.name])
-
-
-def defer(conn: Session, run: CopyRun, deferred: Sequence[Deferred]) -> None:
-    """Keep the statements that the replica is made without."""
-    values = [(run.name, d.kind, d.object, d.reason, d.statement) for d in deferred]
-    with wrapped("writing keepstream.deferred_ddl"), conn.transaction(), conn.cursor() as cursor:
-        cursor.executemany(
-            """insert into keepstream.deferred_ddl (name, kind, object, reason, statement)
-               values (%s, %s, %s, %s, %s)""",
-            values,
-        )
+        deferred.forget(conn, run.name)
 
 
 def complete_run(conn: Session, run: CopyRun, position: Position, *, place: str) -> None:

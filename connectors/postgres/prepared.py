@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from connectors.postgres.apply_catalog import TargetTable, load_table
-from connectors.postgres.copy_run import Deferred
+from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, read_firing, would_fire
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped

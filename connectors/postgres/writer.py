@@ -66,7 +66,12 @@ class ReplicaWriter:
         self._pipe = Pipe(conn, miscounted=self._miscounted, should_stop=should_stop)
         self._plans = Plans(conn, self._pipe, tables, replica=replica, replica_role=self.replica_role)
         self._barriers = BarrierWriter(
-            conn, self._pipe, self._plans, replica=replica, replica_role=self.replica_role
+            conn,
+            self._pipe,
+            self._plans,
+            pipeline=claim.name,
+            replica=replica,
+            replica_role=self.replica_role,
         )
         self._keys = KeyLookups()
         self._sets = SetWriter(conn, self._pipe, should_stop)

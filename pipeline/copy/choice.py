@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from connectors.postgres.copy_run import Deferred
+from connectors.postgres.deferred import Deferred
 from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.source_schema import ForeignKey, SourceSchema

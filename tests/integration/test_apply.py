@@ -237,6 +237,37 @@ def test_added_columns_give_old_rows_their_value_and_new_rows_theirs(
     assert replica.execute("select city from public.customer where id = 3") == [("Basel",)]
 
 
+def test_a_default_that_the_replica_cannot_make_is_kept_for_later(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    """Rows from the source have their values already; a type, on the other hand, they cannot do without."""
+    before = customer.table
+    number = Column("no", 20, -1, "bigint", False)
+    after = TableSchema("public", "customer", before.replica_identity, (*before.columns, number))
+    default = "nextval('numbers'::regclass)"
+    added = ColumnsAdded(before.id, (AddedColumn("no", "bigint", False, default, missing="7"),))
+    mood = Column("mood", 99_999, -1, "mood", False)
+    moody = TableSchema("public", "customer", before.replica_identity, (*after.columns, mood))
+    more = ColumnsAdded(after.id, (AddedColumn("mood", "public.mood", False, None, None),))
+    made_log.commit(
+        customer.insert("1", None, None, None),
+        Change(Operation.DDL, after.id, payload=added),
+        Rows(after).insert("2", None, None, None, "8"),
+        tables=[before, after],
+    )
+    made_log.commit(Change(Operation.DDL, moody.id, payload=more), tables=[moody])
+    error = replicating.start().ended_with()
+    assert error.code == "replica-schema"
+    assert 'type "public.mood" does not exist' in error.message
+    assert error.hint.startswith("Make that on the replica as it is on the source")
+    replica.execute("insert into public.customer (id) values (3)")
+    assert replica.execute("select id, no from public.customer order by id") == [(1, 7), (2, 8), (3, None)]
+    ((statement,),) = replica.execute("select statement from keepstream.deferred_ddl")
+    replica.execute(f"create sequence public.numbers start 10; {statement}")
+    replica.execute("insert into public.customer (id) values (4)")
+    assert replica.execute("select no from public.customer where id = 4") == [(10,)]
+
+
 def test_a_column_that_the_replica_has_already_is_not_added_again(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:
