@@ -18,7 +18,7 @@ from connectors.log.place import pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, RECORD_HEAD_BYTES, SegmentName
 from connectors.log.segment_file import SegmentFile
 from connectors.log.watch import FolderWatch
-from schemas.errors import HistoryBroken, PlaceTrimmed
+from schemas.errors import BEGIN_ANEW, HistoryBroken, PlaceTrimmed
 
 # A living writer raises the watermark within this time; it is dead or slow otherwise.
 _WRITER_GRACE_S = 0.05
@@ -206,6 +206,5 @@ class DirectoryReader:
         return HistoryBroken(
             f"the change log {self._folder.path} is not the one that was read before: {seen}",
             code="log-recreated",
-            hint="Bring the former log back, or copy the replicas anew: drop and create their databases,"
-            " then `keepstream run`.",
+            hint=f"Bring the former log back; if it is gone, {BEGIN_ANEW}.",
         )

@@ -23,7 +23,7 @@ from connectors.interfaces import Record
 from connectors.log.kafka_clients import KafkaClients
 from connectors.log.kafka_errors import kafka_error, log_missing
 from connectors.log.kafka_topic import find_topic_id
-from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
+from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed
 
 # How long a `wake` can go unnoticed: kafka-python's consumer cannot be woken.
 _SLICE_S = 0.25
@@ -144,5 +144,5 @@ class KafkaReader:
         return HistoryBroken(
             f"{self._where} is not the log that was read before: {seen}",
             code="log-recreated",
-            hint="Copy the replicas anew: drop and create their databases, then `keepstream run`.",
+            hint=f"A topic that was deleted cannot be brought back: {BEGIN_ANEW}.",
         )

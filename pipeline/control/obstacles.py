@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.server import insert_lsn
@@ -12,6 +13,10 @@ from pipeline.quantities import human_bytes
 from schemas.errors import HistoryBroken, KeepstreamError
 from schemas.lsn import Lsn, format_lsn
 
+_IF_STOPPED: Final = (
+    "If an error stopped it, mend that first: `keepstream status` shows the error and what to do."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -19,6 +24,9 @@ class Obstacle:
 
     seen: str
     hint: str
+
+
+NOBODY_ANSWERS: Final = Obstacle("cannot be judged: a server does not answer", "Look at `keepstream status`.")
 
 
 def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None:
@@ -44,7 +52,7 @@ def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None
     if not progress.alive:
         return Obstacle(
             f"is at {progress.position}, and no applier is connected to it",
-            f"Start `keepstream run` or `keepstream apply {replica}`.",
+            f"Start `keepstream run` or `keepstream apply {replica}`. {_IF_STOPPED}",
         )
     return None
 
@@ -71,7 +79,7 @@ def _find(replica: str, progress: Progress | None, source: Session, slot: str) -
         seen = "does not exist" if state is None else "is read by nobody"
         return Obstacle(
             f"is at {progress.position}, and capture does not run: slot {slot} {seen}",
-            "Start `keepstream run` or `keepstream capture`.",
+            f"Start `keepstream run` or `keepstream capture`. {_IF_STOPPED}",
         )
     behind = human_bytes(max(0, insert_lsn(source) - progress.position.lsn))
     return Obstacle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from connectors.postgres.progress import Progress, ReplicaState, read
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect, wrapped
+from pipeline.background import in_background
 from pipeline.backoff import Backoff
-from pipeline.control.obstacles import Obstacle, find_obstacle, replica_ahead, replica_obstacle
+from pipeline.control.obstacles import (
+    NOBODY_ANSWERS,
+    Obstacle,
+    find_obstacle,
+    replica_ahead,
+    replica_obstacle,
+)
 from schemas.errors import KeepstreamError, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
 
 MESSAGE_PREFIX = "keepstream.wait"
 POLL_FIRST_S = 0.01
 POLL_LONGEST_S = 0.25
-_REASON_S = 5.0
-"""How long the search for a reason may take once the time is up."""
+_REASON_S = 1.0
+"""How long before the time is up the search for a reason begins: a server that hangs ends nothing late."""
 
 Tell = Callable[[str], None]
 """Told in one line what is in the way, when that changes."""
@@ -75,19 +82,17 @@ def wait_for_replica(options: WaitOptions, tell: Tell) -> Waited:
     (`replica-ahead`); RetryLater if the source cannot be asked.
     """
     waiting = _Waiting(options, tell)
-    done: Future[Waited] = Future()
-    threading.Thread(target=_fulfil, args=[done, waiting.run], name="wait", daemon=True).start()
+    done = in_background(waiting.run, name="wait")
+    if options.timeout_s is None:
+        return done.result()
+    rest_s = min(_REASON_S, options.timeout_s / 2)
+    with contextlib.suppress(NotYet):
+        return done.result(options.timeout_s - rest_s)
+    reason = in_background(waiting.obstacle, name="obstacle")
     try:
-        return done.result(options.timeout_s)
+        return done.result(rest_s)
     except NotYet:
-        raise waiting.timeout() from None
-
-
-def _fulfil(done: Future[Waited], work: Callable[[], Waited]) -> None:
-    try:
-        done.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-        done.set_exception(error)
+        raise waiting.timeout(reason) from None
 
 
 class _Waiting:
@@ -119,10 +124,10 @@ class _Waiting:
                 self._say(f"cannot be asked: {error.message}")
                 time.sleep(backoff.next_s())
 
-    def timeout(self) -> Unhealthy:
+    def timeout(self, reason: Future[Obstacle]) -> Unhealthy:
         """Called by the thread that waited long enough."""
         replica, target = self._options.replica, self._target
-        obstacle = self._obstacle()
+        obstacle = reason.result() if reason.done() else NOBODY_ANSWERS
         goal = "what is committed on the source" if target is None else format_lsn(target)
         return Unhealthy(
             f"replica {replica} did not reach {goal} in time: it {obstacle.seen}",
@@ -169,27 +174,17 @@ class _Waiting:
             self._told = seen
             self._tell(f"{self._options.replica} {seen}. {hint}".strip())
 
-    def _obstacle(self) -> Obstacle:
+    def obstacle(self) -> Obstacle:
+        """What is in the way. Asks the source, and may hang where that does."""
         options = self._options
         if self._away is not None:
             return Obstacle(f"cannot be asked: {self._away.message}", self._away.hint)
         if not self._looked:
             return Obstacle("did not answer yet", "Give it more time with --timeout.")
-        found: Future[Obstacle] = Future()
-
-        def find() -> None:
-            found.set_result(
-                find_obstacle(
-                    options.replica,
-                    self._progress,
-                    source_conninfo=options.source_conninfo,
-                    slot=options.slot,
-                    purpose=options.purpose,
-                )
-            )
-
-        threading.Thread(target=find, name="wait obstacle", daemon=True).start()
-        try:
-            return found.result(_REASON_S)
-        except NotYet:
-            return Obstacle("cannot be judged: the source does not answer", "Look at `keepstream status`.")
+        return find_obstacle(
+            options.replica,
+            self._progress,
+            source_conninfo=options.source_conninfo,
+            slot=options.slot,
+            purpose=options.purpose,
+        )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 
 from connectors.failpoints import failpoint
@@ -23,10 +24,17 @@ from connectors.postgres.digest import TableName
 from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.server import insert_lsn
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import Blocker, ExportedSnapshot, begin_in_snapshot, export_snapshot
 from connectors.postgres.snapshot_reader import lock_those_there
-from pipeline.control.obstacles import find_obstacle, replica_ahead, replica_obstacle
+from pipeline.background import in_background
+from pipeline.control.obstacles import (
+    NOBODY_ANSWERS,
+    Obstacle,
+    find_obstacle,
+    replica_ahead,
+    replica_obstacle,
+)
 from pipeline.quantities import human_seconds
 from pipeline.verify.watch import Watch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
@@ -38,6 +46,8 @@ LOCKED_S = 10
 PROLONG_S = 1.0
 POLL_S = 0.02
 MESSAGE_PREFIX = "keepstream.verify"
+_REASON_S = 1.0
+"""How long the search for a reason may take once the time is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +103,17 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
     others: try again).
     """
     with contextlib.ExitStack() as stack:
-        source, reader, replica, keeper = (
-            stack.enter_context(watch.session(conninfo, purpose=options.purpose))
-            for conninfo in [options.source_conninfo] * 2 + [options.replica_conninfo] * 2
-        )
-        if restless:
-            _limit_locks(reader)
-            _limit_locks(keeper)
-        steps = _Steps(options, watch, source=source, replica=replica)
+        steps = _Steps(options, watch)
         limit_s = options.timeout_s + options.delay_s
         with watch.deadline(limit_s, steps.late):
+            source, reader, replica, keeper = (
+                stack.enter_context(watch.session(conninfo, purpose=options.purpose))
+                for conninfo in [options.source_conninfo] * 2 + [options.replica_conninfo] * 2
+            )
+            if restless:
+                _limit_locks(reader)
+                _limit_locks(keeper)
+            steps.begin(source=source, replica=replica)
             steps.catch_up()
             with steps.held():
                 started = time.monotonic()
@@ -131,18 +142,23 @@ def _limit_locks(session: Session) -> None:
 
 
 class _Steps:
-    """The steps of one meeting, each a method."""
+    """The steps of one meeting, each a method; `begin` goes first."""
 
-    def __init__(self, options: VerifyOptions, watch: Watch, *, source: Session, replica: Session) -> None:
+    _source: Session
+    _replica: Session
+
+    def __init__(self, options: VerifyOptions, watch: Watch) -> None:
         self._options = options
         self._watch = watch
-        self._source = source
-        self._replica = replica
         self._held_at: Lsn | None = None
         self._prolonged_at = 0.0
         self._behind_open: Lsn | None = None
         self._blockers: tuple[Blocker, ...] = ()
         self._goal: Lsn | None = None
+
+    def begin(self, *, source: Session, replica: Session) -> None:
+        """What is asked from now on."""
+        self._source, self._replica = source, replica
 
     def catch_up(self) -> None:
         """Wait, with nothing held, until the replica has what is committed now. One with a configured
@@ -248,17 +264,26 @@ class _Steps:
                 code="verify-timeout",
                 hint="Verify when they have ended, end them, or give more time with --timeout.",
             )
-        with self._watch.session(self._options.replica_conninfo, purpose=self._options.purpose) as session:
-            progress = read(session, self._options.name)
-        obstacle = find_obstacle(
-            self._options.replica,
-            progress,
-            source_conninfo=self._options.source_conninfo,
-            slot=self._options.slot,
-            purpose=self._options.purpose,
-        )
+        reason = in_background(self._obstacle, name="obstacle")
+        wait([reason], timeout=_REASON_S)
+        obstacle = reason.result() if reason.done() else NOBODY_ANSWERS
         goal = "" if self._goal is None else f" at {format_lsn(self._goal)}"
         return Unhealthy(f"{waited}{goal}: it {obstacle.seen}", code="verify-timeout", hint=obstacle.hint)
+
+    def _obstacle(self) -> Obstacle:
+        options = self._options
+        try:
+            with connect(options.replica_conninfo, purpose=options.purpose) as session:
+                progress = read(session, options.name)
+        except KeepstreamError as error:
+            return Obstacle(f"cannot be asked: {error.message}", error.hint)
+        return find_obstacle(
+            options.replica,
+            progress,
+            source_conninfo=options.source_conninfo,
+            slot=options.slot,
+            purpose=options.purpose,
+        )
 
     def _progress(self) -> Progress:
         """The row of a replica that streams."""

@@ -1,23 +1,30 @@
 """What all steps of a verification share: its sessions, what people are told, and how it ends early.
 
 A statement of ours may wait for long: for a target transaction that is being applied, for somebody's
-lock. So whoever wants to end it cancels what the sessions run, again and again until they have noticed.
+lock. So whoever wants to end it cancels what the sessions run, again and again until they have noticed, and
+then ends their connections.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 
 import psycopg
 
 from connectors.postgres.session import Session, connect
+from pipeline.background import in_background
 from schemas.errors import KeepstreamError, RetryLater
 
 _LOOK_S = 0.1
-_CANCEL_S = 2.0
+_CANCEL_S = 1.0
+_HANGS_S = 1.5
+"""A server that ended nothing for so long after it was asked to does not answer at all."""
 
 Tell = Callable[[str], None]
 """Told in one line what is being done or waited for."""
@@ -41,7 +48,7 @@ class Watch:
     @contextlib.contextmanager
     def session(self, conninfo: str, *, purpose: str) -> Iterator[Session]:
         """A session whose statements are cancelled when the verification shall end."""
-        session = connect(conninfo, purpose=purpose)
+        session = self._connected(conninfo, purpose)
         with self._lock:
             self._sessions.add(session)
         try:
@@ -50,6 +57,16 @@ class Watch:
             with self._lock:
                 self._sessions.discard(session)
             session.close()
+
+    def _connected(self, conninfo: str, purpose: str) -> Session:
+        opening = in_background(lambda: connect(conninfo, purpose=purpose), name="verify connect")
+        while not wait([opening], timeout=_LOOK_S).done:
+            try:
+                self.check()
+            except KeepstreamError:
+                opening.add_done_callback(_close)
+                raise
+        return opening.result()
 
     @contextlib.contextmanager
     def deadline(self, seconds: float, late: Callable[[], KeepstreamError]) -> Iterator[None]:
@@ -94,7 +111,7 @@ class Watch:
         try:
             yield
         except RetryLater as error:
-            if error.code in ("query-canceled", "connection-lost"):
+            if error.code in ("query-canceled", "connection-lost", "server-unreachable"):
                 self.check()
             raise
 
@@ -102,15 +119,37 @@ class Watch:
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def _watch(self, ended: threading.Event) -> None:
+        began_at: float | None = None
         while not ended.wait(_LOOK_S):
-            if self._stop.is_set() or self._is_late():
-                with self._lock:
-                    sessions = list(self._sessions)
-                for session in sessions:
-                    _cancel(session)
+            if not (self._stop.is_set() or self._is_late()):
+                began_at = None
+                continue
+            began_at = time.monotonic() if began_at is None else began_at
+            hangs = time.monotonic() - began_at > _HANGS_S
+            with self._lock:
+                sessions = list(self._sessions)
+            for session in sessions:
+                _end(session) if hangs else _cancel(session)
+
+
+def _close(opened: Future[Session]) -> None:
+    if opened.exception() is None:
+        opened.result().close()
 
 
 def _cancel(session: Session) -> None:
     with contextlib.suppress(psycopg.Error):  # it has ended, or ends just now
-        if not session.closed and session.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+        if _is_busy(session):
             session.cancel_safe(timeout=_CANCEL_S)
+
+
+def _end(session: Session) -> None:
+    """For the thread that waits for an answer the connection is lost."""
+    with contextlib.suppress(psycopg.Error, OSError):
+        if _is_busy(session):
+            with socket.socket(fileno=os.dup(session.pgconn.socket)) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def _is_busy(session: Session) -> bool:
+    return not session.closed and session.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE

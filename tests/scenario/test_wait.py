@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from connectors.postgres.progress import install, write_copying_marker
 from connectors.postgres.session import connect
+from pipeline.dev.postgres_server import EmbeddedPostgres
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database
 
@@ -101,14 +103,46 @@ def test_a_replica_that_is_away_or_hangs_is_waited_for_no_longer_than_told(
         assert waiting.wait(60) == 0, pipeline.outputs()
         assert apply.alive
         assert pipeline.replica.execute("select name from customer") == [("while away",)]
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
-            started = time.monotonic()
-            assert pipeline.run("wait", "standby", "--timeout", "1").code == 7
-            assert time.monotonic() - started < 12
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
+        with frozen(server):
+            for verb in ("wait", "verify"):
+                assert ends_in_time(pipeline, verb) == 7
+    finally:
+        pipeline.end()
+
+
+@contextmanager
+def frozen(server: EmbeddedPostgres) -> Iterator[None]:
+    """The server with all its backends: it takes connections and answers nothing."""
+    assert server.pid is not None
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    pids = [server.pid, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def ends_in_time(pipeline: Pipeline, verb: str) -> int:
+    """Its exit code; a server that does not answer must not keep it longer than told."""
+    started = time.monotonic()
+    code = pipeline.run(verb, "standby", "--timeout", "2").code
+    assert time.monotonic() - started < 6
+    return code
+
+
+def test_a_source_that_freezes_ends_both_in_time(
+    tmp_path: Path, new_source: Callable[..., Database], replica: Database, directory_url: str
+) -> None:
+    pipeline = make_pipeline(tmp_path, new_source(), replica, directory_url)
+    try:
+        begin(pipeline)
+        pipeline.wait()
+        with frozen(pipeline.source.server):
+            for verb in ("wait", "verify"):
+                assert ends_in_time(pipeline, verb) == 7
     finally:
         pipeline.end()
 
