@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import psycopg
+from psycopg import pq
 
 from schemas.errors import (
     ConfigError,
@@ -136,6 +137,7 @@ _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
 
 _NO_SERVICE = re.compile(r"definition of service|service file .* not found")
 _BAD_SETTING = re.compile(r"invalid (?:\S+ )?value|invalid (?:port|integer)|could not match \d+")
+_SETTING = re.compile(r'(?:invalid (?=[a-z_]+ value)|for connection option ")([a-z_]+)')
 _ATTEMPT = re.compile(
     r"^- host: (.*?), port: (.*?), hostaddr: .*?: (.*?)(?=^- host: |\Z)", re.DOTALL | re.MULTILINE
 )
@@ -204,7 +206,8 @@ def login_error(exc: psycopg.OperationalError, where: str) -> KeepstreamError:
         )
     if _BAD_SETTING.search(text):
         # libpq quotes the wrong part, which in a mistyped URL can be a piece of the password
-        return conninfo_error()
+        keywords = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        return conninfo_error(next((name for name in _SETTING.findall(text) if name in keywords), ""))
     attempts = _ATTEMPT.findall(text)
     hosts = {host for host, _, _ in attempts}
     refusals = [found for found in map(_refusal, (said for *_, said in attempts)) if found]
@@ -217,8 +220,15 @@ def login_error(exc: psycopg.OperationalError, where: str) -> KeepstreamError:
     return LoginRefused(f"{where} refused our login: {said}", code="login-refused", hint=hint)
 
 
-def conninfo_error() -> ConfigError:
-    """A connection string that libpq cannot read. Its text is not shown: a part may be the password."""
+def conninfo_error(setting: str = "") -> ConfigError:
+    """A connection string that libpq cannot read, or of which it refuses the value of `setting`. Its text
+    is not shown: a part may be the password."""
+    if setting:
+        return ConfigError(
+            f"a connection string gives {setting} a value that libpq does not know",
+            code="conninfo-invalid",
+            hint=f"Correct {setting}; PostgreSQL's documentation of libpq lists the values that it may have.",
+        )
     return ConfigError(
         "a connection string cannot be read",
         code="conninfo-invalid",

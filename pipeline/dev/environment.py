@@ -103,6 +103,10 @@ class Environment:
         """Kafka's where one was started here, otherwise the directory's."""
         return self.kafka_url if self.kafka.exists() else self.directory_url
 
+    def exists(self) -> bool:
+        """Whether `up` was called here before."""
+        return (self.folder / "roles.json").exists()
+
     def up(self, *, kafka: Kafka = Kafka.AUTO) -> None:
         """Start what is down and make the roles and databases. Idempotent."""
         if kafka is Kafka.REQUIRED:

@@ -31,6 +31,7 @@ def test_up_starts_servers_and_writes_a_configuration_that_works(server_folder: 
     up = keepstream("dev", "up", "--no-kafka", "--folder", str(folder))
     assert up.returncode == 0, up.stderr
     assert up.stdout.count("running") == 2
+    assert "Kafka" not in up.stderr
     path = folder / "keepstream.yaml"
     assert f"config   {path}" in up.stdout
     assert path.stat().st_mode & 0o777 == 0o600
@@ -40,7 +41,7 @@ def test_up_starts_servers_and_writes_a_configuration_that_works(server_folder: 
         assert url.reveal() not in up.stdout + up.stderr
     assert keepstream("dev", "up", "--no-kafka", "--folder", str(folder)).returncode == 0
     assert keepstream("dev", "status", "--folder", str(folder)).stdout.count("running") == 2
-    assert keepstream("dev", "down", "--folder", str(folder)).stdout == "ended source, replica\n"
+    assert keepstream("dev", "down", KEEPSTREAM_CONFIG=str(path)).stdout == "ended source, replica\n"
     assert keepstream("dev", "status", "--folder", str(folder)).stdout.count("down") == 2
     assert keepstream("dev", "down", "--folder", str(folder)).stdout == "nothing was running\n"
 

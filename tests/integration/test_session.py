@@ -90,6 +90,13 @@ def test_a_wrong_password_is_refused_and_not_shown(source: Database) -> None:
     assert "sesame" not in f"{error} {error.hint} {error.__cause__!r}"
 
 
+@pytest.mark.parametrize("setting", ["sslmode", "target_session_attrs", "keepalives"])
+def test_a_value_that_libpq_does_not_know_is_said_to_be_that(setting: str) -> None:
+    error = refused(f"postgresql://crm:sesame@127.0.0.1:1/crm?{setting}=open")
+    assert (error.code, error.exit_code) == ("conninfo-invalid", 3)
+    assert error.message == f"a connection string gives {setting} a value that libpq does not know"
+
+
 @pytest.mark.parametrize(
     ("parameters", "hint"),
     [
