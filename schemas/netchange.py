@@ -14,8 +14,10 @@ come), or cannot happen in a true history, is refused: such a run is applied cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
 
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation
@@ -65,12 +67,15 @@ class Netting:
         self._decode_key = key_decoder(table)
         self._key_is_identity = tuple(key) == table.key_indexes
         self._key = tuple(key)
+        self._key_set = frozenset(self._key)
         self._key_of = _picker(self._key)
+        self._name_of = itemgetter(*self._key)  # of one column its value, of several a tuple
 
     def net(self, changes: Sequence[Change]) -> NetChange:
         """The sets of a run in source order. Raises NotNettable."""
-        if all(change.operation is Operation.INSERT for change in changes):
-            return self._net_inserts(changes)
+        apart = self._net_apart(changes)
+        if apart is not None:
+            return apart
         lives: dict[Key, _Life] = {}
         for change in changes:
             if change.operation is Operation.INSERT:
@@ -85,16 +90,34 @@ class Netting:
                 raise NotNettable(f"a {change.operation.name.lower()} is not one row")
         return _collect(lives)
 
-    def _net_inserts(self, changes: Sequence[Change]) -> NetChange:
-        """The same for what is most common in bulk."""
-        decode, key_of = self._decode_row, self._key_of
-        rows = [decode(change.row or b"", 0) for change in changes]
-        keys = {key_of(row) for row in rows}
-        if len(keys) < len(rows):
-            raise NotNettable("a row is inserted while it is there")
-        if any(None in key for key in keys):
-            raise NotNettable("a key is NULL")
-        return NetChange(inserted=rows)
+    def _net_apart(self, changes: Sequence[Change]) -> NetChange | None:
+        """The same for what is most common in bulk: rows that are inserted or updated once each and keep
+        their keys. None if it is not that."""
+        decode, stays = self._decode_row, self._key_is_identity
+        inserted: list[Row] = []
+        updated: dict[tuple[int, ...], list[Row]] = {}
+        for operation, _, old_key, old_row, row, absent, _ in changes:
+            if row is None or old_key is not None or old_row is not None:
+                return None
+            if operation is Operation.INSERT:
+                inserted.append(decode(row, 0))
+            elif stays:
+                updated.setdefault(absent, []).append(decode(row, 0))
+            else:
+                return None
+        if any(not self._key_set.isdisjoint(absent) for absent in updated):
+            return None
+        names: set[object] = set()
+        for rows in (inserted, *updated.values()):
+            names.update(map(self._name_of, rows))
+        if len(names) < len(changes) or self._has_null(names):
+            return None
+        return NetChange(inserted=inserted, updated=updated)
+
+    def _has_null(self, names: Collection[Any]) -> bool:
+        if len(self._key) == 1:
+            return None in names
+        return any(None in name for name in names)
 
     def _update(self, lives: dict[Key, _Life], change: Change) -> None:
         assert change.row is not None

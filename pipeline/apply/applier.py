@@ -11,7 +11,7 @@ from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.claim import Loss, PositionLost, explain
 from connectors.postgres.progress import HoldKind
 from pipeline.apply.counters import Counters
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Move, RollBack, Step
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, Move, RollBack, Step
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.paths import Paths
@@ -45,12 +45,19 @@ class Applier:
         self._looked_at = time.monotonic()
         self._parts = PartChanges()
         self._ordinal = 0
+        self._failure: KeepstreamError | None = None
 
     def run(self) -> bool:
         """Returns whether the end that the options name was reached, durably; False: `stop`.
 
         Raises RetryLater (open the replica anew) and what only an operator can mend.
         """
+        try:
+            return self._run()
+        finally:
+            self.paths.forget()
+
+    def _run(self) -> bool:
         opened = self.opened
         while not self._stop.is_set():
             step = opened.planner.next(self._brakes(), self._counters.limits())
@@ -116,21 +123,30 @@ class Applier:
         self._counters.count(
             transactions=len(group.transactions),
             changes=group.changes,
-            size_bytes=sum(len(loaded.transaction.changes) for loaded in group.transactions),
+            size_bytes=group.size_bytes,
             took_s=time.monotonic() - started,
         )
 
     def _commit_group(self, group: Group) -> None:
         writer, planner = self.opened.writer, self.opened.planner
         writer.begin(planner.position.lsn, group.position, place=planner.hint)
-        for loaded in group.transactions:
-            source = SourceRef(loaded.transaction.xid, loaded.transaction.commit_lsn)
-            if loaded.plain:
-                self.paths.add_rows(source, loaded.changes, size_bytes=len(loaded.transaction.changes))
-            else:
-                self.paths.add(source, loaded.changes)
+        self.paths.add_whole(group.transactions)
+        if self.paths.send():
+            self._get_ready(group)
         self.paths.push()
         writer.commit()
+
+    def _get_ready(self, group: Group) -> None:
+        """Read and decode what comes next while the replica works. If that fails, first this group is
+        committed, and nothing is read any more."""
+        planner, limits = self.opened.planner, self._counters.limits()
+        if self._failure is not None:
+            return
+        try:
+            self._read_more(limits, beside_bytes=group.size_bytes)
+            planner.get_ready(group, limits)
+        except KeepstreamError as error:
+            self._failure = error
 
     def _apply_part(self, step: ApplyPart, started: float) -> None:
         opened, part = self.opened, step.part
@@ -214,16 +230,30 @@ class Applier:
 
     def _read(self) -> bool:
         """Whether anything came: what was waited for, and where we are behind what is there beside it."""
-        planner, follower = self.opened.planner, self.opened.follower
-        limits = self._counters.limits()
-        came = followed = follower.read(_READ_S)
-        while followed:
+        if self._failure is not None:
+            raise self._failure
+        backlog = self.opened.planner.backlog
+        before_bytes = backlog.size_bytes
+        came = self._feed(_READ_S)
+        if backlog.size_bytes - before_bytes >= _PLENTY_BYTES:
+            self._read_more(self._counters.limits())
+        return came
+
+    def _read_more(self, limits: Limits, *, beside_bytes: int = 0) -> None:
+        """What is there, as long as the next group can take it. `beside_bytes`: of the backlog they are not
+        for it."""
+        planner = self.opened.planner
+        while planner.wants_more(limits, beside_bytes=beside_bytes):
             before_bytes = planner.backlog.size_bytes
-            for frame in followed:
-                planner.backlog.feed(frame)
-            plenty = planner.backlog.size_bytes - before_bytes >= _PLENTY_BYTES
-            followed = follower.read(0.0) if plenty and planner.wants_more(limits) else []
-        return bool(came)
+            self._feed(0.0)
+            if planner.backlog.size_bytes - before_bytes < _PLENTY_BYTES:
+                return
+
+    def _feed(self, timeout_s: float) -> bool:
+        followed = self.opened.follower.read(timeout_s)
+        for frame in followed:
+            self.opened.planner.backlog.feed(frame)
+        return bool(followed)
 
     def _look(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._looked_at >= LOOK_EVERY_S:

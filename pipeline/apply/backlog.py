@@ -7,18 +7,39 @@ is the one in which the position was taken (P2).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.follow import AnchorHint, Followed, SameHistory
+from schemas.change import Change
 from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, Transaction, Transactions
 from schemas.lsn import Position
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole transaction."""
+class Loaded(NamedTuple):
+    """A transaction with its changes decoded. `plain`: each of them is one row. (A tuple: there are many.)"""
 
     transaction: Transaction
+    changes: Sequence[Change]
+    plain: bool
+
+
+@dataclass(slots=True)
+class Whole:
+    """A whole transaction, decoded when that is first wanted."""
+
+    transaction: Transaction
+    _loaded: Loaded | None = None
+
+    def load(self) -> Loaded:
+        """Raises RefusedData (`frame-format`)."""
+        loaded = self._loaded
+        if loaded is None:
+            changes = self.transaction.iter_changes()
+            plain = not [change for change in changes if change.payload is not None]
+            loaded = self._loaded = Loaded(self.transaction, changes, plain)
+        return loaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import NamedTuple
 
-from pipeline.apply.backlog import Aborted, Backlog, PartOf, Standing, Whole
+from pipeline.apply.backlog import Aborted, Backlog, Loaded, PartOf, Standing, Whole
 from schemas.barrier import barrier_of
 from schemas.change import Change
 from schemas.frame import Part, Transaction
@@ -49,14 +48,6 @@ class Brakes:
     until_time: int | None = None
 
 
-class Loaded(NamedTuple):
-    """A transaction with its changes decoded. `plain`: each of them is one row. (A tuple: there are many.)"""
-
-    transaction: Transaction
-    changes: Sequence[Change]
-    plain: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """Apply these in one target transaction, which ends at `position`. `barrier`: it is one."""
@@ -64,11 +55,8 @@ class Group:
     transactions: tuple[Loaded, ...]
     position: Position
     barrier: bool
-
-    @property
-    def changes(self) -> int:
-        """How many changes there are in all."""
-        return sum(len(loaded.changes) for loaded in self.transactions)
+    changes: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +113,20 @@ class Planner:
         """Whether some parts of a transaction were applied, and not all."""
         return self._open is not None
 
-    def wants_more(self, limits: Limits) -> bool:
+    def wants_more(self, limits: Limits, *, beside_bytes: int = 0) -> bool:
         """Whether it is behind, and a group could take more than is there: what is at hand should be read
-        before it is planned."""
-        return self.backlog.size_bytes < limits.size_bytes and self._is_behind()
+        before it is planned. `beside_bytes`: so much of what is there belongs to the group before."""
+        return self.backlog.size_bytes - beside_bytes < limits.size_bytes and self._is_behind()
+
+    def get_ready(self, group: Group, limits: Limits) -> None:
+        """Decode what may be the group after this one, which is under way."""
+        changes = size_bytes = 0
+        for item in islice(self._wholes(), len(group.transactions), None):
+            changes += item.transaction.change_count
+            size_bytes += len(item.transaction.changes)
+            if changes > limits.changes or size_bytes > limits.size_bytes:
+                return
+            item.load()
 
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
@@ -229,21 +227,22 @@ class Planner:
         stopped = self._stops(brakes, first.transaction)
         if stopped is not None:
             return stopped
-        group = [_load(first.transaction)]
+        group = [first.load()]
         changes, size_bytes = len(group[0].changes), len(first.transaction.changes)
         barrier = not group[0].plain and is_barrier(group[0].changes)
         for item in () if barrier else self._followers():
             transaction = item.transaction
-            changes += transaction.change_count
-            size_bytes += len(transaction.changes)
-            full = changes > limits.changes or size_bytes > limits.size_bytes
+            more, more_bytes = changes + transaction.change_count, size_bytes + len(transaction.changes)
+            full = more > limits.changes or more_bytes > limits.size_bytes
             if full or len(group) >= limits.transactions or self._stops(brakes, transaction) is not None:
                 break
-            loaded = _load(transaction)
+            loaded = item.load()
             if not loaded.plain and is_barrier(loaded.changes):
                 break
             group.append(loaded)
-        return Group(tuple(group), _after(group[-1].transaction.position, brakes), barrier)
+            changes, size_bytes = more, more_bytes
+        end = _after(group[-1].transaction.position, brakes)
+        return Group(tuple(group), end, barrier, changes, size_bytes)
 
     def _followers(self) -> Iterator[Whole]:
         """What may join the first item's group; nothing when caught up. Looks no further than it is asked:
@@ -272,11 +271,6 @@ def _after(end: Position, brakes: Brakes) -> Position:
     if brakes.hold is None or end.lsn <= brakes.hold:
         return end
     return Position(brakes.hold, end.xid, end.commit_time)
-
-
-def _load(transaction: Transaction) -> Loaded:
-    changes = transaction.iter_changes()
-    return Loaded(transaction, changes, not [change for change in changes if change.payload is not None])
 
 
 def is_barrier(changes: Sequence[Change]) -> bool:

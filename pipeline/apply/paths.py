@@ -6,7 +6,10 @@
 Changes are gathered into slices. In a slice, a table with many changes goes as sets and the others one by
 one: nothing on a replica ties tables together (no trigger fires, no foreign key is checked). What the replica
 refuses as sets is undone to the savepoint and sent again one by one, so that the exact path has the last word
-about what is right and what is divergence. The replica works on one slice while the next is made ready.
+about what is right and what is divergence.
+
+Sets of one slice are written in a thread of their own while the next slice is made ready: that thread mostly
+waits for the replica. Until it has ended (`_settle`) nobody else uses the session.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.apply_sets import SetPlan, SetRefused
 from connectors.postgres.writer import ReplicaWriter
+from pipeline.apply.backlog import Loaded
+from pipeline.background import in_background
 from schemas.barrier import barrier_of
 from schemas.change import Change
 from schemas.netchange import NetChange, NotNettable
@@ -57,17 +63,27 @@ class Slice:
     runs: list[Run] = field(default_factory=list)
     changes: int = 0
     size_bytes: int = 0
-    as_sets: dict[str, int] = field(default_factory=dict)
-    """How many changes of which tables are under way as sets."""
+    widest_bytes: int = 0
+    """No row is wider: what the largest run takes."""
 
     def add(self, run: Run, size_bytes: int) -> None:
         self.runs.append(run)
         self.changes += len(run.changes)
         self.size_bytes += size_bytes
+        self.widest_bytes = max(self.widest_bytes, size_bytes)
 
     @property
     def is_full(self) -> bool:
         return self.changes >= SLICE_CHANGES or self.size_bytes >= SLICE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A slice whose sets are being written. as_sets: how many changes of which tables go as sets."""
+
+    slice: Slice
+    as_sets: dict[str, int]
+    written: Future[None]
 
 
 class Paths:
@@ -80,7 +96,7 @@ class Paths:
         self.refused = 0
         self._writer = writer
         self._gathered = Slice()
-        self._under_way: Slice | None = None
+        self._under_way: UnderWay | None = None
         self._patience: dict[str, tuple[int, int]] = {}
 
     def add(self, source: SourceRef, changes: Iterable[Change], *, first_ordinal: int = 0) -> int:
@@ -108,12 +124,24 @@ class Paths:
         self._gather(source, ordinals, rows)
         return ordinal
 
-    def add_rows(self, source: SourceRef, changes: Sequence[Change], *, size_bytes: int) -> None:
-        """The same for a transaction of rows alone."""
-        for start in range(0, len(changes), SLICE_CHANGES):
-            rows = changes[start : start + SLICE_CHANGES]
-            part_bytes = size_bytes * len(rows) // len(changes)
-            self._gather(source, range(start, start + len(rows)), rows, part_bytes)
+    def add_whole(self, transactions: Iterable[Loaded]) -> None:
+        """Take whole transactions: the same as `add` for each, and fast for many small ones."""
+        gathered = self._gathered
+        for transaction, changes, plain in transactions:
+            source = SourceRef(transaction.xid, transaction.commit_lsn)
+            count = len(changes)
+            if plain and count <= SLICE_CHANGES:
+                gathered.add(Run(source, range(count), changes), len(transaction.changes))
+                if gathered.is_full:
+                    self._send()
+            else:
+                self.add(source, changes)
+            gathered = self._gathered
+
+    def send(self) -> bool:
+        """Send everything that was taken; returns whether sets of it are under way."""
+        self._send()
+        return self._under_way is not None
 
     def push(self) -> None:
         """Send everything that was taken, and wait until sets were answered."""
@@ -121,20 +149,15 @@ class Paths:
         self._settle()
 
     def forget(self) -> None:
-        """The target transaction was rolled back."""
+        """The target transaction will be rolled back. Returns when the session is free."""
+        if self._under_way is not None:
+            wait([self._under_way.written])
         self._gathered, self._under_way = Slice(), None
 
-    def _gather(
-        self,
-        source: SourceRef,
-        ordinals: Sequence[int],
-        rows: Sequence[Change],
-        size_bytes: int | None = None,
-    ) -> None:
+    def _gather(self, source: SourceRef, ordinals: Sequence[int], rows: Sequence[Change]) -> None:
         if not rows:
             return
-        if size_bytes is None:
-            size_bytes = sum([len(c.row or b"") + len(c.old_row or b"") for c in rows])
+        size_bytes = sum([len(c.row or b"") + len(c.old_row or b"") for c in rows])
         self._gathered.add(Run(source, ordinals, rows), size_bytes)
         if self._gathered.is_full:
             self._send()
@@ -150,38 +173,37 @@ class Paths:
         if not sets:
             self._send_singly(singles)
             return
-        self._under_way = gathered
-        gathered.as_sets = {plan.name: count for plan, _, count in sets}
+        as_sets = {plan.name: count for plan, _, count in sets}
+        written = in_background(lambda: self._write(sets, singles), name="apply sets")
+        self._under_way = UnderWay(gathered, as_sets, written)
+
+    def _write(self, sets: list[_Set], singles: list[Run]) -> None:
+        """In the other thread."""
         self._writer.begin_sets()
-        self._send_singly(singles)
-        try:
-            for plan, net, _ in sets:
-                self._writer.write_set(plan, net)
-        except SetRefused as refusal:
-            self._send_again(refusal)
+        for run in singles:
+            self._writer.apply(run.source, run.changes, run.ordinals)
+        for plan, net, _ in sets:
+            self._writer.write_set(plan, net)
+        self._writer.settle_sets()
 
     def _settle(self) -> None:
-        if self._under_way is None:
+        """Wait until the slice that is under way is written; if its sets were refused, and so it was undone,
+        send it again on the exact path."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
             return
         try:
-            self._writer.settle_sets()
+            under_way.written.result()
         except SetRefused as refusal:
-            self._send_again(refusal)
+            self.refused += 1
+            self._lose_patience(refusal.table)
+            logger.info("sets refused", extra={"table": refusal.table, "reason": refusal.reason})
+            self._send_singly(under_way.slice.runs)
             return
-        for table, count in self._under_way.as_sets.items():
+        for table, count in under_way.as_sets.items():
             self.set_changes += count
             self._regain_patience(table)
-        self._under_way = None
-
-    def _send_again(self, refusal: SetRefused) -> None:
-        """The exact path for a slice whose sets were undone."""
-        self.refused += 1
-        self._lose_patience(refusal.table)
-        logger.info("sets refused", extra={"table": refusal.table, "reason": refusal.reason})
-        undone, self._under_way = self._under_way, None
-        assert undone is not None
-        self.single_changes -= undone.changes - sum(undone.as_sets.values())  # undone with the sets
-        self._send_singly(undone.runs)
+        self.single_changes += under_way.slice.changes - sum(under_way.as_sets.values())
 
     def _send_singly(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -196,7 +218,7 @@ class Paths:
         for run in gathered.runs:
             for change in run.changes:
                 by_table.setdefault(change.table, []).append(change)
-        sets = dict(self._nets(by_table))
+        sets = dict(self._nets(by_table, may_be_wide=gathered.widest_bytes > WIDE_BYTES))
         if not sets:
             return [], gathered.runs
         left = by_table.keys() - sets.keys()
@@ -204,11 +226,15 @@ class Paths:
             return list(sets.values()), []
         return list(sets.values()), [rest for run in gathered.runs if (rest := _only(run, left)).changes]
 
-    def _nets(self, by_table: dict[bytes, list[Change]]) -> Iterator[tuple[bytes, _Set]]:
+    def _nets(
+        self, by_table: dict[bytes, list[Change]], *, may_be_wide: bool
+    ) -> Iterator[tuple[bytes, _Set]]:
         versions = Counter(self._writer.table_name(table) for table in by_table)
         for table, changes in by_table.items():
             alone = versions[self._writer.table_name(table)] == 1  # else their order among each other counts
-            if not alone or len(changes) < SET_CHANGES or any(map(_is_wide, changes)):
+            if not alone or len(changes) < SET_CHANGES:
+                continue
+            if may_be_wide and any(map(_is_wide, changes)):
                 continue
             plan = self._plan(table)
             if plan is None or not self._is_patient(plan.name):
