@@ -15,7 +15,8 @@ from schemas.errors import OperatorNeeded
 LOCK_WAIT_MS: Final = 2000
 """Capture stands still meanwhile."""
 
-# The row versions of all that pg_dump reads of the table itself: every ALTER makes a new one.
+# The row versions of what pg_dump reads of the table itself; what it only names (types, functions, other
+# tables) is not among them.
 _VERSION: Final = """
     with indexes (oid) as (select indexrelid from pg_index where indrelid = %(table)s::oid),
     owned (oid) as (
@@ -23,22 +24,30 @@ _VERSION: Final = """
          where classid = 'pg_class'::regclass and refclassid = 'pg_class'::regclass
            and refobjid = %(table)s::oid and deptype in ('a', 'i')
     ),
-    read (catalog, oid, version) as (
-        select 'class', oid, xmin from pg_class
+    parts (catalog, oid, version) as (
+        select 'pg_class'::regclass, oid, xmin from pg_class
          where oid = %(table)s::oid or oid in (table indexes) or oid in (table owned)
-         union all select 'column', attrelid, xmin from pg_attribute
+         union all select 'pg_attrdef'::regclass, oid, xmin from pg_attrdef where adrelid = %(table)s::oid
+         union all select 'pg_constraint'::regclass, oid, xmin from pg_constraint
+                where conrelid = %(table)s::oid
+         union all select 'pg_trigger'::regclass, oid, xmin from pg_trigger where tgrelid = %(table)s::oid
+         union all select 'pg_rewrite'::regclass, oid, xmin from pg_rewrite where ev_class = %(table)s::oid
+         union all select 'pg_policy'::regclass, oid, xmin from pg_policy where polrelid = %(table)s::oid
+         union all select 'pg_statistic_ext'::regclass, oid, xmin from pg_statistic_ext
+                where stxrelid = %(table)s::oid
+    ),
+    read (catalog, oid, version) as (
+        table parts
+         union all select 'pg_attribute'::regclass, attrelid, xmin from pg_attribute
                 where attrelid = %(table)s::oid or attrelid in (table indexes)
-         union all select 'default', oid, xmin from pg_attrdef where adrelid = %(table)s::oid
-         union all select 'constraint', oid, xmin from pg_constraint where conrelid = %(table)s::oid
-         union all select 'index', indexrelid, xmin from pg_index where indrelid = %(table)s::oid
-         union all select 'trigger', oid, xmin from pg_trigger where tgrelid = %(table)s::oid
-         union all select 'rule', oid, xmin from pg_rewrite where ev_class = %(table)s::oid
-         union all select 'policy', oid, xmin from pg_policy where polrelid = %(table)s::oid
-         union all select 'inherits', inhparent, xmin from pg_inherits where inhrelid = %(table)s::oid
-         union all select 'statistics', oid, xmin from pg_statistic_ext where stxrelid = %(table)s::oid
-         union all select 'sequence', seqrelid, xmin from pg_sequence where seqrelid in (table owned)
-         union all select 'comment', objoid, xmin from pg_description
-                where objoid = %(table)s::oid or objoid in (table indexes)
+         union all select 'pg_index'::regclass, indexrelid, xmin from pg_index
+                where indrelid = %(table)s::oid
+         union all select 'pg_inherits'::regclass, inhparent, xmin from pg_inherits
+                where inhrelid = %(table)s::oid
+         union all select 'pg_sequence'::regclass, seqrelid, xmin from pg_sequence
+                where seqrelid in (table owned)
+         union all select 'pg_description'::regclass, d.objoid, d.xmin from pg_description d
+                join parts p on p.catalog = d.classoid and p.oid = d.objoid
     )
     select pg_catalog.md5(string_agg(read::text, ',' order by catalog, oid, version::text)) from read
 """
@@ -74,15 +83,22 @@ class TableDdl:
 
 
 def definition_version(session: Session, table: int) -> str:
-    """Equal before a dump and after it, under a lock against DDL: the table (an OID) is still as dumped."""
+    """Of the table with this OID. Equal in the snapshot of a dump and later, under a lock against DDL: the
+    table is as it was dumped."""
     (version,) = session.execute(_VERSION, {"table": table}).fetchone() or ("",)
     return str(version)
 
 
-def dump_table(tools: PgTools, conninfo: str, *, schema: str, table: str, stop: threading.Event) -> TableDdl:
-    """Dump one table's definition. Raises OperatorNeeded (`pg-dump-failed`)."""
-    before = _entries(_dump(tools, conninfo, schema, table, "pre-data", stop))
-    after = _entries(_dump(tools, conninfo, schema, table, "post-data", stop))
+def dump_table(
+    tools: PgTools, conninfo: str, *, schema: str, table: str, snapshot: str, stop: threading.Event
+) -> TableDdl:
+    """Dump one table's definition, as an exported snapshot shows it. Raises OperatorNeeded
+    (`pg-dump-failed`)."""
+
+    def entries(section: str) -> list[tuple[str, str]]:
+        return _entries(_dump(tools, conninfo, schema, table, section, snapshot, stop))
+
+    before, after = entries("pre-data"), entries("post-data")
     return TableDdl(
         _joined(before, lambda kind: kind not in _APART),
         _joined(after, lambda kind: kind not in _APART),
@@ -91,13 +107,22 @@ def dump_table(tools: PgTools, conninfo: str, *, schema: str, table: str, stop: 
     )
 
 
-def _dump(tools: PgTools, conninfo: str, schema: str, table: str, section: str, stop: threading.Event) -> str:
+def _dump(
+    tools: PgTools,
+    conninfo: str,
+    schema: str,
+    table: str,
+    section: str,
+    snapshot: str,
+    stop: threading.Event,
+) -> str:
     with open_login(conninfo, application_name="keepstream:join") as (login, environment):
         command = [
             tools.pg_dump,
             f"--dbname={login}",
             f"--table={_pattern(schema)}.{_pattern(table)}",
             f"--section={section}",
+            f"--snapshot={snapshot}",
             "--schema-only",
             f"--lock-wait-timeout={LOCK_WAIT_MS}",
             "--no-owner",

@@ -42,10 +42,11 @@ class Housekeeping:
         """Call it when no transaction is open. Returns the versions of tables that joined."""
         now = time.monotonic()
         if now - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = now
             self.check_publication()
             self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
-            return self._look(packer)
+            joined = self._look(packer)
+            self._looked_at = time.monotonic()  # a look may take long: the stream comes before the next
+            return joined
         self._heartbeat(batch, packer, now)
         return ()
 

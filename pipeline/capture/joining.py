@@ -1,17 +1,28 @@
 """How one table joins: one source transaction adds it to the publication, and emits its definition and
 rows as logical messages (`schemas.join`), so that they stand in the log exactly where its changes begin.
 
-An application's writes to the table wait as little as can be. It is dumped without a lock of ours. Then it is
-locked against DDL alone, and proven to be as it was dumped. Before the transaction commits, an
-ANCHOR announces its xid: a capture that is killed in between finds the publication changed by a
-transaction that it can prove to be ours (P11). Writers are kept out at the very end: while few rows are
-sent, or while many, sent before, are proven to be still the same.
+An application's writes to the table wait as little as can be (decision 009). Whatever takes time is done
+without a lock of ours, and proven at the end to be still true:
+
+    read     definition and dependencies in one snapshot, and pg_dump in the same
+    preview  the version that would be published, in a savepoint that is rolled back, locks and all
+    announce an ANCHOR names our transaction: a capture that is killed in between finds the publication
+             changed by a transaction that it can prove to be ours (P11)
+    send     a large table's rows, as a reader's snapshot shows them
+    lock     writers and DDL are kept out: the definition is as it was dumped, and the rows are as they
+             were sent. A small table's rows are sent now, so that it joins however busy it is
+    commit
+
+Only one session of ours ever holds a lock while we wait for another one: PostgreSQL sees no deadlock
+between sessions that wait for each other through us.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from psycopg import sql
@@ -19,6 +30,7 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table
+from connectors.postgres.dependencies import Dependency, read_dependencies
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
@@ -37,17 +49,21 @@ from schemas.table import TableSchema
 ROWS_CHUNK_BYTES = 256 * 1024
 JOIN_LIMIT_BYTES = 64 * 1024 * 1024
 """A table with more rows than this is not sent through the source's WAL by itself."""
+EXPANSION = 4
+"""As text, rows may be so many times larger than the table: its values may be compressed."""
 ROWS_UNDER_LOCK_BYTES = 4 * 1024 * 1024
-"""Rows of a table that is no larger are sent while its writers wait, so that it joins however busy it is."""
-WRITERS_WAIT_S = 0.4
-"""How long an application's writes may wait for us, beside the commit itself."""
+"""Rows of a table that is no larger are sent while its writers wait."""
 LOCK_WAIT_MS = 150
 """For as long as we wait for running writers to end, new ones wait behind us."""
-DDL_LOCK_WAIT_MS = 1500
-"""Only DDL and VACUUM wait behind us then. Longer than deadlock_timeout: an autovacuum gives way."""
+LOCKED_MS = 400
+"""How long one statement of ours may take while writers wait, and all of them but the commit."""
+IDLE_MS = 5_000
+LOCKED_IDLE_MS = 1_000
+"""The server ends a transaction of ours that has fallen silent: we may be frozen, or cut off."""
 ANNOUNCE_LIMIT_S = 3.0
-"""How long DDL on the table may wait for the log's sake."""
+"""How long capture stands still for the log's sake."""
 
+_NO_COLUMNS = "it has no columns"
 _STRANGERS = """
     select count(*)
       from pg_constraint k
@@ -68,32 +84,83 @@ _PARENT = """
 """
 
 
+class NotNow(Exception):
+    """The table cannot join as it is; the text says why."""
+
+
 def join_table(
-    capture: OpenCapture, options: CaptureOptions, packer: FramePacker, table: Table
+    capture: OpenCapture,
+    options: CaptureOptions,
+    packer: FramePacker,
+    table: Table,
+    *,
+    lacking: Callable[[tuple[Dependency, ...]], str | None],
+    as_large: bool = False,
 ) -> TableSchema | str:
-    """The version in which it joined, or why it cannot.
+    """The version in which it joined, or why it cannot. `lacking` says what a replica lacks for it.
+    `as_large`: its rows are more than its size tells.
 
     Raises RetryLater, with a code of its own for what may be otherwise the next time: `table-altered`,
     `table-written`, `log-slow`, `lock-timeout`, `query-canceled`.
     """
-    purpose = f"{options.name}:join"
-    defined = definition_version(capture.sql, table.oid)
-    dumped = _dump(capture.sql, options, table)
-    with (
-        connect(options.source, purpose=purpose, autocommit=False) as session,
-        connect(options.source, purpose=purpose, autocommit=False) as reader,
-    ):
-        joining = _Joining(capture, options, packer, table, session, reader)
-        return joining.lock_definition(defined) or joining.join(dumped)
+    try:
+        require_joinable(capture.sql, table)
+        defined, dumped = _read_definition(options, table, lacking)
+        with closing(_begin(options)) as session:
+            joining = _Joining(capture, options, packer, table, session)
+            version = joining.announce(defined)
+            if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
+                joining.join_large(dumped, defined)
+            else:
+                joining.join_small(dumped, defined)
+            return version
+    except NotNow as reason:
+        return str(reason)
 
 
-def _dump(session: Session, options: CaptureOptions, table: Table) -> TableDdl:
-    tools = find_pgtools(session.info.server_version // 10000, configured=options.pg_bin)
-    return dump_table(tools, options.source, schema=table.schema, table=table.name, stop=threading.Event())
+def require_joinable(session: Session, table: Table) -> None:
+    """Raises NotNow where that can be told without any effort."""
+    now = find_table(session, table.oid)
+    if now is None or (now.schema, now.name) != (table.schema, table.name):
+        raise NotNow("it was renamed or dropped meanwhile")
+    if now.identity_problem is not None:
+        raise NotNow(now.identity_problem)
+    _require_small(_size_bytes(session, table.oid))
+
+
+def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Session:
+    """A transaction that the server ends if we fall silent. Closing the session rolls it back."""
+    session = connect(options.source, purpose=f"{options.name}:join", autocommit=False)
+    session.execute(f"set transaction isolation level {isolation}")
+    session.execute(f"set local idle_in_transaction_session_timeout = {IDLE_MS}")
+    session.execute(f"set local lock_timeout = {LOCK_WAIT_MS}")
+    return session
+
+
+def _read_definition(
+    options: CaptureOptions, table: Table, lacking: Callable[[tuple[Dependency, ...]], str | None]
+) -> tuple[str, TableDdl]:
+    """The definition's version and SQL, as one snapshot shows them; every replica has what it needs."""
+    with closing(_begin(options, isolation="repeatable read, read only")) as session:
+        session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
+        (snapshot,) = _one(session, "select pg_export_snapshot()", [])
+        defined = definition_version(session, table.oid)
+        lacks = lacking(read_dependencies(session, table.oid))
+        if lacks is not None:
+            raise NotNow(lacks)
+        dumped = dump_table(
+            find_pgtools(session.info.server_version // 10000, configured=options.pg_bin),
+            options.source,
+            schema=table.schema,
+            table=table.name,
+            snapshot=snapshot,
+            stop=threading.Event(),
+        )
+    return defined, dumped
 
 
 class _Joining:
-    """The transaction (`session`), and a second one that reads the rows in one snapshot."""
+    """The transaction, in `session`. Only the last line of `_commit` makes anything of it count."""
 
     def __init__(
         self,
@@ -102,120 +169,135 @@ class _Joining:
         packer: FramePacker,
         table: Table,
         session: Session,
-        reader: Session,
     ) -> None:
         self._capture = capture
-        self._publication = options.publication
+        self._options = options
         self._packer = packer
         self._oid = table.oid
         self._name = (table.schema, table.name)
         self._session = session
-        self._reader = reader
 
-    def lock_definition(self, defined: str) -> str | None:
-        """Keep DDL out and check the table again, as it is now; why it cannot join, or None."""
-        self._lock("share update exclusive", DDL_LOCK_WAIT_MS)
-        now = find_table(self._session, self._oid)
-        if now is None or (now.schema, now.name) != self._name:
-            return "it was renamed or dropped meanwhile"
-        if now.identity_problem is not None:
-            return now.identity_problem
-        if definition_version(self._session, self._oid) != defined:
-            raise RetryLater("the table was altered while it was dumped", code="table-altered")
-        return self._too_large(self._size_bytes())
-
-    def join(self, dumped: TableDdl) -> TableSchema | str:
-        version = self._publish()
-        columns = copied_columns(self._session, self._name)
-        self._emit(JOIN_PREFIX, self._definition(dumped, columns).to_json())
-        self._reader.execute("set transaction isolation level repeatable read, read only")
-        rows_sent = None
-        if self._size_bytes() > ROWS_UNDER_LOCK_BYTES:
-            self._send_rows(columns, None)
-            rows_sent = row_versions(self._reader, self._name)
-            failpoint("capture.join_rows_sent")
-        self._lock("share row exclusive", LOCK_WAIT_MS)
-        deadline = time.monotonic() + WRITERS_WAIT_S
-        self._session.execute(f"set local statement_timeout = '{WRITERS_WAIT_S}s'")
-        if rows_sent is None:
-            too_large = self._too_large(self._size_bytes())
-            if too_large is not None:
-                return too_large
-            self._send_rows(columns, deadline)
-        elif row_versions(self._session, self._name) != rows_sent:
-            raise RetryLater("rows were written while they were sent", code="table-written")
-        self._reader.rollback()
-        self._session.commit()
-        failpoint("capture.after_join_committed")
-        return version
-
-    def _lock(self, mode: str, wait_ms: int) -> None:
-        relation = sql.Identifier(*self._name)
-        self._session.execute(f"set local lock_timeout = {wait_ms}")
-        self._session.execute(sql.SQL(f"lock table only {{}} in {mode} mode").format(relation))
-
-    def _size_bytes(self) -> int:
-        return int(self._one("select pg_table_size(%s::oid)", [self._oid])[0])
-
-    def _too_large(self, size_bytes: int) -> str | None:
-        if size_bytes <= JOIN_LIMIT_BYTES:
-            return None
-        return (
-            f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
-            f" join by itself: to copy it, {BEGIN_ANEW}"
-        )
-
-    def _publish(self) -> TableSchema:
-        """Add it to the publication and announce that, durably. Nobody else sees it before the commit."""
-        (xid,) = self._one("select pg_current_xact_id()::text::bigint", [])
-        publications.add_tables(self._session, self._publication, [self._name])
-        (version,) = (
-            found
-            for found in published_tables(self._session, self._publication)
-            if (found.schema, found.name) == self._name
-        )
-        shapes = read_shapes(self._session, self._publication, oid=self._oid)
+    def announce(self, defined: str) -> TableSchema:
+        """P11: an ANCHOR that names our transaction is durable before that commits. It holds the table's
+        version, too: a capture that continues must notice what is added to it later (P6)."""
+        (xid,) = _one(self._session, "select pg_current_xact_id()::text::bigint", [])
+        version, shapes = self._preview(defined)
         failpoint("capture.before_join_announced")
-        self._announce((join_token(xid & 0xFFFFFFFF), *map(shape_entry, shapes)), version)
-        failpoint("capture.after_join_announced")
-        return version
-
-    def _announce(self, entries: tuple[str, ...], version: TableSchema) -> None:
-        """P11: the ANCHOR that names our transaction is durable before that commits. It holds the
-        table's version, too: a capture that continues must notice what is added to it later (P6)."""
         chain = self._capture.chain
-        chain.publication_is(chain.publication + entries)
+        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF), *shapes))
         chain.anchor((*self._packer.live_tables, version))
         deadline = time.monotonic() + ANNOUNCE_LIMIT_S
         while not chain.all_durable:
             if time.monotonic() > deadline:
                 raise RetryLater("the log is too slow", code="log-slow")
             chain.settle(0.1)
+        failpoint("capture.after_join_announced")
+        return version
 
-    def _definition(self, dumped: TableDdl, columns: tuple[str, ...]) -> Join:
+    def join_small(self, dumped: TableDdl, defined: str) -> None:
+        """Send the rows while writers wait."""
+        columns = self._send_definition(dumped)
+        deadline = self._lock(defined)
+        size_bytes = _size_bytes(self._session, self._oid)
+        if size_bytes > ROWS_UNDER_LOCK_BYTES:
+            raise RetryLater("the table has grown meanwhile", code="table-written")
+        rows = copied_rows(self._session, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES)
+        for chunk in list(rows):  # the session is free for the messages only after its COPY
+            self._emit(JOIN_ROWS_PREFIX, chunk)
+        self._commit(deadline)
+
+    def join_large(self, dumped: TableDdl, defined: str) -> None:
+        """Send the rows while writers go on, and join if they did not write meanwhile."""
+        columns = self._send_definition(dumped)
+        with closing(_begin(self._options, isolation="repeatable read, read only")) as reader:
+            reader.execute(_lock_statement(self._name, "access share"))
+            sent_bytes = 0
+            for chunk in copied_rows(reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES):
+                sent_bytes += len(chunk)
+                _require_small(sent_bytes // EXPANSION)
+                self._emit(JOIN_ROWS_PREFIX, chunk)
+            sent = row_versions(reader, self._name)
+        failpoint("capture.join_rows_sent")
+        deadline = self._lock(defined)
+        if row_versions(self._session, self._name) != sent:
+            raise RetryLater("rows were written while they were sent", code="table-written")
+        self._commit(deadline)
+
+    def _preview(self, defined: str) -> tuple[TableSchema, tuple[str, ...]]:
+        """The table's version and shape entries, as the publication would have them."""
+        self._session.execute("savepoint preview")
+        publications.add_tables(self._session, self._options.publication, [self._name])
+        self._require_as(defined)
+        published = published_tables(self._session, self._options.publication)
+        found = [each for each in published if (each.schema, each.name) == self._name]
+        shapes = read_shapes(self._session, self._options.publication, oid=self._oid)
+        self._session.execute("rollback to savepoint preview")
+        self._session.execute("release savepoint preview")
+        if not found:
+            raise NotNow(_NO_COLUMNS)
+        return found[0], tuple(map(shape_entry, shapes))
+
+    def _send_definition(self, dumped: TableDdl) -> tuple[str, ...]:
+        """Returns the columns that its rows have."""
         schema, name = self._name
+        columns = copied_columns(self._session, self._name)
         ddl = tuple(script for script in (dumped.before, dumped.after) if script)
         keys = (dumped.foreign_keys,) if dumped.foreign_keys and self._keys_resolve() else ()
         parent = self._session.execute(_PARENT, self._name).fetchone() or ()
         attach = (dumped.attach,) if parent and dumped.attach else ()
-        return Join(schema, name, columns, ddl, keys, parent, attach)
+        self._emit(JOIN_PREFIX, Join(schema, name, columns, ddl, keys, parent, attach).to_json())
+        return columns
 
     def _keys_resolve(self) -> bool:
         """Whether replicas have the rows of every table that this one's foreign keys name."""
-        return bool(self._one(_STRANGERS, [*self._name, self._publication])[0] == 0)
+        values = [*self._name, self._options.publication]
+        return bool(_one(self._session, _STRANGERS, values)[0] == 0)
 
-    def _send_rows(self, columns: tuple[str, ...], deadline: float | None) -> None:
-        """Emit the rows, as the reader's snapshot shows them, which begins here."""
-        for chunk in copied_rows(self._reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES):
-            self._emit(JOIN_ROWS_PREFIX, chunk)
-            if deadline is not None and time.monotonic() > deadline:
-                raise RetryLater("sending rows took too long", code="query-canceled")
+    def _lock(self, defined: str) -> float:
+        """Keep writers and DDL out; the definition is as it was. Returns when they have waited long enough.
+
+        Nothing is locked before: whoever has written and goes on to DDL would wait for us, and we for him.
+        """
+        self._session.execute(_lock_statement(self._name, "share row exclusive"))
+        deadline = time.monotonic() + LOCKED_MS / 1000
+        self._session.execute(f"set local statement_timeout = {LOCKED_MS}")
+        self._session.execute(f"set local idle_in_transaction_session_timeout = {LOCKED_IDLE_MS}")
+        self._require_as(defined)
+        return deadline
+
+    def _require_as(self, defined: str) -> None:
+        if definition_version(self._session, self._oid) != defined:
+            raise RetryLater("the table was altered while it was dumped", code="table-altered")
+
+    def _commit(self, deadline: float) -> None:
+        publications.add_tables(self._session, self._options.publication, [self._name])
+        if time.monotonic() > deadline:
+            raise RetryLater("the table's writers waited long enough", code="query-canceled")
+        self._session.commit()
+        failpoint("capture.after_join_committed")
 
     def _emit(self, prefix: str, content: bytes) -> None:
         emit = "select pg_logical_emit_message(true, %s::text, %s::bytea)"
         self._session.execute(emit, [prefix, content])
 
-    def _one(self, query: str, values: list[Any]) -> tuple[Any, ...]:
-        row = self._session.execute(query, values).fetchone()
-        assert row is not None
-        return row
+
+def _size_bytes(session: Session, oid: int) -> int:
+    return int(_one(session, "select coalesce(pg_table_size(%s::oid), 0)", [oid])[0])
+
+
+def _require_small(size_bytes: int) -> None:
+    if size_bytes > JOIN_LIMIT_BYTES:
+        raise NotNow(
+            f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
+            f" join by itself: to copy it, {BEGIN_ANEW}"
+        )
+
+
+def _lock_statement(name: tuple[str, str], mode: str) -> sql.Composed:
+    return sql.SQL(f"lock table only {{}} in {mode} mode").format(sql.Identifier(*name))
+
+
+def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:
+    row = session.execute(query, values).fetchone()
+    assert row is not None
+    return row

@@ -6,6 +6,7 @@ A look at the catalog finds them, and published tables whose writes fail for wan
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.dependencies import Dependency, missing, read_dependencies
+from connectors.postgres.dependencies import Dependency, missing
 from connectors.postgres.session import connect, wrapped
 from pipeline.capture.history import check_published
 from pipeline.capture.joining import ROWS_UNDER_LOCK_BYTES, join_table
@@ -32,18 +33,25 @@ logger = logging.getLogger("keepstream.capture")
 REPLICA_ANSWERS_S = 3
 """Capture stands still while a replica is asked what it has."""
 
-_AGAIN = "tried again every ten seconds"
+_SOON = "tried again every ten seconds"
+_LATER = "tried again after a pause"
 _REASONS = {
-    "lock-timeout": f"it is being written to or altered without a pause; {_AGAIN}",
-    "transaction-conflict": f"it is being written to or altered without a pause; {_AGAIN}",
-    "table-altered": f"it was altered meanwhile; {_AGAIN}",
+    "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
+    "transaction-conflict": f"it is being written to or altered without a pause; {_LATER}",
+    "table-altered": f"it was altered meanwhile; {_LATER}",
     "table-written": f"it holds more than {ROWS_UNDER_LOCK_BYTES >> 20} MiB and was written to while its rows"
-    f" were sent; {_AGAIN}",
-    "query-canceled": f"its rows could not be sent in the time for which its writers may wait; {_AGAIN}",
-    "log-slow": f"the log did not answer in time; {_AGAIN}",
+    f" were sent; {_LATER}",
+    "query-canceled": "its rows could not be sent, or proven to be the same, while its writers may wait;"
+    f" {_LATER}",
+    "log-slow": f"the log did not answer in time; {_LATER}",
     "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
     " publication and table, as `keepstream init --grants` prints",
 }
+
+_LONGEST_PAUSE_S = {"table-written": 640.0, "query-canceled": 640.0}
+_PAUSE_S = 60.0
+"""An attempt costs the source; after the second the pauses double, up to this. What an operator must mend is
+tried again at each look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,27 @@ class Tables:
     not_replicated: tuple[NotReplicated, ...] = ()
     undecided: tuple[str, ...] = ()
     endangered: tuple[Endangered, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An attempt that failed, with this error: when, and how long to wait before the next (s)."""
+
+    code: str
+    at: float
+    pause_s: float
+
+    @classmethod
+    def again(cls, before: Tried | None, code: str) -> Tried:
+        """The first is followed by another at the next look."""
+        longest_s = _LONGEST_PAUSE_S.get(code, _PAUSE_S)
+        pause_s = 0.0 if before is None else min(longest_s, max(10.0, before.pause_s * 2))
+        return cls(code, time.monotonic(), pause_s)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it is too early for the next attempt."""
+        return time.monotonic() - self.at < self.pause_s
 
 
 class Joins:
@@ -68,6 +97,7 @@ class Joins:
         self._options = options
         self._tell = tell
         self._left_out: dict[TableName, str] = {}
+        self._tried: dict[TableName, Tried] = {}
         self._endangered: tuple[Endangered, ...] = ()
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
@@ -170,33 +200,46 @@ class Joins:
 
     def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str:
         """The version in which it joined, or why it did not."""
+        name = TableName(table.schema, table.name)
+        tried = self._tried.get(name)
+        if tried is not None and tried.is_early:
+            return self._left_out[name]
         try:
             self._give_identity(table)
             with wrapped(f"adding table {table.qualified_name} to the publication"):
-                joined = self._lacking(table) or join_table(self._capture, self._options, packer, table)
+                joined = join_table(
+                    self._capture,
+                    self._options,
+                    packer,
+                    table,
+                    lacking=self._lacking,
+                    as_large=tried is not None and tried.code == "query-canceled",
+                )
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
+            if isinstance(error, RetryLater):
+                self._tried[name] = Tried.again(tried, error.code)
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+        self._tried.pop(name, None)
         if isinstance(joined, TableSchema):
             self._adopt_publication()
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
 
-    def _lacking(self, table: Table) -> str | None:
-        """Which replica lacks what the table needs beside itself; None if it can be made on all of them."""
-        needed = read_dependencies(self._capture.sql, table.oid)
+    def _lacking(self, needed: tuple[Dependency, ...]) -> str | None:
+        """Which replica lacks what a table needs beside itself; None if it can be made on all of them."""
         if not needed or self._options.trim is None:
             return None
         for name, reader in self._options.trim.replicas.items():
             try:
                 lacking = self._lacks(reader.conninfo, needed)
             except KeepstreamError as error:
-                return f"replica {name} did not say whether it has what it needs ({error.code}); {_AGAIN}"
+                return f"replica {name} did not say whether it has what it needs ({error.code}); {_SOON}"
             if lacking:
                 shown = ", ".join(each.shown for each in lacking)
                 return (
-                    f"replica {name} lacks what it needs: {shown}. Make that there as on the source; {_AGAIN}"
+                    f"replica {name} lacks what it needs: {shown}. Make that there as on the source; {_SOON}"
                 )
         return None
 

@@ -17,8 +17,9 @@ from connectors.log import open_log
 from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import row_versions
 from pipeline.capture.options import CaptureOptions
+from pipeline.dev.process import require
 from schemas.change import Message
-from schemas.join import JOIN_ROWS_PREFIX
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
 from tests.capturing import LogContent, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
@@ -134,6 +135,66 @@ def test_writers_of_a_large_table_do_not_wait_while_its_rows_are_sent(
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
         content.wait(joined, "the join")
     assert len(sent_ids(content)) == 9000
+
+
+def test_a_table_that_outgrows_its_joining_joins_as_a_large_one(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was announced and then refused adds nothing to the publication."""
+    once(
+        monkeypatch,
+        "pipeline.capture.joining",
+        "capture.after_join_announced",
+        lambda: source.execute(BIG),
+    )
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("create table lead (id int primary key, note text)")
+        content.wait(joined, "the join")
+    (definition, *rows) = [c.payload for one in content.committed for c in one.changes]
+    assert isinstance(definition, Message)
+    assert definition.prefix == JOIN_PREFIX
+    assert {row.prefix for row in rows if isinstance(row, Message)} == {JOIN_ROWS_PREFIX}
+    assert sorted(sent_ids(content)) == [*range(1, 9001)]
+
+
+@pytest.mark.parametrize("place", ["capture.after_join_announced", "capture.join_rows_sent"])
+def test_ddl_of_the_application_does_not_wait_for_the_log_or_for_rows(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    def alter() -> None:
+        with psycopg.connect(source.dsn, autocommit=True) as session:
+            session.execute("set lock_timeout = '10ms'; alter table lead add column extra int default 7")
+
+    hits = once(monkeypatch, "pipeline.capture.joining", place, alter)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        content.wait(joined, "the join")
+    assert len(hits) == 2
+    assert content.follower.live_tables[-1].columns[-1].name == "extra"
+
+
+def test_an_application_that_goes_on_to_ddl_while_we_wait_for_it_is_no_deadlock_s_victim(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.capture.joining.LOCK_WAIT_MS", 10_000)
+    waits = "select count(*) from pg_locks where relation = 'lead'::regclass and not granted"
+    with capturing(options), psycopg.connect(source.dsn) as writer:
+        content = begun(change_log)
+        writer.execute("create table lead (id int primary key, note text)")
+        writer.commit()
+        writer.execute("insert into lead values (1, 'a')")
+        require(lambda: source.execute(waits) == [(1,)], 20.0, what="the join to wait for the writer")
+        writer.execute("alter table lead add column extra int")
+        writer.execute("insert into lead values (2, 'b', 3)")
+        writer.commit()
+        content.wait(joined, "the join")
+    assert sent_ids(content) == [1, 2]
 
 
 def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
