@@ -26,7 +26,9 @@ class Obstacle:
     hint: str
 
 
-NOBODY_ANSWERS: Final = Obstacle("cannot be judged: a server does not answer", "Look at `keepstream status`.")
+NOBODY_ANSWERS: Final = Obstacle(
+    "cannot be judged: a server did not answer in time", "Look at `keepstream status`."
+)
 
 
 def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None:

@@ -117,15 +117,15 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
             steps.catch_up()
             with steps.held():
                 started = time.monotonic()
-                snapshot = stack.enter_context(
-                    export_snapshot(
-                        options.source_conninfo,
-                        purpose=options.purpose,
-                        observer=source,
-                        limit_s=limit_s,
-                        on_wait=steps.follow_open_transactions,
-                    )
+                exporting = export_snapshot(
+                    options.source_conninfo,
+                    purpose=options.purpose,
+                    observer=source,
+                    limit_s=limit_s,
+                    on_wait=steps.follow_open_transactions,
                 )
+                snapshot = watch.in_time(exporting.__enter__, undo=ExportedSnapshot.close)
+                stack.callback(snapshot.close)
                 begin_in_snapshot(reader, snapshot)
                 lock_those_there(reader, restless)
                 steps.go_on_to(snapshot.lsn)

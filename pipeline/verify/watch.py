@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from functools import partial
+from typing import TypeVar
 
 import psycopg
 
@@ -25,6 +27,8 @@ _LOOK_S = 0.1
 _CANCEL_S = 1.0
 _HANGS_S = 1.5
 """A server that ended nothing for so long after it was asked to does not answer at all."""
+
+T = TypeVar("T")
 
 Tell = Callable[[str], None]
 """Told in one line what is being done or waited for."""
@@ -48,7 +52,7 @@ class Watch:
     @contextlib.contextmanager
     def session(self, conninfo: str, *, purpose: str) -> Iterator[Session]:
         """A session whose statements are cancelled when the verification shall end."""
-        session = self._connected(conninfo, purpose)
+        session = self.in_time(lambda: connect(conninfo, purpose=purpose), undo=Session.close)
         with self._lock:
             self._sessions.add(session)
         try:
@@ -58,15 +62,16 @@ class Watch:
                 self._sessions.discard(session)
             session.close()
 
-    def _connected(self, conninfo: str, purpose: str) -> Session:
-        opening = in_background(lambda: connect(conninfo, purpose=purpose), name="verify connect")
-        while not wait([opening], timeout=_LOOK_S).done:
+    def in_time(self, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+        """Do what may hang in a thread of its own. If it comes too late, it is undone when it comes."""
+        doing = in_background(work, name="verify waits")
+        while not wait([doing], timeout=_LOOK_S).done:
             try:
                 self.check()
             except KeepstreamError:
-                opening.add_done_callback(_close)
+                doing.add_done_callback(partial(_undo, undo))
                 raise
-        return opening.result()
+        return doing.result()
 
     @contextlib.contextmanager
     def deadline(self, seconds: float, late: Callable[[], KeepstreamError]) -> Iterator[None]:
@@ -132,9 +137,9 @@ class Watch:
                 _end(session) if hangs else _cancel(session)
 
 
-def _close(opened: Future[Session]) -> None:
-    if opened.exception() is None:
-        opened.result().close()
+def _undo(undo: Callable[[T], None], done: Future[T]) -> None:
+    if done.exception() is None:
+        undo(done.result())
 
 
 def _cancel(session: Session) -> None:

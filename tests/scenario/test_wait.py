@@ -143,6 +143,12 @@ def test_a_source_that_freezes_ends_both_in_time(
         with frozen(pipeline.source.server):
             for verb in ("wait", "verify"):
                 assert ends_in_time(pipeline, verb) == 7
+        with pipeline.source.connect(autocommit=False) as writer:
+            writer.execute("insert into customer values (1, 'open')")
+            verifying = pipeline.start("verify", "standby", "--timeout", "4")
+            pipeline.until(lambda: "open transactions" in verifying.output, "its snapshot to wait")
+            with frozen(pipeline.source.server):
+                assert verifying.wait(8) == 7, verifying.output
     finally:
         pipeline.end()
 
