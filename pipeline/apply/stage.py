@@ -27,7 +27,7 @@ logger = logging.getLogger("keepstream.apply")
 IDLE_AFTER_S = 3.0
 _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
-"""The thread that writes sets mostly waits for the replica: what it hears must not lie for Python's 5 ms until
+"""The thread that writes sets mostly waits for the replica: its answers must not lie for Python's 5 ms, until
 the thread that decodes gives way."""
 _SHOWN = {Blocked.HELD: StageState.PAUSED, Blocked.END_TIME: StageState.PAUSED}
 
