@@ -209,8 +209,8 @@ class Applier:
         if blocked is Blocked.LOG_END:
             self._stand()
             if opened.planner.inside:
-                self.paths.push()
-                opened.writer.push()
+                if not self.paths.send():
+                    opened.writer.push()
             else:
                 self._look()
             if not self._read():

@@ -163,6 +163,8 @@ class Paths:
             self._send()
 
     def _send(self) -> None:
+        if not self._gathered.runs:
+            return
         gathered, self._gathered = self._gathered, Slice()
         if gathered.changes < SET_CHANGES:
             self._settle()
