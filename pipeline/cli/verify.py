@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,21 +71,15 @@ def _run(
 ) -> VerifyResult | None:
     """In a thread, so that a server that hangs cannot keep us from ending. None: stopped."""
     from concurrent.futures import TimeoutError as NotYet
-    from threading import Thread
 
+    from pipeline.background import in_background
     from pipeline.verify.run import Scope, verify
     from pipeline.verify.watch import VerifyStopped
 
-    done: Future[VerifyResult] = Future()
     scope = Scope(config.source.tables, config.source.keyless)
-
-    def work() -> None:
-        try:
-            done.set_result(verify(options, scope, stop=stop, tell=screen.tell, on_progress=screen.show))
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            done.set_exception(error)
-
-    Thread(target=work, name="verify", daemon=True).start()
+    done = in_background(
+        lambda: verify(options, scope, stop=stop, tell=screen.tell, on_progress=screen.show), name="verify"
+    )
     while not done.done() and not stop.wait(0.05):
         pass
     try:
