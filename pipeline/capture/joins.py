@@ -65,9 +65,10 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An attempt that failed, with this error: when, and how long to wait before the next (s)."""
+    """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
+    take longer than its size tells."""
 
-    code: str
+    as_large: bool
     at: float
     pause_s: float
 
@@ -76,7 +77,8 @@ class Tried:
         """The first is followed by another at the next look."""
         longest_s = _LONGEST_PAUSE_S.get(code, _PAUSE_S)
         pause_s = 0.0 if before is None else min(longest_s, max(10.0, before.pause_s * 2))
-        return cls(code, time.monotonic(), pause_s)
+        as_large = code == "query-canceled" or (before is not None and before.as_large)
+        return cls(as_large, time.monotonic(), pause_s)
 
     @property
     def is_early(self) -> bool:
@@ -213,7 +215,7 @@ class Joins:
                     packer,
                     table,
                     lacking=self._lacking,
-                    as_large=tried is not None and tried.code == "query-canceled",
+                    as_large=tried is not None and tried.as_large,
                 )
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:

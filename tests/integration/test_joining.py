@@ -16,6 +16,7 @@ from connectors.interfaces import ChangeLog
 from connectors.log import open_log
 from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import row_versions
+from pipeline.capture import joining
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from schemas.change import Message
@@ -195,6 +196,30 @@ def test_an_application_that_goes_on_to_ddl_while_we_wait_for_it_is_no_deadlock_
         writer.commit()
         content.wait(joined, "the join")
     assert sent_ids(content) == [1, 2]
+
+
+def test_the_server_ends_a_join_that_falls_silent_while_writers_wait(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a frozen host would: the application's write comes through, and the table joins later."""
+    commit = joining._Joining._commit
+    frozen: list[float] = []
+
+    def freeze(self: joining._Joining, deadline: float) -> None:
+        if not frozen:
+            frozen.append(time.monotonic())
+            with psycopg.connect(source.dsn, autocommit=True) as session:
+                session.execute("set lock_timeout = '3s'; insert into lead values (1, 'a')")
+            frozen.append(time.monotonic())
+        commit(self, deadline)
+
+    monkeypatch.setattr(joining._Joining, "_commit", freeze)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("create table lead (id int primary key, note text)")
+        content.wait(joined, "the join")
+    assert 0.5 < frozen[1] - frozen[0] < 2.5
+    assert sent_ids(content) == [1]
 
 
 def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
