@@ -31,6 +31,31 @@ def row_versions(session: Session, table: TableName) -> str:
     return str(found)
 
 
+# COPY's text form, made by the server; format() asks the type's output function, as COPY does.
+_VALUE = """case when {column} is null then '\\N' else replace(replace(replace(replace(
+    format('%s', {column}), '\\', '\\\\'), chr(9), '\\t'), chr(10), '\\n'), chr(13), '\\r') end"""
+_EMIT = """
+    select pg_catalog.pg_logical_emit_message(true, {prefix},
+               pg_catalog.convert_to(string_agg({line} || chr(10), ''), 'UTF8'))
+      from only {table} group by (ctid::text::point)[0]::bigint / {pages}
+"""
+
+
+def emit_rows(
+    session: Session, table: TableName, columns: tuple[str, ...], prefix: str, *, pages: int
+) -> None:
+    """Write the rows into the WAL as transactional messages of this prefix, in COPY's text form, whole lines,
+    those of so many of the table's pages in each.
+
+    No row comes to the client: the statement ends even if nobody waits for it, and can be cancelled.
+    """
+    values = [sql.SQL(_VALUE).format(column=sql.Identifier(column)) for column in columns]
+    line = sql.SQL(" || chr(9) || ").join(values) if values else sql.SQL("''")
+    message, divisor = sql.Literal(prefix), sql.Literal(pages)
+    query = sql.SQL(_EMIT).format(prefix=message, line=line, table=sql.Identifier(*table), pages=divisor)
+    session.execute(query)  # without parameters: a name may hold a percent sign
+
+
 def copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
     """The columns that have values of their own."""
     return tuple(name for (name,) in session.execute(_COLUMNS, table))

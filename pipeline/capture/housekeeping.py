@@ -17,6 +17,7 @@ from schemas.table import TableSchema
 
 HEARTBEAT_EVERY_S = 5.0
 LOOK_EVERY_S = 10.0
+AGAIN_AFTER_S = 1.0
 
 
 class Housekeeping:
@@ -45,7 +46,9 @@ class Housekeeping:
             self.check_publication()
             self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             joined = self._look(packer)
-            self._looked_at = time.monotonic()  # a look may take long: the stream comes before the next
+            # a look may take long: the stream comes before the next, which is soon where more may join
+            saved_s = max(0.0, LOOK_EVERY_S - AGAIN_AFTER_S) if joined else 0.0
+            self._looked_at = time.monotonic() - saved_s
             return joined
         self._heartbeat(batch, packer, now)
         return ()

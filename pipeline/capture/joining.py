@@ -36,7 +36,7 @@ from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
-from connectors.postgres.tablerows import copied_columns, copied_rows, row_versions
+from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
@@ -49,8 +49,11 @@ from schemas.table import TableSchema
 ROWS_CHUNK_BYTES = 256 * 1024
 JOIN_LIMIT_BYTES = 64 * 1024 * 1024
 """A table with more rows than this is not sent through the source's WAL by itself."""
-EXPANSION = 4
-"""As text, rows may be so many times larger than the table: its values may be compressed."""
+ROWS_LIMIT_BYTES = 4 * JOIN_LIMIT_BYTES
+"""The same for the rows as text: in the table their values may be compressed."""
+PAGES = 8
+"""Of a table whose rows are sent at once, so many go into one message."""
+WAITERS_EVERY_S = 0.1
 ROWS_UNDER_LOCK_BYTES = 4 * 1024 * 1024
 """Rows of a table that is no larger are sent while its writers wait."""
 LOCK_WAIT_MS = 150
@@ -73,6 +76,7 @@ _STRANGERS = """
        and not exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
                         where p.pubname = %s and r.prrelid = k.confrelid)
 """
+_WAITERS = "select count(*) from pg_locks where relation = %s::oid and not granted"
 _PARENT = """
     select pn.nspname, p.relname
       from pg_inherits i
@@ -101,7 +105,7 @@ def join_table(
     `as_large`: its rows are more than its size tells.
 
     Raises RetryLater, with a code of its own for what may be otherwise the next time: `table-altered`,
-    `table-written`, `log-slow`, `lock-timeout`, `query-canceled`.
+    `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
     """
     try:
         require_joinable(capture.sql, table)
@@ -201,9 +205,7 @@ class _Joining:
         size_bytes = _size_bytes(self._session, self._oid)
         if size_bytes > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
-        rows = copied_rows(self._session, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES)
-        for chunk in list(rows):  # the session is free for the messages only after its COPY
-            self._emit(JOIN_ROWS_PREFIX, chunk)
+        emit_rows(self._session, self._name, columns, JOIN_ROWS_PREFIX, pages=PAGES)
         self._commit(deadline)
 
     def join_large(self, dumped: TableDdl, defined: str) -> None:
@@ -211,17 +213,26 @@ class _Joining:
         columns = self._send_definition(dumped)
         with closing(_begin(self._options, isolation="repeatable read, read only")) as reader:
             reader.execute(_lock_statement(self._name, "access share"))
-            sent_bytes = 0
-            for chunk in copied_rows(reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES):
-                sent_bytes += len(chunk)
-                _require_small(sent_bytes // EXPANSION)
-                self._emit(JOIN_ROWS_PREFIX, chunk)
+            self._send_rows(reader, columns)
             sent = row_versions(reader, self._name)
         failpoint("capture.join_rows_sent")
         deadline = self._lock(defined)
         if row_versions(self._session, self._name) != sent:
             raise RetryLater("rows were written while they were sent", code="table-written")
         self._commit(deadline)
+
+    def _send_rows(self, reader: Session, columns: tuple[str, ...]) -> None:
+        """Stops as soon as somebody waits for the table's lock: writers would have to queue behind him."""
+        sent_bytes, looked_at = 0, time.monotonic()
+        for chunk in copied_rows(reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES):
+            sent_bytes += len(chunk)
+            if sent_bytes > ROWS_LIMIT_BYTES:
+                raise RetryLater("the rows are too large", code="rows-too-large")
+            self._emit(JOIN_ROWS_PREFIX, chunk)
+            if time.monotonic() - looked_at > WAITERS_EVERY_S:
+                looked_at = time.monotonic()
+                if _one(self._session, _WAITERS, [self._oid])[0]:
+                    raise RetryLater("somebody waits for the table's lock", code="lock-timeout")
 
     def _preview(self, defined: str) -> tuple[TableSchema, tuple[str, ...]]:
         """The table's version and shape entries, as the publication would have them."""

@@ -18,14 +18,14 @@ from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.dependencies import Dependency, missing
 from connectors.postgres.session import connect, wrapped
 from pipeline.capture.history import check_published
-from pipeline.capture.joining import ROWS_UNDER_LOCK_BYTES, join_table
+from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import Endangered, NotReplicated
 from pipeline.selection import UNDECIDED, TableName, select_tables
-from schemas.errors import KeepstreamError, RetryLater
+from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
@@ -33,6 +33,7 @@ logger = logging.getLogger("keepstream.capture")
 REPLICA_ANSWERS_S = 3
 """Capture stands still while a replica is asked what it has."""
 
+_NOT_YET = "it joins as soon as others have"
 _SOON = "tried again every ten seconds"
 _LATER = "tried again after a pause"
 _REASONS = {
@@ -43,6 +44,8 @@ _REASONS = {
     f" were sent; {_LATER}",
     "query-canceled": "its rows could not be sent, or proven to be the same, while its writers may wait;"
     f" {_LATER}",
+    "rows-too-large": f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text, more than can join by"
+    f" itself: to copy it, {BEGIN_ANEW}",
     "log-slow": f"the log did not answer in time; {_LATER}",
     "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
     " publication and table, as `keepstream init --grants` prints",
@@ -52,6 +55,9 @@ _LONGEST_PAUSE_S = {"table-written": 640.0, "query-canceled": 640.0}
 _PAUSE_S = 60.0
 """An attempt costs the source; after the second the pauses double, up to this. What an operator must mend is
 tried again at each look."""
+_FIRST_PAUSE_S = {"rows-too-large": 3600.0}
+LOOK_LIMIT_S = 2.0
+"""The stream stands still while tables join: those that are left wait for the next look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class Tried:
         """The first is followed by another at the next look."""
         longest_s = _LONGEST_PAUSE_S.get(code, _PAUSE_S)
         pause_s = 0.0 if before is None else min(longest_s, max(10.0, before.pause_s * 2))
+        pause_s = max(pause_s, _FIRST_PAUSE_S.get(code, 0.0))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
         return cls(as_large, time.monotonic(), pause_s)
 
@@ -120,8 +127,13 @@ class Joins:
         self._protect([table for table in tables if (table.schema, table.name) in listed])
         published_names = {f"{schema}.{name}" for schema, name in listed}
         joined: list[TableSchema] = []
-        for name, table in {} if packer.holds_transactions else missing.items():
-            outcome = self._try_join(table, packer)
+        until = time.monotonic() + LOOK_LIMIT_S
+        # those that were refused before come last: they must not keep others waiting
+        for name in () if packer.holds_transactions else sorted(missing, key=self._tried_before):
+            if time.monotonic() > until:
+                self._left_out.setdefault(name, _NOT_YET)
+                continue
+            outcome = self._try_join(missing[name], packer)
             if isinstance(outcome, TableSchema):
                 self._left_out.pop(name, None)
                 joined.append(outcome)
@@ -141,6 +153,9 @@ class Joins:
             )
         )
         return tuple(joined)
+
+    def _tried_before(self, name: TableName) -> bool:
+        return self._left_out.get(name, _NOT_YET) != _NOT_YET
 
     def _warn_of(self, undecided: tuple[str, ...]) -> None:
         for table in undecided:

@@ -15,7 +15,7 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
 from connectors.postgres.tableddl import TableDdl, dump_table
-from connectors.postgres.tablerows import row_versions
+from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
@@ -245,6 +245,51 @@ def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
         if isinstance(change.payload, Message) and change.payload.prefix != JOIN_ROWS_PREFIX
     ]
     assert b"DEFAULT 'none'" in definition
+
+
+ODD = (
+    (1, "tab\tline\nreturn\rback\\slash\\N", "t", "a", "2026-01-01 12:00+02", "\\x00ff5c", '{"a\\"b",null}'),
+    (2, "", "f", "", "infinity", "", "{}"),
+    (3, None, None, None, None, None, None),
+    (4, "\\.", None, "\\N", None, None, '{"c\\\\d\te"}'),
+    (5, "\v\f\b\u00e9\U0001f600", None, None, None, None, None),
+)
+
+
+def test_rows_that_the_server_sends_are_those_that_copy_sends(source: Database) -> None:
+    source.grant_ownership()
+    source.execute(
+        'create table "le%ad" (id int, "no%te" text, flag bool, code char(4), at timestamptz, raw bytea,'
+        " list text[], place point, net inet default '10.0.0.1/8')"
+    )
+    slot = f"rows_{source.name}"
+    make = f"select pg_create_logical_replication_slot('{slot}', 'pgoutput')"
+    read = (
+        f"select data from pg_logical_slot_get_binary_changes('{slot}', null, null,"
+        " 'proto_version', '1', 'publication_names', 'none', 'messages', 'true')"
+    )
+    with psycopg.connect(source.dsn) as session:
+        insert = 'insert into "le%%ad" values (%s, %s, %s, %s, %s, %s, %s)'
+        session.cursor().executemany(insert, ODD)
+        session.commit()
+        source.execute_as_admin(make)
+        try:
+            columns = copied_columns(session, ("public", "le%ad"))
+            copied = b"".join(copied_rows(session, ("public", "le%ad"), columns, chunk_bytes=1))
+            emit_rows(session, ("public", "le%ad"), columns, "rows", pages=1)
+            session.commit()
+            messages = b"".join(data for (data,) in source.execute_as_admin(read))
+        finally:
+            source.execute_as_admin(f"select pg_drop_replication_slot('{slot}')")
+    source.execute('create table again (like "le%ad")')
+    begin = messages.index(b"1\ttab")
+    with psycopg.connect(source.dsn) as session, session.cursor() as cursor:
+        with cursor.copy("copy again from stdin") as copy:
+            copy.write(messages[begin : messages.rindex(b"\n") + 1])
+        session.commit()
+    assert copied.count(b"\n") == len(ODD)
+    of_both = [source.execute(f"select t::text from {name} t order by id") for name in ('"le%ad"', "again")]
+    assert of_both[0] == of_both[1]
 
 
 @pytest.mark.parametrize(
