@@ -129,7 +129,7 @@ def ends_in_time(pipeline: Pipeline, verb: str) -> int:
     """Its exit code; a server that does not answer must not keep it longer than told."""
     started = time.monotonic()
     code = pipeline.run(verb, "standby", "--timeout", "2").code
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 9
     return code
 
 
@@ -148,7 +148,7 @@ def test_a_source_that_freezes_ends_both_in_time(
             verifying = pipeline.start("verify", "standby", "--timeout", "4")
             pipeline.until(lambda: "open transactions" in verifying.output, "its snapshot to wait")
             with frozen(pipeline.source.server):
-                assert verifying.wait(8) == 7, verifying.output
+                assert verifying.wait(12) == 7, verifying.output
     finally:
         pipeline.end()
 
