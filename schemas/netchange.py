@@ -73,43 +73,45 @@ class Netting:
 
     def net(self, changes: Sequence[Change]) -> NetChange:
         """The sets of a run in source order. Raises NotNettable."""
-        apart = self._net_apart(changes)
+        decode = self._decode_row
+        rows = [None if change.row is None else decode(change.row, 0) for change in changes]
+        apart = self._net_apart(changes, rows)
         if apart is not None:
             return apart
         lives: dict[Key, _Life] = {}
-        for change in changes:
+        for change, row in zip(changes, rows, strict=True):
             if change.operation is Operation.INSERT:
-                assert change.row is not None
-                row = self._decode_row(change.row, 0)
+                assert row is not None
                 _insert(lives, self._key_of(row), row)
             elif change.operation is Operation.UPDATE:
-                self._update(lives, change)
+                assert row is not None
+                self._update(lives, change, row)
             elif change.operation is Operation.DELETE:
                 _take(lives, self._old_key(change))
             else:
                 raise NotNettable(f"a {change.operation.name.lower()} is not one row")
         return _collect(lives)
 
-    def _net_apart(self, changes: Sequence[Change]) -> NetChange | None:
+    def _net_apart(self, changes: Sequence[Change], rows: Sequence[Row | None]) -> NetChange | None:
         """The same for what is most common in bulk: rows that are inserted or updated once each and keep
         their keys. None if it is not that."""
-        decode, stays = self._decode_row, self._key_is_identity
+        stays = self._key_is_identity
         inserted: list[Row] = []
         updated: dict[tuple[int, ...], list[Row]] = {}
-        for operation, _, old_key, old_row, row, absent, _ in changes:
+        for (operation, _, old_key, old_row, _, absent, _), row in zip(changes, rows, strict=True):
             if row is None or old_key is not None or old_row is not None:
                 return None
             if operation is Operation.INSERT:
-                inserted.append(decode(row, 0))
+                inserted.append(row)
             elif stays:
-                updated.setdefault(absent, []).append(decode(row, 0))
+                updated.setdefault(absent, []).append(row)
             else:
                 return None
         if any(not self._key_set.isdisjoint(absent) for absent in updated):
             return None
         names: set[object] = set()
-        for rows in (inserted, *updated.values()):
-            names.update(map(self._name_of, rows))
+        for images in (inserted, *updated.values()):
+            names.update(map(self._name_of, images))
         if len(names) < len(changes) or self._has_null(names):
             return None
         return NetChange(inserted=inserted, updated=updated)
@@ -119,9 +121,8 @@ class Netting:
             return None in names
         return any(None in name for name in names)
 
-    def _update(self, lives: dict[Key, _Life], change: Change) -> None:
-        assert change.row is not None
-        row, absent = self._decode_row(change.row, 0), change.absent
+    def _update(self, lives: dict[Key, _Life], change: Change, row: Row) -> None:
+        absent = change.absent
         if absent and not set(absent).isdisjoint(self._key):
             raise NotNettable("a column of the key did not come")
         key = self._key_of(row)

@@ -7,7 +7,7 @@ them. `BUGS` names each with the faults among which it shows.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from pipeline.apply import grouping
 from pipeline.apply.backlog import Backlog
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.follow import Followed, SameHistory
-from schemas import framecodec, netchange
+from schemas import framecodec
 from schemas.change import Change
 from schemas.frame import Frame, Transactions
 from schemas.lsn import Position
-from schemas.netchange import Netting
+from schemas.netchange import NetChange, Netting
 from schemas.table import TableSchema
 
 
@@ -132,23 +132,20 @@ def no_relfilenode_check() -> None:
 
 def unconditional_sets() -> None:
     """Sets are taken wherever there is a key, and an unsent value is taken for NULL (P15)."""
-    update = Netting._update
+    net = Netting.net
 
     def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
         key = table.key_indexes
         columns = tuple(range(len(table.columns)))
         return SetPlan(table, target, key, Netting(table, key), columns) if key else None
 
-    def update_all(self: Any, lives: Any, change: Change) -> None:
-        sent = Change(
-            change.operation, change.table, row=change.row, old_key=change.old_key, old_row=change.old_row
-        )
-        update(self, lives, sent)
+    def net_all(self: Netting, changes: Sequence[Change]) -> NetChange:
+        return net(self, [change._replace(absent=()) for change in changes])
 
     from connectors.postgres import apply_plans
 
     _put(apply_plans, "make_plan", make_plan)
-    _put(netchange.Netting, "_update", update_all)
+    _put(Netting, "net", net_all)
 
 
 def _put(where: object, name: str, what: object) -> None:
