@@ -66,7 +66,8 @@ class Followed:
 
 
 class Follower:
-    """Reads the log from one place on. Not thread-safe; `wake` may be called from any thread."""
+    """Reads the log from one place on. Not thread-safe; `wake` may be called from any thread, and `tables`
+    be looked into: nothing ever leaves it."""
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Follower:
         self._begun = False
         self._skip_to_anchor = skip_to_anchor
         self._broken_since: float | None = None
+        self._by_age: dict[bytes, TableSchema] = {}
         self._unfinished: set[bytes] = set()
         self._void: set[bytes] = set()
 
@@ -118,7 +120,7 @@ class Follower:
     def live_tables(self) -> tuple[TableSchema, ...]:
         """The newest version of each table, by name, after the last complete transaction."""
         unfinished = self._unfinished | self._void
-        finished = (table for table in self.tables.values() if table.id not in unfinished)
+        finished = (table for table in self._by_age.values() if table.id not in unfinished)
         return tuple({(table.schema, table.name): table for table in finished}.values())
 
     def wake(self) -> None:
@@ -180,8 +182,8 @@ class Follower:
             if self.chain.open_part is not None and not is_known:
                 self._unfinished.add(table.id)
             self._void.discard(table.id)
-            self.tables.pop(table.id, None)  # a version that came back is the newest again
-            self.tables[table.id] = table
+            self._by_age.pop(table.id, None)  # a version that came back is the newest again
+            self._by_age[table.id] = self.tables[table.id] = table
         if self.chain.open_part is None:
             self._unfinished.clear()
 
