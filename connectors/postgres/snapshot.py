@@ -12,7 +12,7 @@ import datetime
 import secrets
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,12 +88,17 @@ class ExportedSnapshot:
         """End the session; slot and snapshot end with it."""
         self._walsender.close()
 
+    def __enter__(self) -> ExportedSnapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def snapshot_lost(slot: str) -> SnapshotLost:
     return SnapshotLost(f"the session that holds the snapshot of {slot} has ended", code="snapshot-lost")
 
 
-@contextlib.contextmanager
 def export_snapshot(
     conninfo: str,
     *,
@@ -101,8 +106,8 @@ def export_snapshot(
     observer: Session,
     limit_s: float,
     on_wait: Callable[[list[Blocker]], None],
-) -> Iterator[ExportedSnapshot]:
-    """Take a snapshot; it lives as long as the context.
+) -> ExportedSnapshot:
+    """Take a snapshot; it lives until it is closed, at the latest at the end of its context.
 
     PostgreSQL waits for every transaction that writes or is prepared (P17). Meanwhile `on_wait` is
     called about once a second with those in the way, found through `observer`; it may raise to give
@@ -117,12 +122,12 @@ def export_snapshot(
 
     slot = f"keepstream_copy_{secrets.token_hex(6)}"
     walsender = Walsender(conninfo, purpose=purpose)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(walsender.close)
         created = walsender.create_slot(slot, temporary=True, export_snapshot=True, waiting=waiting)
         assert created.snapshot is not None
-        yield ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot)
-    finally:
-        walsender.close()
+        undo.pop_all()
+    return ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot)
 
 
 def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:

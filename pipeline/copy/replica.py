@@ -207,7 +207,7 @@ class _FirstCopy:
         self._finish(tables, sequences)
         return self._complete(run, Position(snapshot.lsn))
 
-    def _export(self) -> contextlib.AbstractContextManager[ExportedSnapshot]:
+    def _export(self) -> ExportedSnapshot:
         return export_snapshot(
             self._options.source_conninfo,
             purpose=self._options.purpose,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 
 from connectors.failpoints import failpoint
 from connectors.postgres.digest import TableName
@@ -117,15 +118,16 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
             steps.catch_up()
             with steps.held():
                 started = time.monotonic()
-                exporting = export_snapshot(
+                exporting = partial(
+                    export_snapshot,
                     options.source_conninfo,
                     purpose=options.purpose,
                     observer=source,
                     limit_s=limit_s,
                     on_wait=steps.follow_open_transactions,
                 )
-                snapshot = watch.in_time(exporting.__enter__, undo=ExportedSnapshot.close)
-                stack.callback(snapshot.close)
+                snapshot = watch.in_time(exporting, undo=ExportedSnapshot.close)
+                stack.enter_context(snapshot)
                 begin_in_snapshot(reader, snapshot)
                 lock_those_there(reader, restless)
                 steps.go_on_to(snapshot.lsn)
