@@ -83,10 +83,9 @@ class BarrierWriter:
         wanted = [column for column in payload.columns if column.name not in there]
         with self._session(ref):
             name = self._altered(table)
-            self._conn.execute(_LOCK_TIMEOUT)
-            for column in wanted:
-                add_column(self._conn, self._pipeline, name, column)
-            self._conn.execute(_NO_LOCK_TIMEOUT)
+            with self._limited_waits():
+                for column in wanted:
+                    add_column(self._conn, self._pipeline, name, column)
         self._plans.forget()
 
     def _altered(self, table: TableSchema) -> sql.Identifier:
@@ -141,9 +140,14 @@ class BarrierWriter:
         return load_table(self._conn, join.schema, join.table, replica_role=self._replica_role)
 
     def _run_ddl(self, made: Sequence[bytes | sql.Composed]) -> None:
+        with self._limited_waits():
+            for statement in made:
+                self._conn.execute(statement)
+
+    @contextlib.contextmanager
+    def _limited_waits(self) -> Iterator[None]:
         self._conn.execute(_LOCK_TIMEOUT)
-        for statement in made:
-            self._conn.execute(statement)
+        yield
         self._conn.execute(_NO_LOCK_TIMEOUT)
 
     def _copy_rows(self, rows: bytes, ref: ChangeRef) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
-
-TableName = tuple[str, str]
 
 # How many rows each transaction wrote: PostgreSQL keeps a row's xmin for as long as the row lives.
 _VERSIONS = """

@@ -66,7 +66,6 @@ LOCKED_IDLE_MS = 1_000
 ANNOUNCE_LIMIT_S = 3.0
 """How long capture stands still for the log's sake."""
 
-_NO_COLUMNS = "it has no columns"
 _STRANGERS = """
     select count(*)
       from pg_constraint k
@@ -108,7 +107,7 @@ def join_table(
     `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
     """
     try:
-        require_joinable(capture.sql, table)
+        _require_joinable(capture.sql, table)
         defined, dumped = _read_definition(options, table, lacking)
         with closing(_begin(options)) as session:
             joining = _Joining(capture, options, packer, table, session)
@@ -122,14 +121,19 @@ def join_table(
         return str(reason)
 
 
-def require_joinable(session: Session, table: Table) -> None:
+def _require_joinable(session: Session, table: Table) -> None:
     """Raises NotNow where that can be told without any effort."""
     now = find_table(session, table.oid)
     if now is None or (now.schema, now.name) != (table.schema, table.name):
         raise NotNow("it was renamed or dropped meanwhile")
     if now.identity_problem is not None:
         raise NotNow(now.identity_problem)
-    _require_small(_size_bytes(session, table.oid))
+    size_bytes = _size_bytes(session, table.oid)
+    if size_bytes > JOIN_LIMIT_BYTES:
+        raise NotNow(
+            f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
+            f" join by itself: to copy it, {BEGIN_ANEW}"
+        )
 
 
 def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Session:
@@ -202,8 +206,7 @@ class _Joining:
         """Send the rows while writers wait."""
         columns = self._send_definition(dumped)
         deadline = self._lock(defined)
-        size_bytes = _size_bytes(self._session, self._oid)
-        if size_bytes > ROWS_UNDER_LOCK_BYTES:
+        if _size_bytes(self._session, self._oid) > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
         emit_rows(self._session, self._name, columns, JOIN_ROWS_PREFIX, pages=PAGES)
         self._commit(deadline)
@@ -245,7 +248,7 @@ class _Joining:
         self._session.execute("rollback to savepoint preview")
         self._session.execute("release savepoint preview")
         if not found:
-            raise NotNow(_NO_COLUMNS)
+            raise NotNow("it has no columns")
         return found[0], tuple(map(shape_entry, shapes))
 
     def _send_definition(self, dumped: TableDdl) -> tuple[str, ...]:
@@ -294,14 +297,6 @@ class _Joining:
 
 def _size_bytes(session: Session, oid: int) -> int:
     return int(_one(session, "select coalesce(pg_table_size(%s::oid), 0)", [oid])[0])
-
-
-def _require_small(size_bytes: int) -> None:
-    if size_bytes > JOIN_LIMIT_BYTES:
-        raise NotNow(
-            f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
-            f" join by itself: to copy it, {BEGIN_ANEW}"
-        )
 
 
 def _lock_statement(name: tuple[str, str], mode: str) -> sql.Composed:

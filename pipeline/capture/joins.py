@@ -51,11 +51,14 @@ _REASONS = {
     " publication and table, as `keepstream init --grants` prints",
 }
 
-_LONGEST_PAUSE_S = {"table-written": 640.0, "query-canceled": 640.0}
-_PAUSE_S = 60.0
-"""An attempt costs the source; after the second the pauses double, up to this. What an operator must mend is
-tried again at each look."""
-_FIRST_PAUSE_S = {"rows-too-large": 3600.0}
+_PAUSES_S = {
+    "table-written": (0.0, 640.0),
+    "query-canceled": (0.0, 640.0),
+    "rows-too-large": (3600.0, 3600.0),
+}
+_OTHER_PAUSES_S = (0.0, 60.0)
+"""The shortest pause before another attempt, and the longest: an attempt costs the source. From the second on
+they double. What an operator must mend is tried again at each look."""
 LOOK_LIMIT_S = 2.0
 """The stream stands still while tables join: those that are left wait for the next look."""
 
@@ -81,9 +84,9 @@ class Tried:
     @classmethod
     def again(cls, before: Tried | None, code: str) -> Tried:
         """The first is followed by another at the next look."""
-        longest_s = _LONGEST_PAUSE_S.get(code, _PAUSE_S)
-        pause_s = 0.0 if before is None else min(longest_s, max(10.0, before.pause_s * 2))
-        pause_s = max(pause_s, _FIRST_PAUSE_S.get(code, 0.0))
+        pause_s, longest_s = _PAUSES_S.get(code, _OTHER_PAUSES_S)
+        if before is not None:
+            pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
         return cls(as_large, time.monotonic(), pause_s)
 
@@ -106,7 +109,7 @@ class Joins:
         self._options = options
         self._tell = tell
         self._left_out: dict[TableName, str] = {}
-        self._tried: dict[TableName, Tried] = {}
+        self._tried: dict[int, Tried] = {}  # by OID: a new table of that name has nothing to wait for
         self._endangered: tuple[Endangered, ...] = ()
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
@@ -218,7 +221,7 @@ class Joins:
     def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str:
         """The version in which it joined, or why it did not."""
         name = TableName(table.schema, table.name)
-        tried = self._tried.get(name)
+        tried = self._tried.get(table.oid)
         if tried is not None and tried.is_early:
             return self._left_out[name]
         try:
@@ -236,9 +239,9 @@ class Joins:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             if isinstance(error, RetryLater):
-                self._tried[name] = Tried.again(tried, error.code)
+                self._tried[table.oid] = Tried.again(tried, error.code)
             return _REASONS.get(error.code) or f"{error.message} ({error.code})"
-        self._tried.pop(name, None)
+        self._tried.pop(table.oid, None)
         if isinstance(joined, TableSchema):
             self._adopt_publication()
             logger.info("table joined", extra={"table": table.qualified_name})

@@ -103,9 +103,13 @@ class Environment:
         """Kafka's where one was started here, otherwise the directory's."""
         return self.kafka_url if self.kafka.exists() else self.directory_url
 
+    @property
+    def _roles(self) -> Path:
+        return self.folder / "roles.json"
+
     def exists(self) -> bool:
         """Whether `up` was called here before."""
-        return (self.folder / "roles.json").exists()
+        return self._roles.exists()
 
     def up(self, *, kafka: Kafka = Kafka.AUTO) -> None:
         """Start what is down and make the roles and databases. Idempotent."""
@@ -134,7 +138,7 @@ class Environment:
         return states
 
     def _passwords(self) -> Mapping[str, str]:
-        path = self.folder / "roles.json"
+        path = self._roles
         if not path.exists():
             names = (OWNER_ROLE, PRODUCT_ROLE)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
