@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.log.open import open_log
 from connectors.postgres.catalog import CatalogColumn, read_columns
 from connectors.postgres.session import Session
 from pipeline.capture import pump
@@ -20,13 +18,6 @@ from pipeline.dev.process import require
 from schemas.change import Operation
 from tests.capturing import LogContent, RunningCapture, capturing
 from tests.fix_postgres import Database
-
-
-@pytest.fixture
-def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
-    log = open_log(f"file://{tmp_path}", "crm", replication=None, client={})
-    yield log
-    log.close()
 
 
 @pytest.fixture

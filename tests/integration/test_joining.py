@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.log import open_log
 from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
@@ -21,18 +19,11 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from schemas.change import Message
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
-from tests.capturing import LogContent, begun, capture_options, capturing, once
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
 BIG = "insert into lead select i, repeat('x', 900) from generate_series(1, 9000) i"
 """Some 9 MiB: more than is sent under the lock."""
-
-
-@pytest.fixture
-def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
-    log = open_log(f"file://{tmp_path}", "crm")
-    yield log
-    log.close()
 
 
 @pytest.fixture
@@ -44,11 +35,10 @@ def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyP
 
 @dataclass
 class Application:
-    """Inserts one row after another into a table; its longest wait, and the errors it saw."""
+    """Inserts one row after another into a table, with little patience; the errors it saw."""
 
     dsn: str
     ids: list[int] = field(default_factory=list)
-    longest_s: float = 0.0
     errors: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -66,13 +56,11 @@ class Application:
         with psycopg.connect(self.dsn, autocommit=True) as session:
             session.execute("set lock_timeout = '1s'")
             for key in range(100_000, 200_000):
-                began = time.monotonic()
                 try:
                     session.execute("insert into lead values (%s, '')", [key])
                     self.ids.append(key)
                 except psycopg.Error as error:
                     self.errors.append(str(error))
-                self.longest_s = max(self.longest_s, time.monotonic() - began)
                 if self._stop.wait(0.01):
                     return
 
@@ -220,6 +208,81 @@ def test_the_server_ends_a_join_that_falls_silent_while_writers_wait(
         content.wait(joined, "the join")
     assert frozen[1] - frozen[0] > 0.5
     assert sent_ids(content) == [1]
+
+
+def test_a_reader_gives_way_to_ddl_that_waits_for_the_table(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers would have to queue behind it until all rows are sent."""
+    monkeypatch.setattr(joining, "WAITERS_EVERY_S", 0.0)
+    emit = joining._Joining._emit
+    altering: list[threading.Thread] = []
+    waits = "select count(*) from pg_locks where relation = 'lead'::regclass and not granted"
+
+    def alter() -> None:
+        with source.connect() as session:
+            session.execute("alter table lead add column extra int default 7")
+
+    def emit_while_somebody_waits(self: joining._Joining, prefix: str, content: bytes) -> None:
+        if prefix == JOIN_ROWS_PREFIX and not altering:
+            altering.append(threading.Thread(target=alter))
+            altering[0].start()
+            require(lambda: source.execute(waits) == [(1,)], 20.0, what="the ALTER to wait")
+        emit(self, prefix, content)
+
+    monkeypatch.setattr(joining._Joining, "_emit", emit_while_somebody_waits)
+    sent = once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", lambda: None)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        content.wait(joined, "the join")
+    altering[0].join()
+    assert len(sent) == 1
+    assert content.follower.live_tables[-1].columns[-1].name == "extra"
+
+
+def test_rows_that_are_too_large_as_text_are_left_out_and_not_sent_again(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 4_000_000)
+    emitted: list[int] = []
+    emit = joining._Joining._emit
+
+    def count(self: joining._Joining, prefix: str, content: bytes) -> None:
+        if prefix == JOIN_ROWS_PREFIX:
+            emitted.append(len(content))
+        emit(self, prefix, content)
+
+    monkeypatch.setattr(joining._Joining, "_emit", count)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be left out")
+        source.execute("create table other (id int primary key); insert into other values (1)")
+        content.wait(joined, "the other table's join")
+        assert "as text" in left_out(running)["public.lead"]
+    assert sent_ids(content) == [1]
+    assert sum(emitted) <= 4_000_000
+
+
+def test_the_stream_goes_on_between_tables_that_join(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look does not let all of them join; the others are named until it is their turn."""
+    monkeypatch.setattr("pipeline.capture.joins.LOOK_LIMIT_S", -1.0)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute("create table lead (id int primary key); insert into lead values (1)")
+        require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be named")
+        assert left_out(running)["public.lead"] == "it joins as soon as others have"
+        monkeypatch.setattr("pipeline.capture.joins.LOOK_LIMIT_S", 2.0)
+        content.wait(joined, "the join")
+        require(lambda: "public.lead" not in left_out(running), 20.0, what="the table not to be named")
+
+
+def left_out(running: RunningCapture) -> dict[str, str]:
+    """Reasons by table, as capture's last report has them."""
+    return {one.table: one.reason for report in running.reports[-1:] for one in report.not_replicated}
 
 
 def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(

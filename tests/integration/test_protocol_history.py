@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.log import open_log
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from schemas.change import ColumnsAdded, Operation
@@ -21,13 +20,6 @@ from tests.capturing import LogContent, RunningCapture, begun, capture_options, 
 from tests.fix_postgres import Database
 
 PUBLICATION = "keepstream_crm"
-
-
-@pytest.fixture
-def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
-    log = open_log(f"file://{tmp_path}", "crm")
-    yield log
-    log.close()
 
 
 @pytest.fixture

@@ -32,13 +32,6 @@ from tests.fix_postgres import Database, Row
 
 
 @pytest.fixture
-def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
-    log = open_log(f"file://{tmp_path}", "crm")
-    yield log
-    log.close()
-
-
-@pytest.fixture
 def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
     return made_options(source, change_log)
 
