@@ -1,4 +1,8 @@
-"""Publishing a stage's reports beside the log, at most about once a second."""
+"""Publishing a stage's reports beside the log, at most about once a second.
+
+The process that owns slot or replica and one that does not have a key each: a second process, which stands
+by, never writes over what the first one says.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ IDLE_EVERY_S = 5.0
 
 
 class Board:
-    """Takes every report and publishes the newest one when it is due: at once when the state changed.
+    """Takes every report and publishes the newest one when it is due: at once when what it is changed.
 
     A log that cannot be reached loses reports, nothing else; `status` then sees that they are old.
     """
@@ -24,27 +28,34 @@ class Board:
     def __init__(self, log: ChangeLog) -> None:
         self._log = log
         self._published_at = 0.0
-        self._state: StageState | None = None
+        self._last: tuple[StageState, bool] | None = None
 
     def publish(self, report: StageReport) -> None:
         """Never raises: reports are hints."""
         every_s = IDLE_EVERY_S if report.state is StageState.IDLE else EVERY_S
-        now = time.monotonic()
-        if report.state is self._state and now - self._published_at < every_s * 0.9:
+        now, is_now = time.monotonic(), (report.state, report.owner)
+        if is_now == self._last and now - self._published_at < every_s * 0.9:
             return
-        self._published_at, self._state = now, report.state
+        self._published_at, self._last = now, is_now
         try:
-            self._log.put_report(report.stage, report.model_dump_json().encode())
+            self._log.put_report(
+                report_key(report.stage, owner=report.owner), report.model_dump_json().encode()
+            )
         except KeepstreamError as error:
             logger.debug("report not published", extra={"code": error.code})
 
 
+def report_key(stage: str, *, owner: bool) -> str:
+    """Under which key a stage's report stands."""
+    return stage if owner else f"standby:{stage}"
+
+
 def read_reports(log: ChangeLog) -> dict[str, StageReport]:
-    """The newest report of each stage; one that this version cannot read is left out."""
+    """The newest report of each key (`report_key`); one that this version cannot read is left out."""
     found = {}
-    for stage, report in log.reports().items():
+    for key, report in log.reports().items():
         try:
-            found[stage] = StageReport.model_validate_json(report)
+            found[key] = StageReport.model_validate_json(report)
         except ValueError:
-            logger.debug("report not understood", extra={"stage": stage})
+            logger.debug("report not understood", extra={"key": key})
     return found

@@ -71,6 +71,9 @@ class Endangered(BaseModel):
 class StageReport(BaseModel):
     """One stage's newest word. Unknown figures are None. LSNs are text.
 
+    owner: whether the slot, or the replica, is this process's now; False while it starts, stands by or
+        retries.
+    hung_s: how long ago its loop last went round. It waits for a server then, or does something large.
     undecided: those of `not_replicated` that are left out only until `source.keyless` or a key decides.
     """
 
@@ -81,6 +84,8 @@ class StageReport(BaseModel):
     at: float = Field(default_factory=time.time)
     pid: int = Field(default_factory=os.getpid)
     host: str = Field(default_factory=socket.gethostname)
+    owner: bool = True
+    hung_s: float = 0.0
     position: str | None = None
     commit_lsn: str | None = None
     commit_time: float | None = None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -225,6 +227,21 @@ def new_source(server_folder: Path) -> Iterator[Callable[..., Database]]:
 def new_replica(server_folder: Path) -> Iterator[Callable[..., Database]]:
     """`new_replica(settings)`: a replica on a server of the test's own."""
     yield from _makers(server_folder / "replica", start_replica)
+
+
+@contextmanager
+def frozen(server: EmbeddedPostgres) -> Iterator[None]:
+    """The server with all its backends: it takes connections and answers nothing."""
+    assert server.pid is not None
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    pids = [server.pid, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _makers(folder: Path, start: Callable[..., Server]) -> Iterator[Callable[..., Database]]:

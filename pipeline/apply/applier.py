@@ -60,6 +60,7 @@ class Applier:
     def _run(self) -> bool:
         opened = self.opened
         while not self._stop.is_set():
+            self._counters.beat_at = time.monotonic()
             step = opened.planner.next(self._brakes(), self._counters.limits())
             if not isinstance(step, Blocked):
                 self.blocked = None

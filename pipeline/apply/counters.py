@@ -17,7 +17,8 @@ _SMOOTHING = 0.3
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the process began, and rates since the last `take_rates`."""
+    """Totals since the process began, and rates since the last `take_rates`. `beat_at`: when the loop last
+    went round, by `time.monotonic()`."""
 
     transactions: int = 0
     changes: int = 0
@@ -25,6 +26,7 @@ class Counters:
     last_commit_lsn: Lsn | None = None
     last_change_at: float = field(default_factory=time.monotonic)
     behind_at: float = 0.0
+    beat_at: float = field(default_factory=time.monotonic)
     _change_s: float | None = None
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)

@@ -101,6 +101,7 @@ class ApplyStage:
             if self._options.skip is not None:
                 return skip_next(opened, self._options.skip, self._stop, replica=self._options.replica)
             self._applier = Applier(opened, self._options, self._stop, self._counters)
+            self._counters.beat_at = time.monotonic()
             self._state, self._waiting_for = StageState.STREAMING, None
             backoff.reset()
             return self._applier.run()
@@ -126,6 +127,8 @@ class ApplyStage:
         return StageReport(
             stage=f"apply:{self._options.replica}",
             state=self._shown_state(),
+            owner=(owner := self._state is StageState.STREAMING),
+            hung_s=round(time.monotonic() - self._counters.beat_at, 1) if owner else 0.0,
             position=format_lsn(position.lsn) if position is not None else None,
             commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
             commit_time=position.commit_time / 1e6 or None if position is not None else None,

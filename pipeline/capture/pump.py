@@ -86,6 +86,7 @@ class Pump:
 
     def step(self) -> None:
         """One batch. Public for tests."""
+        self._rates.beat_at = time.monotonic()
         stream = self._capture.stream
         batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
         messages = batch.messages[::-1]

@@ -13,7 +13,7 @@ class Rates:
     """Totals since the start of the process, and rates over the time since the last `take_rates`.
 
     Everything that was committed before `complete_at` (Unix time), and everything below `complete_lsn`,
-    is durable in the log.
+    is durable in the log. `beat_at`: when the loop last went round, by `time.monotonic()`.
     """
 
     changes: int = 0
@@ -25,6 +25,7 @@ class Rates:
     complete_at: float | None = None
     last_commit_lsn: Lsn | None = None
     last_change_at: float = field(default_factory=time.monotonic)
+    beat_at: float = field(default_factory=time.monotonic)
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)
 

@@ -81,7 +81,7 @@ class CaptureStage:
             tuple(table.qualified_name for table in capture.selection.undecided),
         )
         self._waiting_for = None
-        self._rates.position = capture.chain.position
+        self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
         try:
             joins = Joins(capture, self._options, self._set_tables)
             options = self._options
@@ -115,6 +115,8 @@ class CaptureStage:
         return StageReport(
             stage=STAGE,
             state=self._shown_state(),
+            owner=(owner := self._state is StageState.STREAMING),
+            hung_s=round(time.monotonic() - self._rates.beat_at, 1) if owner else 0.0,
             position=format_lsn(self._rates.position.lsn) if self._rates.position.lsn else None,
             commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
             commit_time=self._rates.position.commit_time / 1e6 or None,

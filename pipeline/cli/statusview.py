@@ -97,6 +97,9 @@ def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
         yield Text(f"{name}: held at {hold['at']} ({hold['kind']})", style="yellow")
     if stage["waiting_for"]:
         yield Text(f"{name}: waits for {stage['waiting_for']}")
+    standby = stage["standby"]
+    if standby:
+        yield Text(f"{name}: process {standby['pid']} on {standby['host']} stands by")
     error = stage["last_error"]
     if error:
         yield Text(f"{name}: last error [{error['code']}] {error['message']}", style="red")

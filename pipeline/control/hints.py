@@ -18,6 +18,12 @@ _HINTS = {
     " decoding one large transaction. On the source: {waits}",
     "apply-silent": "Its process hangs, or cannot write to the log: look at its output. `keepstream apply"
     " {replica} --take-over` takes its place at once.",
+    "capture-hangs": "The source is frozen, overloaded, or cut off without a word: look at that server. When"
+    " it answers, capture goes on by itself; `keepstream status` shows it.",
+    "apply-hangs": "The replica is frozen, overloaded, or cut off without a word: look at that server. When"
+    " it answers, apply goes on by itself; `keepstream status` shows it.",
+    "log-missing": "It was deleted, or the configuration names another one. Put it back. If it is lost,"
+    " {begin_anew}.",
     "apply-stuck": "On the replica: {waits} `keepstream apply {replica} --take-over` ends a session that"
     " hangs.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"

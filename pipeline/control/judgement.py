@@ -3,9 +3,11 @@
 States and figures are documented in docs/operating.md. The rules:
 
     stopped   no process: its report is old, or its process is gone, and slot or session are free
-    stalled   a process with work to do whose position does not move, or that is not heard of
+    stalled   a process with work to do whose position does not move, that is not heard of, or whose loop
+              hangs at a server that does not answer here either
     idle      a process without work to do
-    None      cannot be known from here; findings say why
+    None      cannot be known from here; findings say why. Reports stand in the log: with it out of reach
+              nobody knows what a stage does
 
 Positions come from slot and progress row, which are the truth; reports, which are hints, say what a
 stage does and how far what it has *seen* is done.
@@ -14,16 +16,17 @@ stage does and how far what it has *seen* is done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
-from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState, time_to_full_s
+from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState
+from pipeline.control import figures
+from pipeline.control.hearsay import Heard, hear
 from pipeline.control.hints import hint_for
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
 from pipeline.reports import STALE_AFTER_S, NotReplicated, StageReport, StageState
 from schemas.errors import KeepstreamError
-from schemas.lsn import Lsn, format_lsn, parse_lsn
+from schemas.lsn import Lsn, parse_lsn
 
 STALL_S = 30.0
 """A position that did not move for this long although there is work to do is stuck."""
@@ -44,27 +47,6 @@ _WORST_FIRST = (
     StageState.STREAMING,
     StageState.IDLE,
 )
-_COPY = {
-    "phase": "phase",
-    "attempt": "attempt",
-    "tables": "tables_done",
-    "tables_total": "tables_total",
-    "rows": "rows_done",
-    "rows_estimated": "rows_estimated",
-    "bytes": "bytes_done",
-    "bytes_estimated": "bytes_estimated",
-    "rows_per_s": "rows_per_s",
-    "bytes_per_s": "bytes_per_s",
-    "eta_s": "eta_s",
-    "items": "items_done",
-    "items_total": "items_total",
-    "snapshot_lsn": "snapshot_lsn",
-    "snapshot_age_s": "snapshot_age_s",
-    "source_wal_bytes": "source_wal_bytes",
-    "source_xmin_age": "source_xmin_age",
-    "restart_reason": "restart_reason",
-}
-"""The figures of a copy as `status` calls them, and as `CopyProgress` does."""
 _WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING_UP, StageState.PAUSED})
 
 
@@ -82,10 +64,12 @@ class _Judge:
         self._slot = self._source.slot if self._source else None
         self._reports = seen.log.reports if isinstance(seen.log, LogSeen) else {}
         self._findings: list[StatusFinding] = list(_unreachable(seen))
+        self._capture_heard = self._hear("capture", session=self._is_slot_active)
 
     def status(self) -> Status:
         capture = self._capture()
         replicas = {name: self._replica(name, capture) for name in self._seen.replicas}
+        self._look_at_log()
         self._look_at_slot(self._slot)
         self._look_at_tables(capture)
         stages = [capture, *(replica.stage for replica in replicas.values())]
@@ -95,73 +79,79 @@ class _Judge:
             state=worst(stage.state for stage in stages),
             capture=capture,
             replicas=replicas,
-            slot=self._slot_json(),
-            source=self._source_json(),
-            log=_log_json(self._seen),
+            slot=figures.slot_json(self._seen),
+            source=figures.source_json(self._source),
+            log=figures.log_json(self._seen),
             not_replicated=self._not_replicated(capture),
             findings=tuple(self._findings),
         )
 
+    def _hear(self, stage: str, *, session: bool) -> Heard:
+        return hear(stage, self._reports, self._seen.dead, at=self._seen.at, session=session)
+
     # capture
 
+    @property
+    def _is_slot_active(self) -> bool:
+        return self._slot is not None and self._slot.active_pid is not None
+
     def _capture(self) -> Stage:
-        report = self._reports.get("capture")
-        age_s = self._age_s(report)
-        lag_s = self._capture_lag_s(report)
-        state = self._capture_state(report, age_s, lag_s)
-        done = max((lsn for lsn in (_lsn(report, "complete_lsn"), self._confirmed()) if lsn), default=None)
+        heard = self._capture_heard
+        lag_s = self._capture_lag_s()
+        done = max(
+            (lsn for lsn in (_lsn(heard.report, "complete_lsn"), self._confirmed()) if lsn), default=None
+        )
         return Stage(
-            state=state,
-            end_lsn=_text(self._captured(report)),
-            commit_lsn=report.commit_lsn if report else None,
+            state=self._capture_state(lag_s),
+            end_lsn=figures.lsn_text(self._captured()),
             lag_bytes=self._behind(done, lag_s),
             lag_s=lag_s,
-            report=report,
-            report_age_s=age_s,
+            heard=heard,
         )
 
     def _confirmed(self) -> Lsn | None:
         return self._slot.confirmed_flush_lsn if self._slot else None
 
-    def _captured(self, report: StageReport | None) -> Lsn | None:
+    def _captured(self) -> Lsn | None:
         """Where the log stands, as far as is known."""
-        known = [lsn for lsn in (_position(report), self._confirmed()) if lsn is not None]
+        known = [lsn for lsn in (_position(self._capture_heard.report), self._confirmed()) if lsn is not None]
         return max(known, default=None)
 
-    def _capture_lag_s(self, report: StageReport | None) -> float | None:
+    def _capture_lag_s(self) -> float | None:
         """How long ago the oldest commit may have been made that is not in the log; None: not known."""
         if self._source is None:
             return None
+        report = self._capture_heard.report
         done = max(_lsn(report, "complete_lsn") or 0, self._confirmed() or 0)
         if done >= self._source.insert_lsn:
             return 0.0
-        return self._since_complete_s(report, self._is_live_capture(report))
+        return self._since_complete_s(report, self._is_live_capture())
 
-    def _is_live_capture(self, report: StageReport | None) -> bool:
-        if report is None or report.state is StageState.STOPPED or "capture" in self._seen.dead:
+    def _is_live_capture(self) -> bool:
+        heard = self._capture_heard
+        if heard.report is None or heard.report.state is StageState.STOPPED or heard.dead:
             return False
-        slot_is_free = self._source is not None and (self._slot is None or self._slot.active_pid is None)
-        return self._is_fresh(report) and not slot_is_free
+        slot_is_free = self._source is not None and not self._is_slot_active
+        return heard.fresh and not slot_is_free
 
-    def _capture_state(
-        self, report: StageReport | None, age_s: float | None, lag_s: float | None
-    ) -> StageState | None:
-        slot = self._slot
-        active = slot is not None and slot.active_pid is not None
+    def _capture_state(self, lag_s: float | None) -> StageState | None:
+        heard, active = self._capture_heard, self._is_slot_active
+        report = heard.report
         if report is None:
             if isinstance(self._seen.log, KeepstreamError):
-                return None if active or self._source is None else StageState.STOPPED
+                return None
             return StageState.STARTING if active else StageState.STOPPED
-        fresh, dead = self._is_fresh(report), "capture" in self._seen.dead
-        if report.state is StageState.STOPPED or (dead and not active) or not (fresh or active):
-            unknown = self._source is None and not dead and report.state is not StageState.STOPPED
-            return None if unknown and not fresh else StageState.STOPPED
-        if not fresh:
-            self._warn("capture-silent", "capture", f"its last report is {age_s or 0:.0f} s old")
+        if report.state is StageState.STOPPED or (heard.dead and not active) or not (heard.fresh or active):
+            unknown = self._source is None and not heard.dead and report.state is not StageState.STOPPED
+            return None if unknown and not heard.fresh else StageState.STOPPED
+        if not heard.fresh:
+            self._warn("capture-silent", "capture", f"its last report is {heard.age_s or 0:.0f} s old")
             return StageState.STALLED if self._is_log_behind() else report.state
         if report.state not in _WORKING:
             return report.state
-        if self._source is not None and not active:
+        if self._source is None:
+            return self._hung("capture-hangs", "capture", report)
+        if not active:
             return StageState.RETRYING  # it lost the slot and has not said so yet
         return self._working_capture(report, lag_s)
 
@@ -186,59 +176,53 @@ class _Judge:
     # replicas
 
     def _replica(self, name: str, capture: Stage) -> Replica:
-        seen, report = self._seen.replicas[name], self._reports.get(f"apply:{name}")
+        seen = self._seen.replicas[name]
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
-        moved_s = seen.moved_s if isinstance(seen, ReplicaSeen) else None
-        copying = report is not None and report.state is StageState.COPYING and self._is_fresh(report)
+        heard = self._hear(f"apply:{name}", session=row is not None and row.alive)
+        report = heard.report
+        copying = report is not None and report.state is StageState.COPYING and heard.fresh
         streaming = row is not None and row.state is ReplicaState.STREAMING and not copying
-        held_s = self._apply_lag_s(row, report, moved_s) if streaming else None
+        held_s = self._apply_lag_s(row, heard) if streaming else None
         lag_s = None if held_s is None or capture.lag_s is None else max(held_s, capture.lag_s)
-        state = self._replica_state(name, seen, report, held_s)
         position = row.position.lsn if row is not None and streaming else None
         stage = Stage(
-            state=state,
-            end_lsn=_text(position),
-            commit_lsn=report.commit_lsn if report else None,
+            state=self._replica_state(name, seen, heard, held_s),
+            end_lsn=figures.lsn_text(position),
             lag_bytes=self._behind(position, lag_s),
             lag_s=lag_s,
-            report=report,
-            report_age_s=self._age_s(report),
-            hold=_hold(row),
+            heard=heard,
+            hold=figures.hold_json(row),
         )
-        return Replica(stage, _copy(report))
+        return Replica(stage, figures.copy_json(report))
 
-    def _apply_lag_s(
-        self, row: Progress | None, report: StageReport | None, moved_s: float | None
-    ) -> float | None:
+    def _apply_lag_s(self, row: Progress | None, heard: Heard) -> float | None:
         """How long ago the oldest commit may have been made that is in the log and not applied."""
         assert row is not None
-        captured = self._captured(self._reports.get("capture"))
+        captured = self._captured()
         if captured is not None and row.position.lsn >= captured:
             return 0.0
-        live = self._is_fresh(report) and row.alive
-        return self._since_complete_s(report, live, at_least=row.position.commit_time / 1e6)
+        live = heard.fresh and row.alive
+        return self._since_complete_s(heard.report, live, at_least=row.position.commit_time / 1e6)
 
     def _replica_state(
-        self,
-        name: str,
-        seen: ReplicaSeen | KeepstreamError,
-        report: StageReport | None,
-        behind_s: float | None,
+        self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard, behind_s: float | None
     ) -> StageState | None:
-        fresh = self._is_fresh(report) and f"apply:{name}" not in self._seen.dead
+        report, where = heard.report, f"replica {name}"
+        fresh = heard.fresh and not heard.dead
+        if report is None and isinstance(self._seen.log, KeepstreamError):
+            return None
         if isinstance(seen, KeepstreamError):
-            return report.state if report is not None and fresh else None
+            if report is None or not fresh:
+                return None
+            return self._hung("apply-hangs", where, report) if report.state in _WORKING else report.state
         row = seen.progress
         alive = row is not None and row.alive and row.state is ReplicaState.STREAMING
         if report is None or not (fresh or alive) or (fresh and report.state is StageState.STOPPED):
-            unknown = report is None and isinstance(self._seen.log, KeepstreamError)
-            return None if unknown and alive else StageState.STOPPED
+            return StageState.STOPPED
         if not fresh:
             if seen.moved_s is not None and seen.moved_s < STALE_AFTER_S:
                 return report.state
-            self._warn(
-                "apply-silent", f"replica {name}", f"its last report is {self._age_s(report):.0f} s old"
-            )
+            self._warn("apply-silent", where, f"its last report is {heard.age_s or 0:.0f} s old")
             return StageState.STALLED
         if row is None or not alive or report.state not in _WORKING:
             return _not_yet(report, row)
@@ -264,6 +248,13 @@ class _Judge:
             return StageState.STREAMING  # it groups what came in at once, and keeps up
         return report.state
 
+    def _hung(self, code: str, where: str, report: StageReport) -> StageState:
+        """Of a living stage whose server does not answer here: whether it waits for that, too."""
+        if report.hung_s <= STALE_AFTER_S:
+            return report.state
+        self._warn(code, where, f"its server has not answered it for {report.hung_s:.0f} s")
+        return StageState.STALLED
+
     # figures
 
     def _since_complete_s(
@@ -286,50 +277,28 @@ class _Judge:
             return None
         return 0 if lag_s == 0 else max(0, self._source.insert_lsn - position)
 
-    def _age_s(self, report: StageReport | None) -> float | None:
-        return None if report is None else max(0.0, self._seen.at - report.at)
-
-    def _is_fresh(self, report: StageReport | None) -> bool:
-        age_s = self._age_s(report)
-        return age_s is not None and age_s <= STALE_AFTER_S
-
     def _not_replicated(self, capture: Stage) -> tuple[NotReplicated, ...]:
-        if self._is_fresh(capture.report) and capture.report is not None and capture.report.not_replicated:
+        if capture.heard.fresh and capture.report is not None and capture.report.not_replicated:
             return capture.report.not_replicated
         return self._source.left_out if self._source else ()
 
-    # slot
+    # what is warned of
 
-    def _slot_json(self) -> dict[str, Any]:
-        slot, source = self._slot, self._source
-        rate = source.wal_bytes_per_s if source else None
-        return {
-            "name": self._seen.slot_name,
-            "exists": None if source is None else slot is not None,
-            "active": None if slot is None else slot.active_pid is not None,
-            "restart_lsn": _text(slot.restart_lsn) if slot else None,
-            "confirmed_lsn": _text(slot.confirmed_flush_lsn) if slot else None,
-            "retained_bytes": slot.retained_bytes if slot else None,
-            "safe_wal_bytes": slot.safe_wal_bytes if slot else None,
-            "wal_status": slot.wal_status if slot else None,
-            "wal_bytes_per_s": None if rate is None else round(rate),
-            "time_to_full_s": _rounded(time_to_full_s(slot.safe_wal_bytes, rate or 0.0)) if slot else None,
-            "catalog_xmin_age": slot.catalog_xmin_age if slot else None,
-        }
-
-    def _source_json(self) -> dict[str, Any]:
-        source = self._source
-        return {
-            "reachable": source is not None,
-            "insert_lsn": _text(source.insert_lsn) if source else None,
-            "wal_directory_bytes": source.space.directory_bytes if source else None,
-            "keep_limit_bytes": source.space.keep_limit_bytes if source else None,
-            "publication_exists": source.publication_exists if source else None,
-        }
+    def _look_at_log(self) -> None:
+        """One that nobody has begun yet is no finding."""
+        gone = isinstance(self._seen.log, LogSeen) and not self._seen.log.exists
+        follows = [
+            name
+            for name, seen in self._seen.replicas.items()
+            if isinstance(seen, ReplicaSeen) and seen.progress is not None
+        ]
+        if gone and (self._slot is not None or follows):
+            who = ", ".join([*(["the slot"] if self._slot else []), *(f"replica {name}" for name in follows)])
+            self._warn("log-missing", "log", f"{self._seen.log_name} does not exist, but {who} went by it")
 
     def _look_at_slot(self, slot: SlotState | None) -> None:
         if slot is None:
-            if self._source is not None and "capture" in self._reports:
+            if self._source is not None and self._capture_heard.report is not None:
                 self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
             return
         if slot.lost:
@@ -338,7 +307,7 @@ class _Judge:
             self._warn("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
 
     def _look_at_tables(self, capture: Stage) -> None:
-        if capture.report is None or not self._is_fresh(capture.report):
+        if capture.report is None or not capture.heard.fresh:
             return
         for table in capture.report.undecided:
             self._warn(
@@ -373,32 +342,6 @@ def _unreachable(seen: Observation) -> Iterator[StatusFinding]:
             yield StatusFinding("error", result.code, where, result.message, result.hint)
 
 
-def _log_json(seen: Observation) -> dict[str, Any]:
-    reachable = isinstance(seen.log, LogSeen)
-    return {
-        "name": seen.log_name,
-        "reachable": reachable,
-        "exists": seen.log.exists if isinstance(seen.log, LogSeen) else None,
-    }
-
-
-def _hold(row: Progress | None) -> dict[str, Any] | None:
-    if row is None or row.hold is None:
-        return None
-    hold = row.hold
-    return {
-        "at": format_lsn(hold.at),
-        "kind": hold.kind.value,
-        "expires": hold.expires.isoformat() if hold.expires else None,
-    }
-
-
-def _copy(report: StageReport | None) -> dict[str, Any] | None:
-    """How far a first copy is and what it holds back on the source; None unless the report is of one."""
-    copy = report.details.get("copy") if report is not None else None
-    return {name: copy.get(told) for name, told in _COPY.items()} if isinstance(copy, dict) else None
-
-
 def _position(report: StageReport | None) -> Lsn | None:
     return parse_lsn(report.position) if report is not None and report.position else None
 
@@ -415,11 +358,3 @@ def _number(report: StageReport | None, name: str) -> float | None:
 
 def _unchanged_s(report: StageReport) -> float:
     return _number(report, "unchanged_s") or 0.0
-
-
-def _text(lsn: Lsn | None) -> str | None:
-    return None if lsn is None else format_lsn(lsn)
-
-
-def _rounded(value: float | None) -> int | None:
-    return None if value is None else round(value)

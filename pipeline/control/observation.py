@@ -40,7 +40,7 @@ class ReplicaSeen:
 
 @dataclass(frozen=True, slots=True)
 class LogSeen:
-    """`exists`: whether there is a log at all. `reports` by stage."""
+    """`exists`: whether there is a log at all. `reports` by key (`pipeline.board`)."""
 
     exists: bool
     reports: Mapping[str, StageReport]
@@ -50,7 +50,7 @@ class LogSeen:
 class Observation:
     """One look, by the observer's clock and host. An error stands for what could not be looked at.
 
-    dead: stages whose process ran on this very host and is gone.
+    dead: keys of reports whose process ran on this very host and is gone.
     """
 
     name: str

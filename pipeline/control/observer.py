@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
@@ -60,7 +60,7 @@ class Observer:
         for server in watched:
             server.begin()
         log = self._reports.result(deadline)
-        reports = log.reports.values() if isinstance(log, LogSeen) else ()
+        reports = log.reports if isinstance(log, LogSeen) else {}
         return Observation(
             name=self._config.name,
             slot_name=self._config.slot_name,
@@ -100,7 +100,11 @@ class _Watched(Generic[Seen]):
         except KeepstreamError as error:
             return error
         except NotInTime:
-            return RetryLater(f"{self._name} did not answer in time", code="no-answer")
+            return RetryLater(
+                f"{self._name} did not answer in time",
+                code="no-answer",
+                hint="Look whether that server runs, and can be reached from this host.",
+            )
 
     def close(self) -> bool:
         """Whether it was idle; a session in use is left to its thread."""
@@ -192,8 +196,7 @@ class _LogLook(_Look[LogSeen]):
         self._log = log
 
     def take(self) -> LogSeen:
-        exists = self._log.exists()
-        return LogSeen(exists, read_reports(self._log) if exists else {})
+        return LogSeen(self._log.exists(), read_reports(self._log))
 
 
 class _ReplicaLook(_Look[ReplicaSeen]):
@@ -215,9 +218,9 @@ def _clock(session: Session) -> float:
     return float(row[0])
 
 
-def _dead(reports: Iterable[StageReport]) -> Iterable[str]:
+def _dead(reports: Mapping[str, StageReport]) -> Iterable[str]:
     here = socket.gethostname()
-    return (report.stage for report in reports if report.host == here and not _runs(report.pid))
+    return (key for key, report in reports.items() if report.host == here and not _runs(report.pid))
 
 
 def _runs(pid: int) -> bool:

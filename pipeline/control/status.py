@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.control.hearsay import Heard
 from pipeline.reports import NotReplicated, StageReport, StageState
 
 
@@ -22,26 +23,25 @@ class StatusFinding:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. LSNs are text, times Unix time; None is unknown.
-
-    end_lsn: the position X. commit_lsn: of the last transaction that this process handled.
-    """
+    """One stage. LSNs are text, times Unix time; None is unknown. `end_lsn` is the position X."""
 
     state: StageState | None
     end_lsn: str | None = None
-    commit_lsn: str | None = None
     lag_bytes: int | None = None
     lag_s: float | None = None
-    report: StageReport | None = None
-    report_age_s: float | None = None
+    heard: Heard = field(default_factory=Heard)
     hold: dict[str, Any] | None = None
 
+    @property
+    def report(self) -> StageReport | None:
+        return self.heard.report
+
     def to_json(self) -> dict[str, Any]:
-        report = self.report
+        report, age_s = self.report, self.heard.age_s
         error = report.last_error if report else None
         return {
             "state": self.state.value if self.state else None,
-            "commit_lsn": self.commit_lsn,
+            "commit_lsn": report.commit_lsn if report else None,
             "end_lsn": self.end_lsn,
             "lag_bytes": self.lag_bytes,
             "lag_s": _shown_lag_s(self.lag_s),
@@ -55,7 +55,8 @@ class Stage:
             "last_error": error.model_dump() if error else None,
             "host": report.host if report else None,
             "pid": report.pid if report else None,
-            "report_age_s": None if self.report_age_s is None else round(self.report_age_s, 1),
+            "report_age_s": None if age_s is None else round(age_s, 1),
+            "standby": _standby(self.heard.standby),
         }
 
 
@@ -110,6 +111,12 @@ class Status:
                 for f in self.findings
             ],
         }
+
+
+def _standby(report: StageReport | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    return {"host": report.host, "pid": report.pid, "waiting_for": report.waiting_for}
 
 
 def _shown_lag_s(lag_s: float | None) -> float | None:

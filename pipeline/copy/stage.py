@@ -141,6 +141,7 @@ class FirstCopyStage:
             StageReport(
                 stage=f"apply:{self._options.copy.replica}",
                 state=state,
+                owner=state is StageState.COPYING,
                 last_error=self._last_error,
                 waiting_for=waiting_for,
                 details=details or {},

@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fix_pipeline import Pipeline
+from tests.fix_pipeline import Pipeline, make_pipeline
+from tests.fix_postgres import Database, frozen
 
 SCHEMA = "create table customer (id int primary key, name text); create table note (body text)"
 STATES = [
@@ -175,6 +178,97 @@ def test_what_cannot_be_reached_is_null_and_a_finding(directory_pipeline: Pipeli
     assert seen["replicas"]["standby"]["end_lsn"] is None
     assert [(f["where"], f["code"]) for f in seen["findings"]] == [("replica standby", "server-unreachable")]
     assert pipeline.run("status", "--fail-if", "lag_s>60").code == 7
+
+
+def test_with_the_log_out_of_reach_nobody_knows_what_a_stage_does(directory_pipeline: Pipeline) -> None:
+    """Its report stands there. "stopped" would be a false alarm of stages that retry."""
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    pipeline.start("capture")
+    apply = pipeline.start("apply", "standby")
+    pipeline.wait()
+    pipeline.settings["log"] = {"url": "kafka://127.0.0.1:1"}
+    pipeline.write_config()
+    seen = status(pipeline)
+    assert [seen["state"], seen["capture"]["state"], seen["replicas"]["standby"]["state"]] == [None] * 3
+    (finding,) = seen["findings"]
+    assert (finding["where"], finding["severity"]) == ("log", "error")
+    assert finding["code"] in ("log-unreachable", "no-answer"), "the client tries for some seconds"
+    assert finding["hint"]
+    apply.kill()
+    assert replica_of(pipeline)["state"] is None
+    assert pipeline.run("status", "--fail-if", "stopped").code == 0
+    assert pipeline.run("status", "--fail-if", "unknown").code == 7
+
+
+def test_a_log_that_is_gone_is_named(directory_pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.wait()
+    pipeline.settings["log"] = {"url": f"file://{tmp_path}/another"}
+    pipeline.write_config()
+    (finding,) = [each for each in status(pipeline)["findings"] if each["code"] == "log-missing"]
+    assert finding["message"].endswith("does not exist, but the slot, replica standby went by it")
+    assert "keepstream teardown" in finding["hint"]
+
+
+def test_a_second_process_stands_by_and_does_not_speak_for_the_first(pipeline: Pipeline) -> None:
+    prepare(pipeline)
+    first = pipeline.start("capture"), pipeline.start("apply", "standby")
+    pipeline.wait()
+    second = pipeline.start("capture"), pipeline.start("apply", "standby")
+
+    def stages() -> tuple[Any, Any]:
+        seen = status(pipeline)
+        return seen["capture"], seen["replicas"]["standby"]
+
+    def both_stand_by() -> bool:
+        return all(stage["standby"] and stage["standby"]["waiting_for"] for stage in stages())
+
+    pipeline.until(both_stand_by, "two that stand by")
+    for _ in range(4):
+        for stage, works, waits in zip(stages(), first, second, strict=True):
+            assert stage["state"] in ("streaming", "idle")
+            assert (stage["pid"], stage["standby"]["pid"]) == (works.process.pid, waits.process.pid)
+    assert f"process {second[0].process.pid} on " in pipeline.run("status").stdout
+    for works in first:
+        works.kill()
+
+    def the_others_work() -> bool:
+        return all(
+            stage["state"] in ("streaming", "idle") and stage["pid"] == waits.process.pid
+            for stage, waits in zip(stages(), second, strict=True)
+        )
+
+    pipeline.until(the_others_work, "those that stood by to work")
+    assert [stage["standby"] for stage in stages()] == [None, None]
+
+
+def test_stages_at_a_server_that_froze_are_stalled(
+    tmp_path: Path,
+    new_source: Callable[..., Database],
+    new_replica: Callable[..., Database],
+    directory_url: str,
+) -> None:
+    pipeline = make_pipeline(tmp_path, new_source(), new_replica(), directory_url)
+    try:
+        prepare(pipeline)
+        pipeline.start("capture")
+        pipeline.start("apply", "standby")
+        pipeline.wait()
+        pipeline.until(lambda: status(pipeline)["state"] == "idle", "an idle pipeline")
+        with frozen(pipeline.source.server), frozen(pipeline.replica.server):
+            pipeline.until(lambda: status(pipeline)["capture"]["state"] == "stalled", "it is seen", 60)
+            pipeline.until(lambda: replica_of(pipeline)["state"] == "stalled", "it is seen")
+            codes = [finding["code"] for finding in status(pipeline)["findings"]]
+            assert codes == ["no-answer", "no-answer", "capture-hangs", "apply-hangs"]
+            assert pipeline.run("status", "--fail-if", "stalled").code == 7
+        pipeline.until(lambda: status(pipeline)["state"] in ("idle", "streaming"), "both at work again")
+        assert status(pipeline)["findings"] == []
+    finally:
+        pipeline.end()
 
 
 def test_status_takes_less_than_a_second_and_prints_a_table(directory_pipeline: Pipeline) -> None:

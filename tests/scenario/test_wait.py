@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from connectors.postgres.progress import install, write_copying_marker
 from connectors.postgres.session import connect
-from pipeline.dev.postgres_server import EmbeddedPostgres
 from tests.fix_pipeline import Pipeline, make_pipeline
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, frozen
 
 SCHEMA = "create table customer (id int primary key, name text)"
 
@@ -108,21 +104,6 @@ def test_a_replica_that_is_away_or_hangs_is_waited_for_no_longer_than_told(
                 assert ends_in_time(pipeline, verb) == 7
     finally:
         pipeline.end()
-
-
-@contextmanager
-def frozen(server: EmbeddedPostgres) -> Iterator[None]:
-    """The server with all its backends: it takes connections and answers nothing."""
-    assert server.pid is not None
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    pids = [server.pid, *map(int, children)]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def ends_in_time(pipeline: Pipeline, verb: str) -> int:

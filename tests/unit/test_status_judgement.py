@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from pipeline.board import report_key
 from pipeline.control import judgement
+from pipeline.control.hearsay import hear
 from pipeline.control.hints import hint_for
 from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
@@ -92,6 +94,7 @@ def judged(
     moved_s: float = 1.0,
     log: KeepstreamError | None = None,
     dead: frozenset[str] = frozenset(),
+    log_exists: bool = True,
 ) -> Status:
     reports = {made.stage: made for made in (capture, apply) if made is not None}
     seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s)
@@ -102,7 +105,7 @@ def judged(
             slot_name="keepstream_crm",
             log_name="file:///log/crm.log",
             source=source,
-            log=log or LogSeen(True, reports),
+            log=log or LogSeen(log_exists, reports),
             replicas={"standby": seen},
             dead=dead,
         )
@@ -295,9 +298,74 @@ def test_without_the_source_lag_is_unknown_and_without_the_log_too() -> None:
     assert (seen.state, seen.slot["retained_bytes"], codes(seen)) == (
         StageState.RETRYING, None, ["server-unreachable"],
     )  # fmt: skip
-    seen = judged(log=AWAY, replica=row(alive=True))
-    assert (seen.state, seen.capture.state, standby(seen)["state"]) == (None, None, None)
-    assert standby(seen)["end_lsn"] == format_lsn(INSERT)
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    for alive, source in ((True, SOURCE), (False, free)):
+        seen = judged(log=AWAY, replica=row(alive=alive), source=source)
+        assert (seen.state, seen.capture.state, standby(seen)["state"]) == (None, None, None)
+        assert standby(seen)["end_lsn"] == format_lsn(INSERT)
+
+
+def test_a_stage_whose_loop_hangs_at_a_server_that_is_away_here_too_is_stalled() -> None:
+    hangs = report("apply:standby", StageState.IDLE, hung_s=16.0)
+    seen = judged(capture=report(), apply=hangs, replica=AWAY)
+    assert (standby(seen)["state"], codes(seen)) == ("stalled", ["server-unreachable", "apply-hangs"])
+    assert standby(judged(capture=report(), apply=hangs, replica=row()))["state"] == "idle"
+    seen = judged(source=AWAY, capture=report(hung_s=16.0), apply=APPLY, replica=row())
+    assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["server-unreachable", "capture-hangs"])
+    assert judged(source=AWAY, capture=report(hung_s=15.0)).capture.state is StageState.STREAMING
+
+
+def test_a_log_that_is_gone_is_named_and_one_that_was_never_begun_is_not() -> None:
+    seen = judged(replica=row(), log_exists=False)
+    assert codes(seen) == ["log-missing"]
+    assert seen.findings[0].message.endswith("does not exist, but the slot, replica standby went by it")
+    assert codes(judged(source=replace(SOURCE, slot=None, owner=None), log_exists=False)) == []
+
+
+OTHER: dict[str, Any] = {
+    "pid": 6,
+    "owner": False,
+    "waiting_for": "slot keepstream_crm is owned by 5; standing by",
+}
+
+
+@pytest.mark.parametrize(
+    ("owner", "other", "dead", "session", "speaks", "waits"),
+    [
+        (report(), None, (), True, 5, None),
+        (None, report(state=StageState.STARTING, **OTHER), (), False, 6, None),
+        (report(), report(state=StageState.STARTING, age_s=0, **OTHER), (), True, 5, 6),
+        (report(), report(state=StageState.STARTING, age_s=0, **OTHER), (), False, 5, 6),
+        (report(), report(state=StageState.STOPPED, age_s=0, **OTHER), (), True, 5, None),
+        (report(), report(state=StageState.STARTING, age_s=20, **OTHER), (), True, 5, None),
+        (report(), report(**OTHER), ("standby:capture",), True, 5, None),
+        (report(age_s=20), report(**OTHER), (), True, 5, 6),  # frozen, and its session is there
+        (report(age_s=20), report(**OTHER), (), False, 6, None),
+        (report(), report(**OTHER), ("capture",), True, 6, None),
+        (report(state=StageState.STOPPED, age_s=2), report(**OTHER), (), False, 6, None),
+        (report(), report(state=StageState.RETRYING, age_s=0, owner=False), (), False, 5, None),
+    ],
+)  # fmt: skip
+def test_the_owner_speaks_for_the_stage_as_long_as_it_may_live(
+    owner: StageReport | None,
+    other: StageReport | None,
+    dead: tuple[str, ...],
+    session: bool,
+    speaks: int,
+    waits: int | None,
+) -> None:
+    reports = {report_key("capture", owner=said.owner): said for said in (owner, other) if said}
+    heard = hear("capture", reports, frozenset(dead), at=NOW, session=session)
+    assert heard.report is not None
+    assert (heard.report.pid, heard.standby.pid if heard.standby else None) == (speaks, waits)
+
+
+def test_a_process_that_owned_and_retries_speaks_with_its_newest_word() -> None:
+    retrying = report(state=StageState.RETRYING, age_s=0.5, owner=False)
+    reports = {"capture": report(), "standby:capture": retrying}
+    assert hear("capture", reports, frozenset(), at=NOW, session=False).report == retrying
+    reports = {"capture": report(age_s=0.1), "standby:capture": retrying}
+    assert hear("capture", reports, frozenset(), at=NOW, session=True).report == reports["capture"]
 
 
 def test_the_slot_s_figures_and_what_threatens_it() -> None:
