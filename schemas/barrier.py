@@ -7,7 +7,7 @@ from typing import assert_never
 
 from schemas.change import Change, ColumnsAdded, Message, Truncate
 from schemas.errors import InternalError
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,13 @@ class TableJoins:
 @dataclass(frozen=True, slots=True)
 class RowsJoin:
     """The message `keepstream.join.rows`; `content` is rows in COPY's text form."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeysJoin:
+    """The message `keepstream.join.keys`; `content` is JoinKeys as JSON."""
 
     content: bytes
 
@@ -39,7 +46,7 @@ class UnknownJoin:
         )
 
 
-Barrier = Truncate | ColumnsAdded | TableJoins | RowsJoin | UnknownJoin
+Barrier = Truncate | ColumnsAdded | TableJoins | RowsJoin | KeysJoin | UnknownJoin
 
 
 def barrier_of(change: Change) -> Barrier | None:
@@ -62,6 +69,8 @@ def _of_message(prefix: str, content: bytes) -> Barrier | None:
         return TableJoins(content)
     if prefix == JOIN_ROWS_PREFIX:
         return RowsJoin(content)
+    if prefix == JOIN_KEYS_PREFIX:
+        return KeysJoin(content)
     if prefix.startswith(f"{JOIN_PREFIX}."):
         return UnknownJoin(prefix)
     return None

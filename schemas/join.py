@@ -6,30 +6,30 @@ follow:
 
     keepstream.join        the definition (`Join`) as JSON
     keepstream.join.rows   none or more: rows in COPY's text form, columns as Join.columns, whole lines
+    keepstream.join.keys   none or one: its foreign keys (`JoinKeys`) as JSON, after its rows
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 JOIN_PREFIX: Final = "keepstream.join"
 JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
+JOIN_KEYS_PREFIX: Final = "keepstream.join.keys"
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A joining table. `ddl` makes it, with indexes, constraints and triggers; `foreign_keys` are those
-    of its foreign keys whose other table is replicated, too. `columns`: those that the rows have.
-    parent: (schema, name) of the partitioned table that `attach` makes it a partition of, where that is
-    there; () if it is none."""
+    """A joining table. `ddl` makes it, with indexes, constraints and triggers, without foreign keys.
+    `columns`: those that the rows have. parent: (schema, name) of the partitioned table that `attach` makes
+    it a partition of, where that is there; () if it is none."""
 
     schema: str
     table: str
     columns: tuple[str, ...]
     ddl: tuple[str, ...]
-    foreign_keys: tuple[str, ...]
     parent: tuple[str, ...] = ()
     attach: tuple[str, ...] = ()
 
@@ -45,7 +45,42 @@ class Join:
             value["table"],
             tuple(value["columns"]),
             tuple(value["ddl"]),
-            tuple(value["foreign_keys"]),
-            tuple(value.get("parent", ())),
-            tuple(value.get("attach", ())),
+            tuple(value["parent"]),
+            tuple(value["attach"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class JoinKey:
+    """A foreign key: its name for people, the table that it names, and the SQL that makes it."""
+
+    name: str
+    referenced: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinKeys:
+    """The foreign keys that a joining table has a part in. own: its own, to tables that are replicated.
+    left_out: its own to others. awaited: those of replicated tables to this one, which were left out until
+    now."""
+
+    own: tuple[JoinKey, ...] = ()
+    left_out: tuple[JoinKey, ...] = ()
+    awaited: tuple[JoinKey, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.own or self.left_out or self.awaited)
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> JoinKeys:
+        """Raises ValueError, KeyError or TypeError for anything that `to_json` did not write."""
+
+        def keys(value: list[dict[str, Any]]) -> tuple[JoinKey, ...]:
+            return tuple(JoinKey(**key) for key in value)
+
+        value = json.loads(content)
+        return cls(keys(value["own"]), keys(value["left_out"]), keys(value["awaited"]))

@@ -15,12 +15,13 @@ from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.firing import silencing, would_fire
+from connectors.postgres.joined_keys import make_keys
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
-from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
 from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
-from schemas.join import Join
+from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
 
 # Readers of the replica may hold a table longer than this; we then let go and try again, so that our waiting
@@ -49,6 +50,7 @@ class BarrierWriter:
         self._plans = plans
         self._replica = replica
         self._joining: sql.Composed | None = None
+        self._is_prepared = False
 
     def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
         """Apply a change that has a payload. Messages of others are nobody's business here."""
@@ -67,6 +69,8 @@ class BarrierWriter:
                 self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
             case RowsJoin(content):
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
+            case KeysJoin(content):
+                self._make_keys(content, ChangeRef(source, ordinal, "foreign keys of a joining table"))
             case UnknownJoin():
                 raise barrier.error(ChangeRef(source, ordinal, "message"))
             case _:
@@ -103,11 +107,11 @@ class BarrierWriter:
         """The table's definition; its rows follow in messages of their own."""
         name = sql.Identifier(join.schema, join.table)
         with self._session(ref):
-            if self._is_there(join):
+            self._is_prepared = self._is_there(join)
+            if self._is_prepared:
                 self._refuse_rows(name, ref)
             else:
-                keys = join.foreign_keys if self._replica_role else ()  # else they would act on our writes
-                self._run_ddl([statement.encode() for statement in (*join.ddl, *keys)])
+                self._run_ddl([statement.encode() for statement in join.ddl])
                 self._attach(join)
                 self._run_ddl(self._silencing(join))
             self._require_quiet(join)
@@ -155,6 +159,15 @@ class BarrierWriter:
             raise InternalError(f"{ref}: rows came before their table", code="join-malformed")
         with self._session(ref), self._conn.cursor() as cursor, cursor.copy(self._joining) as copy:
             copy.write(rows)
+
+    def _make_keys(self, content: bytes, ref: ChangeRef) -> None:
+        """A table that others prepared keeps the keys that they gave it."""
+        keys = JoinKeys.from_json(content)
+        if self._is_prepared:
+            keys = JoinKeys(awaited=keys.awaited)
+        with self._session(ref), self._limited_waits():
+            make_keys(self._conn, self._pipeline, keys, replica_role=self._replica_role)
+        self._plans.forget()
 
     def _is_there(self, join: Join) -> bool:
         found = self._conn.execute(

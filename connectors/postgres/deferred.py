@@ -32,6 +32,26 @@ class Deferred:
     statement: str
 
 
+def install(conn: Session) -> None:
+    """Make the table where it is missing: a replica that was prepared has none."""
+    for statement in INSTALL:
+        conn.execute(statement)
+
+
+def find(conn: Session, name: str, statement: str) -> list[int]:
+    """Ids of the entries with this very statement; none where there is no table for them."""
+    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
+    if there != (True,):
+        return []
+    query = "select id from keepstream.deferred_ddl where name = %s and statement = %s"
+    return [number for (number,) in conn.execute(query, [name, statement])]
+
+
+def drop(conn: Session, ids: Sequence[int]) -> None:
+    """What they say was made."""
+    conn.execute("delete from keepstream.deferred_ddl where id = any(%s)", [list(ids)])
+
+
 def defer(conn: Session, name: str, deferred: Sequence[Deferred]) -> None:
     """Keep the statements that the replica of pipeline `name` is made without."""
     values = [(name, d.kind, d.object, d.reason, d.statement) for d in deferred]

@@ -9,27 +9,13 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.foreignkeys import ForeignKey, read_foreign_keys
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
 PG_CONSTRAINT: Final = 2606
 PG_NAMESPACE: Final = 2615
 PG_CLASS: Final = 1259
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """`statement` makes it again, on a database with the same tables."""
-
-    oid: int
-    table: TableName
-    name: str
-    referenced: TableName
-    statement: str
-
-    def __str__(self) -> str:
-        return f"{'.'.join(self.table)}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +29,6 @@ class SourceSchema:
     policy_roles: tuple[str, ...]
     foreign: frozenset[int]
 
-
-_FOREIGN_KEYS: Final = """
-    select k.oid, n.nspname, c.relname, k.conname, c.relkind, fn.nspname, fc.relname,
-           pg_catalog.pg_get_constraintdef(k.oid)
-      from pg_catalog.pg_constraint k
-      join pg_catalog.pg_class c on c.oid = k.conrelid
-      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-      join pg_catalog.pg_class fc on fc.oid = k.confrelid
-      join pg_catalog.pg_namespace fn on fn.oid = fc.relnamespace
-     where k.contype = 'f' and k.conparentid = 0
-     order by n.nspname, c.relname, k.conname
-"""
 
 _EXTENSIONS: Final = """
     select e.extname, n.nspname from pg_catalog.pg_extension e
@@ -83,26 +57,13 @@ _FOREIGN: Final = """
 
 def read_source_schema(reader: Session) -> SourceSchema:
     with wrapped("reading the source's schema"):
-        keys = reader.execute(_FOREIGN_KEYS).fetchall()
         return SourceSchema(
-            foreign_keys=tuple(_foreign_key(*row) for row in keys),
+            foreign_keys=read_foreign_keys(reader),
             schemas=dict(reader.execute("select oid, nspname from pg_catalog.pg_namespace").fetchall()),
             extensions=tuple((name, schema) for name, schema in reader.execute(_EXTENSIONS)),
             policy_roles=tuple(name for (name,) in reader.execute(_POLICY_ROLES)),
             foreign=frozenset(oid for (oid,) in reader.execute(_FOREIGN)),
         )
-
-
-def _foreign_key(
-    oid: int, schema: str, table: str, name: str, kind: str, to_schema: str, to_table: str, definition: str
-) -> ForeignKey:
-    statement = sql.SQL("alter table {}{} add constraint {} {}").format(
-        sql.SQL("" if kind == "p" else "only "),
-        sql.Identifier(schema, table),
-        sql.Identifier(name),
-        sql.SQL(definition),  # PostgreSQL wrote it
-    )
-    return ForeignKey(oid, (schema, table), name, (to_schema, to_table), statement.as_string() + ";")
 
 
 _MISSING_EXTENSIONS: Final = """

@@ -72,13 +72,12 @@ _LINE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TableDdl:
-    """`before`: the table itself, to be run before its rows; `after`: indexes, constraints, triggers.
-    Foreign keys stand apart, so that they can be left out; so does `attach`, which makes a partition of it
-    and takes its indexes for the parent's: it comes last, or not at all."""
+    """`before`: the table itself, to be run before its rows; `after`: indexes, constraints, triggers, but
+    no foreign keys (`foreignkeys`). `attach` makes a partition of it and takes its indexes for the parent's:
+    it comes last, or not at all."""
 
     before: str
     after: str
-    foreign_keys: str
     attach: str
 
 
@@ -102,7 +101,6 @@ def dump_table(
     return TableDdl(
         _joined(before, lambda kind: kind not in _APART),
         _joined(after, lambda kind: kind not in _APART),
-        _joined(after, lambda kind: kind == "FK CONSTRAINT"),
         _joined(before + after, lambda kind: kind == "TABLE ATTACH"),
     )
 

@@ -31,6 +31,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table
 from connectors.postgres.dependencies import Dependency, read_dependencies
+from connectors.postgres.foreignkeys import read_keys_of
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
@@ -43,7 +44,7 @@ from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import shape_entry
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from schemas.table import TableSchema
 
 ROWS_CHUNK_BYTES = 256 * 1024
@@ -66,15 +67,6 @@ LOCKED_IDLE_MS = 1_000
 ANNOUNCE_LIMIT_S = 3.0
 """How long capture stands still for the log's sake."""
 
-_STRANGERS = """
-    select count(*)
-      from pg_constraint k
-      join pg_class c on c.oid = k.conrelid
-      join pg_namespace n on n.oid = c.relnamespace
-     where k.contype = 'f' and n.nspname = %s and c.relname = %s
-       and not exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                        where p.pubname = %s and r.prrelid = k.confrelid)
-"""
 _WAITERS = "select count(*) from pg_locks where relation = %s::oid and not granted"
 _PARENT = """
     select pn.nspname, p.relname
@@ -209,6 +201,7 @@ class _Joining:
         if _size_bytes(self._session, self._oid) > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
         emit_rows(self._session, self._name, columns, JOIN_ROWS_PREFIX, pages=PAGES)
+        self._send_keys()
         self._commit(deadline)
 
     def join_large(self, dumped: TableDdl, defined: str) -> None:
@@ -218,6 +211,7 @@ class _Joining:
             reader.execute(_lock_statement(self._name, "access share"))
             self._send_rows(reader, columns)
             sent = row_versions(reader, self._name)
+        self._send_keys()
         failpoint("capture.join_rows_sent")
         deadline = self._lock(defined)
         if row_versions(self._session, self._name) != sent:
@@ -256,16 +250,15 @@ class _Joining:
         schema, name = self._name
         columns = copied_columns(self._session, self._name)
         ddl = tuple(script for script in (dumped.before, dumped.after) if script)
-        keys = (dumped.foreign_keys,) if dumped.foreign_keys and self._keys_resolve() else ()
         parent = self._session.execute(_PARENT, self._name).fetchone() or ()
         attach = (dumped.attach,) if parent and dumped.attach else ()
-        self._emit(JOIN_PREFIX, Join(schema, name, columns, ddl, keys, parent, attach).to_json())
+        self._emit(JOIN_PREFIX, Join(schema, name, columns, ddl, parent, attach).to_json())
         return columns
 
-    def _keys_resolve(self) -> bool:
-        """Whether replicas have the rows of every table that this one's foreign keys name."""
-        values = [*self._name, self._options.publication]
-        return bool(_one(self._session, _STRANGERS, values)[0] == 0)
+    def _send_keys(self) -> None:
+        keys = read_keys_of(self._session, self._oid, self._options.publication)
+        if keys:
+            self._emit(JOIN_KEYS_PREFIX, keys.to_json())
 
     def _lock(self, defined: str) -> float:
         """Keep writers and DDL out; the definition is as it was. Returns when they have waited long enough.

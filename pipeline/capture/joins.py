@@ -34,6 +34,7 @@ REPLICA_ANSWERS_S = 3
 """Capture stands still while a replica is asked what it has."""
 
 _NOT_YET = "it joins as soon as others have"
+_MAKE_THERE = "Make that there as on the source, in the same schema"
 _SOON = "tried again every ten seconds"
 _LATER = "tried again after a pause"
 _REASONS = {
@@ -258,9 +259,7 @@ class Joins:
                 return f"replica {name} did not say whether it has what it needs ({error.code}); {_SOON}"
             if lacking:
                 shown = ", ".join(each.shown for each in lacking)
-                return (
-                    f"replica {name} lacks what it needs: {shown}. Make that there as on the source; {_SOON}"
-                )
+                return f"replica {name} lacks what it needs: {shown}. {_MAKE_THERE}; {_SOON}"
         return None
 
     def _lacks(self, conninfo: str, needed: tuple[Dependency, ...]) -> tuple[Dependency, ...]:

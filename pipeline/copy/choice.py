@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from connectors.postgres.deferred import Deferred
+from connectors.postgres.foreignkeys import ForeignKey
+from connectors.postgres.joined_keys import ROLE_MAY_NOT, not_replicated
 from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.source_schema import ForeignKey, SourceSchema
+from connectors.postgres.source_schema import SourceSchema
 from pipeline.copy.toc import TocChoice, TocEntry, choose
 
 
@@ -55,7 +57,7 @@ def choose_schema(
 def _reason_to_omit(key: ForeignKey, filled: Collection[TableName], replica_role: bool) -> str:
     """Why the replica is made without this foreign key; empty if it gets it."""
     if key.table in filled and key.referenced not in filled:
-        return f"it refers to {'.'.join(key.referenced)}, whose rows are not replicated"
+        return not_replicated(".".join(key.referenced))
     if not replica_role:
-        return "our role may not set session_replication_role, so it would act on rows being applied"
+        return ROLE_MAY_NOT
     return ""

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 
 from pipeline.events.joined import joined_rows
 from schemas.avro import RowCodec
-from schemas.barrier import RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
 from schemas.join import Join
@@ -76,6 +76,8 @@ class EventEncoder:
                 yield _event(join, "ddl", after=made)
             case RowsJoin(content):
                 yield from self._joined(content)
+            case KeysJoin():
+                return
             case UnknownJoin():
                 raise barrier.error("change")
             case _:

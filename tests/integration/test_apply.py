@@ -20,7 +20,7 @@ from schemas.change import (
     Truncate,
 )
 from schemas.errors import HistoryBroken, OperatorNeeded
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKey, JoinKeys
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from tests.fix_apply import FIRST_LSN, PIPELINE, MadeLog, Replicating, Rows, rows_of
@@ -302,7 +302,21 @@ def test_a_joining_table_is_made_and_filled_where_it_joined(
             " execute function suppress_redundant_updates_trigger();"
             " alter table public.deal enable always trigger loud",
         ),
-        foreign_keys=("alter table public.deal add foreign key (customer) references public.customer",),
+    )
+
+    def key(name: str, column: str, referenced: str) -> JoinKey:
+        made = (
+            f"alter table public.deal add constraint {name} foreign key ({column}) references {referenced};"
+        )
+        return JoinKey(f"public.deal.{name}", referenced, made)
+
+    keys = JoinKeys(
+        own=(
+            key("c", "customer", "public.customer"),
+            key("x", "customer", "public.x"),
+            key("v", "id", "public.customer"),
+        ),
+        left_out=(key("o", "id", "public.other"),),
     )
     deal = Rows(
         TableSchema(
@@ -325,6 +339,7 @@ def test_a_joining_table_is_made_and_filled_where_it_joined(
         message(JOIN_PREFIX, join.to_json()),
         message(JOIN_ROWS_PREFIX, b"1\t1\tA\\tB\n2\t\\N\tC\n"),
         message(JOIN_ROWS_PREFIX, b"3\t1\tD\n"),
+        message(JOIN_KEYS_PREFIX, keys.to_json()),
         message("somebody.else", b"\0\1"),
     )
     made_log.commit(deal.update("2", "1", "E"), tables=[deal.table])
@@ -334,8 +349,17 @@ def test_a_joining_table_is_made_and_filled_where_it_joined(
         (2, 1, "E"),
         (3, 1, "D"),
     ]
-    assert replica.execute("select count(*) from pg_constraint where contype = 'f'") == [(1,)]
+    assert replica.execute("select conname::text from pg_constraint where contype = 'f'") == [("c",)]
     assert replica.execute("select tgenabled from pg_trigger where tgname = 'loud'") == [("D",)]
+    assert replica.execute("select kind, object, reason from keepstream.deferred_ddl order by id") == [
+        ("foreign key", "public.deal.o", "it refers to public.other, whose rows are not replicated"),
+        ("foreign key", "public.deal.x", 'relation "public.x" does not exist'),
+        (
+            "foreign key",
+            "public.deal.v",
+            'insert or update on table "deal" violates foreign key constraint "v"',
+        ),
+    ]
 
 
 def test_a_joining_table_that_has_rows_already_stops(

@@ -346,9 +346,10 @@ def test_rows_that_the_server_sends_are_those_that_copy_sends(source: Database) 
             source.execute_as_admin(f"select pg_drop_replication_slot('{slot}')")
     source.execute('create table again (like "le%ad")')
     begin = messages.index(b"1\ttab")
+    size = int.from_bytes(messages[begin - 4 : begin])
     with psycopg.connect(source.dsn) as session, session.cursor() as cursor:
         with cursor.copy("copy again from stdin") as copy:
-            copy.write(messages[begin : messages.rindex(b"\n") + 1])
+            copy.write(messages[begin : begin + size])
         session.commit()
     assert copied.count(b"\n") == len(ODD)
     of_both = [source.execute(f"select t::text from {name} t order by id") for name in ('"le%ad"', "again")]

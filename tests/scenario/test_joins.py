@@ -58,7 +58,7 @@ def test_partitions_join_and_what_a_replica_cannot_make_is_left_out_until_it_can
     pipeline.until(lambda: "later.told" in left_out(pipeline), "the table that was left out", JOIN_S)
     assert left_out(pipeline)["later.told"] == (
         "replica standby lacks what it needs: schema later, type later.mood."
-        " Make that there as on the source; tried again every ten seconds"
+        " Make that there as on the source, in the same schema; tried again every ten seconds"
     )
     replica.execute("create schema later; create type later.mood as enum ('good', 'bad')")
     pipeline.until(
@@ -109,6 +109,49 @@ def test_a_column_reaches_a_replica_although_nobody_writes_to_its_table(director
     source.execute("alter table k add column e int default 7")
     pipeline.until(lambda: width(pipeline, "k") == 4, "the last column", JOIN_S)
     assert replica.execute("select * from k order by id") == [(1, "five", None, 7), (2, "two", 2, 7)]
+    pipeline.verify()
+
+
+def test_foreign_keys_of_joining_tables_are_made_or_kept_for_later(directory_pipeline: Pipeline) -> None:
+    """To itself, to a table that joins later, to each other, and to one that is never replicated."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    pipeline.settings["source"]["tables"] = {"exclude": ["public.private"]}
+    pipeline.write_config()
+    source.execute(
+        "create table private (id int primary key); insert into private values (1);"
+        " create table zone (id int primary key); insert into zone values (1)"
+    )
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "create table a (id int primary key, boss int references a, zone int references zone,"
+        " private int references private);"
+        " create table b (id int primary key, a int references a deferrable);"
+        " alter table a add b int; insert into a values (1, 1, 1, 1, 1), (2, 1, null, null, null);"
+        " insert into b values (1, 2); alter table a add foreign key (b) references b"
+    )
+    pipeline.until(lambda: has(pipeline, "select to_regclass('b') is not null"), "both tables", JOIN_S)
+    pipeline.wait()
+    keys = (
+        "select conrelid::regclass::text, conname::text, pg_get_constraintdef(oid), convalidated"
+        " from pg_constraint where contype = 'f' order by 1, 2"
+    )
+    at_source = source.execute(keys)
+    assert len(at_source) == 5
+    assert replica.execute(keys) == [key for key in at_source if key[1] != "a_private_fkey"]
+    ((name, reason, statement),) = replica.execute(
+        "select object, reason, statement from keepstream.deferred_ddl"
+    )
+    assert (name, reason) == (
+        "public.a.a_private_fkey",
+        "it refers to public.private, whose rows are not replicated",
+    )
+    replica.execute("insert into private values (1)")
+    replica.execute(statement)
+    assert replica.execute(keys) == at_source
+    source.execute("insert into b values (2, 1); update a set b = 2, boss = 2 where id = 2")
+    pipeline.wait()
     pipeline.verify()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.apply.grouping import is_barrier
 from pipeline.events.event import EventEncoder
-from schemas.barrier import Barrier, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import Barrier, KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
 
@@ -22,6 +22,7 @@ def message(prefix: str) -> Change:
     [
         ("keepstream.join", TableJoins(b"x")),
         ("keepstream.join.rows", RowsJoin(b"x")),
+        ("keepstream.join.keys", KeysJoin(b"x")),
         ("keepstream.join.rows.v2", UnknownJoin("keepstream.join.rows.v2")),
         ("keepstream.join.sequence", UnknownJoin("keepstream.join.sequence")),
         ("keepstream.wait", None),

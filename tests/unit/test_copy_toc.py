@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from connectors.postgres.foreignkeys import ForeignKey
 from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.source_schema import ForeignKey, SourceSchema
+from connectors.postgres.source_schema import SourceSchema
 from pipeline.copy.choice import choose_schema
 from pipeline.copy.toc import TocEntry, choose, parse_toc, progress_of, restore_errors
 

@@ -1,0 +1,82 @@
+"""Foreign keys as the source's catalog has them, with the SQL that makes them again elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session, wrapped
+from schemas.join import JoinKey, JoinKeys
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """`statement` makes it again, on a database with the same tables."""
+
+    oid: int
+    table: TableName
+    name: str
+    referenced: TableName
+    statement: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.table)}.{self.name}"
+
+
+_ALL: Final = """
+    select k.oid, n.nspname, c.relname, k.conname, c.relkind, fn.nspname, fc.relname,
+           pg_catalog.pg_get_constraintdef(k.oid)
+      from pg_catalog.pg_constraint k
+      join pg_catalog.pg_class c on c.oid = k.conrelid
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      join pg_catalog.pg_class fc on fc.oid = k.confrelid
+      join pg_catalog.pg_namespace fn on fn.oid = fc.relnamespace
+     where k.contype = 'f' and k.conparentid = 0
+"""
+_ORDER: Final = " order by n.nspname, c.relname, k.conname"
+
+# A partitioned table has rows as soon as one of its partitions is published.
+_PUBLISHED: Final = """
+    select distinct a.relid
+      from pg_catalog.pg_publication p
+      join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
+     cross join lateral (select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid) a (relid)
+     where p.pubname = %(publication)s
+"""
+_OWN: Final = f"""{_ALL} and k.conrelid = %(table)s::oid
+     and (k.confrelid = k.conrelid or k.confrelid in ({_PUBLISHED})) = %(published)s{_ORDER}"""
+_AWAITED: Final = f"""{_ALL} and k.confrelid = %(table)s::oid and k.conrelid <> k.confrelid
+     and k.conrelid in ({_PUBLISHED}){_ORDER}"""
+
+
+def read_foreign_keys(session: Session) -> tuple[ForeignKey, ...]:
+    """All of the database; those of partitions that their parents gave them are not among them."""
+    with wrapped("reading foreign keys"):
+        return tuple(_foreign_key(*row) for row in session.execute(f"{_ALL}{_ORDER}".encode()))
+
+
+def read_keys_of(session: Session, table: int, publication: str) -> JoinKeys:
+    """Those that the table with this OID, which is about to be published, has a part in."""
+    values = {"table": table, "publication": publication}
+
+    def read(query: str, **more: bool) -> tuple[JoinKey, ...]:
+        found = [_foreign_key(*row) for row in session.execute(query.encode(), values | more)]
+        return tuple(JoinKey(str(key), ".".join(key.referenced), key.statement) for key in found)
+
+    with wrapped("reading a table's foreign keys"):
+        return JoinKeys(read(_OWN, published=True), read(_OWN, published=False), read(_AWAITED))
+
+
+def _foreign_key(
+    oid: int, schema: str, table: str, name: str, kind: str, to_schema: str, to_table: str, definition: str
+) -> ForeignKey:
+    statement = sql.SQL("alter table {}{} add constraint {} {}").format(
+        sql.SQL("" if kind == "p" else "only "),
+        sql.Identifier(schema, table),
+        sql.Identifier(name),
+        sql.SQL(definition),  # PostgreSQL wrote it
+    )
+    return ForeignKey(oid, (schema, table), name, (to_schema, to_table), statement.as_string() + ";")
