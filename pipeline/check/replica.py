@@ -103,13 +103,12 @@ class ReplicaCheck:
                 " (initial: data).",
             )
         if self._server.encoding not in ("UTF8", source.server.encoding):
-            database = _identifier(self.instance.database)
+            anew = self._made_anew("encoding 'UTF8' template template0")
             yield self._place.error(
                 "encoding-differs",
                 "encoding",
                 f"{self._server.encoding} cannot hold every text of the source's {source.server.encoding}",
-                fix=f"Make the database anew: drop database {database};"
-                f" create database {database} encoding 'UTF8' template template0;",
+                fix=f"Make the database anew: {anew}",
             )
         if self.instance.locale != source.instance.locale:
             yield self._place.warning(
@@ -140,14 +139,19 @@ class ReplicaCheck:
             return self._place.ok("replica-ours", "content", f"holds the source up to {row.position}")
         followed, stream = self._followed.stream, uuid.UUID(bytes=row.stream)
         log = "the log is empty" if followed is None else f"the log holds {uuid.UUID(bytes=followed)}"
-        database = _identifier(self.instance.database)
         return self._place.error(
             "other-stream",
             "content",
             f"follows stream {stream}, and {log}",
-            fix=f"Bring that stream's log back; or empty the replica to have it copied anew: drop database"
-            f" {database}; create database {database};",
+            fix=f"Bring that stream's log back; or empty the replica to have it copied anew:"
+            f" {self._made_anew()}",
         )
+
+    def _made_anew(self, more: str = "") -> str:
+        """The SQL that empties the replica, for a role that may make databases."""
+        database, role = _identifier(self.instance.database), _identifier(self._role.name)
+        words = f"create database {database} owner {role} {more}".strip()
+        return f"drop database {database}; {words};"
 
     # a first copy
 
