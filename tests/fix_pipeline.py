@@ -1,4 +1,7 @@
-"""`pipeline`: a keepstream.yaml between `source` and `replica`, driven only through the command line."""
+"""`pipeline`: a keepstream.yaml between `source` and `replica`, driven only through the command line.
+
+Commands come from a nursery (`tests.nursery`), which spares each of them a second of CPU; `run` does not.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +23,7 @@ import yaml
 
 from pipeline.dev.process import require
 from tests.fix_postgres import Database
+from tests.nursery import Nursery, shared_nursery
 
 END_S = 15.0
 COMMAND_S = 120.0
@@ -93,6 +98,7 @@ class Pipeline:
     replica: Database
     settings: dict[str, Any]
     started: list[Running] = field(default_factory=list)
+    nursery: Nursery = field(default_factory=shared_nursery)
 
     @property
     def config_path(self) -> Path:
@@ -111,16 +117,14 @@ class Pipeline:
 
     def run(self, *verb: str, timeout_s: float = COMMAND_S, env: Mapping[str, str] | None = None) -> Finished:
         """`keepstream -c FILE VERB …` to its end."""
-        done = subprocess.run(
-            self._command(verb),
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryDirectory(prefix="keepstream-command-") as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            process = self.nursery.start(self._arguments(verb), env or {}, output, errors=errors)
+            try:
+                code = process.wait(timeout_s)
+            finally:
+                process.kill()
+            return Finished(code, output.read_text(), errors.read_text())
 
     def start(self, *verb: str, env: Mapping[str, str] | None = None) -> Running:
         """The same in the background; ended with the test."""
@@ -130,9 +134,12 @@ class Pipeline:
         return running
 
     def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
-        with open(log, "ab") as file:
+        if verb[0] != "run":
+            log.touch()  # it may be killed before it opens it
+            return self.nursery.start(self._arguments(verb), env, log)
+        with open(log, "ab") as file:  # as a supervisor is started: what its children inherit counts
             return subprocess.Popen(
-                self._command(verb),
+                [sys.executable, "-m", "pipeline.cli", *self._arguments(verb)],
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -166,8 +173,8 @@ class Pipeline:
                 running.kill()
         shutil.rmtree(self.folder / "log", ignore_errors=True)
 
-    def _command(self, verb: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "pipeline.cli", "-c", str(self.config_path), *verb]
+    def _arguments(self, verb: tuple[str, ...]) -> list[str]:
+        return ["-c", str(self.config_path), *verb]
 
 
 @pytest.fixture(params=["directory", "kafka"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -20,7 +20,6 @@ from tests.scenario.rawlog import LogWatch, require_unconfirmed
 from tests.scenario.workload import TABLES, Workload
 from tests.scenario.world import World
 from tests.soak.lane import Lane
-from tests.soak.nursery import Nursery
 from tests.soak.site import Site
 from tests.soak.traffic import Traffic
 from tests.soak.watch import LongWitness
@@ -35,29 +34,26 @@ _OUTPUTS_SHOWN = 6
 
 
 @dataclass
-class NurseryPipeline(Pipeline):
-    """A pipeline whose commands the nursery runs, with a bug in them if one is named."""
+class BuggyPipeline(Pipeline):
+    """A pipeline whose commands have a bug in them, if one is named."""
 
-    nursery: Nursery | None = field(default=None)
     bug: str | None = None
 
     def outputs(self) -> str:
         return "\n".join(f"== {one.log.name}\n{one.output[-1500:]}" for one in self.started[-_OUTPUTS_SHOWN:])
 
     def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
-        assert self.nursery is not None
-        log.touch()  # it may be killed before it opens it
-        return self.nursery.start(["-c", str(self.config_path), *verb], env, log, self.bug)
+        return self.nursery.start(["-c", str(self.config_path), *verb], env, log, bug=self.bug)
 
 
-def _make_pipeline(site: Site, source: Database, replica: Database, bug: str | None) -> NurseryPipeline:
+def _make_pipeline(site: Site, source: Database, replica: Database, bug: str | None) -> BuggyPipeline:
     folder = site.folder / source.name
     folder.mkdir()
     plain = make_pipeline(folder, source, replica, site.log_url)
     settings = plain.settings
     settings["source"]["url"] = proxied(site, source, "source")
     settings["replicas"]["standby"]["url"] = proxied(site, replica, "replica")
-    return NurseryPipeline(folder, plain.name, source, replica, settings, nursery=site.nursery, bug=bug)
+    return BuggyPipeline(folder, plain.name, source, replica, settings, nursery=site.nursery, bug=bug)
 
 
 def proxied(site: Site, database: Database, side: str) -> str:

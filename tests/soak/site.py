@@ -15,7 +15,7 @@ from pipeline.dev.kafka_server import EmbeddedKafka
 from pipeline.dev.process import free_port, process_id
 from pipeline.dev.record import kill_below
 from tests.fix_postgres import Server, start_replica, start_source
-from tests.soak.nursery import Nursery
+from tests.nursery import Nursery
 from tests.soak.proxy import Proxy
 
 LOG_DISK_MIB = 2048
@@ -81,7 +81,7 @@ class Site:
         self.kills = folder / "kills"
         self.log_disk = Disk(folder / "log", LOG_DISK_MIB)
         self.replica_disk = Disk(folder / "disk", REPLICA_DISK_MIB)
-        self.nursery = Nursery({"KEEPSTREAM_SET_CHANGES": SET_CHANGES})
+        self.nursery = Nursery({"KEEPSTREAM_SET_CHANGES": SET_CHANGES}, hurried=True)
         self.source: Server = start_source(folder / "source", _WAL)
         self.replica: Server = start_replica(self.replica_disk.folder / "replica", _WAL)
         self.kafka: ProxiedKafka | None = None

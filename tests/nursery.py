@@ -1,21 +1,25 @@
-"""Starts keepstream's processes in milliseconds: `python -m tests.soak.nursery` has all imported and forks.
+"""Starts keepstream's processes in milliseconds: `python -m tests.nursery` has all imported and forks.
 
-A soak kills thousands of processes, and importing costs each of them a second of CPU. A child is what
+Tests start thousands of processes, and importing costs each of them a second of CPU. A child is what
 `python -m pipeline.cli` would be: environment, signals, standard streams and random numbers of its own,
-failpoints read anew, the same `main`. Only a planted bug (`tests.soak.bugs`) is put in before, if asked for.
+failpoints read anew, the same `main`. Only its command line differs, as the process list shows it; and a
+planted bug (`tests.soak.bugs`) is put in before, if asked for.
 
-    parent ── {"arguments", "environment", "log", "bug"} ──▶ nursery ── fork ──▶ child
+    parent ── {"arguments", "environment", "output", "errors", "bug"} ──▶ nursery ── fork ──▶ child
     parent ◀─ {"started": pid} … {"ended": pid, "code": …} ── nursery
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import json
 import os
+import pkgutil
 import queue
 import random
 import select
@@ -27,32 +31,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[2]
-_PRELOADED = (
-    "pipeline.app",
-    "pipeline.apply.stage",
-    "pipeline.board",
-    "pipeline.capture.stage",
-    "pipeline.check",
-    "pipeline.cli.apply",
-    "pipeline.cli.capture",
-    "pipeline.cli.pause",
-    "pipeline.cli.resume",
-    "pipeline.cli.run",
-    "pipeline.cli.verify",
-    "pipeline.config.loading",
-    "pipeline.copy.stage",
-    "connectors.log.directory",
-    "connectors.log.kafka",
-    "tests.soak.bugs",
-)
+_ROOT = Path(__file__).parents[1]
+_PACKAGES = ("schemas", "connectors", "pipeline")
+_NOT_PRELOADED = ("pipeline.cli.__main__", "pipeline.demo")
 _HURRIED = {
     "pipeline.backoff": {"LONGEST_S": 3.0},
     "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
     "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }
-"""What is rare or slow in production happens more often here. `run`'s children are not hurried."""
+"""In a soak, what is rare or slow in production happens more often. `run`'s children are not hurried."""
 _REAP_EVERY_S = 0.02
 _START_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -90,31 +78,47 @@ class Nursling:
 
 
 class Nursery:
-    """The parent's side. Children die with the nursery, and the nursery with us."""
+    """The parent's side. Children die with the nursery, and the nursery with us. Thread-safe."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, *, hurried: bool = False) -> None:
+        """`environment`: of all children, beside ours as it is when they start."""
+        self._environment = dict(environment or {})
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", __name__, *(["hurried"] if hurried else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, **self._environment},
             cwd=_ROOT,
             text=True,
         )
+        self._starting = threading.Lock()
         self._children: dict[int, Nursling] = {}
         self._started: queue.Queue[Nursling] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, name="nursery", daemon=True)
         self._listener.start()
 
     def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, bug: str | None = None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        output: Path,
+        *,
+        errors: Path | None = None,
+        bug: str | None = None,
     ) -> Nursling:
-        """Returns as soon as it has a pid. One caller at a time."""
-        wish = {"arguments": list(arguments), "environment": dict(environment), "log": str(log), "bug": bug}
+        """Returns as soon as it has a pid. Both streams are appended to `output` unless `errors` is named."""
+        wish = {
+            "arguments": list(arguments),
+            "environment": {**os.environ, **self._environment, **environment},
+            "output": str(output),
+            "errors": str(errors or output),
+            "bug": bug,
+        }
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(wish) + "\n")
-        self._process.stdin.flush()
-        return self._started.get(timeout=_START_S)
+        with self._starting:
+            self._process.stdin.write(json.dumps(wish) + "\n")
+            self._process.stdin.flush()
+            return self._started.get(timeout=_START_S)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -133,13 +137,21 @@ class Nursery:
                     self._children.pop(told["ended"]).end_with(told["code"])
 
 
+@functools.cache
+def shared_nursery() -> Nursery:
+    """One for all tests of this process; it ends with us."""
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
 # the nursery's own side
 
 
-def main() -> None:
-    for name in _PRELOADED:
+def main(*, hurried: bool) -> None:
+    for name in _modules():
         importlib.import_module(name)
-    for module, values in _HURRIED.items():
+    for module, values in _HURRIED.items() if hurried else ():
         vars(importlib.import_module(module)).update(values)
     gc.collect()
     gc.freeze()  # children share the pages
@@ -149,6 +161,14 @@ def main() -> None:
         if pid == 0:
             _live(wish)
         _tell({"started": pid})
+
+
+def _modules() -> Iterator[str]:
+    yield "tests.soak.bugs"
+    for package in _PACKAGES:
+        for module in pkgutil.walk_packages([str(_ROOT / package)], f"{package}."):
+            if not module.name.startswith(_NOT_PRELOADED):
+                yield module.name
 
 
 def _wishes() -> Iterator[dict[str, Any]]:
@@ -179,10 +199,10 @@ def _tell(what: dict[str, int]) -> None:
 def _live(wish: dict[str, Any]) -> None:
     """The child: never returns."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    output = os.open(wish["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for stream, path in ((1, wish["output"]), (2, wish["errors"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), stream)
+    os.environ.clear()
     os.environ.update(wish["environment"])
     random.seed()
     importlib.reload(importlib.import_module("connectors.failpoints"))
@@ -196,10 +216,19 @@ def _live(wish: dict[str, Any]) -> None:
     except BaseException as error:  # noqa: BLE001 - what Python itself would do with it
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _end()
         os._exit(code)
 
 
+def _end() -> None:
+    """What Python does when its main thread has ended."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
 if __name__ == "__main__":
-    main()
+    main(hurried="hurried" in sys.argv[1:])
