@@ -52,11 +52,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class JoinKey:
-    """A foreign key: its name for people, the table that it names, and the SQL that makes it."""
+    """A foreign key: its name for people, the table that it names, and the SQL that makes it. `inherited`: a
+    partition has it from its parent, and as a plain table it needs one of its own."""
 
     name: str
     referenced: str
     statement: str
+    inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

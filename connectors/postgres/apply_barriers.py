@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Final, assert_never
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar, assert_never
 
 import psycopg
 from psycopg import sql
@@ -15,7 +15,7 @@ from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.firing import silencing, would_fire
-from connectors.postgres.joined_keys import make_keys
+from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
 from schemas.barrier import KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
@@ -23,6 +23,8 @@ from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
+
+Parsed = TypeVar("Parsed")
 
 # Readers of the replica may hold a table longer than this; we then let go and try again, so that our waiting
 # lock does not keep new readers out.
@@ -51,6 +53,7 @@ class BarrierWriter:
         self._replica = replica
         self._joining: sql.Composed | None = None
         self._is_prepared = False
+        self._is_attached = False
 
     def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
         """Apply a change that has a payload. Messages of others are nobody's business here."""
@@ -65,7 +68,7 @@ class BarrierWriter:
                 ref = ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
                 self._add_columns(table, barrier, ref)
             case TableJoins(content):
-                join = Join.from_json(content)
+                join = _understood(Join.from_json, content, ChangeRef(source, ordinal, "a table's joining"))
                 self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
             case RowsJoin(content):
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
@@ -121,13 +124,15 @@ class BarrierWriter:
 
     def _attach(self, join: Join) -> None:
         """Make it a partition where the replica has the parent; a replica may have plain tables instead."""
+        self._is_attached = False
         if join.parent:
             parent = self._conn.execute(
                 "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
                 " where n.nspname = %s and c.relname = %s and c.relkind = 'p'",
                 list(join.parent),
             )
-            if parent.fetchone() is not None:
+            self._is_attached = parent.fetchone() is not None
+            if self._is_attached:
                 self._run_ddl([statement.encode() for statement in join.attach])
 
     def _silencing(self, join: Join) -> list[bytes]:
@@ -162,9 +167,11 @@ class BarrierWriter:
 
     def _make_keys(self, content: bytes, ref: ChangeRef) -> None:
         """A table that others prepared keeps the keys that they gave it."""
-        keys = JoinKeys.from_json(content)
+        keys = _understood(JoinKeys.from_json, content, ref)
         if self._is_prepared:
             keys = JoinKeys(awaited=keys.awaited)
+        elif self._is_attached:
+            keys = without_inherited(keys)
         with self._session(ref), self._limited_waits():
             make_keys(self._conn, self._pipeline, keys, replica_role=self._replica_role)
         self._plans.forget()
@@ -196,3 +203,14 @@ class BarrierWriter:
                 yield
             except psycopg.Error as error:
                 raise refusal(error, ref, str(ref), self._replica) from error
+
+
+def _understood(parse: Callable[[bytes], Parsed], content: bytes, ref: ChangeRef) -> Parsed:
+    try:
+        return parse(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InternalError(
+            f"{ref}: its content is not understood ({type(error).__name__}: {error})",
+            code="join-malformed",
+            hint="If a newer Keepstream captures, upgrade this one to the same version; else report a bug.",
+        ) from error

@@ -22,6 +22,14 @@ INSTALL: Final = (
 )
 
 
+ROLE_MAY_NOT: Final = "our role may not set session_replication_role, so it would act on rows being applied"
+
+
+def because_not_replicated(referenced: str) -> str:
+    """Why a foreign key to this table is left out."""
+    return f"it refers to {referenced}, whose rows are not replicated"
+
+
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `trigger` or `default`."""
@@ -47,9 +55,14 @@ def find(conn: Session, name: str, statement: str) -> list[int]:
     return [number for (number,) in conn.execute(query, [name, statement])]
 
 
-def drop(conn: Session, ids: Sequence[int]) -> None:
+def remove(conn: Session, ids: Sequence[int]) -> None:
     """What they say was made."""
     conn.execute("delete from keepstream.deferred_ddl where id = any(%s)", [list(ids)])
+
+
+def explain(conn: Session, ids: Sequence[int], reason: str) -> None:
+    """Why they could not be made when it was tried again."""
+    conn.execute("update keepstream.deferred_ddl set reason = %s where id = any(%s)", [reason, list(ids)])
 
 
 def defer(conn: Session, name: str, deferred: Sequence[Deferred]) -> None:

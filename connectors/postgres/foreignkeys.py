@@ -14,13 +14,15 @@ from schemas.join import JoinKey, JoinKeys
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """`statement` makes it again, on a database with the same tables."""
+    """`statement` makes it again, on a database with the same tables. `inherited`: it is a partition's, from
+    its parent."""
 
     oid: int
     table: TableName
     name: str
     referenced: TableName
     statement: str
+    inherited: bool = False
 
     def __str__(self) -> str:
         return f"{'.'.join(self.table)}.{self.name}"
@@ -28,13 +30,13 @@ class ForeignKey:
 
 _ALL: Final = """
     select k.oid, n.nspname, c.relname, k.conname, c.relkind, fn.nspname, fc.relname,
-           pg_catalog.pg_get_constraintdef(k.oid)
+           pg_catalog.pg_get_constraintdef(k.oid), k.conparentid <> 0
       from pg_catalog.pg_constraint k
       join pg_catalog.pg_class c on c.oid = k.conrelid
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       join pg_catalog.pg_class fc on fc.oid = k.confrelid
       join pg_catalog.pg_namespace fn on fn.oid = fc.relnamespace
-     where k.contype = 'f' and k.conparentid = 0
+     where k.contype = 'f'
 """
 _ORDER: Final = " order by n.nspname, c.relname, k.conname"
 
@@ -46,16 +48,19 @@ _PUBLISHED: Final = """
      cross join lateral (select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid) a (relid)
      where p.pubname = %(publication)s
 """
-_OWN: Final = f"""{_ALL} and k.conrelid = %(table)s::oid
+_OWN: Final = f"""{_ALL} and k.conrelid = %(table)s::oid and (k.conparentid = 0 or c.relispartition)
      and (k.confrelid = k.conrelid or k.confrelid in ({_PUBLISHED})) = %(published)s{_ORDER}"""
-_AWAITED: Final = f"""{_ALL} and k.confrelid = %(table)s::oid and k.conrelid <> k.confrelid
+_AWAITED: Final = f"""{_ALL} and k.conparentid = 0 and k.conrelid <> k.confrelid
+     and (k.confrelid = %(table)s::oid or k.confrelid in (select pg_partition_ancestors(%(table)s::oid)))
      and k.conrelid in ({_PUBLISHED}){_ORDER}"""
 
 
 def read_foreign_keys(session: Session) -> tuple[ForeignKey, ...]:
     """All of the database; those of partitions that their parents gave them are not among them."""
     with wrapped("reading foreign keys"):
-        return tuple(_foreign_key(*row) for row in session.execute(f"{_ALL}{_ORDER}".encode()))
+        return tuple(
+            _foreign_key(*row) for row in session.execute(f"{_ALL} and k.conparentid = 0{_ORDER}".encode())
+        )
 
 
 def read_keys_of(session: Session, table: int, publication: str) -> JoinKeys:
@@ -64,14 +69,25 @@ def read_keys_of(session: Session, table: int, publication: str) -> JoinKeys:
 
     def read(query: str, **more: bool) -> tuple[JoinKey, ...]:
         found = [_foreign_key(*row) for row in session.execute(query.encode(), values | more)]
-        return tuple(JoinKey(str(key), ".".join(key.referenced), key.statement) for key in found)
+        return tuple(
+            JoinKey(str(key), ".".join(key.referenced), key.statement, inherited=key.inherited)
+            for key in found
+        )
 
     with wrapped("reading a table's foreign keys"):
         return JoinKeys(read(_OWN, published=True), read(_OWN, published=False), read(_AWAITED))
 
 
 def _foreign_key(
-    oid: int, schema: str, table: str, name: str, kind: str, to_schema: str, to_table: str, definition: str
+    oid: int,
+    schema: str,
+    table: str,
+    name: str,
+    kind: str,
+    to_schema: str,
+    to_table: str,
+    definition: str,
+    inherited: bool,
 ) -> ForeignKey:
     statement = sql.SQL("alter table {}{} add constraint {} {}").format(
         sql.SQL("" if kind == "p" else "only "),
@@ -79,4 +95,5 @@ def _foreign_key(
         sql.Identifier(name),
         sql.SQL(definition),  # PostgreSQL wrote it
     )
-    return ForeignKey(oid, (schema, table), name, (to_schema, to_table), statement.as_string() + ";")
+    referenced = (to_schema, to_table)
+    return ForeignKey(oid, (schema, table), name, referenced, f"{statement.as_string()};", inherited)

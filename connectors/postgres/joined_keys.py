@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import psycopg
 
 from connectors.postgres import deferred
-from connectors.postgres.deferred import Deferred
+from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
 from connectors.postgres.session import Session
 from schemas.join import JoinKey, JoinKeys
 
 logger = logging.getLogger("keepstream.apply")
 
-ROLE_MAY_NOT = "our role may not set session_replication_role, so it would act on rows being applied"
 
-
-def not_replicated(referenced: str) -> str:
-    """Why a key to a table is left out."""
-    return f"it refers to {referenced}, whose rows are not replicated"
+def without_inherited(keys: JoinKeys) -> JoinKeys:
+    """Of a table that is a partition here, too."""
+    return replace(
+        keys,
+        own=tuple(key for key in keys.own if not key.inherited),
+        left_out=tuple(key for key in keys.left_out if not key.inherited),
+    )
 
 
 def make_keys(conn: Session, pipeline: str, keys: JoinKeys, *, replica_role: bool) -> None:
     """In the session's open transaction, after the rows. `replica_role`: foreign keys keep still for what is
-    applied; else none is made. One that the replica cannot make stops nothing."""
-    later = [_deferred(key, not_replicated(key.referenced)) for key in keys.left_out]
+    applied; else none is made. One that cannot be made, or whose tables are locked for longer than the
+    session waits, is kept in keepstream.deferred_ddl and stops nothing."""
+    for key in keys.left_out:
+        _keep(conn, pipeline, key, because_not_replicated(key.referenced))
     for key in keys.own:
         reason = _make(conn, key) if replica_role else ROLE_MAY_NOT
         if reason is not None:
-            later.append(_deferred(key, reason))
-    if replica_role:
-        for key in keys.awaited:
-            _make_awaited(conn, pipeline, key)
-    if later:
-        deferred.install(conn)
-        deferred.defer(conn, pipeline, later)
-        names = ", ".join(each.object for each in later)
-        logger.warning("foreign keys left out", extra={"keys": names, "reason": later[0].reason})
+            _keep(conn, pipeline, key, reason)
+    for key in keys.awaited if replica_role else ():
+        _make_awaited(conn, pipeline, key)
 
 
 def _make(conn: Session, key: JoinKey) -> str | None:
@@ -44,7 +43,12 @@ def _make(conn: Session, key: JoinKey) -> str | None:
     try:
         with conn.transaction():
             conn.execute(key.statement.encode())
-    except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.NotSupportedError) as error:
+    except (
+        psycopg.ProgrammingError,
+        psycopg.IntegrityError,
+        psycopg.NotSupportedError,
+        psycopg.errors.LockNotAvailable,
+    ) as error:
         return error.diag.message_primary or type(error).__name__
     return None
 
@@ -52,10 +56,18 @@ def _make(conn: Session, key: JoinKey) -> str | None:
 def _make_awaited(conn: Session, pipeline: str, key: JoinKey) -> None:
     """One that this replica was made without, because the table that it names was not there."""
     found = deferred.find(conn, pipeline, key.statement)
-    if found and _make(conn, key) is None:
-        deferred.drop(conn, found)
+    if not found:
+        return
+    reason = _make(conn, key)
+    if reason is None:
+        deferred.remove(conn, found)
         logger.info("foreign key made", extra={"key": key.name})
+    else:
+        deferred.explain(conn, found, reason)
+        logger.warning("foreign key left out", extra={"key": key.name, "reason": reason})
 
 
-def _deferred(key: JoinKey, reason: str) -> Deferred:
-    return Deferred("foreign key", key.name, reason, key.statement)
+def _keep(conn: Session, pipeline: str, key: JoinKey, reason: str) -> None:
+    deferred.install(conn)
+    deferred.defer(conn, pipeline, [Deferred("foreign key", key.name, reason, key.statement)])
+    logger.warning("foreign key left out", extra={"key": key.name, "reason": reason})

@@ -102,6 +102,9 @@ def _published_table(
     return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), row_filter)
 
 
+LOCK_WAIT_MS: Final = 150
+"""For as long as we wait for a lock that keeps writers out, they wait behind us."""
+
 _IDENTITY: Final = """
     with publication as (select oid, xmin from pg_publication where pubname = %(name)s)
     select 'pg_publication' as catalog, oid, xmin::text from publication
@@ -161,6 +164,17 @@ def drop_publication(session: Session, name: str) -> None:
 def full_identity_sql(table: TableName) -> str:
     """The statement that makes every column of a table its replica identity (`keyless: full`)."""
     return sql.SQL("alter table only {} replica identity full").format(sql.Identifier(*table)).as_string()
+
+
+def set_full_identity(session: Session, table: TableName) -> None:
+    """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
+    RetryLater (`lock-timeout`) where the table is in use all the time."""
+    with wrapped(f"setting the replica identity of {'.'.join(table)}"):
+        session.execute(f"set lock_timeout = {LOCK_WAIT_MS}")
+        try:
+            session.execute(full_identity_sql(table).encode())
+        finally:
+            session.execute("set lock_timeout = 0")
 
 
 def identity_remedy(table: Table, publication: str) -> str:

@@ -215,7 +215,7 @@ class Applier:
             else:
                 self._look()
             if not self._read():
-                self.blocked = blocked
+                self.blocked, self._counters.log_end_at = blocked, time.time()
         else:
             self.blocked = blocked
             self._stop.wait(_HELD_LOOK_S)

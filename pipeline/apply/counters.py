@@ -18,7 +18,7 @@ _SMOOTHING = 0.3
 @dataclass(slots=True)
 class Counters:
     """Totals since the process began, and rates since the last `take_rates`. `beat_at`: when the loop last
-    went round, by `time.monotonic()`."""
+    went round, by `time.monotonic()`. `log_end_at`: when it last found nothing more in the log, Unix time."""
 
     transactions: int = 0
     changes: int = 0
@@ -27,6 +27,7 @@ class Counters:
     last_change_at: float = field(default_factory=time.monotonic)
     behind_at: float = 0.0
     beat_at: float = field(default_factory=time.monotonic)
+    log_end_at: float = 0.0
     _change_s: float | None = None
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)

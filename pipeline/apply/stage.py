@@ -57,7 +57,6 @@ class ApplyStage:
         self._last_error: ReportedError | None = None
         self._applier: Applier | None = None
         self._token: uuid.UUID | None = None
-        self._log_end_at = 0.0
 
     def run(self) -> bool:
         """See `run_apply`."""
@@ -109,7 +108,7 @@ class ApplyStage:
             opened.close()
 
     def _note(self, error: RetryLater) -> None:
-        self._state = StageState.RETRYING
+        self._state, self._waiting_for = StageState.RETRYING, None
         self._last_error = ReportedError.of(error)
         logger.warning("apply retries", extra={"code": error.code, "error": error.message})
 
@@ -190,9 +189,7 @@ class ApplyStage:
         oldest = planner.backlog.oldest_commit_time()
         if oldest is not None:
             return oldest / 1e6
-        if applier.blocked is Blocked.LOG_END:
-            self._log_end_at = time.time()
-        return max(self._log_end_at, planner.position.commit_time / 1e6) or None
+        return max(self._counters.log_end_at, planner.position.commit_time / 1e6) or None
 
     def _report_always(self, ended: threading.Event) -> None:
         while not ended.wait(_REPORT_EVERY_S):

@@ -11,6 +11,7 @@ without a lock of ours, and proven at the end to be still true:
     send     a large table's rows, as a reader's snapshot shows them
     lock     writers and DDL are kept out: the definition is as it was dumped, and the rows are as they
              were sent. A small table's rows are sent now, so that it joins however busy it is
+    keys     its foreign keys follow its rows: a replica makes what it can, and keeps the others for later
     commit
 
 Only one session of ours ever holds a lock while we wait for another one: PostgreSQL sees no deadlock
@@ -44,7 +45,7 @@ from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import shape_entry
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
-from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.table import TableSchema
 
 ROWS_CHUNK_BYTES = 256 * 1024
@@ -57,17 +58,20 @@ PAGES = 8
 WAITERS_EVERY_S = 0.1
 ROWS_UNDER_LOCK_BYTES = 4 * 1024 * 1024
 """Rows of a table that is no larger are sent while its writers wait."""
-LOCK_WAIT_MS = 150
-"""For as long as we wait for running writers to end, new ones wait behind us."""
-LOCKED_MS = 400
-"""How long one statement of ours may take while writers wait, and all of them but the commit."""
+LOCKED_MS = 350
+"""How long all of our statements together may take while writers wait, the commit not counted. With the wait
+for the lock it is half a second."""
 IDLE_MS = 5_000
 LOCKED_IDLE_MS = 1_000
 """The server ends a transaction of ours that has fallen silent: we may be frozen, or cut off."""
 ANNOUNCE_LIMIT_S = 3.0
 """How long capture stands still for the log's sake."""
 
-_WAITERS = "select count(*) from pg_locks where relation = %s::oid and not granted"
+_WAITERS = """
+    select count(*)
+      from pg_locks l join pg_database d on d.oid = l.database
+     where d.datname = current_database() and l.relation = %s::oid and not l.granted
+"""
 _PARENT = """
     select pn.nspname, p.relname
       from pg_inherits i
@@ -133,7 +137,7 @@ def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Ses
     session = connect(options.source, purpose=f"{options.name}:join", autocommit=False)
     session.execute(f"set transaction isolation level {isolation}")
     session.execute(f"set local idle_in_transaction_session_timeout = {IDLE_MS}")
-    session.execute(f"set local lock_timeout = {LOCK_WAIT_MS}")
+    session.execute(f"set local lock_timeout = {publications.LOCK_WAIT_MS}")
     return session
 
 
@@ -160,7 +164,7 @@ def _read_definition(
 
 
 class _Joining:
-    """The transaction, in `session`. Only the last line of `_commit` makes anything of it count."""
+    """The transaction, in `session`. Only its commit makes anything of it count."""
 
     def __init__(
         self,
@@ -196,12 +200,14 @@ class _Joining:
 
     def join_small(self, dumped: TableDdl, defined: str) -> None:
         """Send the rows while writers wait."""
-        columns = self._send_definition(dumped)
+        columns, keys = self._send_definition(dumped), self._read_keys()
         deadline = self._lock(defined)
         if _size_bytes(self._session, self._oid) > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
+        self._require_time(deadline)
         emit_rows(self._session, self._name, columns, JOIN_ROWS_PREFIX, pages=PAGES)
-        self._send_keys()
+        self._require_time(deadline)
+        self._send_keys(keys)
         self._commit(deadline)
 
     def join_large(self, dumped: TableDdl, defined: str) -> None:
@@ -211,9 +217,10 @@ class _Joining:
             reader.execute(_lock_statement(self._name, "access share"))
             self._send_rows(reader, columns)
             sent = row_versions(reader, self._name)
-        self._send_keys()
+        self._send_keys(self._read_keys())
         failpoint("capture.join_rows_sent")
         deadline = self._lock(defined)
+        self._require_time(deadline)
         if row_versions(self._session, self._name) != sent:
             raise RetryLater("rows were written while they were sent", code="table-written")
         self._commit(deadline)
@@ -255,8 +262,11 @@ class _Joining:
         self._emit(JOIN_PREFIX, Join(schema, name, columns, ddl, parent, attach).to_json())
         return columns
 
-    def _send_keys(self) -> None:
-        keys = read_keys_of(self._session, self._oid, self._options.publication)
+    def _read_keys(self) -> JoinKeys:
+        return read_keys_of(self._session, self._oid, self._options.publication)
+
+    def _send_keys(self, keys: JoinKeys) -> None:
+        """After the rows, which they are proven with on the replica."""
         if keys:
             self._emit(JOIN_KEYS_PREFIX, keys.to_json())
 
@@ -267,19 +277,28 @@ class _Joining:
         """
         self._session.execute(_lock_statement(self._name, "share row exclusive"))
         deadline = time.monotonic() + LOCKED_MS / 1000
-        self._session.execute(f"set local statement_timeout = {LOCKED_MS}")
-        self._session.execute(f"set local idle_in_transaction_session_timeout = {LOCKED_IDLE_MS}")
+        self._session.execute(
+            f"set local statement_timeout = {LOCKED_MS};"
+            f" set local idle_in_transaction_session_timeout = {LOCKED_IDLE_MS}"
+        )
         self._require_as(defined)
         return deadline
+
+    def _require_time(self, deadline: float) -> None:
+        """The next statement may take what is left of it."""
+        left_ms = int((deadline - time.monotonic()) * 1000)
+        if left_ms <= 0:
+            raise RetryLater("the table's writers waited long enough", code="query-canceled")
+        self._session.execute(f"set local statement_timeout = {left_ms}")
 
     def _require_as(self, defined: str) -> None:
         if definition_version(self._session, self._oid) != defined:
             raise RetryLater("the table was altered while it was dumped", code="table-altered")
 
     def _commit(self, deadline: float) -> None:
+        self._require_time(deadline)
         publications.add_tables(self._session, self._options.publication, [self._name])
-        if time.monotonic() > deadline:
-            raise RetryLater("the table's writers waited long enough", code="query-canceled")
+        self._require_time(deadline)
         self._session.commit()
         failpoint("capture.after_join_committed")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from psycopg.conninfo import make_conninfo
@@ -24,7 +24,7 @@ from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import Endangered, NotReplicated
-from pipeline.selection import UNDECIDED, TableName, select_tables
+from pipeline.selection import UNDECIDED, Selection, select_tables
 from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.table import TableSchema
 
@@ -75,21 +75,22 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
-    take longer than its size tells."""
+    """An attempt that failed: why, when, and how long to wait before the next (s). `as_large`: the table's
+    rows take longer than its size tells."""
 
+    reason: str
     as_large: bool
     at: float
     pause_s: float
 
     @classmethod
     def again(cls, before: Tried | None, code: str) -> Tried:
-        """The first is followed by another at the next look."""
+        """With the shortest pause of this error, or twice the last one."""
         pause_s, longest_s = _PAUSES_S.get(code, _OTHER_PAUSES_S)
         if before is not None:
             pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
-        return cls(as_large, time.monotonic(), pause_s)
+        return cls(_REASONS[code], as_large, time.monotonic(), pause_s)
 
     @property
     def is_early(self) -> bool:
@@ -109,8 +110,9 @@ class Joins:
         self._capture = capture
         self._options = options
         self._tell = tell
-        self._left_out: dict[TableName, str] = {}
-        self._tried: dict[int, Tried] = {}  # by OID: a new table of that name has nothing to wait for
+        # by OID: a table of another's old name has nothing to wait for, and a new name changes nothing
+        self._left_out: dict[int, str] = {}
+        self._tried: dict[int, Tried] = {}
         self._endangered: tuple[Endangered, ...] = ()
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
@@ -125,41 +127,50 @@ class Joins:
         selection = select_tables(tables, options.tables, options.keyless)
         published = publications.read_publication(sql_session, options.publication)
         listed = {(table.schema, table.name) for table in published.tables} if published else set()
-        missing = {
-            TableName(t.schema, t.name): t for t in selection.wanted if (t.schema, t.name) not in listed
-        }
         self._protect([table for table in tables if (table.schema, table.name) in listed])
-        published_names = {f"{schema}.{name}" for schema, name in listed}
-        joined: list[TableSchema] = []
+        waiting = {t.oid: t for t in selection.wanted if (t.schema, t.name) not in listed}
+        self._forget_all_but(waiting)
+        joined = () if packer.holds_transactions else tuple(self._join_some(waiting, packer))
+        self._tell_of(selection, {f"{schema}.{name}" for schema, name in listed}, waiting)
+        return joined
+
+    def _forget_all_but(self, waiting: Mapping[int, Table]) -> None:
+        self._left_out = {oid: reason for oid, reason in self._left_out.items() if oid in waiting}
+        self._tried = {oid: tried for oid, tried in self._tried.items() if oid in waiting}
+
+    def _join_some(self, waiting: Mapping[int, Table], packer: FramePacker) -> Iterator[TableSchema]:
+        """As many as there is time for. Those that were refused before come last: they must not keep others
+        waiting."""
         until = time.monotonic() + LOOK_LIMIT_S
-        # those that were refused before come last: they must not keep others waiting
-        for name in () if packer.holds_transactions else sorted(missing, key=self._tried_before):
+
+        def order(table: Table) -> tuple[bool, str, str]:
+            return self._left_out.get(table.oid, _NOT_YET) != _NOT_YET, table.schema, table.name
+
+        for table in sorted(waiting.values(), key=order):
             if time.monotonic() > until:
-                self._left_out.setdefault(name, _NOT_YET)
+                self._left_out.setdefault(table.oid, _NOT_YET)
                 continue
-            outcome = self._try_join(missing[name], packer)
+            outcome = self._try_join(table, packer)
             if isinstance(outcome, TableSchema):
-                self._left_out.pop(name, None)
-                joined.append(outcome)
+                self._left_out.pop(table.oid, None)
+                yield outcome
             else:
-                self._leave_out(name, outcome)
-        left_out = {t: r for t, r in self._left_out.items() if t in missing}
-        undecided = tuple(
-            t.qualified_name for t in selection.undecided if t.qualified_name not in published_names
-        )
+                self._leave_out(table, outcome)
+
+    def _tell_of(
+        self, selection: Selection, published: Collection[str], waiting: Mapping[int, Table]
+    ) -> None:
+        undecided = tuple(t.qualified_name for t in selection.undecided if t.qualified_name not in published)
         self._warn_of(undecided)
+        reasons = [(waiting[oid].qualified_name, reason) for oid, reason in self._left_out.items()]
         self._tell(
             Tables(
-                tuple(each for each in selection.not_replicated if each.table not in published_names)
-                + tuple(NotReplicated(table=str(table), reason=reason) for table, reason in left_out.items()),
+                tuple(each for each in selection.not_replicated if each.table not in published)
+                + tuple(NotReplicated(table=table, reason=reason) for table, reason in reasons),
                 undecided,
                 self._endangered,
             )
         )
-        return tuple(joined)
-
-    def _tried_before(self, name: TableName) -> bool:
-        return self._left_out.get(name, _NOT_YET) != _NOT_YET
 
     def _warn_of(self, undecided: tuple[str, ...]) -> None:
         for table in undecided:
@@ -204,27 +215,19 @@ class Joins:
         return True
 
     def _set_full(self, table: Table) -> None:
-        session = self._capture.sql
-        with wrapped(f"setting the replica identity of {table.qualified_name}"):
-            session.execute("set lock_timeout = '150ms'")
-            try:
-                statement = publications.full_identity_sql((table.schema, table.name))
-                session.execute(statement.encode())
-            finally:
-                session.execute("set lock_timeout = 0")
+        publications.set_full_identity(self._capture.sql, (table.schema, table.name))
         logger.warning("replica identity set to full", extra={"table": table.qualified_name})
 
-    def _leave_out(self, table: TableName, reason: str) -> None:
-        if self._left_out.get(table) != reason:
-            logger.warning("table left out", extra={"table": str(table), "reason": reason})
-        self._left_out[table] = reason
+    def _leave_out(self, table: Table, reason: str) -> None:
+        if self._left_out.get(table.oid) != reason:
+            logger.warning("table left out", extra={"table": table.qualified_name, "reason": reason})
+        self._left_out[table.oid] = reason
 
     def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str:
         """The version in which it joined, or why it did not."""
-        name = TableName(table.schema, table.name)
         tried = self._tried.get(table.oid)
         if tried is not None and tried.is_early:
-            return self._left_out[name]
+            return tried.reason
         try:
             self._give_identity(table)
             with wrapped(f"adding table {table.qualified_name} to the publication"):

@@ -96,7 +96,7 @@ class CaptureStage:
             self._capture = None
 
     def _note(self, error: RetryLater) -> None:
-        self._state = StageState.RETRYING
+        self._state, self._waiting_for = StageState.RETRYING, None
         self._last_error = ReportedError.of(error)
         logger.warning("capture retries", extra={"code": error.code, "error": error.message})
 

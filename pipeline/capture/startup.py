@@ -18,9 +18,9 @@ from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
-from connectors.postgres.catalog import list_tables
+from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.relation import published_tables
-from connectors.postgres.session import Session, connect
+from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
@@ -43,6 +43,8 @@ from schemas.table import TableSchema
 from schemas.validity import Chain, ignorable
 
 logger = logging.getLogger("keepstream.capture")
+
+_AGAIN_S = 1.0
 
 Waiting = Callable[[str], None]
 """Called about once a second with what capture waits for; may raise to give up."""
@@ -136,7 +138,7 @@ class Startup:
         if publications.read_publication(sql, options.publication) is not None:
             return
         for table in selection.make_full:
-            sql.execute(publications.full_identity_sql((table.schema, table.name)).encode())
+            self._set_full_identity(sql, table)
         tables = selection.names
         publications.create_publication(sql, options.publication, tables)
         failpoint("capture.publication_created")
@@ -144,6 +146,18 @@ class Startup:
             "publication created",
             extra={"publication": options.publication, "tables": len(tables)},
         )
+
+    def _set_full_identity(self, sql: Session, table: Table) -> None:
+        while True:
+            try:
+                publications.set_full_identity(sql, (table.schema, table.name))
+            except RetryLater as error:
+                if error.code != "lock-timeout" or self._stop.is_set():
+                    raise
+                self._waiting(f"a pause in the use of {table.qualified_name}, to set its replica identity")
+                self._stop.wait(_AGAIN_S)
+            else:
+                return
 
     def _create_slot(self, walsender: Walsender) -> CreatedSlot:
         options = self._options
@@ -162,8 +176,9 @@ class Startup:
         """Table versions and the publication's identity at the slot's consistent point, read in its
         snapshot: what somebody changed since then must differ from the ANCHOR (P11)."""
         with connect(self._options.source, purpose=f"{self._options.name}:capture") as session:
-            session.execute("begin isolation level repeatable read read only")
-            session.execute(f"set transaction snapshot '{created.snapshot}'")
+            with wrapped("reading the source at the slot's first position"):
+                session.execute("begin isolation level repeatable read read only")
+                session.execute(f"set transaction snapshot '{created.snapshot}'")
             name = self._options.publication
             return published_tables(session, name), published_now(session, name)
 

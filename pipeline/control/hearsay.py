@@ -39,7 +39,7 @@ def hear(
     if owner is None or other is None:
         word = owner or other
         return Heard() if word is None else word.heard()
-    may_own = owner.lives or (session and not owner.ended)
+    may_own = owner.report.owner and (owner.lives or (session and not owner.ended))
     if owner.is_same_process(other):
         return max(owner, other, key=lambda word: word.report.at).heard()
     if not may_own:

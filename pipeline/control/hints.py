@@ -9,7 +9,7 @@ _WAITS = (
     " pg_stat_activity where application_name like 'keepstream:%';"
 )
 
-_HINTS = {
+HINTS = {
     "capture-silent": "Its process hangs, or cannot write to the log: look at its output. `keepstream capture"
     " --take-over` takes its place at once.",
     "walsender-silent": "Its process hangs, or the network between it and the source is cut: look at its"
@@ -38,5 +38,5 @@ _HINTS = {
 
 
 def hint_for(code: str, replica: str = "REPLICA") -> str:
-    """A full sentence with a command or SQL; "" for a code that brings its own."""
-    return _HINTS.get(code, "").format(waits=_WAITS, replica=replica, begin_anew=BEGIN_ANEW)
+    """A full sentence with a command or SQL."""
+    return HINTS[code].format(waits=_WAITS, replica=replica, begin_anew=BEGIN_ANEW)

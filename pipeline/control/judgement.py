@@ -16,6 +16,7 @@ stage does and how far what it has *seen* is done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from enum import Enum
 
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState
@@ -48,6 +49,23 @@ _WORST_FIRST = (
     StageState.IDLE,
 )
 _WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING_UP, StageState.PAUSED})
+
+
+class _Life(Enum):
+    """Of a process that says nothing now. UNHEARD: somebody has a session and never said
+    anything. SILENT: somebody has one who said something, and does no more."""
+
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    UNHEARD = "unheard"
+    SILENT = "silent"
+
+
+_WITHOUT_REPORT = {
+    _Life.ENDED: StageState.STOPPED,
+    _Life.UNKNOWN: None,
+    _Life.UNHEARD: StageState.STARTING,
+}
 
 
 def judge_status(seen: Observation) -> Status:
@@ -136,24 +154,24 @@ class _Judge:
 
     def _capture_state(self, lag_s: float | None) -> StageState | None:
         heard, active = self._capture_heard, self._is_slot_active
-        report = heard.report
-        if report is None:
-            if isinstance(self._seen.log, KeepstreamError):
-                return None
-            return StageState.STARTING if active else StageState.STOPPED
-        if report.state is StageState.STOPPED or (heard.dead and not active) or not (heard.fresh or active):
-            unknown = self._source is None and not heard.dead and report.state is not StageState.STOPPED
-            return None if unknown and not heard.fresh else StageState.STOPPED
-        if not heard.fresh:
-            self._warn("capture-silent", "capture", f"its last report is {heard.age_s or 0:.0f} s old")
-            return StageState.STALLED if self._is_log_behind() else report.state
-        if report.state not in _WORKING:
-            return report.state
+        life = self._life(heard, session=None if self._source is None else active)
+        if not isinstance(life, StageReport):
+            return self._silent_capture(heard) if life is _Life.SILENT else _WITHOUT_REPORT[life]
+        if life.state not in _WORKING:
+            return life.state
         if self._source is None:
-            return self._hung("capture-hangs", "capture", report)
+            return self._hung("capture-hangs", "capture", life)
         if not active:
             return StageState.RETRYING  # it lost the slot and has not said so yet
-        return self._working_capture(report, lag_s)
+        return self._working_capture(life, lag_s)
+
+    def _silent_capture(self, heard: Heard) -> StageState:
+        """It owns the slot. If the source hears of it, it lives: its clock or its reports are off."""
+        assert heard.report is not None
+        self._warn("capture-silent", "capture", f"its last report is {heard.age_s or 0:.0f} s old")
+        owner = self._source.owner if self._source else None
+        is_heard = owner is not None and owner.silent_s is not None and owner.silent_s <= STALE_AFTER_S
+        return heard.report.state if is_heard and not self._is_log_behind() else StageState.STALLED
 
     def _working_capture(self, report: StageReport, lag_s: float | None) -> StageState:
         owner = self._source.owner if self._source else None
@@ -207,26 +225,27 @@ class _Judge:
     def _replica_state(
         self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard, behind_s: float | None
     ) -> StageState | None:
-        report, where = heard.report, f"replica {name}"
-        fresh = heard.fresh and not heard.dead
-        if report is None and isinstance(self._seen.log, KeepstreamError):
-            return None
+        row = seen.progress if isinstance(seen, ReplicaSeen) else None
+        session = None if isinstance(seen, KeepstreamError) else row is not None and row.alive
+        life = self._life(heard, session=session)
+        if not isinstance(life, StageReport):
+            return self._silent_replica(name, seen, heard) if life is _Life.SILENT else _WITHOUT_REPORT[life]
+        if life.state not in _WORKING:
+            return life.state
         if isinstance(seen, KeepstreamError):
-            if report is None or not fresh:
-                return None
-            return self._hung("apply-hangs", where, report) if report.state in _WORKING else report.state
-        row = seen.progress
-        alive = row is not None and row.alive and row.state is ReplicaState.STREAMING
-        if report is None or not (fresh or alive) or (fresh and report.state is StageState.STOPPED):
-            return StageState.STOPPED
-        if not fresh:
-            if seen.moved_s is not None and seen.moved_s < STALE_AFTER_S:
-                return report.state
-            self._warn("apply-silent", where, f"its last report is {heard.age_s or 0:.0f} s old")
-            return StageState.STALLED
-        if row is None or not alive or report.state not in _WORKING:
-            return _not_yet(report, row)
-        return self._working_replica(name, row, report, behind_s, seen.moved_s)
+            return self._hung("apply-hangs", f"replica {name}", life)
+        if row is None or not row.alive or row.state is not ReplicaState.STREAMING:
+            return StageState.RETRYING if row is not None else StageState.STARTING
+        return self._working_replica(name, row, life, behind_s, seen.moved_s)
+
+    def _silent_replica(self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard) -> StageState:
+        """Its session is there. If its row moves, it lives: then only its clock or its reports are off."""
+        assert heard.report is not None
+        moved_s = seen.moved_s if isinstance(seen, ReplicaSeen) else None
+        if moved_s is not None and moved_s < STALE_AFTER_S:
+            return heard.report.state
+        self._warn("apply-silent", f"replica {name}", f"its last report is {heard.age_s or 0:.0f} s old")
+        return StageState.STALLED
 
     def _working_replica(
         self,
@@ -282,6 +301,19 @@ class _Judge:
             return capture.report.not_replicated
         return self._source.left_out if self._source else ()
 
+    def _life(self, heard: Heard, *, session: bool | None) -> StageReport | _Life:
+        """Whether the stage's process lives: then what it says. `session`: whether slot or replica is
+        somebody's; None: cannot be seen."""
+        report = heard.report
+        if report is None:
+            is_unknown = session is None or isinstance(self._seen.log, KeepstreamError)
+            return _Life.UNKNOWN if is_unknown else _Life.UNHEARD if session else _Life.ENDED
+        if report.state is StageState.STOPPED or heard.dead:
+            return _Life.ENDED
+        if heard.fresh:
+            return report
+        return _Life.UNKNOWN if session is None else _Life.SILENT if session else _Life.ENDED
+
     # what is warned of
 
     def _look_at_log(self) -> None:
@@ -325,13 +357,6 @@ class _Judge:
 def worst(states: Iterable[StageState | None]) -> StageState | None:
     """The state of the whole: the one that most wants attention (stopped first, idle last)."""
     return min(states, key=_WORST_FIRST.index)
-
-
-def _not_yet(report: StageReport, row: Progress | None) -> StageState:
-    """What a live stage says before it streams; one that says it streams over a dead session retries."""
-    if report.state in _WORKING:
-        return StageState.RETRYING if row is not None else StageState.STARTING
-    return report.state
 
 
 def _unreachable(seen: Observation) -> Iterator[StatusFinding]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from connectors.postgres.deferred import Deferred
+from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
 from connectors.postgres.foreignkeys import ForeignKey
-from connectors.postgres.joined_keys import ROLE_MAY_NOT, not_replicated
 from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.source_schema import SourceSchema
@@ -57,7 +56,7 @@ def choose_schema(
 def _reason_to_omit(key: ForeignKey, filled: Collection[TableName], replica_role: bool) -> str:
     """Why the replica is made without this foreign key; empty if it gets it."""
     if key.table in filled and key.referenced not in filled:
-        return not_replicated(".".join(key.referenced))
+        return because_not_replicated(".".join(key.referenced))
     if not replica_role:
         return ROLE_MAY_NOT
     return ""

@@ -16,7 +16,7 @@ from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
 from pipeline.capture.options import CaptureOptions
-from pipeline.dev.process import require
+from pipeline.dev.process import require, wait_until
 from schemas.change import Message
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
@@ -114,16 +114,27 @@ def test_a_large_table_joins_in_the_first_pause_of_its_writers(
 def test_writers_of_a_large_table_do_not_wait_while_its_rows_are_sent(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write() -> None:
-        with psycopg.connect(source.dsn, autocommit=True) as session:
-            session.execute("set lock_timeout = '300ms'; update lead set note = '' where id = 10")
+    """Each chunk of the first attempt is sent only when a write has come through."""
+    application = Application(source.dsn)
+    send, sent = joining._Joining._emit, threading.Event()
 
-    once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", write)
+    def emit(self: joining._Joining, prefix: str, content: bytes) -> None:
+        if prefix == JOIN_ROWS_PREFIX and not sent.is_set():
+            written = len(application.ids)
+            wait_until(lambda: len(application.ids) > written or bool(application.errors), 5)
+            assert len(application.ids) > written, application.errors
+        send(self, prefix, content)
+
+    monkeypatch.setattr(joining._Joining, "_emit", emit)
+    once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", sent.set)
     with capturing(options):
         content = begun(change_log)
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        with application.writing():
+            require(sent.is_set, 30, what="the sending of all rows")
         content.wait(joined, "the join")
-    assert len(sent_ids(content)) == 9000
+    assert application.errors == []
+    assert sorted([*sent_ids(content), *content.ids("public.lead")]) == [*range(1, 9001), *application.ids]
 
 
 def test_a_table_that_outgrows_its_joining_joins_as_a_large_one(
@@ -171,7 +182,7 @@ def test_ddl_of_the_application_does_not_wait_for_the_log_or_for_rows(
 def test_an_application_that_goes_on_to_ddl_while_we_wait_for_it_is_no_deadlock_s_victim(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.capture.joining.LOCK_WAIT_MS", 10_000)
+    monkeypatch.setattr("connectors.postgres.publication.LOCK_WAIT_MS", 10_000)
     waits = "select count(*) from pg_locks where relation = 'lead'::regclass and not granted"
     with capturing(options), psycopg.connect(source.dsn) as writer:
         content = begun(change_log)

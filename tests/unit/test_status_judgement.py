@@ -19,7 +19,7 @@ from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import report_key
 from pipeline.control import judgement
 from pipeline.control.hearsay import hear
-from pipeline.control.hints import hint_for
+from pipeline.control.hints import HINTS, hint_for
 from pipeline.control.judgement import judge_status, worst
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Stage, Status
@@ -114,6 +114,7 @@ def judged(
 
 APPLY = report("apply:standby")
 UNFINISHED = row(state=ReplicaState.COPYING)
+DEAD_COPY = row(state=ReplicaState.COPYING, alive=False)
 
 
 def codes(status: Status) -> list[str]:
@@ -217,6 +218,10 @@ def test_a_capture_that_owns_the_slot_and_is_not_heard_of_is_stalled() -> None:
     behind = replace(SLOT, confirmed_flush_lsn=Lsn(9_000))
     seen = judged(source=replace(SOURCE, slot=behind), capture=report(age_s=20))
     assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["capture-silent"])
+    frozen = replace(SOURCE, owner=replace(OWNER, silent_s=20.0))
+    for source, state in ((frozen, StageState.STALLED), (SOURCE, StageState.IDLE)):
+        seen = judged(source=source, capture=report(state=StageState.IDLE, age_s=20))
+        assert (seen.capture.state, codes(seen)) == (state, ["capture-silent"])
     silent = replace(SOURCE, owner=replace(OWNER, silent_s=31.0))
     seen = judged(source=silent, capture=report())
     assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["walsender-silent"])
@@ -238,7 +243,7 @@ def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
         (report("apply:standby", StageState.STARTING), None, False, "starting"),
         (report("apply:standby", StageState.COPYING), UNFINISHED, False, "copying"),
         (report("apply:standby", StageState.COPYING), UNFINISHED, True, "stopped"),
-        (report("apply:standby", StageState.COPYING, age_s=20), UNFINISHED, False, "stopped"),
+        (report("apply:standby", StageState.COPYING, age_s=20), DEAD_COPY, False, "stopped"),
         (report("apply:standby", StageState.IDLE), row(), False, "idle"),
         (APPLY, row(alive=False), False, "retrying"),
         (APPLY, row(alive=False), True, "stopped"),
@@ -247,6 +252,10 @@ def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
         (report("apply:standby", StageState.RETRYING), row(alive=False), False, "retrying"),
         (APPLY, AWAY, False, "streaming"),
         (report("apply:standby", age_s=20), AWAY, False, None),
+        (None, AWAY, False, None),
+        (None, row(), False, "starting"),
+        (APPLY, AWAY, True, "stopped"),
+        (report("apply:standby", StageState.STOPPED, age_s=900), AWAY, False, "stopped"),
     ],
 )  # fmt: skip
 def test_a_replica_s_state(
@@ -290,6 +299,10 @@ def test_a_frozen_applier_is_stalled_and_one_whose_clock_is_off_is_not() -> None
     old = report("apply:standby", age_s=60)
     assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=60))["state"] == "stalled"
     assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=2))["state"] == "streaming"
+    copying = report("apply:standby", StageState.COPYING, age_s=60)
+    assert (
+        standby(judged(capture=report(), apply=copying, replica=UNFINISHED, moved_s=60))["state"] == "stalled"
+    )
 
 
 def test_without_the_source_lag_is_unknown_and_without_the_log_too() -> None:
@@ -358,6 +371,15 @@ def test_the_owner_speaks_for_the_stage_as_long_as_it_may_live(
     heard = hear("capture", reports, frozenset(dead), at=NOW, session=session)
     assert heard.report is not None
     assert (heard.report.pid, heard.standby.pid if heard.standby else None) == (speaks, waits)
+
+
+def test_one_that_gave_up_does_not_speak_for_another() -> None:
+    gave_up = report(state=StageState.RETRYING, age_s=2, owner=False)
+    other = report(state=StageState.STARTING, age_s=1, pid=6, owner=False)
+    heard = hear(
+        "capture", {"capture": gave_up, "standby:capture": other}, frozenset(), at=NOW, session=False
+    )
+    assert (heard.report, heard.standby) == (other, None)
 
 
 def test_a_process_that_owned_and_retries_speaks_with_its_newest_word() -> None:
@@ -459,8 +481,8 @@ def test_a_lag_below_a_millisecond_is_not_shown_as_none() -> None:
 
 def test_every_warning_of_status_says_what_to_do() -> None:
     source = Path(judgement.__file__).read_text()
-    codes = set(re.findall(r'_warn\(\s*"([a-z-]+)"', source))
-    assert "apply-stuck" in codes
-    for code in codes - {"writes-fail"}:  # which brings its own
+    codes = set(re.findall(r'_(?:warn|hung)\(\s*"([a-z-]+)"', source))
+    assert codes - {"writes-fail"} == set(HINTS), "writes-fail brings its own"
+    for code in HINTS:
         assert re.search(r"`keepstream |select |alter ", hint_for(code)), code
     assert "keepstream apply crm2 --take-over" in hint_for("apply-stuck", replica="crm2")

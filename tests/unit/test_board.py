@@ -1,0 +1,89 @@
+"""When a stage's report is published, and under which key."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytest
+
+from connectors.interfaces import ChangeLog
+from pipeline.board import Board, read_reports
+from pipeline.reports import StageReport, StageState
+from schemas.errors import RetryLater
+
+
+class Published:
+    """Of a log, only its reports."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, bytes] = {}
+        self.keys: list[str] = []
+        self.fails = False
+
+    def put_report(self, stage: str, report: bytes) -> None:
+        if self.fails:
+            raise RetryLater("away", code="log-unreachable")
+        self.newest[stage] = report
+        self.keys.append(stage)
+
+    def reports(self) -> dict[str, bytes]:
+        return self.newest
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """`time.monotonic`, which a test moves."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def board(log: Published) -> Board:
+    return Board(cast(ChangeLog, log))
+
+
+def said(state: StageState, **more: Any) -> StageReport:
+    return StageReport(stage="capture", state=state, **more)
+
+
+def test_the_newest_is_published_once_a_second_and_of_an_idle_stage_every_five(clock: list[float]) -> None:
+    log = Published()
+    made = board(log)
+    counts = []
+    for state in (StageState.STREAMING, StageState.IDLE):
+        for _ in range(101):
+            made.publish(said(state))
+            clock[0] += 0.1
+        counts.append(len(log.keys))
+    assert 10 <= counts[0] <= 12
+    assert 2 <= counts[1] - counts[0] <= 4
+
+
+def test_a_change_of_what_it_is_is_published_at_once(clock: list[float]) -> None:
+    log = Published()
+    made = board(log)
+    made.publish(said(StageState.STARTING, owner=False))
+    made.publish(said(StageState.STARTING, owner=False))
+    made.publish(said(StageState.STREAMING))
+    assert log.keys == ["standby:capture", "capture"]
+
+
+def test_an_owner_that_is_none_any_more_says_so_under_both_keys(clock: list[float]) -> None:
+    log = Published()
+    made = board(log)
+    made.publish(said(StageState.STREAMING))
+    made.publish(said(StageState.RETRYING, owner=False))
+    reports = read_reports(cast(ChangeLog, log))
+    assert [report.state for report in reports.values()] == [StageState.RETRYING] * 2
+    clock[0] += 5
+    made.publish(said(StageState.RETRYING, owner=False))
+    assert sorted(log.keys) == ["capture", "capture", "standby:capture", "standby:capture"]
+
+
+def test_a_log_that_is_away_loses_reports_and_nothing_else(clock: list[float]) -> None:
+    log = Published()
+    log.fails = True
+    board(log).publish(said(StageState.STREAMING))
+    log.newest["capture"] = b"{}"
+    assert read_reports(cast(ChangeLog, log)) == {}
