@@ -29,6 +29,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("keepstream")
 
 _RUN_FOLDER = "KEEPSTREAM_TEST_RUN"  # inherited by pytest-xdist's workers
+_LONGEST = ("test_demo", "test_soak.py")
 _MARKED_BY_FIXTURE = {"kafka_server": "kafka", "source_server": "postgres", "replica_server": "postgres"}
 
 
@@ -48,6 +49,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.name.startswith(_LONGEST))  # else all wait for them at the end
     for item in items:
         for fixture, marker in _MARKED_BY_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
