@@ -28,6 +28,7 @@ logger = logging.getLogger("keepstream.copy")
 
 _LOG_EVERY_S = 10.0
 _POLL_S = 0.2
+_LEFT_OUT_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class FirstCopyStage:
         self._last_error: ReportedError | None = None
         self._logged_at = 0.0
         self._phase: CopyPhase | None = None
+        self._left_out: tuple[str, ...] = ()
 
     def run(self) -> bool:
         """Whether the replica follows the log now; False after `stop`. Raises OperatorNeeded."""
@@ -129,10 +131,18 @@ class FirstCopyStage:
             "blockers": [str(blocker) for blocker in seen.blockers],
         }
         self._say(StageState.COPYING, waiting_for=waiting, details={"copy": details})
+        self._tell_of(seen.left_out)
         now = time.monotonic()
         if seen.phase is not self._phase or now - self._logged_at >= _LOG_EVERY_S:
             self._phase, self._logged_at = seen.phase, now
             logger.info("copying", extra=_log_fields(seen))
+
+    def _tell_of(self, left_out: tuple[str, ...]) -> None:
+        new = [each for each in left_out if each not in self._left_out]
+        self._left_out = left_out
+        if new:
+            more = f"; and {len(new) - _LEFT_OUT_SHOWN} more" if len(new) > _LEFT_OUT_SHOWN else ""
+            logger.warning("replica is made without", extra={"what": "; ".join(new[:_LEFT_OUT_SHOWN]) + more})
 
     def _say(
         self, state: StageState, *, waiting_for: str | None = None, details: dict[str, object] | None = None

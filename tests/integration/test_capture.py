@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
 from schemas.change import Operation
-from tests.capturing import LogContent, RunningCapture, capturing
+from tests.capturing import LogContent, RunningCapture, begun, capturing
 from tests.fix_postgres import Database
 
 
@@ -241,6 +242,24 @@ def test_streams_are_named_by_uuid(options: CaptureOptions, change_log: ChangeLo
     stream = content.follower.chain.stream
     assert stream is not None
     assert uuid.UUID(bytes=stream).version == 4
+
+
+def test_readers_of_a_table_without_key_keep_capture_waiting_and_no_writer(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """REPLICA IDENTITY FULL takes a lock that writers would queue behind."""
+    source.execute("create table visit (page text)")
+    with source.connect(autocommit=False) as reader:
+        reader.execute("select from visit")
+        with capturing(replace(options, keyless=Keyless.FULL)) as running:
+            require(lambda: "replica identity" in (running.waiting_for or ""), 10, what="capture to wait")
+            for _ in range(10):
+                source.execute("set lock_timeout = '1s'; insert into visit values ('a')")
+                time.sleep(0.1)
+            reader.rollback()
+            content = begun(change_log)
+            source.execute("update visit set page = 'b'")
+            content.wait(lambda c: bool(c.rows("public.visit")), "the update")
 
 
 def test_a_new_table_without_key_never_makes_the_applications_writes_fail(

@@ -276,6 +276,24 @@ def test_rows_that_are_too_large_as_text_are_left_out_and_not_sent_again(
     assert sum(emitted) <= 4_000_000
 
 
+def test_a_table_that_was_refused_keeps_its_pause_under_another_name_and_passes_none_on(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 1_000)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be left out")
+        source.execute("alter table lead rename to sold")
+        require(lambda: "public.sold" in left_out(running), 20.0, what="its new name")
+        assert "as text" in left_out(running)["public.sold"]
+        assert "public.lead" not in left_out(running)
+        source.execute("create table lead (id int primary key); insert into lead values (1)")
+        content.wait(joined, "the join of the new table")
+        assert running.error is None
+    assert sent_ids(content) == [1]
+
+
 def test_the_stream_goes_on_between_tables_that_join(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

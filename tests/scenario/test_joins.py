@@ -155,6 +155,46 @@ def test_foreign_keys_of_joining_tables_are_made_or_kept_for_later(directory_pip
     pipeline.verify()
 
 
+def test_foreign_keys_of_partitions_and_to_partitioned_tables(directory_pipeline: Pipeline) -> None:
+    """A replica may have the whole, or only plain tables."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute(
+        "create table zone (id int primary key);"
+        " create table ev (id int primary key, zone int references zone) partition by range (id);"
+        " create table ev1 partition of ev for values from (0) to (10)"
+    )
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "create table ev2 partition of ev for values from (10) to (20); insert into zone values (1);"
+        " insert into ev values (11, 1);"
+        " create table whole (id int primary key, zone int references zone) partition by list (id);"
+        " create table whole1 partition of whole for values in (1); insert into whole values (1, 1);"
+        " create table to_ev (id int primary key, ev int references ev); insert into to_ev values (1, 11);"
+        " create table to_whole (id int primary key, w int references whole);"
+        " insert into to_whole values (1, 1)"
+    )
+    all_there = "select count(*) = 4 from pg_class where relname in ('ev2', 'whole1', 'to_ev', 'to_whole')"
+    pipeline.until(lambda: has(pipeline, all_there), "all tables", JOIN_S)
+    pipeline.wait()
+    keys = (
+        "select conrelid::regclass::text, confrelid::regclass::text from pg_constraint"
+        " where contype = 'f' and {} order by 1, 2"
+    )
+    assert replica.execute(keys.format("conparentid = 0")) == [
+        ("ev", "zone"),
+        ("to_ev", "ev"),
+        ("whole1", "zone"),
+    ]
+    assert ("ev2", "zone") in replica.execute(keys.format("conparentid <> 0"))
+    deferred = "select object, reason from keepstream.deferred_ddl"
+    assert replica.execute(deferred) == [
+        ("public.to_whole.to_whole_w_fkey", 'relation "public.whole" does not exist')
+    ]
+    pipeline.verify()
+
+
 def test_nobody_can_forge_a_joining_table(directory_pipeline: Pipeline) -> None:
     """Any role may emit a message, and what a genuine one says is run on the replicas."""
     pipeline = directory_pipeline
