@@ -135,7 +135,6 @@ class Pipeline:
 
     def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
         if verb[0] != "run":
-            log.touch()  # it may be killed before it opens it
             return self.nursery.start(self._arguments(verb), env, log)
         with open(log, "ab") as file:  # as a supervisor is started: what its children inherit counts
             return subprocess.Popen(

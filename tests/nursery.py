@@ -114,6 +114,7 @@ class Nursery:
             "errors": str(errors or output),
             "bug": bug,
         }
+        output.touch()  # a child may be killed before it opens it
         assert self._process.stdin is not None
         with self._starting:
             self._process.stdin.write(json.dumps(wish) + "\n")

@@ -50,6 +50,12 @@ class PgTools:
         return str(self.folder / "pg_restore")
 
 
+_LOST: Final = re.compile(
+    r"connection to server|server closed the connection|terminating connection|no connection to the server"
+    r"|connection not open|could not receive data|SSL SYSCALL"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A tool that has ended: its exit status, stdout, and the lines of stderr."""
@@ -57,6 +63,18 @@ class Finished:
     status: int
     output: str
     errors: tuple[str, ...]
+
+    @property
+    def last_words(self) -> str:
+        """What it said last, or the errors that it named, for people."""
+        told = [line for line in self.errors if "error:" in line or "detail:" in line.lower()]
+        lines = told or list(self.errors[-2:]) or [f"exit status {self.status}"]
+        words = (line.removeprefix("pg_dump: ").removeprefix("pg_restore: ") for line in lines[:3])
+        return " ".join(words).strip()
+
+    @property
+    def lost_its_server(self) -> bool:
+        return _LOST.search(self.last_words) is not None
 
 
 def find_pgtools(server_major: int, *, configured: Path | None = None) -> PgTools:

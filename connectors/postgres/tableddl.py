@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.pgtools import PgTools, open_login, run_tool
+from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
 from connectors.postgres.session import Session, describe
-from schemas.errors import OperatorNeeded
+from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
 LOCK_WAIT_MS: Final = 2000
 """Capture stands still meanwhile."""
@@ -92,7 +92,7 @@ def dump_table(
     tools: PgTools, conninfo: str, *, schema: str, table: str, snapshot: str, stop: threading.Event
 ) -> TableDdl:
     """Dump one table's definition, as an exported snapshot shows it. Raises OperatorNeeded
-    (`pg-dump-failed`)."""
+    (`pg-dump-failed`) and RetryLater (`connection-lost`, `lock-timeout`)."""
 
     def entries(section: str) -> list[tuple[str, str]]:
         return _entries(_dump(tools, conninfo, schema, table, section, snapshot, stop))
@@ -132,13 +132,19 @@ def _dump(
         ]
         finished = run_tool(command, environment, stop=stop)
     if finished.status:
-        raise OperatorNeeded(
-            f"pg_dump of table {schema}.{table} failed on {describe(conninfo)}:"
-            f" {finished.errors[-1] if finished.errors else 'no message'}",
-            code="pg-dump-failed",
-            hint="Run the same pg_dump by hand under the source role to see why.",
-        )
+        raise _dump_error(finished, f"pg_dump of table {schema}.{table} on {describe(conninfo)}")
     return finished.output
+
+
+def _dump_error(finished: Finished, doing: str) -> KeepstreamError:
+    said = f"{doing} failed: {finished.last_words}"
+    if finished.lost_its_server:
+        return RetryLater(said, code="connection-lost")
+    if "lock timeout" in said:
+        return RetryLater(said, code="lock-timeout")
+    return OperatorNeeded(
+        said, code="pg-dump-failed", hint="Run the same pg_dump by hand under the source role to see why."
+    )
 
 
 def _pattern(name: str) -> str:

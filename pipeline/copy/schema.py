@@ -25,10 +25,6 @@ _NO_STATISTICS_SINCE: Final = 18
 
 # What pg_dump says when an object of the snapshot's catalog is not there any more.
 _GONE = re.compile(r"does not exist|could not open relation|cache lookup failed|no longer exists")
-_LOST = re.compile(
-    r"connection to server|server closed the connection|terminating connection|no connection to the server"
-    r"|connection not open|could not receive data|SSL SYSCALL"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +132,8 @@ class DumpedSchema:
 
 
 def _dump_error(finished: Finished) -> Exception:
-    said = _last_words(finished)
-    if _LOST.search(said):
+    said = finished.last_words
+    if finished.lost_its_server:
         return RetryLater(f"pg_dump lost the source: {said}", code="connection-lost")
     if _GONE.search(said):
         return TableChanged(f"an object was dropped while the schema was read: {said}", code="table-changed")
@@ -150,10 +146,10 @@ def _dump_error(finished: Finished) -> Exception:
 
 def _restore_error(finished: Finished, section: str) -> Exception:
     errors = restore_errors(finished.errors)
-    said = "; ".join(map(str, errors[:3])) or _last_words(finished)
+    said = "; ".join(map(str, errors[:3])) or finished.last_words
     if len(errors) > 3:
         said += f"; and {len(errors) - 3} more"
-    if _LOST.search(said):
+    if finished.lost_its_server:
         return RetryLater(f"pg_restore lost the replica: {said}", code="connection-lost")
     return OperatorNeeded(
         f"pg_restore could not make the replica's {section} objects: {said}",
@@ -161,9 +157,3 @@ def _restore_error(finished: Finished, section: str) -> Exception:
         hint="Mend what PostgreSQL names (an extension, a role, a privilege, a collation) and start again; "
         "or make the schema yourself and set `initial: data`.",
     )
-
-
-def _last_words(finished: Finished) -> str:
-    told = [line for line in finished.errors if "error:" in line or "detail:" in line.lower()]
-    lines = told or list(finished.errors[-2:]) or [f"exit status {finished.status}"]
-    return " ".join(line.removeprefix("pg_dump: ").removeprefix("pg_restore: ") for line in lines[:3]).strip()

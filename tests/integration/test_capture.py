@@ -260,6 +260,7 @@ def test_readers_of_a_table_without_key_keep_capture_waiting_and_no_writer(
             content = begun(change_log)
             source.execute("update visit set page = 'b'")
             content.wait(lambda c: bool(c.rows("public.visit")), "the update")
+            assert running.error is None
 
 
 def test_a_new_table_without_key_never_makes_the_applications_writes_fail(
