@@ -117,7 +117,6 @@ class SlotStream:
         self._reply_wanted = False
         self._woken = False
         self._wal_end = ZERO
-        self._heard_at = 0.0
 
         # the thread's own
         self._status_sent_at = 0.0
@@ -137,7 +136,6 @@ class SlotStream:
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._pgconn.nonblocking = 1
-        self._heard_at = time.monotonic()
         self._thread.start()
 
     def read(self, timeout_s: float) -> Batch:
@@ -193,11 +191,6 @@ class SlotStream:
     def queued_bytes(self) -> int:
         """How much waits for the consumer."""
         return self._queued_bytes
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the server was last heard. While the queue is full nothing is read."""
-        return time.monotonic() - self._heard_at
 
     def wake(self) -> None:
         """Let a `read` that waits in another thread return early, perhaps with an empty batch."""
@@ -321,7 +314,7 @@ class SlotStream:
             raise RetryLater("the source is shutting down", code="server-stopping")
 
     def _hand_over(self, batch: Batch) -> None:
-        self._heard_at = batch.received_at = time.monotonic()
+        batch.received_at = time.monotonic()
         self._wal_end = max(self._wal_end, batch.wal_end)
         with self._changed:
             last = self._batches[-1] if self._batches else None

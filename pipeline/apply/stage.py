@@ -167,20 +167,13 @@ class ApplyStage:
         applier = self._applier
         if applier is None:
             return {}
-        opened = applier.opened
-        row = opened.row
         return {
-            "hold_at": format_lsn(row.hold.at) if row.hold is not None else None,
-            "hold_kind": row.hold.kind.value if row.hold is not None else None,
             "complete_at": self._complete_at(applier),
             "unchanged_s": round(time.monotonic() - self._counters.last_change_at, 1),
             "blocked": applier.blocked.value if applier.blocked is not None else None,
-            "queued_bytes": opened.planner.backlog.size_bytes,
             "set_changes": applier.paths.set_changes,
             "single_changes": applier.paths.single_changes,
             "sets_refused": applier.paths.refused,
-            "triggers_off": opened.writer.replica_role,
-            "ignored_frames": sum(opened.follower.ignored.values()),
         }
 
     def _complete_at(self, applier: Applier) -> float | None:

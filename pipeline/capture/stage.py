@@ -111,7 +111,7 @@ class CaptureStage:
     def snapshot(self) -> StageReport:
         """What the stage says of itself now."""
         changes_per_s, bytes_per_s = self._rates.take_rates()
-        capture, commit_lsn = self._capture, self._rates.last_commit_lsn
+        commit_lsn = self._rates.last_commit_lsn
         return StageReport(
             stage=STAGE,
             state=self._shown_state(),
@@ -130,13 +130,9 @@ class CaptureStage:
             undecided=self._tables.undecided,
             endangered=self._tables.endangered,
             details={
-                "confirmed_lsn": format_lsn(self._rates.confirmed.lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,
                 "unchanged_s": round(time.monotonic() - self._rates.last_change_at, 1),
-                "server_wal_end": format_lsn(capture.stream.server_wal_end) if capture else None,
-                "queued_bytes": capture.stream.queued_bytes if capture else None,
-                "silent_s": round(capture.stream.silent_s, 1) if capture else None,
             },
         )
 
