@@ -105,8 +105,10 @@ def _first_frame(reader: _Peeked) -> Frame | None:
 
 def _refuse_other_start(log: ChangeLog, reader: _Peeked, end: int, stream: bytes, position: Position) -> None:
     frame = _first_frame(reader)
+    if frame is None and end > log.bounds().first:
+        return  # what is there is not delivered yet
     if frame is None:
-        return
+        raise _trimmed(f"the log {log.name} is empty")
     if frame.stream != stream:
         raise HistoryBroken(
             f"the log {log.name} holds stream {UUID(bytes=frame.stream)}, not {UUID(bytes=stream)}",
@@ -123,10 +125,14 @@ def _refuse_other_start(log: ChangeLog, reader: _Peeked, end: int, stream: bytes
         seen = f"at {begins.body.at}, after position {position}"
     else:
         return
-    raise PlaceTrimmed(
-        f"the log {log.name} begins {seen}",
+    raise _trimmed(f"the log {log.name} begins {seen}")
+
+
+def _trimmed(seen: str) -> PlaceTrimmed:
+    return PlaceTrimmed(
+        seen,
         code="log-trimmed",
-        hint="What lies between was trimmed away. Copy anew: empty the replica's database and run"
+        hint="What the replica lacks was trimmed away. Copy anew: empty the replica's database and run"
         " `keepstream run`; a longer `log.retain` keeps more.",
     )
 

@@ -5,10 +5,11 @@ It can be run again, grants nothing that is not needed, and contains no password
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from connectors.postgres.publication import create_publication_sql
@@ -20,7 +21,7 @@ DEFAULT_ROLE: Final = "keepstream"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Whom a connection string logs in, and where. A service's own user and database stay unknown."""
+    """Whom a connection string logs in, and where."""
 
     role: str
     database: str
@@ -28,10 +29,10 @@ class Login:
 
 
 def login_of(conninfo: str) -> Login:
-    """The role and database that a connection string names; else the role is ours, and the database is
-    named like it, as libpq does. Raises ConfigError (`conninfo-invalid`)."""
+    """The role and database that a connection string or its service names; else the role is ours, and the
+    database is named like it, as libpq does. Raises ConfigError (`conninfo-invalid`)."""
     describe(conninfo)  # which refuses what libpq cannot read
-    given = conninfo_to_dict(conninfo)
+    given = {**_of_service(conninfo), **conninfo_to_dict(conninfo)}
     role = str(given.get("user") or DEFAULT_ROLE)
     server = str(given.get("host") or given.get("hostaddr") or given.get("service") or "localhost")
     login = Login(role, str(given.get("dbname") or role), server)
@@ -42,6 +43,26 @@ def login_of(conninfo: str) -> Login:
             hint="Rename them, or write the grants by hand.",
         )
     return login
+
+
+def _of_service(conninfo: str) -> dict[str, str]:
+    """What the service file says of the service that a connection string names; {} if it names none, or one
+    that is not there. Only its defaults make libpq read that file."""
+    service = conninfo_to_dict(conninfo).get("service")
+    if not service:
+        return {}
+    before = os.environ.get("PGSERVICE")
+    os.environ["PGSERVICE"] = str(service)
+    try:
+        found = {o.keyword.decode(): (o.val or b"").decode() for o in pq.Conninfo.get_defaults()}
+    finally:
+        if before is None:
+            del os.environ["PGSERVICE"]
+        else:
+            os.environ["PGSERVICE"] = before
+    if not found.get("dbname"):
+        return {}
+    return {name: found[name] for name in ("user", "dbname", "host") if found.get(name)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,13 +106,21 @@ _URI: Final = re.compile(r"postgres(?:ql)?://(?P<place>[^?]*)")
 
 
 def _refuse_misread_password(conninfo: str, given: dict[str, str]) -> None:
-    """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` `pa` for the port, and
-    `//u:p@ss/word@host` `ss` for the host: later errors, made by libpq, would print that piece. In a URI
-    an @ stands once, behind user and password."""
+    """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` `pa` for the port,
+    `//u:1/ss@host` `ss@host` for the database, and `//u:p@ss/word@host` `ss` for the host: later errors, made
+    by libpq, would print that piece. In a URI an @ stands once, behind user and password and before the first
+    slash. Nor is a database's name a URI."""
     ports = given.get("port", "").split(",")
     uri = _URI.match(conninfo)
-    twice = uri is not None and uri["place"].count("@") > 1
-    if twice or "@" in given.get("host", "") or not all(port.isdigit() or not port for port in ports):
+    _, _, behind_host = uri["place"].partition("/") if uri else ("", "", "")
+    misread = (
+        (uri is not None and uri["place"].count("@") > 1)
+        or "@" in behind_host
+        or "@" in given.get("host", "")
+        or _URI.match(given.get("dbname", ""))
+        or not all(port.isdigit() or not port for port in ports)
+    )
+    if misread:
         raise conninfo_error()
 
 

@@ -76,7 +76,7 @@ class ConnectionString(Secret):
         return cls(value)
 
 
-_URI_PASSWORD = re.compile(r"(?P<before>^\s*postgres(?:ql)?://[^:/?#@]*:)[^/?#]*(?=@)")
+_URI_PASSWORD = re.compile(r"(?P<before>^\s*postgres(?:ql)?://[^:/?#@]*:).*(?=@)", re.DOTALL)
 _URI_PARAMETER = re.compile(r"(?P<before>[?&](?:ssl)?password=)[^&#]*")
 _KEYWORD_PASSWORD = re.compile(
     r"(?P<before>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:[^\s\\]|\\.)+)", re.DOTALL

@@ -33,6 +33,8 @@ STALL_S = 30.0
 """A position that did not move for this long although there is work to do is stuck."""
 CAUGHT_UP_S = 1.5
 """A live stage that, when it reported, was this close behind is no further behind now."""
+HEARD_S, IDLE_HEARD_S = 4.0, 8.0
+"""For so long a stage's last report says what is now: there is one a second, of an idle stage every five."""
 LOOP_S = 0.3
 """How often a stage without work looks for some: closer than this it lacked nothing."""
 
@@ -285,7 +287,9 @@ class _Judge:
         if report is None or not complete_at:
             return None
         behind_s = report.at - complete_at
-        if live and behind_s <= CAUGHT_UP_S:
+        heard_s = self._seen.at - report.at
+        said_lately = heard_s <= (IDLE_HEARD_S if report.state is StageState.IDLE else HEARD_S)
+        if live and said_lately and behind_s <= CAUGHT_UP_S:
             return behind_s if behind_s > LOOP_S else 0.0
         clock = self._source.clock if self._source else self._seen.at
         return max(0.0, clock - complete_at)

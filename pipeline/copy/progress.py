@@ -142,11 +142,13 @@ class CopyMeter:
         with self._lock:
             tables = _tables(self._parts, self._moved)
             size_left = sum(p.size_bytes for p in self._parts if not self._is_done(p))
-            size_done = sum(p.size_bytes for p in self._parts if self._is_done(p))
+            done = [p for p in self._parts if self._is_done(p)]
+            size_done = sum(p.size_bytes for p in done)
+            copied_of_done = sum(self._moved[p.key].bytes for p in done)
         rows, size = sum(t.rows_done for t in tables), sum(t.bytes_done for t in tables)
         in_rows = self.phase is CopyPhase.ROWS
         elapsed_s = max(now - self._rows_started_at, 1e-3)
-        estimated = _estimate(size, size_done, size_left)
+        estimated = max(size, _estimate(copied_of_done, size_done, size_left))
         rate = size / elapsed_s if in_rows else None
         return CopyProgress(
             phase=self.phase,
@@ -154,7 +156,7 @@ class CopyMeter:
             tables_done=sum(t.parts_done == t.parts for t in tables),
             tables_total=len({p.table.oid for p in self._parts}),
             rows_done=rows,
-            rows_estimated=_rows_estimate(self._parts, rows),
+            rows_estimated=_rows_estimate(self._parts, tables, rows),
             bytes_done=size,
             bytes_estimated=estimated if self._parts else None,
             rows_per_s=rows / elapsed_s if in_rows else None,
@@ -198,13 +200,16 @@ def _tables(parts: Sequence[Part], moved: dict[tuple[str, str, int], _Moved]) ->
 
 
 def _estimate(copied: int, size_done: int, size_left: int) -> int:
-    """All bytes of COPY there will be: those on disk that are left, in the ratio seen so far."""
+    """All bytes of COPY there will be: those on disk that are left, in the ratio seen in finished parts."""
     ratio = copied / size_done if size_done else 1.0
-    return max(copied, round(min(ratio, 10.0) * (size_done + size_left)))
+    return round(min(ratio, 10.0) * (size_done + size_left))
 
 
-def _rows_estimate(parts: Sequence[Part], rows_done: int) -> int | None:
-    tables = {part.table.oid: part.table.rows_estimated for part in parts}
-    if not tables or None in tables.values():
+def _rows_estimate(parts: Sequence[Part], tables: Sequence[TableProgress], rows_done: int) -> int | None:
+    """None where nothing is known of tables that make more than a tenth of it all: nobody analyzed them."""
+    known = {part.table.oid: part.table for part in parts}.values()
+    unknown_bytes = sum(table.size_bytes for table in known if table.rows_estimated is None)
+    if not known or unknown_bytes * 10 > sum(table.size_bytes for table in known):
         return None
-    return max(rows_done, sum(rows or 0 for rows in tables.values()))
+    of_unknown = sum(table.rows_done for table in tables if table.rows_estimated is None)
+    return max(rows_done, of_unknown + sum(table.rows_estimated or 0 for table in known))

@@ -166,6 +166,9 @@ def test_a_service_file_is_libpqs_business(
     [
         "postgresql://crm:open/sesame@127.0.0.1:1/crm",
         "postgresql://crm:open@sesame@127.0.0.1/crm",
+        "postgresql://crm:/sesame@127.0.0.1:1/crm",
+        "postgresql://crm:12/sesame@127.0.0.1:1/crm",
+        "host=127.0.0.1 port=1 dbname='postgresql://crm:sesame@127.0.0.1/crm'",
         "host=127.0.0.1 password=open sesame",
         "postgresql://crm:open%zzsesame@127.0.0.1/crm",
         "host=127.0.0.1 sslmode=sesame",

@@ -296,7 +296,7 @@ def test_an_applier_whose_place_was_trimmed_away_is_told_to_copy_anew(
     capture = pipeline.start("capture")
     pipeline.until(lambda: "log continued" in capture.output, "the third start", 60)
     admin.delete_records({partition: end})
-    refused(pipeline, "apply", "standby", code="log-trimmed", hint="What lies between was trimmed away.")
+    refused(pipeline, "apply", "standby", code="log-trimmed", hint="What the replica lacks was trimmed away.")
     assert replicated(pipeline) == ROWS
     assert capture.alive
     assert capture.end() == 0

@@ -127,6 +127,18 @@ def test_p12_a_log_that_was_trimmed_is_read_from_its_anchor_and_refused_to_who_c
         follow_from(trimming.log, stream=STREAM, position=Position(Lsn(299)), hint=None)
 
 
+def test_p12_a_log_of_which_nothing_is_left_is_refused(log_url: str) -> None:
+    """A replica that follows it had an anchor there: waiting for more would be waiting for ever."""
+    log = open_log(log_url, f"t{secrets.token_hex(6)}")
+    log.create()
+    try:
+        with pytest.raises(PlaceTrimmed, match="is empty"):
+            follow_from(log, stream=STREAM, position=Position(Lsn(320)), hint="7:3:0011223344556677")
+    finally:
+        log.destroy()
+        log.close()
+
+
 def test_p12_a_running_copy_keeps_all_from_the_place_that_it_noted(trimming: Trimming) -> None:
     places = {int(s.anchor.at.lsn): s.place for s in anchors(trimming.log, threading.Event())}
     trimming.replica_at(1)

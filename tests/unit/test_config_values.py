@@ -67,7 +67,7 @@ def test_a_pattern_without_schema_and_table_is_refused(text: object) -> None:
 PASSWORD = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=8)
 
 
-@given(PASSWORD.filter(lambda text: not set(text) & set("/?#")))
+@given(PASSWORD)
 def test_a_password_in_a_uri_is_hidden_whatever_it_holds(password: str) -> None:
     assert hide_passwords(f"postgresql://u:{password}@h/d") == "postgresql://u:***@h/d"
 

@@ -44,6 +44,23 @@ def test_nothing_is_known_before_the_tables_are() -> None:
     assert (progress.rows_estimated, progress.bytes_estimated, progress.eta_s) == (None, None, None)
 
 
+def test_what_moves_now_makes_no_estimate_of_the_rest() -> None:
+    meter, parts = begun(BIG, SMALL)
+    meter.moved(parts[0], 30, 500)
+    meter.finished(parts[0], 30)
+    meter.moved(parts[1], 30, 400)
+
+    progress = meter.progress(110.0)
+
+    assert (progress.bytes_done, progress.bytes_estimated) == (900, 2500)
+
+
+def test_a_small_table_that_nobody_analyzed_hides_no_estimate() -> None:
+    unknown = replace(SMALL, oid=3, size_bytes=500, rows_estimated=None)
+    assert begun(BIG, SMALL, unknown)[0].progress(101.0).rows_estimated == 110
+    assert begun(BIG, replace(unknown, size_bytes=900))[0].progress(101.0).rows_estimated is None
+
+
 def test_the_rest_is_estimated_from_the_ratio_seen_so_far() -> None:
     meter, parts = begun(BIG, SMALL)
     meter.moved(parts[0], 30, 500)

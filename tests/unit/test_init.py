@@ -222,6 +222,16 @@ def test_grants_are_not_written_for_a_name_that_could_end_a_comment() -> None:
         replica_grants("host=h dbname='x\ndrop table y'")
 
 
+def test_grants_name_what_a_service_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = tmp_path / "services.conf"
+    services.write_text("[my svc]\nhost=db\ndbname=crm\nuser=owner\npassword=sesame\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    login = login_of("service='my svc'")
+    assert (login.role, login.database, login.server) == ("owner", "crm", "db")
+    assert login_of("service='my svc' user=keepstream").role == "keepstream"
+    assert "PGSERVICE" not in os.environ
+
+
 def test_a_login_has_libpq_s_defaults() -> None:
     assert login_of("host=h user=u").database == "u"
     assert login_of("service=crm").role == "keepstream"

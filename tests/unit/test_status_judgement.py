@@ -328,6 +328,15 @@ def test_a_stage_whose_loop_hangs_at_a_server_that_is_away_here_too_is_stalled()
     assert judged(source=AWAY, capture=report(hung_s=15.0)).capture.state is StageState.STREAMING
 
 
+@pytest.mark.parametrize(
+    ("state", "age_s", "lag_s"), [("streaming", 4, 0), ("streaming", 9, 9), ("idle", 8, 0)]
+)
+def test_what_a_stage_said_last_holds_until_its_next_word_is_due(state: str, age_s: int, lag_s: int) -> None:
+    behind = replace(SOURCE, slot=replace(SLOT, confirmed_flush_lsn=Lsn(9_000)), insert_lsn=Lsn(90_000))
+    seen = judged(source=behind, capture=report(state=StageState(state), age_s=age_s))
+    assert seen.capture.lag_s == lag_s
+
+
 def test_a_log_that_is_gone_is_named_and_one_that_was_never_begun_is_not() -> None:
     seen = judged(replica=row(), log_exists=False)
     assert codes(seen) == ["log-missing"]
