@@ -7,23 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.publication import TableName
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import NotReplicated
 
 UNDECIDED = "undecided: set source.keyless, or give it a key"
-
-
-class TableName(NamedTuple):
-    """A table by schema and name, as they are, not quoted."""
-
-    schema: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Selection:
     @property
     def names(self) -> tuple[TableName, ...]:
         """The wanted tables by name."""
-        return tuple(TableName(table.schema, table.name) for table in self.wanted)
+        return tuple((table.schema, table.name) for table in self.wanted)
 
 
 def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> Selection:

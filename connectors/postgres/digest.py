@@ -20,10 +20,9 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RefusedData
-
-TableName = tuple[str, str]
 
 _FETCHED_ROWS: Final = 2000
 # What a row that is too long for PostgreSQL ends in: the string buffer's limit, or the allocator's.

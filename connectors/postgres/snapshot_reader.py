@@ -13,11 +13,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot import SnapshotLost
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
-
-TableName = tuple[str, str]
 
 # A comparison takes as many processes as it was told to, and no more.
 _SETTINGS = "set max_parallel_workers_per_gather = 0"

@@ -14,12 +14,12 @@ from typing import Final
 from connectors.postgres.digest import (
     KeyedRow,
     RowTooLong,
-    TableName,
     bucket_digests,
     column_digests,
     rows_in_order,
     table_digest,
 )
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from connectors.postgres.snapshot_reader import SnapshotReader
 from connectors.postgres.snapshot_tables import Observer

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from connectors.failpoints import failpoint
-from connectors.postgres.digest import TableName
 from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
+from connectors.postgres.publication import TableName
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import Blocker, ExportedSnapshot, begin_in_snapshot, export_snapshot
