@@ -201,10 +201,10 @@ class _Judge:
         heard = self._hear(f"apply:{name}", session=row is not None and row.alive)
         report = heard.report
         copying = report is not None and report.state is StageState.COPYING and heard.fresh
-        streaming = row is not None and row.state is ReplicaState.STREAMING and not copying
-        held_s = self._apply_lag_s(row, heard) if streaming else None
+        holding = row if row is not None and row.state is ReplicaState.STREAMING and not copying else None
+        held_s = self._apply_lag_s(holding, heard) if holding is not None else None
         lag_s = None if held_s is None or capture.lag_s is None else max(held_s, capture.lag_s)
-        position = row.position.lsn if row is not None and streaming else None
+        position = holding.position.lsn if holding is not None else None
         stage = Stage(
             state=self._replica_state(name, seen, heard, held_s),
             end_lsn=figures.lsn_text(position),
@@ -215,9 +215,8 @@ class _Judge:
         )
         return Replica(stage, figures.copy_json(report))
 
-    def _apply_lag_s(self, row: Progress | None, heard: Heard) -> float | None:
+    def _apply_lag_s(self, row: Progress, heard: Heard) -> float | None:
         """How long ago the oldest commit may have been made that is in the log and not applied."""
-        assert row is not None
         captured = self._captured()
         if captured is not None and row.position.lsn >= captured:
             return 0.0
