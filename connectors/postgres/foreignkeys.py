@@ -48,9 +48,14 @@ _PUBLISHED: Final = """
      cross join lateral (select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid) a (relid)
      where p.pubname = %(publication)s
 """
-_OWN: Final = f"""{_ALL} and k.conrelid = %(table)s::oid and (k.conparentid = 0 or c.relispartition)
+# A partition's copy of its parent's key counts for itself; the copies that a key to a partitioned table has
+# for each partition there do not.
+_GIVEN: Final = """(k.conparentid = 0 or c.relispartition and exists (
+         select from pg_catalog.pg_constraint up
+          where up.oid = k.conparentid and up.conrelid <> k.conrelid))"""
+_OWN: Final = f"""{_ALL} and k.conrelid = %(table)s::oid and {_GIVEN}
      and (k.confrelid = k.conrelid or k.confrelid in ({_PUBLISHED})) = %(published)s{_ORDER}"""
-_AWAITED: Final = f"""{_ALL} and k.conparentid = 0 and k.conrelid <> k.confrelid
+_AWAITED: Final = f"""{_ALL} and {_GIVEN} and k.conrelid <> k.confrelid
      and (k.confrelid = %(table)s::oid or k.confrelid in (select pg_partition_ancestors(%(table)s::oid)))
      and k.conrelid in ({_PUBLISHED}){_ORDER}"""
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from psycopg import pq, sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from connectors.postgres.publication import create_publication_sql
 from connectors.postgres.session import describe
 from schemas.errors import ConfigError
 
 DEFAULT_ROLE: Final = "keepstream"
+_UNSAID: Final = "\x01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class Login:
 def login_of(conninfo: str) -> Login:
     """The role and database that a connection string or its service names; else the role is ours, and the
     database is named like it, as libpq does. Raises ConfigError (`conninfo-invalid`)."""
-    describe(conninfo)  # which refuses what libpq cannot read
     given = {**_of_service(conninfo), **conninfo_to_dict(conninfo)}
+    describe(make_conninfo("", **given))  # which refuses what libpq cannot read, or misreads
     role = str(given.get("user") or DEFAULT_ROLE)
     server = str(given.get("host") or given.get("hostaddr") or given.get("service") or "localhost")
     login = Login(role, str(given.get("dbname") or role), server)
@@ -47,22 +48,24 @@ def login_of(conninfo: str) -> Login:
 
 def _of_service(conninfo: str) -> dict[str, str]:
     """What the service file says of the service that a connection string names; {} if it names none, or one
-    that is not there. Only its defaults make libpq read that file."""
+    that is not there. Only its defaults make libpq read that file, which wins over the environment."""
+    describe(conninfo)
     service = conninfo_to_dict(conninfo).get("service")
     if not service:
         return {}
-    before = os.environ.get("PGSERVICE")
-    os.environ["PGSERVICE"] = str(service)
+    asked = {"PGUSER": _UNSAID, "PGDATABASE": _UNSAID, "PGHOST": _UNSAID, "PGSERVICE": str(service)}
+    before = {name: os.environ.get(name) for name in asked}
+    os.environ.update(asked)
     try:
         found = {o.keyword.decode(): (o.val or b"").decode() for o in pq.Conninfo.get_defaults()}
     finally:
-        if before is None:
-            del os.environ["PGSERVICE"]
-        else:
-            os.environ["PGSERVICE"] = before
-    if not found.get("dbname"):
-        return {}
-    return {name: found[name] for name in ("user", "dbname", "host") if found.get(name)}
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+    return {
+        name: found[name] for name in ("user", "dbname", "host") if found.get(name) not in (None, "", _UNSAID)
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ def _parse(conninfo: str) -> dict[str, str]:
     return given
 
 
+_NAMES: Final = ("host", "hostaddr", "dbname", "service", "user")
+_CONNINFO: Final = re.compile(r":/|\bpassword\s*=", re.IGNORECASE)
 _URI: Final = re.compile(r"postgres(?:ql)?://(?P<place>[^?]*)")
 
 
@@ -109,15 +111,15 @@ def _refuse_misread_password(conninfo: str, given: dict[str, str]) -> None:
     """`//u:p@ss@host` makes libpq take `ss@host` for the host, `//u:pa/ss@host` `pa` for the port,
     `//u:1/ss@host` `ss@host` for the database, and `//u:p@ss/word@host` `ss` for the host: later errors, made
     by libpq, would print that piece. In a URI an @ stands once, behind user and password and before the first
-    slash. Nor is a database's name a URI."""
+    slash. Nor is a name a connection string."""
     ports = given.get("port", "").split(",")
     uri = _URI.match(conninfo)
     _, _, behind_host = uri["place"].partition("/") if uri else ("", "", "")
     misread = (
         (uri is not None and uri["place"].count("@") > 1)
         or "@" in behind_host
-        or "@" in given.get("host", "")
-        or _URI.match(given.get("dbname", ""))
+        or any("@" in host[1:] for host in given.get("host", "").split(","))
+        or any(_CONNINFO.search(given.get(name, "")) for name in _NAMES)
         or not all(port.isdigit() or not port for port in ports)
     )
     if misread:

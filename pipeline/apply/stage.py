@@ -73,7 +73,7 @@ class ApplyStage:
         finally:
             ended.set()
             reporting.join()
-            self._state, self._applier = StageState.STOPPED, None
+            self._state = StageState.STOPPED
             self._report(self.snapshot())
 
     def _run_always(self) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
+from connectors.postgres.publication import publication_identity
 from connectors.postgres.shape import read_shapes
 from connectors.postgres.stream import Batch
 from connectors.postgres.visibility import wait_until_transaction_visible
@@ -74,6 +75,7 @@ class Pump:
         self._transaction: Begin | None = None
         self._skipping = False
         self._seen_xid = 0
+        self._identity: tuple[str, ...] = ()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -151,9 +153,19 @@ class Pump:
         known = self._names[changed.oid]
         if known != table.qualified_name:
             raise renamed(known, table.qualified_name)
+        self._check_publication()
         self._versions[table.id] = table
         self._oids[table.id] = changed.oid
         self._check_shape(changed.oid, table)
+
+    def _check_publication(self) -> None:
+        """P11: after any ALTER PUBLICATION pgoutput describes each table anew before its next row. What came
+        between is a gap, and nothing that follows a gap may reach the log."""
+        self._see_transaction()
+        identity = publication_identity(self._capture.sql, self._publication)
+        if identity != self._identity:
+            self._housekeeping.check_publication()
+            self._identity = identity
 
     def _require_published(self, oid: int) -> None:
         """A table that the log does not know: it joined just now, or somebody else published it (P11)."""

@@ -322,18 +322,22 @@ class _Judge:
     def _look_at_log(self) -> None:
         """One that nobody has begun yet is no finding."""
         gone = isinstance(self._seen.log, LogSeen) and not self._seen.log.exists
-        follows = [
-            name
-            for name, seen in self._seen.replicas.items()
-            if isinstance(seen, ReplicaSeen) and seen.progress is not None
-        ]
+        follows = self._followers()
         if gone and (self._slot is not None or follows):
             who = ", ".join([*(["the slot"] if self._slot else []), *(f"replica {name}" for name in follows)])
             self._warn("log-missing", "log", f"{self._seen.log_name} does not exist, but {who} went by it")
 
+    def _followers(self) -> list[str]:
+        """The replicas that went by the log."""
+        return [
+            name
+            for name, seen in self._seen.replicas.items()
+            if isinstance(seen, ReplicaSeen) and seen.progress is not None
+        ]
+
     def _look_at_slot(self, slot: SlotState | None) -> None:
         if slot is None:
-            if self._source is not None and self._capture_heard.report is not None:
+            if self._source is not None and (_position(self._capture_heard.report) or self._followers()):
                 self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
             return
         if slot.lost:

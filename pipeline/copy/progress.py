@@ -141,14 +141,10 @@ class CopyMeter:
     def progress(self, now: float) -> CopyProgress:
         with self._lock:
             tables = _tables(self._parts, self._moved)
-            size_left = sum(p.size_bytes for p in self._parts if not self._is_done(p))
-            done = [p for p in self._parts if self._is_done(p)]
-            size_done = sum(p.size_bytes for p in done)
-            copied_of_done = sum(self._moved[p.key].bytes for p in done)
+            estimated = _estimate(self._parts, self._moved, tables)
         rows, size = sum(t.rows_done for t in tables), sum(t.bytes_done for t in tables)
         in_rows = self.phase is CopyPhase.ROWS
         elapsed_s = max(now - self._rows_started_at, 1e-3)
-        estimated = max(size, _estimate(copied_of_done, size_done, size_left))
         rate = size / elapsed_s if in_rows else None
         return CopyProgress(
             phase=self.phase,
@@ -175,10 +171,6 @@ class CopyMeter:
             tables=tuple(tables),
         )
 
-    def _is_done(self, part: Part) -> bool:
-        seen = self._moved.get(part.key)
-        return seen is not None and seen.done
-
 
 def _tables(parts: Sequence[Part], moved: dict[tuple[str, str, int], _Moved]) -> list[TableProgress]:
     begun: dict[int, list[tuple[Part, _Moved]]] = {}
@@ -199,10 +191,27 @@ def _tables(parts: Sequence[Part], moved: dict[tuple[str, str, int], _Moved]) ->
     ]
 
 
-def _estimate(copied: int, size_done: int, size_left: int) -> int:
-    """All bytes of COPY there will be: those on disk that are left, in the ratio seen in finished parts."""
-    ratio = copied / size_done if size_done else 1.0
-    return round(min(ratio, 10.0) * (size_done + size_left))
+def _estimate(
+    parts: Sequence[Part], moved: dict[tuple[str, str, int], _Moved], tables: Sequence[TableProgress]
+) -> int:
+    """All bytes of COPY there will be. Of a table that moves: by its rows; of others by their size on disk,
+    in the ratio seen in finished parts."""
+    done = [part for part in parts if part.key in moved and moved[part.key].done]
+    on_disk = sum(part.size_bytes for part in done)
+    ratio = min(10.0, sum(moved[part.key].bytes for part in done) / on_disk) if on_disk else 1.0
+    begun = {table.table: table for table in tables}
+    estimated = 0.0
+    for table in {part.table.oid: part.table for part in parts}.values():
+        seen = begun.get(table.qualified_name)
+        if seen is None:
+            estimated += table.size_bytes * ratio
+        elif seen.parts_done == seen.parts:
+            estimated += seen.bytes_done
+        elif seen.rows_done and seen.rows_estimated:
+            estimated += seen.bytes_done * max(1.0, seen.rows_estimated / seen.rows_done)
+        else:
+            estimated += max(seen.bytes_done, table.size_bytes * ratio)
+    return round(estimated)
 
 
 def _rows_estimate(parts: Sequence[Part], tables: Sequence[TableProgress], rows_done: int) -> int | None:

@@ -21,7 +21,7 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import copy_run, leftovers
 from connectors.postgres.copy_run import CopyRun
-from connectors.postgres.deferred import defer
+from connectors.postgres.deferred import defer, forget
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
@@ -323,6 +323,7 @@ class _FirstCopy:
         self._restore(schema, "post-data", CopyPhase.INDEXES, jobs=max(2, self._options.workers))
         deferred = schema.choice.deferred()
         deferred += silence_triggers(self._replica, replica_role=self._replica_role)
+        forget(self._replica, run.name)  # of an earlier life of this pipeline
         defer(self._replica, run.name, deferred)
         self._meter.leave_out(f"{d.kind} {d.object}: {d.reason}" for d in deferred)
 

@@ -169,6 +169,8 @@ def test_a_service_file_is_libpqs_business(
         "postgresql://crm:/sesame@127.0.0.1:1/crm",
         "postgresql://crm:12/sesame@127.0.0.1:1/crm",
         "host=127.0.0.1 port=1 dbname='postgresql://crm:sesame@127.0.0.1/crm'",
+        "host=127.0.0.1 port=1 dbname='host=h password=sesame'",
+        "host=postgresql://crm:sesame/crm",
         "host=127.0.0.1 password=open sesame",
         "postgresql://crm:open%zzsesame@127.0.0.1/crm",
         "host=127.0.0.1 sslmode=sesame",
@@ -187,6 +189,7 @@ def test_a_mistyped_connection_string_never_shows_a_piece_of_the_password(connin
         ("postgresql://crm:sesame@a:1,b:2/crm?sslmode=require", "a:1,b:2/crm"),
         ("host=a,b port=6 dbname=crm password=sesame", "a:6,b:6/crm"),
         ("host=/run/postgresql dbname=crm", "/run/postgresql:5432/crm"),
+        ("host=@abstract dbname=crm", "@abstract:5432/crm"),
         ("hostaddr=10.0.0.1 user=crm", "10.0.0.1:5432/crm"),
     ],
 )

@@ -177,12 +177,20 @@ def test_foreign_keys_of_partitions_and_to_partitioned_tables(directory_pipeline
     )
     all_there = "select count(*) = 4 from pg_class where relname in ('ev2', 'whole1', 'to_ev', 'to_whole')"
     pipeline.until(lambda: has(pipeline, all_there), "all tables", JOIN_S)
+    source.execute(
+        "create table aa (id int primary key, z int) partition by list (id);"
+        " create table aa1 partition of aa for values in (1); insert into aa values (1, 1);"
+        " create table zz (id int primary key); insert into zz values (1);"
+        " alter table aa add foreign key (z) references zz"
+    )
+    pipeline.until(lambda: has(pipeline, "select to_regclass('zz') is not null"), "the last", JOIN_S)
     pipeline.wait()
     keys = (
         "select conrelid::regclass::text, confrelid::regclass::text from pg_constraint"
         " where contype = 'f' and {} order by 1, 2"
     )
     assert replica.execute(keys.format("conparentid = 0")) == [
+        ("aa1", "zz"),
         ("ev", "zone"),
         ("to_ev", "ev"),
         ("whole1", "zone"),

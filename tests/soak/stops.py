@@ -28,7 +28,8 @@ Damage = Callable[[Arena], None]
 
 def stop(damage: Damage, *codes: str, running: bool = False) -> Act:
     """An act that does the damage, while capture runs or does not, and waits for one of these errors.
-    Where the slot was left alone, nothing more may be confirmed there."""
+    Where the slot was left alone, nothing more may be confirmed there; but under a running capture a changed
+    publication is only seen with the next look (P11), and what is logged until then is not judged."""
 
     def act(arena: Arena, _given: Parameters) -> None:
         arena.calm(whole=True)
@@ -44,9 +45,10 @@ def stop(damage: Damage, *codes: str, running: bool = False) -> Act:
         if seen not in codes:
             raise Violation(Verdict.STUCK, f"stopped with {seen}, not with {' or '.join(codes)}")
         confirmed = 0 if damage in _OF_SLOT else arena.history.confirmed(arena.pipeline.slot)
-        if confirmed > held:
-            raise Violation(Verdict.LOST, f"confirmed up to {confirmed:X}, the log held {held:X}")
-        _nothing_was_made_of_it(arena, held)
+        logged = arena.log.tail if damage in _SEEN_LATER and running else held
+        if confirmed > logged:
+            raise Violation(Verdict.LOST, f"confirmed up to {confirmed:X}, the log held {logged:X}")
+        _nothing_was_made_of_it(arena, held, logged)
 
     return act
 
@@ -63,13 +65,16 @@ def _ended(arena: Arena) -> str | None:
     return error_of(running)
 
 
-def _nothing_was_made_of_it(arena: Arena, held: int) -> None:
-    """The replica is still a prefix of what was committed, and not past what the log held."""
+def _nothing_was_made_of_it(arena: Arena, held: int, logged: int) -> None:
+    """The replica is still a prefix of what was committed, and not past what the log held. What was `logged`
+    after it is not judged."""
     arena.pass_time(0.5)
     arena.apply.end()
     for sample in arena.watch.samples:
-        if sample.position > held and not arena.joined:
-            raise Violation(Verdict.TORN, f"the replica is at {sample.position:X}, the log held {held:X}")
+        if sample.position > logged and not arena.joined:
+            raise Violation(Verdict.TORN, f"the replica is at {sample.position:X}, the log held {logged:X}")
+    if logged > held:
+        arena.watch.samples[:] = [sample for sample in arena.watch.samples if sample.position <= held]
     arena.history.learn()
     arena.watch.judge()
 
@@ -167,6 +172,7 @@ def trim_topic(arena: Arena) -> None:
 
 
 _OF_SLOT = (drop_slot, recreate_slot, advance_slot)
+_SEEN_LATER = (change_publication,)
 _CHANGED = ("publication-changed",)
 COMMON: dict[str, Act] = {
     "slot dropped": stop(drop_slot, "slot-missing", running=True),

@@ -52,7 +52,21 @@ def test_what_moves_now_makes_no_estimate_of_the_rest() -> None:
 
     progress = meter.progress(110.0)
 
-    assert (progress.bytes_done, progress.bytes_estimated) == (900, 2500)
+    assert (progress.bytes_done, progress.bytes_estimated) == (900, 2000), (
+        "900 of 60 of 100 rows; half of 1000"
+    )
+
+
+def test_small_tables_that_were_copied_first_say_little_of_a_big_one() -> None:
+    meter, parts = begun(BIG, SMALL)
+    meter.moved(parts[4], 10, 100)
+    meter.finished(parts[4], 10)
+    for part in parts[:4]:
+        meter.moved(part, 20, 1600)
+
+    progress = meter.progress(110.0)
+
+    assert (progress.bytes_done, progress.bytes_estimated) == (6500, 8100)
 
 
 def test_a_small_table_that_nobody_analyzed_hides_no_estimate() -> None:
@@ -69,8 +83,10 @@ def test_the_rest_is_estimated_from_the_ratio_seen_so_far() -> None:
     progress = meter.progress(110.0)
 
     assert (progress.rows_done, progress.rows_estimated) == (30, 110)
-    assert (progress.bytes_done, progress.bytes_estimated) == (500, 2500)
-    assert (progress.rows_per_s, progress.bytes_per_s, progress.eta_s) == (3.0, 50.0, 40.0)
+    assert (progress.bytes_done, progress.bytes_estimated) == (500, 2167), (
+        "500 of 30 of 100 rows; half of 1000"
+    )
+    assert (progress.rows_per_s, progress.bytes_per_s, progress.eta_s) == (3.0, 50.0, 1667 / 50)
     assert (progress.tables_done, progress.tables_total) == (0, 2)
     assert [(t.table, t.parts_done, t.parts) for t in progress.tables] == [("public.big", 1, 4)]
 

@@ -229,6 +229,13 @@ def test_grants_name_what_a_service_file_names(tmp_path: Path, monkeypatch: pyte
     login = login_of("service='my svc'")
     assert (login.role, login.database, login.server) == ("owner", "crm", "db")
     assert login_of("service='my svc' user=keepstream").role == "keepstream"
+    services.write_text("[a]\ndbname=crm\n[b]\nuser=repl\n[c]\ndbname=postgresql://u:sesame@h/d\n")
+    monkeypatch.setenv("PGUSER", "somebody")
+    assert (login_of("service=a").role, login_of("service=a").database) == ("keepstream", "crm")
+    assert (login_of("service=b").role, login_of("service=b").database) == ("repl", "repl")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        login_of("service=c")
+    assert os.environ["PGUSER"] == "somebody"
     assert "PGSERVICE" not in os.environ
 
 

@@ -411,6 +411,13 @@ def test_the_slot_s_figures_and_what_threatens_it() -> None:
         assert code in codes(judged(source=replace(SOURCE, slot=slot), capture=report()))
 
 
+def test_a_slot_that_was_not_made_yet_is_not_missing() -> None:
+    free = replace(SOURCE, slot=None, owner=None)
+    first = report(state=StageState.STARTING, position=None, details={"complete_lsn": None})
+    assert codes(judged(source=free, capture=first)) == []
+    assert codes(judged(source=free, capture=first, replica=row())) == ["slot-missing"]
+
+
 def test_left_out_tables_come_from_capture_or_else_from_the_catalog() -> None:
     told = (NotReplicated(table="public.x", reason="too large"),)
     assert judged(capture=report(not_replicated=told)).not_replicated == told
