@@ -169,7 +169,7 @@ def _not_replicated(
     names = {table.table_name for table in compared}
     qualified = {table.qualified_name for table in compared}
     missed = (
-        NotReplicated(table=str(name), reason="not in the publication")
+        NotReplicated(table=".".join(name), reason="not in the publication")
         for name in selection.names
         if tuple(name) not in names
     )
