@@ -40,8 +40,9 @@ class Board:
         self._published_at, self._last = now, is_now
         content = report.model_dump_json().encode()
         try:
-            for owner in {report.owner, report.owner or gave_up}:
-                self._log.put_report(report_key(report.stage, owner=owner), content)
+            self._log.put_report(report_key(report.stage, owner=report.owner), content)
+            if gave_up:
+                self._log.put_report(report_key(report.stage, owner=True), content)
         except KeepstreamError as error:
             logger.debug("report not published", extra={"code": error.code})
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from schemas.change import Change, ColumnsAdded, Message, Truncate
 from schemas.errors import InternalError
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX
+
+IF_NEWER: Final = "If a newer Keepstream captures, upgrade this one to the same version; else report a bug."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class UnknownJoin:
         return InternalError(
             f"{ref}: nobody knows what a message {self.prefix!r} means",
             code="join-unknown",
-            hint="If a newer Keepstream captures, upgrade this one to the same version; else report a bug.",
+            hint=IF_NEWER,
         )
 
 

@@ -49,8 +49,7 @@ def _set_default(conn: Session, pipeline: str, table: sql.Identifier, column: st
     except _CANNOT_MAKE as error:
         reason = error.diag.message_primary or type(error).__name__
         shown = f"{table.as_string()}.{sql.Identifier(column).as_string()}"
-        deferred.install(conn)
-        deferred.defer(conn, pipeline, [Deferred("default", shown, reason, f"{statement.as_string(conn)};")])
+        deferred.keep(conn, pipeline, Deferred("default", shown, reason, f"{statement.as_string(conn)};"))
         logger.warning("default of an added column left out", extra={"column": shown, "reason": reason})
         return False
     return True

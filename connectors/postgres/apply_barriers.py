@@ -18,7 +18,7 @@ from connectors.postgres.firing import silencing, would_fire
 from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
-from schemas.barrier import KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import IF_NEWER, KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
 from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
 from schemas.join import Join, JoinKeys
@@ -110,7 +110,7 @@ class BarrierWriter:
         """The table's definition; its rows follow in messages of their own."""
         name = sql.Identifier(join.schema, join.table)
         with self._session(ref):
-            self._is_prepared = self._is_there(join)
+            self._is_prepared = self._kind_of(join.schema, join.table) is not None
             if self._is_prepared:
                 self._refuse_rows(name, ref)
             else:
@@ -124,16 +124,9 @@ class BarrierWriter:
 
     def _attach(self, join: Join) -> None:
         """Make it a partition where the replica has the parent; a replica may have plain tables instead."""
-        self._is_attached = False
-        if join.parent:
-            parent = self._conn.execute(
-                "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-                " where n.nspname = %s and c.relname = %s and c.relkind = 'p'",
-                list(join.parent),
-            )
-            self._is_attached = parent.fetchone() is not None
-            if self._is_attached:
-                self._run_ddl([statement.encode() for statement in join.attach])
+        self._is_attached = bool(join.parent) and self._kind_of(*join.parent) == "p"
+        if self._is_attached:
+            self._run_ddl([statement.encode() for statement in join.attach])
 
     def _silencing(self, join: Join) -> list[bytes]:
         """What keeps triggers and rules of the new table still that would act on our writes (DESIGN §4)."""
@@ -176,13 +169,14 @@ class BarrierWriter:
             make_keys(self._conn, self._pipeline, keys, replica_role=self._replica_role)
         self._plans.forget()
 
-    def _is_there(self, join: Join) -> bool:
+    def _kind_of(self, schema: str, name: str) -> str | None:
+        """pg_class.relkind; None if the replica has nothing of that name."""
         found = self._conn.execute(
-            "select from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            "select c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname = %s and c.relname = %s",
-            [join.schema, join.table],
-        )
-        return found.fetchone() is not None
+            [schema, name],
+        ).fetchone()
+        return None if found is None else str(found[0])
 
     def _refuse_rows(self, name: sql.Identifier, ref: ChangeRef) -> None:
         """Rows that are there already came from somewhere else; ours may not be mixed with them."""
@@ -212,5 +206,5 @@ def _understood(parse: Callable[[bytes], Parsed], content: bytes, ref: ChangeRef
         raise InternalError(
             f"{ref}: its content is not understood ({type(error).__name__}: {error})",
             code="join-malformed",
-            hint="If a newer Keepstream captures, upgrade this one to the same version; else report a bug.",
+            hint=IF_NEWER,
         ) from error

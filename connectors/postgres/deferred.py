@@ -40,12 +40,6 @@ class Deferred:
     statement: str
 
 
-def install(conn: Session) -> None:
-    """Make the table where it is missing: a replica that was prepared has none."""
-    for statement in INSTALL:
-        conn.execute(statement)
-
-
 def find(conn: Session, name: str, statement: str) -> list[int]:
     """Ids of the entries with this very statement; none where there is no table for them."""
     there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
@@ -74,6 +68,13 @@ def defer(conn: Session, name: str, deferred: Sequence[Deferred]) -> None:
                values (%s, %s, %s, %s, %s)""",
             values,
         )
+
+
+def keep(conn: Session, name: str, one: Deferred) -> None:
+    """`defer` outside of a copy: a replica that was prepared has no table for it yet."""
+    for statement in INSTALL:
+        conn.execute(statement)
+    defer(conn, name, [one])
 
 
 def forget(conn: Session, name: str) -> None:

@@ -68,6 +68,5 @@ def _make_awaited(conn: Session, pipeline: str, key: JoinKey) -> None:
 
 
 def _keep(conn: Session, pipeline: str, key: JoinKey, reason: str) -> None:
-    deferred.install(conn)
-    deferred.defer(conn, pipeline, [Deferred("foreign key", key.name, reason, key.statement)])
+    deferred.keep(conn, pipeline, Deferred("foreign key", key.name, reason, key.statement))
     logger.warning("foreign key left out", extra={"key": key.name, "reason": reason})

@@ -75,10 +75,9 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An attempt that failed: why, when, and how long to wait before the next (s). `as_large`: the table's
-    rows take longer than its size tells."""
+    """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
+    take longer than its size tells."""
 
-    reason: str
     as_large: bool
     at: float
     pause_s: float
@@ -90,7 +89,7 @@ class Tried:
         if before is not None:
             pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
-        return cls(_REASONS[code], as_large, time.monotonic(), pause_s)
+        return cls(as_large, time.monotonic(), pause_s)
 
     @property
     def is_early(self) -> bool:
@@ -227,7 +226,7 @@ class Joins:
         """The version in which it joined, or why it did not."""
         tried = self._tried.get(table.oid)
         if tried is not None and tried.is_early:
-            return tried.reason
+            return self._left_out[table.oid]
         try:
             self._give_identity(table)
             with wrapped(f"adding table {table.qualified_name} to the publication"):

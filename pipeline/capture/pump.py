@@ -159,8 +159,8 @@ class Pump:
         self._check_shape(changed.oid, table)
 
     def _check_publication(self) -> None:
-        """P11: after any ALTER PUBLICATION pgoutput describes each table anew before its next row. What came
-        between is a gap, and nothing that follows a gap may reach the log."""
+        """P11: after ALTER PUBLICATION pgoutput describes at least the table that it names anew before that
+        one's next row: so its rows are never logged over a gap in them. The next look sees the rest."""
         self._see_transaction()
         identity = publication_identity(self._capture.sql, self._publication)
         if identity != self._identity:

@@ -8,7 +8,7 @@ one to the other speaks with its newest word.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.board import report_key
 from pipeline.reports import STALE_AFTER_S, StageReport, StageState
@@ -19,15 +19,27 @@ class Heard:
     """What is known of one stage by its processes' own words.
 
     report: of the process that counts; None if none ever reported. age_s: how old it is.
-    fresh: not older than `STALE_AFTER_S`. dead: its process ran on this host and is gone.
-    standby: another living process that waits for its turn.
+    dead: its process ran on this host and is gone. standby: another living process that waits for its turn.
     """
 
     report: StageReport | None = None
     age_s: float | None = None
-    fresh: bool = False
     dead: bool = False
     standby: StageReport | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it says anything about now."""
+        return self.age_s is not None and self.age_s <= STALE_AFTER_S
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process is known to be no more."""
+        return self.dead or (self.report is not None and self.report.state is StageState.STOPPED)
+
+    @property
+    def lives(self) -> bool:
+        return self.fresh and not self.ended
 
 
 def hear(
@@ -35,38 +47,17 @@ def hear(
 ) -> Heard:
     """`session`: whether slot or replica is somebody's now, so that a silent owner may still live."""
     keys = [report_key(stage, owner=owner) for owner in (True, False)]
-    owner, other = (_Word(reports[key], key in dead, at) if key in reports else None for key in keys)
-    if owner is None or other is None:
-        word = owner or other
-        return Heard() if word is None else word.heard()
+    owner, other = (_heard(reports.get(key), at, dead=key in dead) for key in keys)
+    if owner.report is None or other.report is None:
+        return other if owner.report is None else owner
+    newer = owner if owner.report.at >= other.report.at else other
+    if (owner.report.host, owner.report.pid) == (other.report.host, other.report.pid):
+        return newer
     may_own = owner.report.owner and (owner.lives or (session and not owner.ended))
-    if owner.is_same_process(other):
-        return max(owner, other, key=lambda word: word.report.at).heard()
     if not may_own:
-        return max(owner, other, key=lambda word: (word.lives, word.report.at)).heard()
-    return owner.heard(standby=other.report if other.lives else None)
+        return max(owner, other, key=lambda heard: (heard.lives, heard is newer))
+    return replace(owner, standby=other.report if other.lives else None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    report: StageReport
-    dead: bool
-    at: float
-
-    @property
-    def age_s(self) -> float:
-        return max(0.0, self.at - self.report.at)
-
-    @property
-    def ended(self) -> bool:
-        return self.dead or self.report.state is StageState.STOPPED
-
-    @property
-    def lives(self) -> bool:
-        return not self.ended and self.age_s <= STALE_AFTER_S
-
-    def is_same_process(self, other: _Word) -> bool:
-        return (self.report.host, self.report.pid) == (other.report.host, other.report.pid)
-
-    def heard(self, standby: StageReport | None = None) -> Heard:
-        return Heard(self.report, self.age_s, self.age_s <= STALE_AFTER_S, self.dead, standby)
+def _heard(report: StageReport | None, at: float, *, dead: bool) -> Heard:
+    return Heard() if report is None else Heard(report, max(0.0, at - report.at), dead)

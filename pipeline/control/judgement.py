@@ -148,11 +148,8 @@ class _Judge:
         return self._since_complete_s(report, self._is_live_capture())
 
     def _is_live_capture(self) -> bool:
-        heard = self._capture_heard
-        if heard.report is None or heard.report.state is StageState.STOPPED or heard.dead:
-            return False
         slot_is_free = self._source is not None and not self._is_slot_active
-        return heard.fresh and not slot_is_free
+        return self._capture_heard.lives and not slot_is_free
 
     def _capture_state(self, lag_s: float | None) -> StageState | None:
         heard, active = self._capture_heard, self._is_slot_active
@@ -311,7 +308,7 @@ class _Judge:
         if report is None:
             is_unknown = session is None or isinstance(self._seen.log, KeepstreamError)
             return _Life.UNKNOWN if is_unknown else _Life.UNHEARD if session else _Life.ENDED
-        if report.state is StageState.STOPPED or heard.dead:
+        if heard.ended:
             return _Life.ENDED
         if heard.fresh:
             return report
@@ -356,8 +353,9 @@ class _Judge:
             seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
             self._warn("writes-fail", "source", seen, hint=each.fix)
 
-    def _warn(self, code: str, where: str, message: str, *, hint: str = "") -> None:
-        hint = hint or hint_for(code, replica=where.removeprefix("replica "))
+    def _warn(self, code: str, where: str, message: str, *, hint: str | None = None) -> None:
+        if hint is None:
+            hint = hint_for(code, replica=where.removeprefix("replica "))
         self._findings.append(StatusFinding("warning", code, where, message, hint))
 
 

@@ -18,8 +18,8 @@ from schemas.lsn import Lsn
 @dataclass(frozen=True, slots=True)
 class SourceSeen:
     """`clock`: the source's own, Unix time, which commit times are in. `wal_bytes_per_s` is measured
-    between two readings. `left_out`: by the catalog, where no capture
-    reports it."""
+    between two readings. `left_out`: by the catalog; what a capture
+    reports comes before it."""
 
     clock: float
     insert_lsn: Lsn

@@ -171,7 +171,7 @@ def _not_replicated(
     missed = (
         NotReplicated(table=".".join(name), reason="not in the publication")
         for name in selection.names
-        if tuple(name) not in names
+        if name not in names
     )
     return (*(left for left in selection.not_replicated if left.table not in qualified), *missed)
 

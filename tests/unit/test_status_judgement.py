@@ -482,6 +482,8 @@ def test_a_table_whose_writes_fail_is_a_finding_with_its_remedy() -> None:
     (finding,) = [each for each in status.findings if each.code == "writes-fail"]
     assert (finding.severity, finding.where, finding.hint) == ("warning", "source", "alter table …;")
     assert finding.message == "UPDATE and DELETE of public.k fail in the application: no primary key"
+    endangered = (Endangered(table="public.k", seen="no primary key", fix=""),)
+    assert [each.hint for each in judged(capture=report(endangered=endangered)).findings] == [""]
 
 
 def test_a_rate_next_to_nothing_fills_no_disk() -> None:
