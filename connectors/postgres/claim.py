@@ -76,22 +76,11 @@ class PositionLost(RetryLater):
     """The compare-and-set touched no row: nothing was changed. `explain` says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """Another living session that is recorded as the replica's applier."""
-
-    pid: int
-    silent_s: float
-
-
-_RIVAL: Final = """
-    select a.pid,
-           case when a.state = 'active' and a.wait_event_type is distinct from 'Client' then 0.0
-                else extract(epoch from clock_timestamp() - greatest(a.query_start, a.state_change))
+_SILENCE: Final = """
+    select case when state = 'active' and wait_event_type is distinct from 'Client' then 0.0
+                else extract(epoch from clock_timestamp() - greatest(query_start, state_change))
            end::float8
-      from keepstream.progress p
-      join pg_catalog.pg_stat_activity a on a.pid = p.backend_pid and a.backend_start = p.backend_start
-     where p.name = %s and a.pid <> pg_backend_pid()
+      from pg_catalog.pg_stat_activity where pid = %s and backend_start = %s and pid <> pg_backend_pid()
 """
 
 _TERMINATE: Final = """
@@ -108,37 +97,35 @@ _CLAIM: Final = """
 """
 
 
-def rival(conn: Session, name: str) -> Rival | None:
-    """The living applier of this replica, if there is one. One that works on a statement is not silent;
-    one whose server process waits for its client is."""
+def silence_s(conn: Session, found: Progress) -> float | None:
+    """How long the applier that `found` records has said nothing; None if its session is gone. One that
+    works on a statement is not silent; one whose server process waits for its client is."""
     with wrapped("looking for another applier"):
-        row = conn.execute(_RIVAL, [name]).fetchone()
-    return None if row is None else Rival(row[0], row[1] or 0.0)
+        row = conn.execute(_SILENCE, [found.backend_pid, found.backend_start]).fetchone()
+    return None if row is None else row[0] or 0.0
 
 
 def take_over(
-    conn: Session, name: str, *, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[Claim, Progress]:
-    """Make the replica ours: end the recorded session, wait until it is gone, write a new token (P14).
+    conn: Session, found: Progress, *, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[Claim, Progress] | None:
+    """Make the replica ours: end the session that `found` records, wait until it is gone, write a new
+    token (P14).
 
-    Only then is the returned row's position final: until its session is gone, a frozen applier holds
-    row locks and a COMMIT of unknown outcome may still be running. `conn` becomes the recorded session.
-    Raises HistoryBroken (`progress-missing`), OperatorNeeded (`copy-unfinished`), RetryLater
-    (`take-over-slow`, also when `should_stop`).
+    Whoever calls has decided that this one may be ended. None if another applier has claimed the replica
+    since, as it may while this process is frozen: that one was not asked about, and lives on. Only when
+    the session is gone is the returned row's position final: until then a frozen applier holds row locks,
+    and a COMMIT of unknown outcome may still be running. `conn` becomes the recorded session. Raises
+    HistoryBroken (`progress-missing`), OperatorNeeded (`copy-unfinished`), RetryLater (`take-over-slow`,
+    also when `should_stop`).
     """
-    deadline = _Deadline(time.monotonic() + _END_TIMEOUT_S, should_stop)
-    while True:
-        found = require(conn, name)
-        _refuse_unfinished_copy(found)
-        _end(conn, found, deadline)
-        failpoint("apply.take_over")
-        token = uuid.uuid4()
-        with wrapped("taking the replica over"):
-            values = {"name": name, "old": found.token, "new": token}
-            claimed = conn.execute(_CLAIM, values).rowcount == 1
-        if claimed:
-            return Claim(name, found.stream, token), require(conn, name)
-        deadline.check("other appliers take the replica over again and again")
+    _refuse_unfinished_copy(found)
+    _end(conn, found, time.monotonic() + _END_TIMEOUT_S, should_stop)
+    failpoint("apply.take_over")
+    values = {"name": found.name, "old": found.token, "new": (token := uuid.uuid4())}
+    with wrapped("taking the replica over"):
+        if conn.execute(_CLAIM, values).rowcount != 1:
+            return None
+    return Claim(found.name, found.stream, token), require(conn, found.name)
 
 
 def _refuse_unfinished_copy(found: Progress) -> None:
@@ -150,24 +137,19 @@ def _refuse_unfinished_copy(found: Progress) -> None:
         )
 
 
-def _end(conn: Session, found: Progress, deadline: _Deadline) -> None:
-    while found.alive and found.backend_pid is not None:
+def _end(conn: Session, found: Progress, deadline: float, should_stop: Callable[[], bool]) -> None:
+    while found.backend_pid is not None:
         with wrapped("ending the replaced applier's session"):
             row = conn.execute(_TERMINATE, [found.backend_pid, found.backend_start]).fetchone()
         if row is None:
             return
         time.sleep(0.02)
-        deadline.check(f"session {found.backend_pid} of the replaced applier does not end")
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadline:
-    at: float
-    should_stop: Callable[[], bool]
-
-    def check(self, seen: str) -> None:
-        if self.should_stop() or time.monotonic() > self.at:
-            raise RetryLater(seen, code="take-over-slow", hint="Look at pg_stat_activity of the replica.")
+        if should_stop() or time.monotonic() > deadline:
+            raise RetryLater(
+                f"session {found.backend_pid} of the replaced applier does not end",
+                code="take-over-slow",
+                hint="Look at pg_stat_activity of the replica.",
+            )
 
 
 class Loss(Enum):

@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 
 from connectors.postgres import deferred, progress
-from connectors.postgres.claim import SILENCE_LIMIT_S, rival
+from connectors.postgres.claim import SILENCE_LIMIT_S, silence_s
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
@@ -81,10 +81,10 @@ def _find_unfinished(conn: Session, name: str, initial: str) -> bool:
         return False
     if found.state is ReplicaState.STREAMING:
         raise progress.in_use(name)
-    other = rival(conn, name)
-    if other is not None and other.silent_s < SILENCE_LIMIT_S:
+    silent_s = silence_s(conn, found)
+    if silent_s is not None and silent_s < SILENCE_LIMIT_S:
         raise RetryLater(
-            f"another copy into this replica is running (pid {other.pid} on its server)",
+            f"another copy into this replica is running (pid {found.backend_pid} on its server)",
             code="copy-running",
             hint="Run only one `keepstream run` per replica.",
         )

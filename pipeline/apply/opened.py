@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from connectors.postgres import hold, progress
-from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, replaced, rival, take_over
+from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, replaced, silence_s, take_over
 from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
@@ -59,9 +59,10 @@ def open_replica(
     session = connect(options.conninfo, purpose=f"apply:{options.name}:{options.replica}")
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
-        if not _may_take_over(session, options, stop, waits_for, ours):
+        claimed = _claim(session, options, stop, waits_for, ours)
+        if claimed is None:
             return None
-        claim, row = take_over(session, options.name, should_stop=stop.is_set)
+        claim, row = claimed
         if options.until_lsn is not None:
             hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn, replica=options.replica)
         opened = _open_log(options, stop, session, claim, row)
@@ -69,23 +70,29 @@ def open_replica(
         return opened
 
 
-def _may_take_over(
+def _claim(
     session: Session,
     options: ApplyOptions,
     stop: threading.Event,
     waits_for: Callable[[str], None],
     ours: uuid.UUID | None,
-) -> bool:
-    while (found := rival(session, options.name)) is not None:
-        token = progress.require(session, options.name).token
-        if ours is not None and token != ours:
-            raise replaced(found.pid)  # never fight back: two would kill each other for ever
-        if token == ours or options.take_over or found.silent_s > SILENCE_LIMIT_S:
-            return True
-        waits_for(f"another applier of {options.replica} (server process {found.pid}) to end")
-        if stop.wait(_RIVAL_POLL_S):
-            return False
-    return True
+) -> tuple[Claim, Progress] | None:
+    """Wait for the replica and take it over; None: stopped."""
+    while not stop.is_set():
+        found = progress.require(session, options.name)
+        silent_s = silence_s(session, found)
+        if silent_s is not None and found.token != ours:
+            if ours is not None:
+                raise replaced(found.backend_pid)  # never fight back: two would end each other for ever
+            if not options.take_over and silent_s <= SILENCE_LIMIT_S:
+                other = f"another applier of {options.replica} (server process {found.backend_pid})"
+                waits_for(f"{other} to end")
+                stop.wait(_RIVAL_POLL_S)
+                continue
+        claimed = take_over(session, found, should_stop=stop.is_set)
+        if claimed is not None:
+            return claimed
+    return None
 
 
 def _open_log(

@@ -40,6 +40,13 @@ def streaming(session: Session) -> Session:
     return session
 
 
+def taken(session: Session) -> tuple[claim.Claim, progress.Progress]:
+    """Take the replica over from whoever holds it now."""
+    while (claimed := claim.take_over(session, progress.require(session, "crm"))) is None:
+        pass
+    return claimed
+
+
 def test_a_replica_without_keepstreams_schema_has_no_row(other: Session) -> None:
     assert progress.read(other, "crm") is None
     with pytest.raises(HistoryBroken) as caught:
@@ -99,7 +106,7 @@ def test_no_copy_is_begun_over_a_streaming_replica(streaming: Session) -> None:
 def test_an_applier_does_not_take_over_an_unfinished_copy(session: Session) -> None:
     progress.write_copying_marker(session, "crm", stream=STREAM)
     with pytest.raises(OperatorNeeded) as caught:
-        claim.take_over(session, "crm")
+        taken(session)
     assert caught.value.code == "copy-unfinished"
 
 
@@ -107,12 +114,12 @@ def test_a_take_over_ends_the_session_that_is_recorded_and_its_open_transaction(
     streaming: Session, other: Session, replica: Database
 ) -> None:
     frozen = connect(replica.dsn, purpose="frozen")
-    old_claim, row = claim.take_over(frozen, "crm")
+    old_claim, row = taken(frozen)
     writer = ReplicaWriter(frozen, old_claim, {}, replica="standby")
     writer.begin(row.position.lsn, Position(Lsn(0x200)), place="")
     writer.push()
     require(lambda: _is_locked(other), 10, what="the frozen applier's row lock")
-    new_claim, found = claim.take_over(other, "crm")
+    new_claim, found = taken(other)
     assert found.position == AT
     assert new_claim.token != old_claim.token
     with pytest.raises(KeepstreamError):
@@ -128,9 +135,9 @@ def _is_locked(session: Session) -> bool:
 def test_a_take_over_leaves_a_session_alone_that_only_has_the_recorded_pid(  # P14
     streaming: Session, other: Session
 ) -> None:
-    claim.take_over(streaming, "crm")
+    taken(streaming)
     streaming.execute("update keepstream.progress set backend_start = backend_start - interval '1 hour'")
-    claim.take_over(other, "crm")
+    taken(other)
     assert streaming.execute("select 1").fetchone() == (1,)
 
 
@@ -142,7 +149,7 @@ def test_of_two_that_take_over_at_once_one_is_recorded_and_both_know(
     def take() -> None:
         with connect(replica.dsn, purpose="test") as session:
             try:
-                claims.append(claim.take_over(session, "crm")[0])
+                claims.append(taken(session)[0])
             except KeepstreamError:
                 return  # ended by another one
 
@@ -154,22 +161,32 @@ def test_of_two_that_take_over_at_once_one_is_recorded_and_both_know(
     assert progress.require(streaming, "crm").token in [made.token for made in claims]
 
 
+def test_who_was_not_asked_about_is_not_ended(streaming: Session, other: Session, replica: Database) -> None:
+    """A process that was frozen after it saw a free replica finds it claimed when it wakes."""
+    free = progress.require(other, "crm")
+    mine, row = taken(streaming)
+    assert claim.take_over(other, free) is None
+    assert progress.require(other, "crm").token == mine.token
+    assert streaming.execute("select 1").fetchone() == (1,)
+    with connect(replica.dsn, purpose="test") as third:
+        newer, _ = taken(third)
+        assert claim.take_over(other, row) is None
+        assert progress.require(third, "crm").token == newer.token
+
+
 def test_a_living_applier_is_seen_with_its_silence(streaming: Session, other: Session) -> None:
-    assert claim.rival(other, "crm") is None
-    claim.take_over(streaming, "crm")
-    assert claim.rival(streaming, "crm") is None
-    found = claim.rival(other, "crm")
-    assert found is not None
-    assert found.pid == streaming.info.backend_pid
-    assert wait_until(lambda: silence(other) > 0.3, 5)
+    assert silence(other) is None
+    taken(streaming)
+    assert silence(streaming) is None
+    assert wait_until(lambda: (silence(other) or 0.0) > 0.3, 5)
     streaming.execute("select 1")
-    assert silence(other) < 0.3
+    silent_s = silence(other)
+    assert silent_s is not None
+    assert silent_s < 0.3
 
 
-def silence(session: Session) -> float:
-    rival = claim.rival(session, "crm")
-    assert rival is not None
-    return rival.silent_s
+def silence(session: Session) -> float | None:
+    return claim.silence_s(session, progress.require(session, "crm"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +206,7 @@ def silence(session: Session) -> float:
 def test_a_position_moves_only_by_compare_and_set(  # P13, P16
     streaming: Session, other: Session, change: str, moved: bool
 ) -> None:
-    mine, row = claim.take_over(streaming, "crm")
+    mine, row = taken(streaming)
     if change:
         other.execute(f"update keepstream.progress set {change}")
     writer = ReplicaWriter(streaming, mine, {}, replica="standby")
@@ -207,7 +224,7 @@ def test_a_position_moves_only_by_compare_and_set(  # P13, P16
 
 
 def test_a_flush_makes_what_was_committed_durable(streaming: Session, other: Session) -> None:
-    mine, row = claim.take_over(streaming, "crm")
+    mine, row = taken(streaming)
     writer = ReplicaWriter(streaming, mine, {}, replica="standby")
     writer.begin(row.position.lsn, Position(Lsn(0x200)), place="")
     writer.commit()
@@ -217,7 +234,7 @@ def test_a_flush_makes_what_was_committed_durable(streaming: Session, other: Ses
 
 
 def test_a_flush_of_a_replica_that_is_no_longer_ours_fails(streaming: Session, other: Session) -> None:
-    mine, _ = claim.take_over(streaming, "crm")
+    mine, _ = taken(streaming)
     writer = ReplicaWriter(streaming, mine, {}, replica="standby")
     other.execute("update keepstream.progress set token = gen_random_uuid()")
     with pytest.raises(claim.PositionLost):
@@ -274,7 +291,7 @@ def test_a_hold_without_a_row_says_so(session: Session) -> None:
 
 
 def test_the_row_stays_small_however_often_it_moves(streaming: Session, other: Session) -> None:
-    mine, row = claim.take_over(streaming, "crm")
+    mine, row = taken(streaming)
     writer = ReplicaWriter(streaming, mine, {}, replica="standby")
     position = row.position
     for _ in range(500):
