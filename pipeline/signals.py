@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from types import FrameType
+
+_ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set. Call it in the main thread."""
+    """An event that SIGTERM and SIGINT set. Call it once, in the main thread.
+
+    A thread of its own sets it. A handler would run in the main thread, perhaps in the middle of that
+    thread's `wait` for the event, and then wait for ever for the lock that its own thread holds.
+    """
     stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _ENDING:
+        signal.signal(number, lambda _number, _frame: None)
+    threading.Thread(target=_listen, args=[reader, stop], name="signals", daemon=True).start()
     return stop
+
+
+def _listen(reader: int, stop: threading.Event) -> None:
+    while _ENDING.isdisjoint(os.read(reader, 64)):
+        pass
+    stop.set()

@@ -83,6 +83,9 @@ class Story:
         traffic, running = self._first_copy(crm)
         visible, kills = self._work(traffic, running)
         verified = self._prove(running)
+        if self._options.sabotage and verified["identical"]:
+            show_verdict(self._screen, verified)
+            verified = self._sabotage(running)
         Finished("run", running.stop(), "", "SIGTERM should end it with 0").require_success()
         self._sum_up(verified, traffic, visible, kills)
         return 0 if verified["identical"] else Divergence.exit_code
@@ -221,9 +224,16 @@ class Story:
         self._screen.step("keepstream wait, keepstream verify: the proof")
         with self._screen.working("waiting until the replica holds all that was committed"):
             self._keepstream.call("wait", REPLICA, "--timeout", "60").require_success()
-        if self._options.sabotage:
-            table, key = alter_one_value(self._servers.replica.dsn(DATABASE))
-            self._screen.say(f"sabotage: a value of {table}, row id {key}, altered on the replica", "yellow")
+        return self._compare(running)
+
+    def _sabotage(self, running: Running) -> Any:
+        """The same proof when it must fail."""
+        table, key = alter_one_value(self._servers.replica.dsn(DATABASE))
+        self._screen.step("One value altered on the replica: the proof must find it")
+        self._screen.say(f"sabotage: a value of {table}, row id {key}, altered on the replica", "yellow")
+        return self._compare(running)
+
+    def _compare(self, running: Running) -> Any:
         with self._screen.working("comparing every table at one LSN"):
             called = self._keepstream.call("verify", REPLICA, "--json")
         if called.code not in (0, Divergence.exit_code):

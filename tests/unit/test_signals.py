@@ -1,0 +1,34 @@
+"""A signal ends a stage whatever its main thread is doing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# The wait itself takes the event's lock again and again: a handler that sets the event would sooner or later
+# find it taken by its own thread.
+WAITING = """
+from pipeline.signals import stop_on_signals
+stop = stop_on_signals()
+print("ready", flush=True)
+while not stop.wait(0.000001):
+    pass
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_wait_ends_it(number: signal.Signals) -> None:
+    for _ in range(15):
+        with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE) as child:
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"ready\n"
+                time.sleep(0.002)
+                child.send_signal(number)
+                assert child.wait(10) == 0
+            finally:
+                child.kill()
