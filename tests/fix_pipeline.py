@@ -1,12 +1,12 @@
 """`pipeline`: a keepstream.yaml between `source` and `replica`, driven only through the command line.
 
-Commands come from a nursery (`tests.nursery`), which spares each of them a second of CPU; `run` does not.
+Commands come from a nursery (`tests.nursery`), which spares each of them a second of CPU; `start_process`
+starts one as a user does.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -90,7 +90,8 @@ class Running:
 
 @dataclass
 class Pipeline:
-    """One pipeline under test. `settings` is what stands in its keepstream.yaml."""
+    """One pipeline under test. `settings` is what stands in its keepstream.yaml; `bug`, what is planted
+    into what runs in the background (`tests.soak.bugs`)."""
 
     folder: Path
     name: str
@@ -99,6 +100,7 @@ class Pipeline:
     settings: dict[str, Any]
     started: list[Running] = field(default_factory=list)
     nursery: Nursery = field(default_factory=shared_nursery)
+    bug: str | None = None
 
     @property
     def config_path(self) -> Path:
@@ -128,22 +130,28 @@ class Pipeline:
 
     def start(self, *verb: str, env: Mapping[str, str] | None = None) -> Running:
         """The same in the background; ended with the test."""
-        log = self.folder / f"{verb[0]}-{len(self.started)}.log"
-        running = Running(self._launch(verb, env or {}, log), log)
-        self.started.append(running)
-        return running
+        log = self._log_of(verb)
+        process = self.nursery.start(self._arguments(verb), env or {}, log, bug=self.bug)
+        return self._begun(Running(process, log))
 
-    def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
-        if verb[0] != "run":
-            return self.nursery.start(self._arguments(verb), env, log)
-        with open(log, "ab") as file:  # as a supervisor is started: what its children inherit counts
-            return subprocess.Popen(
+    def start_process(self, *verb: str) -> Running:
+        """The same as a user starts it, without the nursery, where what its children inherit counts."""
+        log = self._log_of(verb)
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.cli", *self._arguments(verb)],
-                env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
             )
+        return self._begun(Running(process, log))
+
+    def _log_of(self, verb: tuple[str, ...]) -> Path:
+        return self.folder / f"{verb[0]}-{len(self.started)}.log"
+
+    def _begun(self, running: Running) -> Running:
+        self.started.append(running)
+        return running
 
     def wait(self, timeout_s: float = 60) -> None:
         """Until the replica holds all that is committed now."""

@@ -2,8 +2,9 @@
 
 Tests start thousands of processes, and importing costs each of them a second of CPU. A child is what
 `python -m pipeline.cli` would be: environment, signals, standard streams and random numbers of its own,
-failpoints read anew, the same `main`. Only its command line differs, as the process list shows it; and a
-planted bug (`tests.soak.bugs`) is put in before, if asked for.
+failpoints read anew, the same `main`; the stages of a `run` are forked from that, too. Only the command
+lines differ, as the process list shows them; and a planted bug (`tests.soak.bugs`) is put in before, if asked
+for.
 
     parent ── {"arguments", "environment", "output", "errors", "bug"} ──▶ nursery ── fork ──▶ child
     parent ◀─ {"started": pid} … {"ended": pid, "code": …} ── nursery
@@ -27,9 +28,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 _ROOT = Path(__file__).parents[1]
 _PACKAGES = ("schemas", "connectors", "pipeline")
@@ -40,7 +43,7 @@ _HURRIED = {
     "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }
-"""In a soak, what is rare or slow in production happens more often. `run`'s children are not hurried."""
+"""What is rare or slow in production happens more often, so that tests wait less and a soak sees more."""
 _REAP_EVERY_S = 0.02
 _START_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -141,7 +144,7 @@ class Nursery:
 @functools.cache
 def shared_nursery() -> Nursery:
     """One for all tests of this process; it ends with us."""
-    nursery = Nursery()
+    nursery = Nursery(hurried=True)
     atexit.register(nursery.close)
     return nursery
 
@@ -158,8 +161,7 @@ def main(*, hurried: bool) -> None:
     gc.freeze()  # children share the pages
     assert threading.active_count() == 1, "a fork would lose the other threads"
     for wish in _wishes():
-        pid = os.fork()
-        if pid == 0:
+        if (pid := os.fork()) == 0:
             _live(wish)
         _tell({"started": pid})
 
@@ -197,21 +199,32 @@ def _tell(what: dict[str, int]) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def _live(wish: dict[str, Any]) -> None:
-    """The child: never returns."""
+def _live(wish: dict[str, Any]) -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, path in ((1, wish["output"]), (2, wish["errors"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), stream)
+    if wish["bug"]:
+        importlib.import_module("tests.soak.bugs").plant(wish["bug"])
+    vars(importlib.import_module("pipeline.supervisor"))["subprocess"] = SimpleNamespace(
+        Popen=_Stage, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
+    _become(wish["arguments"], wish["environment"])
+
+
+def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """What `python -m pipeline.cli` does with them, in a process that was just forked."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
-    os.environ.update(wish["environment"])
+    os.environ.update(environment)
     random.seed()
     importlib.reload(importlib.import_module("connectors.failpoints"))
+    importlib.import_module("pipeline.supervisor").die_with_parent()
     code = 1
     try:
-        if wish["bug"]:
-            importlib.import_module("tests.soak.bugs").plant(wish["bug"])
-        code = importlib.import_module("pipeline.cli").main(wish["arguments"])
+        code = importlib.import_module("pipeline.cli").main(list(arguments))
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - what Python itself would do with it
@@ -219,6 +232,43 @@ def _live(wish: dict[str, Any]) -> None:
     finally:
         _end()
         os._exit(code)
+
+
+class _Stage:
+    """A supervisor's child, with what it uses of `subprocess.Popen`."""
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], stdin: int) -> None:
+        assert command[:3] == [sys.executable, "-m", "pipeline.cli"]
+        assert stdin == subprocess.DEVNULL
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(command[3:], env)
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"pid {self.pid}", timeout)
+            time.sleep(_REAP_EVERY_S)
+        return code
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def _end() -> None:

@@ -197,8 +197,7 @@ class _Judge:
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
         heard = self._hear(f"apply:{name}", session=row is not None and row.alive)
         report = heard.report
-        copying = report is not None and report.state is StageState.COPYING and heard.fresh
-        holding = row if row is not None and row.state is ReplicaState.STREAMING and not copying else None
+        holding = row if row is not None and row.state is ReplicaState.STREAMING else None
         held_s = self._apply_lag_s(holding, heard) if holding is not None else None
         lag_s = None if held_s is None or capture.lag_s is None else max(held_s, capture.lag_s)
         position = holding.position.lsn if holding is not None else None

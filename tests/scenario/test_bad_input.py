@@ -171,7 +171,7 @@ def test_no_password_is_in_a_process_list_or_log(directory_pipeline: Pipeline) -
     """Of `run` and of its children, which are given the file's name only."""
     pipeline = directory_pipeline
     pipeline.source.execute("create table t (id int primary key)")
-    running = pipeline.start("run", "--log-level", "debug")
+    running = pipeline.start_process("run", "--log-level", "debug")
     pipeline.wait()
     secrets = [pipeline.source.password, pipeline.replica.password]
     seen = [

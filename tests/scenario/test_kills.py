@@ -87,6 +87,8 @@ def test_capture_killed_before_a_heartbeat(world: World) -> None:
     world.ensure("capture")
     world.ensure("apply", "standby")
     world.catch_up()
+    world.kill("capture")
+    world.source.execute_as_admin("select pg_switch_wal()")  # there is WAL, and nothing in it for the log
     world.die_at("capture.before_heartbeat", "capture", idle=True)
     world.start("capture")
     world.check()

@@ -6,13 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.fix_pipeline import Pipeline, Running
 from tests.fix_postgres import Server
-from tests.scenario.world import World, children_of, command_line, new_world
+from tests.scenario.world import World, child_of, is_gone, new_world
 
 END_S = 10.0
 ORPHAN_S = 5.0
@@ -35,24 +34,12 @@ def world(
         yield made
 
 
-def child(world: World, running: Running, verb: str) -> int:
-    """The pid of the child that runs this verb, once there is one."""
-    found: list[int] = []
-
-    def started() -> bool:
-        found[:] = [pid for pid in children_of(running.process.pid) if verb in command_line(pid)]
-        return bool(found)
-
-    world.pipeline.until(started, f"a child that runs {verb}")
-    return found[0]
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return " Z" in Path(f"/proc/{pid}/stat").read_text()
+def child(world: World, running: Running, stage: str) -> int:
+    """The pid of the child that runs this stage, once there is one."""
+    world.pipeline.until(lambda: child_of(running, stage) is not None, f"a child that runs {stage}")
+    pid = child_of(running, stage)
+    assert pid is not None
+    return pid
 
 
 def running_now(world: World) -> Running:
@@ -63,40 +50,41 @@ def running_now(world: World) -> Running:
 
 
 def test_children_die_with_a_killed_run_and_a_new_run_goes_on(world: World) -> None:
-    running = running_now(world)
-    children = [child(world, running, "capture"), child(world, running, "apply")]
+    world.kill("run")
+    running = world.stages["run"] = world.pipeline.start_process("run")
+    children = [child(world, running, "capture"), child(world, running, "standby")]
     world.step_until(lambda: world.witness.look() is not None, "a first sample", 30)
     running.kill()
     deadline = time.monotonic() + ORPHAN_S
-    world.step_until(lambda: all(gone(pid) for pid in children), "the children's end", ORPHAN_S)
+    world.step_until(lambda: all(is_gone(pid) for pid in children), "the children's end", ORPHAN_S)
     assert time.monotonic() < deadline
     world.check_log()
     world.start("run")
     world.check()
 
 
-@pytest.mark.parametrize("verb", ["capture", "apply"])
-def test_a_killed_child_is_started_again(world: World, verb: str) -> None:
+@pytest.mark.parametrize("stage", ["capture", "standby"])
+def test_a_killed_child_is_started_again(world: World, stage: str) -> None:
     running = running_now(world)
-    victim = child(world, running, verb)
+    victim = child(world, running, stage)
     os.kill(victim, signal.SIGKILL)
-    world.step_until(lambda: gone(victim), "its end", 5)
+    world.step_until(lambda: is_gone(victim), "its end", 5)
     world.check()
-    assert child(world, running, verb) != victim
+    assert child(world, running, stage) != victim
     assert running.alive
     assert "stage ended, will be restarted" in running.output
 
 
 def test_sigterm_ends_run_in_time_with_0(world: World) -> None:
     running = running_now(world)
-    children = [child(world, running, "capture"), child(world, running, "apply")]
+    children = [child(world, running, "capture"), child(world, running, "standby")]
     for _ in range(20):
         world.workload.step()
     started = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
     assert running.wait(END_S) == 0
     assert time.monotonic() - started < END_S
-    assert all(gone(pid) for pid in children)
+    assert all(is_gone(pid) for pid in children)
     world.check_log()
     world.start("run")
     world.check()
@@ -108,7 +96,7 @@ def test_sigterm_ends_a_run_whose_copy_waits_with_0(directory_pipeline: Pipeline
     pipeline.source.execute("create table t (id int primary key); insert into t values (1)")
     with pipeline.source.connect(autocommit=False) as open_transaction:
         open_transaction.execute("insert into t values (2)")
-        running = pipeline.start("run")
+        running = pipeline.start_process("run")
         pipeline.until(lambda: "must end first" in running.output, "the slot's waiting")
         started = time.monotonic()
         running.process.send_signal(signal.SIGTERM)

@@ -39,7 +39,7 @@ def test_changes_reach_a_prepared_replica_and_verify_proves_it(pipeline: Pipelin
 def test_run_copies_an_empty_replica_and_then_streams(pipeline: Pipeline) -> None:
     pipeline.source.execute(SCHEMA)
     pipeline.source.execute("insert into customer select i, 'c' || i, 1 from generate_series(1, 2000) i")
-    running = pipeline.start("run")
+    running = pipeline.start_process("run")
     pipeline.wait()
     pipeline.source.execute("update customer set credit = id where id <= 100")
     pipeline.source.execute("delete from customer where id > 1900")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,17 +175,15 @@ def new_world(folder: Path, source_server: Server, replica_server: Server, log_u
         replica.drop()
 
 
-def children_of(pid: int) -> set[int]:
-    """Process ids of the children that live now."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return {int(word) for word in found.stdout.split()}
+def child_of(run: Running, stage: str) -> int | None:
+    """The pid of the process in which `run` has started this stage last, if that still lives."""
+    started = re.findall(rf"stage started stage={stage} pid=(\d+)", run.output)
+    return None if not started or is_gone(int(started[-1])) else int(started[-1])
 
 
-def command_line(pid: int) -> list[str]:
-    """[] once it is gone."""
+def is_gone(pid: int) -> bool:
+    """Whether it has ended, collected by its parent or not."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
+        return " Z" in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import psycopg
 
-from tests.fix_pipeline import Pipeline, Process, make_pipeline
+from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database
 from tests.scenario.checker import Verdict, Violation, Witness, assert_equal_now, parse_lsn
 from tests.scenario.rawlog import LogWatch, require_unconfirmed
@@ -33,27 +31,21 @@ _TICK_S = 0.02
 _OUTPUTS_SHOWN = 6
 
 
-@dataclass
-class BuggyPipeline(Pipeline):
-    """A pipeline whose commands have a bug in them, if one is named."""
-
-    bug: str | None = None
+class ProxiedPipeline(Pipeline):
+    """A pipeline that tells little of its many processes."""
 
     def outputs(self) -> str:
         return "\n".join(f"== {one.log.name}\n{one.output[-1500:]}" for one in self.started[-_OUTPUTS_SHOWN:])
 
-    def _launch(self, verb: tuple[str, ...], env: Mapping[str, str], log: Path) -> Process:
-        return self.nursery.start(["-c", str(self.config_path), *verb], env, log, bug=self.bug)
 
-
-def _make_pipeline(site: Site, source: Database, replica: Database, bug: str | None) -> BuggyPipeline:
+def _make_pipeline(site: Site, source: Database, replica: Database, bug: str | None) -> ProxiedPipeline:
     folder = site.folder / source.name
     folder.mkdir()
     plain = make_pipeline(folder, source, replica, site.log_url)
     settings = plain.settings
     settings["source"]["url"] = proxied(site, source, "source")
     settings["replicas"]["standby"]["url"] = proxied(site, replica, "replica")
-    return BuggyPipeline(folder, plain.name, source, replica, settings, nursery=site.nursery, bug=bug)
+    return ProxiedPipeline(folder, plain.name, source, replica, settings, nursery=site.nursery, bug=bug)
 
 
 def proxied(site: Site, database: Database, side: str) -> str:

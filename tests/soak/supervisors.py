@@ -8,7 +8,7 @@ import time
 
 from tests.fix_pipeline import Running
 from tests.scenario.checker import Verdict, Violation
-from tests.scenario.world import children_of, command_line
+from tests.scenario.world import child_of
 from tests.soak.arena import Arena
 from tests.soak.plan import Parameters
 from tests.soak.site import SET_CHANGES
@@ -51,7 +51,6 @@ def _work(*runs: Running) -> bool:
     return "log continued" in said and "apply begins" in said
 
 
-def _kill_child(run: Running, verb: str) -> None:
-    for pid in children_of(run.process.pid):
-        if verb in command_line(pid):
-            os.kill(pid, signal.SIGKILL)
+def _kill_child(run: Running, stage: str) -> None:
+    if (pid := child_of(run, stage)) is not None:
+        os.kill(pid, signal.SIGKILL)
