@@ -38,7 +38,7 @@ def kafka_server(run_folder: Path) -> str:
         if os.environ.get("CI"):
             pytest.fail(f"CI must run the Kafka tests, but {missing}")
         pytest.skip(f"no Kafka here: {missing}")
-    server = EmbeddedKafka(run_folder / "kafka")
+    server = EmbeddedKafka(run_folder / "kafka", short_lived=True)
     with _alone(run_folder / "kafka.lock"):
         server.start()
     return server.bootstrap
@@ -47,7 +47,7 @@ def kafka_server(run_folder: Path) -> str:
 @pytest.fixture
 def own_kafka(server_folder: Path, kafka_server: str) -> Iterator[EmbeddedKafka]:
     """A Kafka of the test's own, started: to crash, freeze or reconfigure it."""
-    server = EmbeddedKafka(server_folder / "kafka")
+    server = EmbeddedKafka(server_folder / "kafka", short_lived=True)
     server.start()
     yield server
     server.crash()

@@ -188,7 +188,7 @@ def _start_kafka(folder: Path) -> EmbeddedKafka:
         if name.startswith("KAFKA_") and not _IMAGE_ONLY.search(name)
     }
     assert settings["unclean.leader.election.enable"] == "false"
-    kafka = EmbeddedKafka(folder / "kafka", settings=settings)
+    kafka = EmbeddedKafka(folder / "kafka", settings=settings, short_lived=True)
     kafka.start()
     return kafka
 
