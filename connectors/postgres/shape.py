@@ -1,15 +1,18 @@
-"""The shape of a published table: by it capture knows whether its rows were rewritten (DESIGN §2).
+"""The shape of a published table, and the types that its columns use: by them capture knows whether DDL
+changed rows that the stream does not carry (DESIGN §2).
 
 PostgreSQL streams no row that DDL rewrites, and the Relation message tells neither that it happened
 nor which column of a name this is. The catalog does: a rewrite gives the table a new file, and the
-statement that asked for it a new pg_attribute row to the column. VACUUM FULL, CLUSTER and TRUNCATE
-give a new file alone.
+statement that asked for it a new pg_attribute row to the column, and a new pg_attrdef row to its default.
+VACUUM FULL, CLUSTER and TRUNCATE give a new file alone; the first two also new pg_attribute rows to columns
+with a missing value, which the new file needs no more. Nothing at all tells of a changed enum or composite
+type but its own catalog rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,32 +23,71 @@ _DIGEST_DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ShapeColumn:
-    """A column with rows of its own (not generated); `xmin` is that of its pg_attribute row."""
+    """A column. `xmin`: of its pg_attribute row. `default`: the OID of its pg_attrdef row, which holds its
+    default or its generation's expression; 0 without. `missing`: rows from before it have a value that
+    stands in the catalog."""
 
     number: int
     name: str
     xmin: str
+    generated: bool = False
+    default: int = 0
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A table as the catalog has it, in the snapshot in which it was read."""
+    """A table as the catalog has it, in the snapshot in which it was read. `last_number`: of its newest
+    column, be it dropped."""
 
     oid: int
     filenode: int
+    last_number: int
     columns: tuple[ShapeColumn, ...]
+
+    def names_digest(self, last_number: int) -> str:
+        """Of the columns up to `last_number`: which they are, and how PostgreSQL computes them."""
+        return _digest(
+            f"{c.number} {c.default if c.generated else '-'} {c.name}"
+            for c in self.columns
+            if c.number <= last_number
+        )
+
+    def rows_digest(self, last_number: int, by_default: Collection[int]) -> str:
+        """Changes with any ALTER of one of these columns that rewrites rows. `by_default`: those
+        whose pg_attribute rows a mere copying of the table changes, too; their default's tells more."""
+        return _digest(
+            f"{c.number} default {c.default}" if c.number in by_default else f"{c.number} {c.xmin}"
+            for c in self.columns
+            if c.number <= last_number
+        )
+
+    @property
+    def plain_columns(self) -> int:
+        """How many columns are not generated."""
+        return sum(not column.generated for column in self.columns)
+
+    def by_default(self) -> tuple[int, ...]:
+        """Those of now."""
+        return tuple(c.number for c in self.columns if c.missing and c.default)
+
+
+@dataclass(frozen=True, slots=True)
+class UsedType:
+    """An enum or composite type that published columns use, however deep inside. `members`: its labels or
+    attributes, numbered by what only grows."""
+
+    oid: int
+    name: str
+    members: tuple[tuple[int, str], ...]
 
     @property
     def last_number(self) -> int:
-        return max((column.number for column in self.columns), default=0)
+        return max((number for number, _ in self.members), default=0)
 
-    def names_digest(self, last_number: int) -> str:
-        """Of numbers and names of the columns up to `last_number`."""
-        return _digest(f"{c.number} {c.name}" for c in self.columns if c.number <= last_number)
-
-    def rows_digest(self, last_number: int) -> str:
-        """Of numbers and xmins: changes with any ALTER of one of these columns."""
-        return _digest(f"{c.number} {c.xmin}" for c in self.columns if c.number <= last_number)
+    def digest(self, last_number: int) -> str:
+        """Of the members up to `last_number`."""
+        return _digest(f"{number} {member}" for number, member in self.members if number <= last_number)
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -53,18 +95,48 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 _SHAPES: Final = """
-    select c.oid::bigint, c.relfilenode::bigint,
-           array_agg(a.attnum::int order by a.attnum) filter (where a.attnum is not null),
-           array_agg(a.attname::text order by a.attnum) filter (where a.attnum is not null),
-           array_agg(a.xmin::text order by a.attnum) filter (where a.attnum is not null)
+    select c.oid::bigint, c.relfilenode::bigint, c.relnatts::int,
+           coalesce(jsonb_agg(
+               jsonb_build_array(a.attnum, a.attname, a.xmin::text, a.attgenerated <> '',
+                                 coalesce(d.oid, 0)::bigint, a.atthasmissing) order by a.attnum
+           ) filter (where a.attnum is not null), '[]')
       from pg_publication p
       join pg_publication_rel r on r.prpubid = p.oid
       join pg_class c on c.oid = r.prrelid
       left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-           and a.attgenerated = ''
+      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where p.pubname = %(publication)s and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
      group by c.oid
      order by c.oid
+"""
+
+# Arrays, domains, ranges and composite types hold others.
+_TYPES: Final = """
+    with recursive used(oid) as (
+        select a.atttypid from pg_publication p
+          join pg_publication_rel r on r.prpubid = p.oid
+          join pg_attribute a on a.attrelid = r.prrelid and a.attnum > 0 and not a.attisdropped
+         where p.pubname = %s and a.atttypid >= 16384
+        union
+        select held.oid from used u join pg_type t on t.oid = u.oid, lateral (
+            select t.typelem union all select t.typbasetype
+            union all select g.rngsubtype from pg_range g where t.oid in (g.rngtypid, g.rngmultitypid)
+            union all select a.atttypid from pg_attribute a
+                       where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+        ) held(oid) where held.oid >= 16384
+    )
+    select t.oid::bigint, t.oid::regtype::text,
+           coalesce(
+               (select jsonb_agg(jsonb_build_array(e.oid::bigint, e.enumlabel) order by e.oid)
+                  from pg_enum e where e.enumtypid = t.oid),
+               (select jsonb_agg(jsonb_build_array(
+                           a.attnum, concat_ws(' ', a.atttypid, a.atttypmod, a.attname)) order by a.attnum)
+                  from pg_attribute a
+                 where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped),
+               '[]')
+      from used join pg_type t on t.oid = used.oid
+     where t.typtype in ('c', 'e')
+     order by t.oid
 """
 
 
@@ -73,6 +145,16 @@ def read_shapes(session: Session, publication: str, *, oid: int | None = None) -
     with wrapped(f"reading the shapes of the tables in publication {publication}"):
         rows = session.execute(_SHAPES, {"publication": publication, "oid": oid}).fetchall()
     return tuple(
-        Shape(found, filenode, tuple(map(ShapeColumn, numbers or (), names or (), xmins or ())))
-        for found, filenode, numbers, names, xmins in rows
+        Shape(found, filenode, last, tuple(ShapeColumn(*column) for column in columns))
+        for found, filenode, last, columns in rows
+    )
+
+
+def read_used_types(session: Session, publication: str) -> tuple[UsedType, ...]:
+    """The enum and composite types that the published tables' columns use."""
+    with wrapped(f"reading the types of the tables in publication {publication}"):
+        rows = session.execute(_TYPES, [publication]).fetchall()
+    return tuple(
+        UsedType(oid, name, tuple((number, member) for number, member in members))
+        for oid, name, members in rows
     )

@@ -65,6 +65,8 @@ def open_replica(
         claim, row = claimed
         if options.until_lsn is not None:
             hold.hold(session, options.name, HoldKind.UNTIL, at=options.until_lsn, replica=options.replica)
+        elif options.until_time is not None:
+            hold.release(session, options.name, HoldKind.UNTIL)  # an earlier end is none any more
         opened = _open_log(options, stop, session, claim, row)
         undo.pop_all()
         return opened

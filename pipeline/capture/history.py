@@ -9,11 +9,20 @@ from collections.abc import Iterable, Sequence
 
 from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
-from connectors.postgres.shape import read_shapes
+from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch, Walsender
 from pipeline.capture.announcements import announced_joins, announced_xids
-from pipeline.capture.shapes import PREFIX, anchored_shapes, check_shape, shape_entry
+from pipeline.capture.shapes import (
+    PREFIX,
+    TYPE_PREFIX,
+    anchored_shapes,
+    check_shape,
+    check_types,
+    first_shape,
+    next_shape,
+    type_entry,
+)
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
@@ -113,10 +122,11 @@ def slot_without_log(slot: str, log: str) -> HistoryBroken:
 
 
 def published_now(session: Session, publication: str) -> tuple[str, ...]:
-    """What an ANCHOR says of the publication: the catalog rows that make it up, the tables' shapes, and
-    which table bears which name. A rename changes none of those rows, but rows of two tables that swap
-    their names would be taken for each other's."""
-    return (*_listed_now(session, publication), *map(shape_entry, read_shapes(session, publication)))
+    """What an ANCHOR says of the publication: the catalog rows that make it up, the shapes of its tables
+    and their types, and which table bears which name. A rename changes none of those rows, but rows of two
+    tables that swap their names would be taken for each other's."""
+    shapes, types = read_shapes(session, publication), read_used_types(session, publication)
+    return (*_listed_now(session, publication), *map(first_shape, shapes), *map(type_entry, types))
 
 
 def _listed_now(session: Session, publication: str) -> tuple[str, ...]:
@@ -144,15 +154,18 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
     for shape in now:
         if shape.oid in shapes:
             check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
+    types = read_used_types(session, publication)
+    check_types(anchored, types)
     current = _listed_now(session, publication)
     check_publication(publication, anchored, current)
-    return (*current, *map(shape_entry, now), *announced_joins(anchored))
+    compared = [next_shape(shape, shapes.get(shape.oid)) for shape in now]
+    return (*current, *compared, *map(type_entry, types), *announced_joins(anchored))
 
 
 def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
     """The publication is as the anchor says, but for additions that Keepstream announced there.
 
-    Entries are `catalog:oid:xmin` and `table:oid:name`; those about shapes are not compared here.
+    Entries are `catalog:oid:xmin` and `table:oid:name`; those about shapes and types are not compared here.
     """
     now = named_tables(current)
     for oid, table in named_tables(anchored).items():
@@ -186,4 +199,4 @@ def renamed(old: str, new: str) -> RefusedData:
 
 
 def _without_names(entries: Sequence[str]) -> tuple[str, ...]:
-    return tuple(entry for entry in entries if not entry.startswith((_TABLE, PREFIX)))
+    return tuple(entry for entry in entries if not entry.startswith((_TABLE, PREFIX, TYPE_PREFIX)))

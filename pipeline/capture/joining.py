@@ -42,7 +42,7 @@ from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows
 from pipeline.capture.announcements import join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.shapes import shape_entry
+from pipeline.capture.shapes import first_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
@@ -250,7 +250,7 @@ class _Joining:
         self._session.execute("release savepoint preview")
         if not found:
             raise NotNow("it has no columns")
-        return found[0], tuple(map(shape_entry, shapes))
+        return found[0], tuple(map(first_shape, shapes))
 
     def _send_definition(self, dumped: TableDdl) -> tuple[str, ...]:
         """Returns the columns that its rows have."""

@@ -27,7 +27,14 @@ from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
 from pipeline.capture.schemachange import added_columns, describe_added
-from pipeline.capture.shapes import anchored_shapes, check_shape, with_shape
+from pipeline.capture.shapes import (
+    anchored_shapes,
+    check_order,
+    check_shape,
+    first_shape,
+    next_shape,
+    with_shape,
+)
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
@@ -176,15 +183,19 @@ class Pump:
         if oid not in self._names:
             raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
 
-    def _check_shape(self, oid: int, table: TableSchema) -> None:
-        """pgoutput describes a table anew after any DDL on it: judge that before its next row."""
+    def _check_shape(self, oid: int, table: TableSchema, *, is_announced: bool = False) -> None:
+        """pgoutput describes a table anew after any DDL on it: judge that before its next row.
+        `is_announced`: the log tells now what all these columns hold in rows from before them."""
         self._see_transaction()
         chain = self._chain
         anchored = anchored_shapes(chain.publication).get(oid)
         for shape in read_shapes(self._capture.sql, self._publication, oid=oid):
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
-            chain.publication_is(with_shape(chain.publication, shape))
+            check_order(table.qualified_name, [column.name for column in table.columns], shape)
+            whole = is_announced and len(table.columns) == shape.plain_columns
+            entry = first_shape(shape) if whole else next_shape(shape, anchored)
+            chain.publication_is(with_shape(chain.publication, oid, entry))
 
     def _see_transaction(self) -> None:
         """The catalog is asked about the open transaction: it must show what that one did."""
@@ -283,6 +294,7 @@ class Pump:
         self._packer.need(table)
         change = Change(Operation.DDL, table.id, payload=payload)
         self._append(self._packer.add(encode_change(change)))
+        self._check_shape(self._oids[table.id], table, is_announced=True)
         names = ", ".join(column.name for column in added)
         logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
 

@@ -1,32 +1,62 @@
 """Whether DDL changed rows that the stream does not carry: shapes then and now, compared.
 
-An ANCHOR's entries hold the shape of each published table. Capture compares them with the catalog when
-it starts, before each heartbeat, every ten seconds, and whenever pgoutput describes a table anew,
-so that no row of a changed table is in the log before its change was judged.
+An ANCHOR's entries hold the shape of each published table and of each type that they use. Capture compares
+them with the catalog when it starts, before each heartbeat, every ten seconds, and tables whenever pgoutput
+describes them anew, so that no row of a changed table is in the log before its change was judged.
 
     nothing changed, or only defaults, NOT NULL and the like   → goes on
     a new file alone (VACUUM FULL, CLUSTER, TRUNCATE)          → goes on
     new columns and the same file                              → goes on; `schemachange` judges them
-    a known column gone, renamed, or made anew                 → stop
+    new labels of an enum, new attributes of a composite type  → goes on: a replica that lacks them stops
+    a known column gone, renamed, made anew, or its generation → stop
+    a new column gone again, generated, or another's name      → stop
     a new file and an altered or a new column                  → stop: rows may have been rewritten
+    a known label or attribute of a type gone or renamed       → stop
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from connectors.postgres.shape import Shape
+from connectors.postgres.shape import Shape, UsedType
 from pipeline.capture.schemachange import refuse_change
 from schemas.errors import InternalError
 
 PREFIX = "shape:"
+TYPE_PREFIX = "type:"
+_FIELDS, _EARLIER_FIELDS = 6, 5
 
 
-def shape_entry(shape: Shape) -> str:
-    """What an ANCHOR says of a table's shape: `shape:oid:filenode:last column:names:rows`."""
-    last = shape.last_number
-    names, rows = shape.names_digest(last), shape.rows_digest(last)
-    return f"{PREFIX}{shape.oid}:{shape.filenode}:{last}:{names}:{rows}"
+def shape_entry(shape: Shape, announced: Collection[int]) -> str:
+    """What an ANCHOR says of a table's shape: `shape:oid:filenode:last column:names:rows:by default`.
+
+    `announced`: numbers of the columns whose missing values the log holds, or began with. Of any other one
+    only the catalog can tell, until VACUUM FULL takes it from there: that must show.
+    """
+    last, by_default = shape.last_number, [n for n in shape.by_default() if n in announced]
+    names, rows = shape.names_digest(last), shape.rows_digest(last, by_default)
+    told = ",".join(map(str, by_default))
+    return f"{PREFIX}{shape.oid}:{shape.filenode}:{last}:{names}:{rows}:{told}"
+
+
+def first_shape(shape: Shape) -> str:
+    """The entry of a table that the log begins with: all its columns are there."""
+    return shape_entry(shape, shape.by_default())
+
+
+def next_shape(shape: Shape, anchored: str | None) -> str:
+    """The entry of a table that was compared with its earlier one."""
+    fields = [] if anchored is None else anchored.split(":")
+    return shape_entry(shape, _numbers(fields[-1]) if len(fields) > _FIELDS else ())
+
+
+def _numbers(told: str) -> list[int]:
+    return [int(number) for number in told.split(",") if number]
+
+
+def type_entry(used: UsedType) -> str:
+    """What an ANCHOR says of a type: `type:oid:last member:digest`."""
+    return f"{TYPE_PREFIX}{used.oid}:{used.last_number}:{used.digest(used.last_number)}"
 
 
 def anchored_shapes(entries: Iterable[str]) -> dict[int, str]:
@@ -35,10 +65,9 @@ def anchored_shapes(entries: Iterable[str]) -> dict[int, str]:
     return {int(entry.split(":")[1]): entry for entry in found}
 
 
-def with_shape(entries: Iterable[str], shape: Shape) -> tuple[str, ...]:
-    """The entries with this table's shape as it is now."""
-    own = f"{PREFIX}{shape.oid}:"
-    return (*(entry for entry in entries if not entry.startswith(own)), shape_entry(shape))
+def with_shape(entries: Iterable[str], oid: int, entry: str) -> tuple[str, ...]:
+    """The entries with this one of the table."""
+    return (*(each for each in entries if not each.startswith(f"{PREFIX}{oid}:")), entry)
 
 
 def altered(before: Iterable[str], after: Iterable[str]) -> bool:
@@ -48,24 +77,53 @@ def altered(before: Iterable[str], after: Iterable[str]) -> bool:
 
 
 def without_files(entries: Iterable[str]) -> set[str]:
-    """What the entries say of the tables' columns alone."""
-    shapes = (entry.split(":") for entry in entries if entry.startswith(PREFIX))
-    return {":".join((*fields[:2], *fields[3:])) for fields in shapes}
+    """What the entries say of the tables' columns and their types alone."""
+    found = [entry.split(":") for entry in entries if entry.startswith((PREFIX, TYPE_PREFIX))]
+    return {":".join((*fields[:2], *fields[3:]) if fields[0] == "shape" else fields) for fields in found}
 
 
 def check_shape(table: str, anchored: str, now: Shape) -> None:
     """Raises RefusedData (`schema-changed`) unless every row that the stream did not carry is provably
-    as it was."""
+    as it was, and every column is still the one that its name was then."""
     fields = anchored.removeprefix(PREFIX).split(":")
-    if len(fields) != 5 or int(fields[0]) != now.oid:
+    if len(fields) == _EARLIER_FIELDS and int(fields[0]) == now.oid:
+        return  # written before there was as much to compare; the next ANCHOR holds it
+    if len(fields) != _FIELDS or int(fields[0]) != now.oid:
         raise InternalError(f"an ANCHOR's entry about {table} cannot be read", code="anchor-malformed")
     filenode, last = int(fields[1]), int(fields[2])
     names, rows = fields[3], fields[4]
     if now.names_digest(last) != names:
-        raise refuse_change(table, "a column was dropped, renamed, or dropped and made again")
+        raise refuse_change(
+            table, "a column was dropped, renamed, dropped and made again, or is generated in another way"
+        )
+    added = [column for column in now.columns if column.number > last]
+    if len(added) < now.last_number - last:
+        raise refuse_change(table, "a column was added and dropped again before capture saw it")
+    for column in added:
+        if column.generated:
+            raise refuse_change(table, f"generated column {column.name} was added")
     if now.filenode == filenode:
         return
-    if now.last_number > last:
+    if added:
         raise refuse_change(table, "it was rewritten after a column was added")
-    if now.rows_digest(last) != rows:
+    if now.rows_digest(last, _numbers(fields[5])) != rows:
         raise refuse_change(table, "it was rewritten after a column was altered")
+
+
+def check_order(table: str, columns: Sequence[str], now: Shape) -> None:
+    """`columns`: as pgoutput describes the table, which may be before later DDL. Raises RefusedData
+    (`schema-changed`) if a name has moved since: then the value that it stands for is another one's."""
+    names = iter([column.name for column in now.columns])
+    for column in columns:
+        if column not in names:  # which goes on behind the last one found
+            raise refuse_change(table, f"column {column} was renamed or dropped before capture saw it")
+
+
+def check_types(entries: Iterable[str], now: Iterable[UsedType]) -> None:
+    """Raises RefusedData (`schema-changed`) if a type of the ANCHOR's entries has other members."""
+    found = (entry.removeprefix(TYPE_PREFIX).split(":") for entry in entries if entry.startswith(TYPE_PREFIX))
+    anchored = {int(oid): (int(last), digest) for oid, last, digest in found}
+    for used in now:
+        last, digest = anchored.get(used.oid, (0, used.digest(0)))
+        if used.digest(last) != digest:
+            raise refuse_change(f"type {used.name}", "a label or attribute was dropped, renamed or altered")

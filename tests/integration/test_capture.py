@@ -10,13 +10,9 @@ from dataclasses import replace
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.catalog import CatalogColumn, read_columns
-from connectors.postgres.session import Session
-from pipeline.capture import pump
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
-from schemas.change import Operation
 from tests.capturing import LogContent, RunningCapture, begun, capturing
 from tests.fix_postgres import Database
 
@@ -85,69 +81,6 @@ def test_a_transaction_larger_than_a_frame_is_whole_in_the_log(
     rows = [row for _, row in content.rows("public.note")]
     assert [int(row[0] or b"") for row in rows] == [*range(1, 2001), 0]
     assert rows[-1][1] == b"wide" * 1_000_000
-
-
-def test_added_columns_with_a_constant_default_are_followed(
-    source: Database, options: CaptureOptions, change_log: ChangeLog
-) -> None:
-    source.execute("create table customer (id int primary key); insert into customer values (1)")
-    with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
-        source.execute(
-            "alter table customer add column city text not null default 'Bern', add column age int"
-        )
-        source.execute("insert into customer values (2, 'Basel', 7)")
-        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
-    ddl, insert = content.transactions[0]
-    assert ddl.operation is Operation.DDL
-    assert ddl.payload is not None
-    assert [(c.name, c.not_null, c.missing) for c in ddl.payload.columns] == [  # type: ignore[union-attr]
-        ("city", True, "Bern"),
-        ("age", False, None),
-    ]
-    assert insert.operation is Operation.INSERT
-
-
-def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """VACUUM FULL writes the constant default into the rows: the catalog no longer says what they hold."""
-
-    def read_late(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
-        source.execute("vacuum full customer")
-        return read_columns(session, oid)
-
-    monkeypatch.setattr(pump, "read_columns", read_late)
-    source.execute("create table customer (id int primary key); insert into customer values (1)")
-    running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
-    source.execute("alter table customer add column credit int default 5")
-    source.execute("insert into customer values (2, 7)")
-    assert running.ended_with().code == "schema-changed"
-    assert content.read().transactions == []
-
-
-def test_a_volatile_default_stops_capture_before_anything_of_it_is_in_the_log(
-    source: Database, options: CaptureOptions, change_log: ChangeLog
-) -> None:
-    source.execute("create table customer (id int primary key); insert into customer values (1)")
-    running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
-    source.execute("alter table customer add column token float default random()")
-    source.execute("insert into customer values (2)")
-    error = running.ended_with()
-    assert (error.code, error.exit_code) == ("schema-changed", 4)
-    assert error.message == (
-        "the schema of public.customer changed in a way that cannot be followed:"
-        " it was rewritten after a column was added"
-    )
-    assert content.read().transactions == []
 
 
 def test_a_new_table_joins_with_the_rows_it_already_has(
@@ -320,78 +253,3 @@ def test_a_table_version_that_comes_back_is_announced_again(
     assert [row[0] for _, row in content.rows("public.customer")] == [b"1", b"2", b"3", b"1"]
     (live,) = content.follower.live_tables
     assert live.replica_identity.name == "DEFAULT"
-
-
-OLD_ROWS = "create table lead (id int primary key, v text); insert into lead values (1, 'a'), (2, 'b')"
-REWRITES = {
-    "volatile default dropped again": "alter table lead add column r float default random();"
-    " alter table lead alter r drop default",
-    "volatile default of a column that is not null": "begin; alter table lead add column r uuid not null"
-    " default gen_random_uuid(); alter table lead alter r drop default; commit",
-    "constant default dropped, then rewritten": "alter table lead add column r int default 5;"
-    " alter table lead alter r drop default; vacuum full lead",
-    "constant default dropped, then clustered": "alter table lead add column r int default 5;"
-    " alter table lead alter r drop default; cluster lead using lead_pkey",
-    "added, then computed": "alter table lead add column r int;"
-    " alter table lead alter column r type int using id * 10",
-    "a known column computed anew": "alter table lead alter column v type text using v || '!'",
-    "dropped and added with the same type": "alter table lead drop column v;"
-    " alter table lead add column v text",
-}
-
-
-def run_apart(source: Database, statements: str) -> None:
-    """Each statement on its own, as `psql -c` does; VACUUM refuses anything else."""
-    with source.connect() as connection:
-        for statement in statements.split(";"):
-            connection.execute(statement)
-
-
-@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
-@pytest.mark.parametrize("statements", REWRITES.values(), ids=REWRITES.keys())
-def test_rows_that_ddl_may_have_rewritten_stop_capture_before_anything_is_in_the_log(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, statements: str, down: bool
-) -> None:
-    source.execute(OLD_ROWS)
-    running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
-    if down:
-        running.end()
-    run_apart(source, statements)
-    source.execute("insert into lead (id) select 3 where false; update lead set v = 'c' where id = 1")
-    error = (RunningCapture(options) if down else running).ended_with()
-    assert (error.code, error.exit_code) == ("schema-changed", 4)
-    assert "public.lead" in error.message
-    assert content.read().transactions == []
-
-
-def test_a_rewrite_that_keeps_every_value_is_no_change(
-    source: Database, options: CaptureOptions, change_log: ChangeLog
-) -> None:
-    source.execute(OLD_ROWS)
-    with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
-        run_apart(source, "vacuum full lead; update lead set v = 'c' where id = 1")
-        run_apart(source, "cluster lead using lead_pkey; update lead set v = 'c' where id = 2")
-        content.wait(lambda c: len(c.transactions) == 2, "the updates")
-        source.execute("alter table lead alter v set default 'x', alter v set not null")
-        source.execute("insert into lead (id) values (3)")
-        content.wait(lambda c: len(c.transactions) == 3, "the insert with a default")
-        source.execute("truncate lead")
-        source.execute("insert into lead (id) values (4)")
-        content.wait(lambda c: len(c.transactions) == 5, "the insert after TRUNCATE")
-    run_apart(source, "vacuum full lead; insert into lead (id) values (5)")
-    with capturing(options):
-        content.wait(lambda c: len(c.transactions) == 6, "the insert after VACUUM FULL")
-        run_apart(
-            source, "alter table lead add column r int default 7; alter table lead alter r drop default"
-        )
-        source.execute("insert into lead (id, r) values (6, 1)")
-        content.wait(lambda c: len(c.transactions) == 7, "the insert with a new column")
-    ddl = content.transactions[6][0]
-    assert ddl.payload is not None
-    assert [c.missing for c in ddl.payload.columns] == ["7"]  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from connectors.postgres.session import Session
 from connectors.postgres.shape import Shape, ShapeColumn
 from pipeline.capture import added
 from pipeline.capture.added import AddedColumns
-from pipeline.capture.shapes import shape_entry
+from pipeline.capture.shapes import first_shape
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 NO_SESSION = cast("Session", None)
@@ -41,8 +41,9 @@ def version(*columns: str) -> TableSchema:
 
 
 def entries(filenode: int, *columns: str) -> tuple[str, ...]:
-    shape = Shape(7, filenode, tuple(ShapeColumn(i, name, "9") for i, name in enumerate(columns, 1)))
-    return ("catalog:1:2", shape_entry(shape))
+    made = tuple(ShapeColumn(i, name, "9") for i, name in enumerate(columns, 1))
+    shape = Shape(7, filenode, len(made), made)
+    return ("catalog:1:2", first_shape(shape))
 
 
 def test_what_had_nothing_to_tell_is_asked_again_only_when_a_column_changed(catalog: Catalog) -> None:

@@ -1,0 +1,323 @@
+"""DDL on published tables: what is followed, and what stops capture before a row is in the log that replicas
+would take for another."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres.catalog import CatalogColumn, read_columns
+from connectors.postgres.session import Session
+from pipeline.capture import housekeeping, pump
+from pipeline.capture.options import CaptureOptions
+from pipeline.dev.process import require
+from schemas.change import Operation
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
+from tests.fix_postgres import Database
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
+    source.grant_ownership()
+    return capture_options(source, change_log)
+
+
+def test_added_columns_with_a_constant_default_are_followed(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        source.execute(
+            "alter table customer add column city text not null default 'Bern', add column age int"
+        )
+        source.execute("insert into customer values (2, 'Basel', 7)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    ddl, insert = content.transactions[0]
+    assert ddl.operation is Operation.DDL
+    assert ddl.payload is not None
+    assert [(c.name, c.not_null, c.missing) for c in ddl.payload.columns] == [  # type: ignore[union-attr]
+        ("city", True, "Bern"),
+        ("age", False, None),
+    ]
+    assert insert.operation is Operation.INSERT
+
+
+def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM FULL writes the constant default into the rows: the catalog no longer says what they hold."""
+
+    def read_late(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
+        source.execute("vacuum full customer")
+        return read_columns(session, oid)
+
+    monkeypatch.setattr(pump, "read_columns", read_late)
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    running = RunningCapture(options)
+    require(change_log.exists, 10, what="the log")
+    content = LogContent(change_log)
+    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute("alter table customer add column credit int default 5")
+    source.execute("insert into customer values (2, 7)")
+    assert running.ended_with().code == "schema-changed"
+    assert content.read().transactions == []
+
+
+def test_a_volatile_default_stops_capture_before_anything_of_it_is_in_the_log(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    running = RunningCapture(options)
+    require(change_log.exists, 10, what="the log")
+    content = LogContent(change_log)
+    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    source.execute("alter table customer add column token float default random()")
+    source.execute("insert into customer values (2)")
+    error = running.ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert error.message == (
+        "the schema of public.customer changed in a way that cannot be followed:"
+        " it was rewritten after a column was added"
+    )
+    assert content.read().transactions == []
+
+
+OLD_ROWS = "create table lead (id int primary key, v text); insert into lead values (1, 'a'), (2, 'b')"
+REWRITES = {
+    "volatile default dropped again": "alter table lead add column r float default random();"
+    " alter table lead alter r drop default",
+    "volatile default of a column that is not null": "begin; alter table lead add column r uuid not null"
+    " default gen_random_uuid(); alter table lead alter r drop default; commit",
+    "constant default dropped, then rewritten": "alter table lead add column r int default 5;"
+    " alter table lead alter r drop default; vacuum full lead",
+    "constant default dropped, then clustered": "alter table lead add column r int default 5;"
+    " alter table lead alter r drop default; cluster lead using lead_pkey",
+    "added, then computed": "alter table lead add column r int;"
+    " alter table lead alter column r type int using id * 10",
+    "a known column computed anew": "alter table lead alter column v type text using v || '!'",
+    "dropped and added with the same type": "alter table lead drop column v;"
+    " alter table lead add column v text",
+}
+
+
+def run_apart(source: Database, statements: str) -> None:
+    """Each statement on its own, as `psql -c` does; VACUUM refuses anything else."""
+    with source.connect() as connection:
+        for statement in statements.split(";"):
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+@pytest.mark.parametrize("statements", REWRITES.values(), ids=REWRITES.keys())
+def test_rows_that_ddl_may_have_rewritten_stop_capture_before_anything_is_in_the_log(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, statements: str, down: bool
+) -> None:
+    source.execute(OLD_ROWS)
+    running = RunningCapture(options)
+    require(change_log.exists, 10, what="the log")
+    content = LogContent(change_log)
+    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    if down:
+        running.end()
+    run_apart(source, statements)
+    source.execute("insert into lead (id) select 3 where false; update lead set v = 'c' where id = 1")
+    error = (RunningCapture(options) if down else running).ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert "public.lead" in error.message
+    assert content.read().transactions == []
+
+
+def test_a_rewrite_that_keeps_every_value_is_no_change(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute(OLD_ROWS)
+    with capturing(options):
+        require(change_log.exists, 10, what="the log")
+        content = LogContent(change_log)
+        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        run_apart(source, "vacuum full lead; update lead set v = 'c' where id = 1")
+        run_apart(source, "cluster lead using lead_pkey; update lead set v = 'c' where id = 2")
+        content.wait(lambda c: len(c.transactions) == 2, "the updates")
+        source.execute("alter table lead alter v set default 'x', alter v set not null")
+        source.execute("insert into lead (id) values (3)")
+        content.wait(lambda c: len(c.transactions) == 3, "the insert with a default")
+        source.execute("truncate lead")
+        source.execute("insert into lead (id) values (4)")
+        content.wait(lambda c: len(c.transactions) == 5, "the insert after TRUNCATE")
+    run_apart(source, "vacuum full lead; insert into lead (id) values (5)")
+    with capturing(options):
+        content.wait(lambda c: len(c.transactions) == 6, "the insert after VACUUM FULL")
+        run_apart(
+            source, "alter table lead add column r int default 7; alter table lead alter r drop default"
+        )
+        source.execute("insert into lead (id, r) values (6, 1)")
+        content.wait(lambda c: len(c.transactions) == 7, "the insert with a new column")
+    ddl = content.transactions[6][0]
+    assert ddl.payload is not None
+    assert [c.missing for c in ddl.payload.columns] == ["7"]  # type: ignore[union-attr]
+
+
+UNSEEN = {
+    "added, dropped and added again": (
+        "alter table lead add c int default 5",
+        "insert into lead values (5, 'x', 100)",
+        "alter table lead drop c",
+        "alter table lead add c int default 6",
+        "insert into lead values (6, 'y', 7)",
+    ),
+    "added, and their names swapped": (
+        "alter table lead add a int default 1, add b int default 2",
+        "insert into lead values (5, 'x', 10, 20)",
+        "alter table lead rename a to c",
+        "alter table lead rename b to a",
+        "alter table lead rename c to b",
+    ),
+    "added, and renamed": (
+        "alter table lead add a int",
+        "insert into lead values (5, 'x', 10)",
+        "alter table lead rename a to b",
+    ),
+}
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+@pytest.mark.parametrize("statements", UNSEEN.values(), ids=UNSEEN.keys())
+def test_a_column_that_was_another_one_before_capture_saw_it_stops_capture(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    statements: tuple[str, ...],
+    down: bool,
+) -> None:
+    """In one transaction while capture runs, one by one while it is down: the catalog shows the end alone."""
+    source.execute(OLD_ROWS)
+    running = RunningCapture(options)
+    content = begun(change_log)
+    if down:
+        running.end()
+        for statement in statements:
+            source.execute(statement)
+        running = RunningCapture(options)
+    else:
+        source.execute("begin; " + "; ".join(statements) + "; commit")
+    error = running.ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert "public.lead" in error.message
+    assert content.read().transactions == []
+
+
+GENERATED = {
+    "a plain column now": "alter table deal alter double drop expression",
+    "another expression": "alter table deal alter double set expression as (n * 3)",
+    "a new stored one": "alter table deal add triple int generated always as (n * 3) stored",
+    "a new virtual one": "alter table deal add triple int generated always as (n * 3) virtual",
+}
+
+
+@pytest.mark.parametrize("statement", GENERATED.values(), ids=GENERATED.keys())
+def test_what_postgresql_computes_from_now_on_in_another_way_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, statement: str
+) -> None:
+    source.execute(
+        "create table deal (id int primary key, n int, double int generated always as (n * 2) stored)"
+    )
+    source.execute("insert into deal values (1, 1)")
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute(statement)
+    source.execute("insert into deal (id, n) values (2, 2)")
+    error = running.ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert "public.deal" in error.message
+    assert content.read().transactions == []
+
+
+TYPES = """
+create type mood as enum ('good', 'bad');
+create type address as (street text, city text, zip text);
+create domain place as address;
+create table visit (id int primary key, m mood[], a place);
+"""
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("alter type mood rename value 'bad' to 'worse'", "type mood"),
+        ("alter type address drop attribute city", "type address"),
+        ("alter type address rename attribute city to town", "type address"),
+        ("alter type address drop attribute city, add attribute city text", "type address"),
+    ],
+)
+def test_a_type_whose_values_mean_something_else_stops_capture(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    named: str,
+    down: bool,
+) -> None:
+    """However deep inside of a column. No message of pgoutput tells of it: the next look does."""
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 0.5)
+    source.execute(TYPES)
+    running = RunningCapture(options)
+    begun(change_log)
+    if down:
+        running.end()
+    source.execute(statement)
+    error = (RunningCapture(options) if down else running).ended_with()
+    assert (error.code, error.exit_code) == ("schema-changed", 4)
+    assert named in error.message.replace("public.", "")
+
+
+def test_a_type_that_only_grows_is_no_change(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is new in it stops a replica that lacks it, when it comes."""
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", 0.5)
+    source.execute(TYPES)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("alter type mood add value 'new' before 'good'")
+        source.execute("alter type address add attribute country text")
+        source.execute("insert into visit values (1, '{new}', '(a,b,c,d)')")
+        content.wait(lambda c: len(c.transactions) == 1, "the row")
+    with capturing(options):
+        source.execute("insert into visit values (2, '{good}', '(a,b,c,d)')")
+        content.wait(lambda c: len(c.transactions) == 2, "the row after the restart")
+        looked = content.follower.chain.number
+        content.wait(lambda c: c.follower.chain.number > looked, "a heartbeat after the look")
+
+
+def test_vacuum_full_and_cluster_of_a_table_with_a_missing_value_are_no_change(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """The new file needs the missing value no more, which changes the column's row in the catalog."""
+    source.execute(OLD_ROWS)
+    source.execute("alter table lead add c int default 5, add d text default 'x'")
+    with capturing(options):
+        content = begun(change_log)
+        run_apart(source, "vacuum full lead; insert into lead (id) values (5)")
+        content.wait(lambda c: len(c.transactions) == 1, "the row after VACUUM FULL")
+        source.execute("alter table lead add e int default 7; insert into lead (id) values (6)")
+        content.wait(lambda c: len(c.transactions) == 2, "the row with a new column")
+    run_apart(source, "cluster lead using lead_pkey; insert into lead (id) values (7)")
+    with capturing(options):
+        content.wait(lambda c: len(c.transactions) == 3, "the row after CLUSTER")
+
+
+def test_a_column_with_a_missing_value_that_is_computed_anew_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute(OLD_ROWS)
+    source.execute("alter table lead add c int default 5")
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute("alter table lead alter c type int using c + id; insert into lead (id) values (5)")
+    assert running.ended_with().code == "schema-changed"
+    assert content.read().transactions == []
