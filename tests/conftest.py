@@ -18,10 +18,10 @@ from pipeline.dev.record import kill_below
 pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka", "tests.fix_pipeline", "tests.fix_apply"]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`
-# asks for ten times as many; where a test says how many it wants, that stands.
+# asks for more than ten times as many; where a test says how many it wants, that stands.
 _SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile(
-    "keepstream", deadline=None, derandomize="CI" in os.environ, stateful_step_count=30
+    "keepstream", deadline=None, derandomize="CI" in os.environ, max_examples=60, stateful_step_count=30
 )
 hypothesis.settings.register_profile(
     "thorough", deadline=None, max_examples=1000, stateful_step_count=60, suppress_health_check=_SLOW_IS_FINE
@@ -54,6 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in _MARKED_BY_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        values = getattr(item, "callspec", None)
+        if item.get_closest_marker("slow_on_kafka") and values and "kafka" in values.params.values():
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -261,7 +261,6 @@ def test_the_configuration_in_the_container_reaches_both_databases(
             assert connection.info.dbname == SERVICES[host]["environment"]["POSTGRES_DB"]
 
 
-@pytest.mark.slow
 def test_the_image_holds_a_working_keepstream_with_all_its_files(tmp_path: Path) -> None:
     """Built from just what the Dockerfile copies, and installed into an environment of its own."""
     context, wheels = tmp_path / "context", tmp_path / "wheels"

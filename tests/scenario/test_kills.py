@@ -115,6 +115,7 @@ def test_capture_killed_twice_in_a_row(world: World) -> None:
     world.check()
 
 
+@pytest.mark.slow_on_kafka
 @pytest.mark.parametrize("failpoint", APPLY)
 def test_apply_killed(world: World, failpoint: str) -> None:
     world.ensure("capture")

@@ -56,6 +56,7 @@ def fresh(world: World, replica_server: Server) -> Iterator[Fresh]:
     replica.drop()
 
 
+@pytest.mark.slow_on_kafka
 @pytest.mark.parametrize("failpoint", COPY)
 def test_copy_killed(world: World, fresh: Fresh, failpoint: str) -> None:
     world.die_at(failpoint, "apply", fresh.name)

@@ -39,7 +39,6 @@ def soak(options: Options) -> Tally:
         return Soak(site, options).run()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("log", ["directory", "kafka"])
 def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
@@ -51,7 +50,6 @@ def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
     assert tally.commits > 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_planted_bug_is_caught() -> None:
     tally = soak(Options(40, seed=1, log="directory", bug="confirm-before-acknowledgement"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.change import UNCHANGED, Change, TextValue
@@ -113,7 +113,6 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("identity", [ReplicaIdentity.DEFAULT, ReplicaIdentity.FULL])
 @given(there=st.sets(NUMBERS), steps=STEPS)
-@settings(max_examples=400, deadline=None)
 def test_sets_make_of_any_rows_what_the_changes_make_of_them(
     identity: ReplicaIdentity, there: set[int], steps: list[tuple[object, ...]]
 ) -> None:
