@@ -67,7 +67,7 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
     fixes = "\n".join(dict.fromkeys(each.fix for each in alike))
     hint = f"Run on the {first.where}:\n{fixes}" if first.fix_is_sql else first.fix
     subjects = ", ".join(each.subject for each in alike)
-    about = "" if first.message.startswith(subjects) else f"{subjects}: "
+    about = "" if first.message.startswith(subjects) or subjects == first.where else f"{subjects}: "
     return kinds.get(first.exit_code, OperatorNeeded)(
         f"{first.where}: {about}{first.message}{more}",
         code=first.code,
