@@ -7,20 +7,24 @@ describes them anew, so that no row of a changed table is in the log before its 
     nothing changed, or only defaults, NOT NULL and the like   → goes on
     a new file alone (VACUUM FULL, CLUSTER, TRUNCATE)          → goes on
     new columns and the same file                              → goes on; `schemachange` judges them
+    new generated columns                                      → goes on: no row carries them
     new labels of an enum, new attributes of a composite type  → goes on: a replica that lacks them stops
     a known column gone, renamed, made anew, or its generation → stop
-    a new column gone again, generated, or another's name      → stop
+    a new column gone again, or with another's name            → stop
     a new file and an altered or a new column                  → stop: rows may have been rewritten
     a known label or attribute of a type gone or renamed       → stop
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 
 from connectors.postgres.shape import Shape, UsedType
 from pipeline.capture.schemachange import refuse_change
 from schemas.errors import InternalError
+
+logger = logging.getLogger("keepstream.capture")
 
 PREFIX = "shape:"
 TYPE_PREFIX = "type:"
@@ -101,10 +105,12 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
         raise refuse_change(table, "a column was added and dropped again before capture saw it")
     for column in added:
         if column.generated:
-            raise refuse_change(table, f"generated column {column.name} was added")
+            logger.warning(
+                "generated column added: replicas lack it", extra={"table": table, "column": column.name}
+            )
     if now.filenode == filenode:
         return
-    if added:
+    if not all(column.generated for column in added):
         raise refuse_change(table, "it was rewritten after a column was added")
     if now.rows_digest(last, _numbers(fields[5])) != rows:
         raise refuse_change(table, "it was rewritten after a column was altered")

@@ -133,6 +133,7 @@ def test_apply_killed_twice_in_a_row(world: World) -> None:
     world.check()
 
 
+@pytest.mark.slow_on_kafka
 def test_both_killed_and_verify_agrees(world: World) -> None:
     """The product's own verdict, after all of that."""
     world.ensure("capture")

@@ -61,6 +61,7 @@ def test_before_anything_ran_everything_is_stopped_and_unknown(pipeline: Pipelin
     assert seen["log"]["exists"] is False
 
 
+@pytest.mark.slow_on_kafka
 def test_a_caught_up_replica_has_no_lag_becomes_idle_and_then_streams_again(pipeline: Pipeline) -> None:
     prepare(pipeline)
     pipeline.start("capture")
@@ -81,6 +82,7 @@ def test_a_caught_up_replica_has_no_lag_becomes_idle_and_then_streams_again(pipe
     pipeline.until(lambda: replica_of(pipeline)["state"] == "streaming", "a streaming replica")
 
 
+@pytest.mark.slow_on_kafka
 def test_a_paused_replica_is_paused_and_its_lag_grows(pipeline: Pipeline) -> None:
     prepare(pipeline)
     pipeline.start("capture")
@@ -246,6 +248,7 @@ def test_a_second_process_stands_by_and_does_not_speak_for_the_first(pipeline: P
     assert [stage["standby"] for stage in stages()] == [None, None]
 
 
+@pytest.mark.slow
 def test_stages_at_a_server_that_froze_are_stalled(
     tmp_path: Path,
     new_source: Callable[..., Database],

@@ -123,6 +123,7 @@ def test_thousands_of_differing_rows_are_counted_and_a_hundred_named(directory_p
     assert "verify: public.customer differs: looking for the rows\n" in done.stderr
 
 
+@pytest.mark.slow_on_kafka
 def test_traffic_is_never_taken_for_a_difference(pipeline: Pipeline) -> None:
     begin(pipeline)
     pipeline.source.execute("insert into customer select i, 'c', 1, null from generate_series(1, 3000) i")
