@@ -312,6 +312,7 @@ def test_a_type_that_only_grows_is_no_change(
         content.wait(lambda c: len(c.transactions) == 2, "the row after the restart")
         looked = content.follower.chain.number
         content.wait(lambda c: c.follower.chain.number > looked, "a heartbeat after the look")
+    assert content.ids("public.visit") == [1, 2]
 
 
 def test_vacuum_full_and_cluster_of_a_table_with_a_missing_value_are_no_change(
@@ -329,6 +330,7 @@ def test_vacuum_full_and_cluster_of_a_table_with_a_missing_value_are_no_change(
     run_apart(source, "cluster lead using lead_pkey; insert into lead (id) values (7)")
     with capturing(options):
         content.wait(lambda c: len(c.transactions) == 3, "the row after CLUSTER")
+    assert content.ids("public.lead") == [5, 6, 7]
 
 
 def test_a_column_with_a_missing_value_that_is_computed_anew_stops_capture(
