@@ -12,6 +12,7 @@ type but its own catalog rows.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -96,18 +97,15 @@ def _digest(lines: Iterable[str]) -> str:
 
 _SHAPES: Final = """
     select c.oid::bigint, c.relfilenode::bigint, c.relnatts::int,
-           coalesce(jsonb_agg(
-               jsonb_build_array(a.attnum, a.attname, a.xmin::text, a.attgenerated <> '',
-                                 coalesce(d.oid, 0)::bigint, a.atthasmissing) order by a.attnum
-           ) filter (where a.attnum is not null), '[]')
+           a.attnum, a.attname, a.xmin::text, a.attgenerated <> '', coalesce(d.oid, 0)::bigint,
+           a.atthasmissing
       from pg_publication p
       join pg_publication_rel r on r.prpubid = p.oid
       join pg_class c on c.oid = r.prrelid
       left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where p.pubname = %(publication)s and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
-     group by c.oid
-     order by c.oid
+     order by c.oid, a.attnum
 """
 
 # Arrays, domains, ranges and composite types hold others.
@@ -145,8 +143,8 @@ def read_shapes(session: Session, publication: str, *, oid: int | None = None) -
     with wrapped(f"reading the shapes of the tables in publication {publication}"):
         rows = session.execute(_SHAPES, {"publication": publication, "oid": oid}).fetchall()
     return tuple(
-        Shape(found, filenode, last, tuple(ShapeColumn(*column) for column in columns))
-        for found, filenode, last, columns in rows
+        Shape(found, filenode, last, tuple(ShapeColumn(*row[3:]) for row in columns if row[3] is not None))
+        for (found, filenode, last), columns in itertools.groupby(rows, key=lambda row: row[:3])
     )
 
 
