@@ -12,6 +12,7 @@ from connectors.postgres import deferred
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.session import Session
 from schemas.change import AddedColumn
+from schemas.errors import OperatorNeeded
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -37,6 +38,37 @@ def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: Adde
     conn.execute(made)
     if column.default is None or not _set_default(conn, pipeline, table, column.name, column.default):
         conn.execute(sql.SQL("alter table {} alter column {} drop default").format(table, label))
+
+
+_ADDED: Final = """
+    select (attmissingval::text::text[])[1], atthasmissing or attinhcount > 0
+      from pg_attribute where attrelid = %s::regclass and attname = %s
+"""
+# format() writes a value as PostgreSQL sends it, also of types without equality.
+_OTHERS: Final = """
+    select exists (select from only {table} where case when {missing}::text is null then {column} is not null
+                   else {column} is null or format('%s', {column}) <> {missing} end)
+"""
+
+
+def require_values(conn: Session, table: sql.Identifier, column: AddedColumn) -> None:
+    """A column that the replica has already, because somebody made it or a parent has it, must hold what the
+    source's rows hold. Raises OperatorNeeded (`column-differs`)."""
+    shown = table.as_string(conn)
+    found = conn.execute(_ADDED, [shown, column.name]).fetchone()
+    if found is not None and found[1] and found[0] == column.missing:
+        return  # it was added there, too, with the same value
+    label, missing = sql.Identifier(column.name), sql.Literal(column.missing)
+    others = conn.execute(sql.SQL(_OTHERS).format(table=table, column=label, missing=missing)).fetchone()
+    if others == (False,):
+        return
+    mend = sql.SQL("update {} set {} = {};").format(table, label, missing).as_string(conn)
+    raise OperatorNeeded(
+        f"the replica's {shown} has a column {label.as_string(conn)} already, and rows that hold something else"
+        f" in it than {missing.as_string(conn)}, which rows of the source have from before it was added",
+        code="column-differs",
+        hint=f"Run on the replica: {mend} Then start again.",
+    )
 
 
 def _set_default(conn: Session, pipeline: str, table: sql.Identifier, column: str, default: str) -> bool:

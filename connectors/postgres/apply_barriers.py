@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import statements
-from connectors.postgres.added_column import add_column
+from connectors.postgres.added_column import add_column, require_values
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
@@ -87,12 +87,14 @@ class BarrierWriter:
 
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
         there = self._plans.target(table).columns
-        wanted = [column for column in payload.columns if column.name not in there]
         with self._session(ref):
             name = self._altered(table)
             with self._limited_waits():
-                for column in wanted:
-                    add_column(self._conn, self._pipeline, name, column)
+                for column in payload.columns:
+                    if column.name in there:
+                        require_values(self._conn, sql.Identifier(table.schema, table.name), column)
+                    else:
+                        add_column(self._conn, self._pipeline, name, column)
         self._plans.forget()
 
     def _altered(self, table: TableSchema) -> sql.Identifier:

@@ -24,13 +24,14 @@ _DIGEST_DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ShapeColumn:
-    """A column. `xmin`: of its pg_attribute row. `default`: the OID of its pg_attrdef row, which holds its
-    default or its generation's expression; 0 without. `missing`: rows from before it have a value that
-    stands in the catalog."""
+    """A column. `xmin`: of its pg_attribute row. `type`: OID and modifier. `default`: the OID of its
+    pg_attrdef row, which holds its default or its generation's expression; 0 without. `missing`: rows from
+    before it have a value that stands in the catalog."""
 
     number: int
     name: str
     xmin: str
+    type: str = ""
     generated: bool = False
     default: int = 0
     missing: bool = False
@@ -47,9 +48,10 @@ class Shape:
     columns: tuple[ShapeColumn, ...]
 
     def names_digest(self, last_number: int) -> str:
-        """Of the columns up to `last_number`: which they are, and how PostgreSQL computes them."""
+        """Of the columns up to `last_number`: which they are, of which type, and how PostgreSQL computes
+        them."""
         return _digest(
-            f"{c.number} {c.default if c.generated else '-'} {c.name}"
+            f"{c.number} {c.type} {c.default if c.generated else '-'} {c.name}"
             for c in self.columns
             if c.number <= last_number
         )
@@ -64,9 +66,9 @@ class Shape:
         )
 
     @property
-    def plain_columns(self) -> int:
-        """How many columns are not generated."""
-        return sum(not column.generated for column in self.columns)
+    def plain_columns(self) -> tuple[str, ...]:
+        """The names of those that are not generated, in order: as pgoutput describes the table."""
+        return tuple(column.name for column in self.columns if not column.generated)
 
     def by_default(self) -> tuple[int, ...]:
         """Those of now."""
@@ -76,15 +78,21 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class UsedType:
     """An enum or composite type that published columns use, however deep inside. `members`: its labels or
-    attributes, numbered by what only grows."""
+    attributes, numbered by what only grows. `last_number`: of its newest one, be it a dropped attribute."""
 
     oid: int
     name: str
+    attributes: int
     members: tuple[tuple[int, str], ...]
 
     @property
     def last_number(self) -> int:
-        return max((number for number, _ in self.members), default=0)
+        return max([self.attributes, *(number for number, _ in self.members)])
+
+    def has_lost(self, last_number: int) -> bool:
+        """Whether an attribute behind `last_number` is not there any more."""
+        added = sum(number > last_number for number, _ in self.members)
+        return added < self.attributes - last_number
 
     def digest(self, last_number: int) -> str:
         """Of the members up to `last_number`."""
@@ -97,8 +105,8 @@ def _digest(lines: Iterable[str]) -> str:
 
 _SHAPES: Final = """
     select c.oid::bigint, c.relfilenode::bigint, c.relnatts::int,
-           a.attnum, a.attname, a.xmin::text, a.attgenerated <> '', coalesce(d.oid, 0)::bigint,
-           a.atthasmissing
+           a.attnum, a.attname, a.xmin::text, a.atttypid || ':' || a.atttypmod, a.attgenerated <> '',
+           coalesce(d.oid, 0)::bigint, a.atthasmissing
       from pg_publication p
       join pg_publication_rel r on r.prpubid = p.oid
       join pg_class c on c.oid = r.prrelid
@@ -124,6 +132,7 @@ _TYPES: Final = """
         ) held(oid) where held.oid >= 16384
     )
     select t.oid::bigint, t.oid::regtype::text,
+           coalesce((select c.relnatts from pg_class c where c.oid = t.typrelid), 0)::int,
            coalesce(
                (select jsonb_agg(jsonb_build_array(e.oid::bigint, e.enumlabel) order by e.oid)
                   from pg_enum e where e.enumtypid = t.oid),
@@ -153,6 +162,6 @@ def read_used_types(session: Session, publication: str) -> tuple[UsedType, ...]:
     with wrapped(f"reading the types of the tables in publication {publication}"):
         rows = session.execute(_TYPES, [publication]).fetchall()
     return tuple(
-        UsedType(oid, name, tuple((number, member) for number, member in members))
-        for oid, name, members in rows
+        UsedType(oid, name, attributes, tuple((number, member) for number, member in members))
+        for oid, name, attributes, members in rows
     )

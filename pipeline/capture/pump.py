@@ -17,7 +17,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.publication import publication_identity
-from connectors.postgres.shape import read_shapes
+from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.stream import Batch
 from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
@@ -34,6 +34,7 @@ from pipeline.capture.shapes import (
     first_shape,
     next_shape,
     with_shape,
+    with_types,
 )
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Message, Operation, Truncate
@@ -193,9 +194,12 @@ class Pump:
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
             check_order(table.qualified_name, [column.name for column in table.columns], shape)
-            whole = is_announced and len(table.columns) == shape.plain_columns
+            whole = is_announced and len(table.columns) == len(shape.plain_columns)
             entry = first_shape(shape) if whole else next_shape(shape, anchored)
             chain.publication_is(with_shape(chain.publication, oid, entry))
+        if is_announced:
+            types = read_used_types(self._capture.sql, self._publication)
+            chain.publication_is(with_types(chain.publication, types))
 
     def _see_transaction(self) -> None:
         """The catalog is asked about the open transaction: it must show what that one did."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
 
 from connectors.postgres.shape import Shape, UsedType
 from pipeline.capture.schemachange import refuse_change
@@ -74,6 +75,13 @@ def with_shape(entries: Iterable[str], oid: int, entry: str) -> tuple[str, ...]:
     return (*(each for each in entries if not each.startswith(f"{PREFIX}{oid}:")), entry)
 
 
+def with_types(entries: Iterable[str], types: Iterable[UsedType]) -> tuple[str, ...]:
+    """The entries with those types that stand in none of them."""
+    known = tuple(entries)
+    told = {entry.split(":")[1] for entry in known if entry.startswith(TYPE_PREFIX)}
+    return (*known, *(type_entry(used) for used in types if str(used.oid) not in told))
+
+
 def altered(before: Iterable[str], after: Iterable[str]) -> bool:
     """Whether more than files differs: then the next ANCHOR must not wait, because a capture that
     continues compares with it."""
@@ -98,7 +106,7 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
     names, rows = fields[3], fields[4]
     if now.names_digest(last) != names:
         raise refuse_change(
-            table, "a column was dropped, renamed, dropped and made again, or is generated in another way"
+            table, "a column was dropped, renamed, made again, or has another type or generation"
         )
     added = [column for column in now.columns if column.number > last]
     if len(added) < now.last_number - last:
@@ -119,9 +127,8 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
 def check_order(table: str, columns: Sequence[str], now: Shape) -> None:
     """`columns`: as pgoutput describes the table, which may be before later DDL. Raises RefusedData
     (`schema-changed`) if a name has moved since: then the value that it stands for is another one's."""
-    names = iter([column.name for column in now.columns])
-    for column in columns:
-        if column not in names:  # which goes on behind the last one found
+    for column, there in zip_longest(columns, now.plain_columns[: len(columns)]):
+        if column != there:
             raise refuse_change(table, f"column {column} was renamed or dropped before capture saw it")
 
 
@@ -130,6 +137,8 @@ def check_types(entries: Iterable[str], now: Iterable[UsedType]) -> None:
     found = (entry.removeprefix(TYPE_PREFIX).split(":") for entry in entries if entry.startswith(TYPE_PREFIX))
     anchored = {int(oid): (int(last), digest) for oid, last, digest in found}
     for used in now:
-        last, digest = anchored.get(used.oid, (0, used.digest(0)))
-        if used.digest(last) != digest:
+        if used.oid not in anchored:
+            continue
+        last, digest = anchored[used.oid]
+        if used.digest(last) != digest or used.has_lost(last):
             raise refuse_change(f"type {used.name}", "a label or attribute was dropped, renamed or altered")

@@ -50,13 +50,16 @@ def apply(
     Ends with SIGTERM, at --until, or when an operator is needed; with exit code 130 if it is told to stop
     before the end that --until or --skip-transaction name.
     """
+    from pipeline.signals import end_on_sigterm, stop_on_signals
+
+    end_on_sigterm()
+
     from pipeline.app import apply_options, first_copy_options, open_log
     from pipeline.apply.options import Skip
     from pipeline.apply.stage import run_apply
     from pipeline.board import Board
     from pipeline.collector import calm_collector
     from pipeline.copy.stage import FirstCopyStage
-    from pipeline.signals import stop_on_signals
 
     _check_skip(skip_transaction, reason, until)
     until_lsn, until_time = parse_until(until)

@@ -20,11 +20,14 @@ def capture(
     ] = False,
 ) -> None:
     """Run capture alone: source to log. Ends with SIGTERM, or when an operator is needed."""
+    from pipeline.signals import end_on_sigterm, stop_on_signals
+
+    end_on_sigterm()
+
     from pipeline.app import capture_options, open_log
     from pipeline.board import Board
     from pipeline.capture.stage import CaptureStage
     from pipeline.collector import calm_collector
-    from pipeline.signals import stop_on_signals
 
     called = invocation(context)
     called.set_up_logs()

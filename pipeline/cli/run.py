@@ -18,14 +18,17 @@ def run(context: typer.Context) -> None:
     Checks first and makes nothing if an error is found; then makes publication and slot, copies into
     empty replicas, and streams.
     """
+    from pipeline.signals import end_on_sigterm, stop_on_signals
+
+    end_on_sigterm()
+
     from pipeline.check import require_fit
-    from pipeline.signals import stop_on_signals
     from pipeline.supervisor import CAPTURE, Supervisor
 
     called = invocation(context)
     called.set_up_logs()
-    stop = stop_on_signals()
     require_fit(called.config)
+    stop = stop_on_signals()
     commands = {CAPTURE: _command(called, "capture")}
     for name in called.config.replicas:
         commands[name] = _command(called, "apply", name)

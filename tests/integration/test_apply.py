@@ -289,6 +289,30 @@ def test_a_column_that_the_replica_has_already_is_not_added_again(
     assert replica.execute("select city from public.customer") == [("Zug",)]
 
 
+@pytest.mark.parametrize("missing", ["Bern", None])
+def test_a_column_that_the_replica_has_already_with_other_values_stops(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows, missing: str | None
+) -> None:
+    replica.execute("insert into public.customer (id) values (1)")
+    replica.execute("alter table public.customer add column city text")
+    if missing is None:
+        replica.execute("update public.customer set city = 'Basel'")
+    before = customer.table
+    columns = (*before.columns, Column("city", 25, -1, "text", False))
+    after = TableSchema("public", "customer", before.replica_identity, columns)
+    added = ColumnsAdded(before.id, (AddedColumn("city", "text", False, None, missing),))
+    change = Change(Operation.DDL, after.id, payload=added)
+    made_log.commit(change, Rows(after).insert("2", None, None, None, "Zug"), tables=[before, after])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("column-differs", 4)
+    value = "NULL" if missing is None else f"'{missing}'"
+    mend = f'update "public"."customer" set "city" = {value};'
+    assert mend in error.hint
+    replica.execute(mend)
+    replicating.catch_up()
+    assert replica.execute("select city from public.customer order by id") == [(missing,), ("Zug",)]
+
+
 def test_a_joining_table_is_made_and_filled_where_it_joined(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:

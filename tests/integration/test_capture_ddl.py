@@ -177,6 +177,12 @@ UNSEEN = {
         "alter table lead rename b to a",
         "alter table lead rename c to b",
     ),
+    "added, renamed, and its name given to another": (
+        "alter table lead add c int",
+        "insert into lead values (5, 'x', 10)",
+        "alter table lead rename c to d",
+        "alter table lead add c int",
+    ),
     "added, and renamed": (
         "alter table lead add a int",
         "insert into lead values (5, 'x', 10)",
@@ -273,6 +279,10 @@ create table visit (id int primary key, m mood[], a place);
         ("alter type address drop attribute city", "type address"),
         ("alter type address rename attribute city to town", "type address"),
         ("alter type address drop attribute city, add attribute city text", "type address"),
+        (
+            "alter type address add attribute country text; alter type address drop attribute country",
+            "address",
+        ),
     ],
 )
 def test_a_type_whose_values_mean_something_else_stops_capture(
@@ -295,6 +305,43 @@ def test_a_type_whose_values_mean_something_else_stops_capture(
     error = (RunningCapture(options) if down else running).ended_with()
     assert (error.code, error.exit_code) == ("schema-changed", 4)
     assert named in error.message.replace("public.", "")
+
+
+def test_a_type_that_came_with_a_column_is_watched_from_there_on(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.execute(TYPES)
+    source.execute("create type state as enum ('open', 'won'); " + OLD_ROWS)
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute("alter table lead add s state; insert into lead values (3, 'c', 'won')")
+    content.wait_for(1)
+    source.execute("alter type state rename value 'won' to 'lost'")
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", LOOK_S)
+    assert "state" in running.ended_with().message
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+def test_another_type_of_a_column_that_nobody_writes_to_stops_capture(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    down: bool,
+) -> None:
+    """Without a rewrite, and with no row that would describe the table anew."""
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY_S", LOOK_S)
+    source.execute(
+        "create table host (id int primary key, at cidr); insert into host values (1, '10.0.0.1/32')"
+    )
+    running = RunningCapture(options)
+    begun(change_log)
+    if down:
+        running.end()
+    source.execute("alter table host alter at type inet")
+    error = (RunningCapture(options) if down else running).ended_with()
+    assert error.code == "schema-changed"
+    assert "public.host" in error.message
 
 
 def test_a_type_that_only_grows_is_no_change(

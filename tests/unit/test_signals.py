@@ -20,6 +20,26 @@ while not stop.wait(0.000001):
 """
 
 
+BEGINNING = """
+import time
+from pipeline.signals import end_on_sigterm
+end_on_sigterm()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_has_begun_nothing_ends_at_once_with_0() -> None:
+    with subprocess.Popen([sys.executable, "-c", BEGINNING], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            child.terminate()
+            assert child.wait(10) == 0
+        finally:
+            child.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_wait_ends_it(number: signal.Signals) -> None:
     for _ in range(15):
