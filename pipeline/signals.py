@@ -10,8 +10,8 @@ _ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def end_on_sigterm() -> None:
-    """Until `stop_on_signals` is called SIGTERM ends this process at once: it has begun nothing yet that would
-    have to be finished. Call it before anything that takes time, as importing does."""
+    """Until `stop_on_signals` is called SIGTERM ends this process at once: it has begun nothing yet that
+    would have to be finished. Call it before anything that takes time, as importing does."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
 
 

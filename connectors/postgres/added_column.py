@@ -64,8 +64,8 @@ def require_values(conn: Session, table: sql.Identifier, column: AddedColumn) ->
         return
     mend = sql.SQL("update {} set {} = {};").format(table, label, missing).as_string(conn)
     raise OperatorNeeded(
-        f"the replica's {shown} has a column {label.as_string(conn)} already, and rows that hold something else"
-        f" in it than {missing.as_string(conn)}, which rows of the source have from before it was added",
+        f"the replica's {shown} has a column {label.as_string(conn)} already, and rows that hold something"
+        f" else in it than {missing.as_string(conn)}, which rows of the source have from before it was added",
         code="column-differs",
         hint=f"Run on the replica: {mend} Then start again.",
     )
