@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from pipeline.verify.result import VerifyResult
 from schemas.errors import KeepstreamError
 from tests.fix_pipeline import Finished, Pipeline
 from tests.fix_postgres import Database
+from tests.nursery import Nursery
 
 SCHEMA = """
     create table customer (id int primary key, name text, credit numeric(10,2), photo bytea);
@@ -384,8 +385,18 @@ REPLICA_SHAPES = """
 """
 
 
-def test_replicas_of_another_shape_are_compared_by_what_both_have(directory_pipeline: Pipeline) -> None:
+@pytest.fixture
+def unhurried() -> Iterator[Nursery]:
+    """Its captures look for added columns every ten seconds, as users' do."""
+    with closing(Nursery()) as nursery:
+        yield nursery
+
+
+def test_replicas_of_another_shape_are_compared_by_what_both_have(
+    unhurried: Nursery, directory_pipeline: Pipeline
+) -> None:
     pipeline = directory_pipeline
+    pipeline.nursery = unhurried
     begin(pipeline, DIFFERENT_SHAPES, REPLICA_SHAPES)
     pipeline.source.execute(
         "insert into plain select i, 'p' from generate_series(1, 60) i;"
