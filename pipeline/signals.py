@@ -9,10 +9,10 @@ import threading
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-def end_on_sigterm() -> None:
-    """Until `stop_on_signals` is called SIGTERM ends this process at once: it has begun nothing yet that
-    would have to be finished. Call it before anything that takes time, as importing does."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+def end_on_sigterm(code: int = 0) -> None:
+    """Until `stop_on_signals` is called SIGTERM ends this process at once, with this exit code: it has begun
+    nothing yet that would have to be finished. Call it before anything that takes time, as importing does."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(code))
 
 
 def stop_on_signals() -> threading.Event:

@@ -52,7 +52,7 @@ def apply(
     """
     from pipeline.signals import end_on_sigterm, stop_on_signals
 
-    end_on_sigterm()
+    end_on_sigterm(INTERRUPTED if until or skip_transaction else 0)
 
     from pipeline.app import apply_options, first_copy_options, open_log
     from pipeline.apply.options import Skip

@@ -23,19 +23,21 @@ while not stop.wait(0.000001):
 BEGINNING = """
 import time
 from pipeline.signals import end_on_sigterm
-end_on_sigterm()
+end_on_sigterm({code})
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
-def test_a_process_that_has_begun_nothing_ends_at_once_with_0() -> None:
-    with subprocess.Popen([sys.executable, "-c", BEGINNING], stdout=subprocess.PIPE) as child:
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_process_that_has_begun_nothing_ends_at_once(code: int) -> None:
+    beginning = BEGINNING.format(code=code)
+    with subprocess.Popen([sys.executable, "-c", beginning], stdout=subprocess.PIPE) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
             child.terminate()
-            assert child.wait(10) == 0
+            assert child.wait(10) == code
         finally:
             child.kill()
 
