@@ -196,7 +196,7 @@ class Pump:
             check_order(table.qualified_name, [column.name for column in table.columns], shape)
             whole = is_announced and len(table.columns) == len(shape.plain_columns)
             entry = first_shape(shape) if whole else next_shape(shape, anchored)
-            chain.publication_is(with_shape(chain.publication, oid, entry))
+            chain.publication_is(with_shape(chain.publication, entry))
         if is_announced:
             types = read_used_types(self._capture.sql, self._publication)
             chain.publication_is(with_types(chain.publication, types))

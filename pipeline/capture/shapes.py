@@ -51,8 +51,12 @@ def first_shape(shape: Shape) -> str:
 
 def next_shape(shape: Shape, anchored: str | None) -> str:
     """The entry of a table that was compared with its earlier one."""
-    fields = [] if anchored is None else anchored.split(":")
-    return shape_entry(shape, _numbers(fields[-1]) if len(fields) > _FIELDS else ())
+    fields = [] if anchored is None else _fields(anchored)
+    return shape_entry(shape, _numbers(fields[-1]) if len(fields) == _FIELDS else ())
+
+
+def _fields(entry: str) -> list[str]:
+    return entry.removeprefix(PREFIX).split(":")
 
 
 def _numbers(told: str) -> list[int]:
@@ -70,9 +74,10 @@ def anchored_shapes(entries: Iterable[str]) -> dict[int, str]:
     return {int(entry.split(":")[1]): entry for entry in found}
 
 
-def with_shape(entries: Iterable[str], oid: int, entry: str) -> tuple[str, ...]:
-    """The entries with this one of the table."""
-    return (*(each for each in entries if not each.startswith(f"{PREFIX}{oid}:")), entry)
+def with_shape(entries: Iterable[str], shape: str) -> tuple[str, ...]:
+    """The entries with this one instead of the table's earlier one."""
+    own = ":".join((*shape.split(":")[:2], ""))
+    return (*(entry for entry in entries if not entry.startswith(own)), shape)
 
 
 def with_types(entries: Iterable[str], types: Iterable[UsedType]) -> tuple[str, ...]:
@@ -97,7 +102,7 @@ def without_files(entries: Iterable[str]) -> set[str]:
 def check_shape(table: str, anchored: str, now: Shape) -> None:
     """Raises RefusedData (`schema-changed`) unless every row that the stream did not carry is provably
     as it was, and every column is still the one that its name was then."""
-    fields = anchored.removeprefix(PREFIX).split(":")
+    fields = _fields(anchored)
     if len(fields) == _EARLIER_FIELDS and int(fields[0]) == now.oid:
         return  # written before there was as much to compare; the next ANCHOR holds it
     if len(fields) != _FIELDS or int(fields[0]) != now.oid:

@@ -13,22 +13,14 @@ from connectors.interfaces import ChangeLog
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
-from tests.capturing import LogContent, RunningCapture, begun, capturing
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
 
 
 @pytest.fixture
 def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
     source.grant_ownership()
-    return CaptureOptions(
-        name="crm",
-        source=source.dsn,
-        log=change_log,
-        publication="keepstream_crm",
-        slot=f"keepstream_{source.name}",
-        tables=Tables(),
-        keyless=Keyless.EXCLUDE,
-    )
+    return capture_options(source, change_log)
 
 
 def test_committed_changes_reach_the_log_in_order(
@@ -36,9 +28,7 @@ def test_committed_changes_reach_the_log_in_order(
 ) -> None:
     source.execute("create table customer (id int primary key, name text, credit numeric(10,2))")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute("insert into customer values (1, 'Ada', 10.50), (2, null, null)")
         source.execute("update customer set name = 'Eve' where id = 2; delete from customer where id = 1")
         content.wait(lambda c: len(c.transactions) >= 2, "both transactions")
@@ -55,9 +45,7 @@ def test_capture_continues_without_gap_or_repetition_after_a_restart(
 ) -> None:
     source.execute("create table customer (id int primary key, name text)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute("insert into customer values (1, 'Ada')")
         content.wait(lambda c: len(c.transactions) == 1, "the first transaction")
     source.execute("insert into customer values (2, 'Bob')")
@@ -72,9 +60,7 @@ def test_a_transaction_larger_than_a_frame_is_whole_in_the_log(
 ) -> None:
     source.execute("create table note (id int primary key, body text)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute("insert into note select i, repeat(md5(i::text), 50) from generate_series(1, 2000) i")
         source.execute("insert into note values (0, repeat('wide', 1000000))")
         content.wait(lambda c: len(c.transactions) == 2, "both transactions")
@@ -89,9 +75,7 @@ def test_a_new_table_joins_with_the_rows_it_already_has(
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
     source.execute("create table customer (id int primary key)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute(
             "create table lead (id int primary key, name text); insert into lead values (1, 'a\tb')"
         )
@@ -112,9 +96,7 @@ def test_an_altered_publication_is_a_gap(
 ) -> None:
     source.execute("create table customer (id int primary key)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        begun(change_log)
     source.execute_as_admin("alter publication keepstream_crm drop table customer")
     source.execute_as_admin("alter publication keepstream_crm add table customer")
     error = RunningCapture(options).ended_with()
@@ -169,9 +151,7 @@ def test_the_log_of_another_cluster_is_refused(
 
 def test_streams_are_named_by_uuid(options: CaptureOptions, change_log: ChangeLog) -> None:
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
     stream = content.follower.chain.stream
     assert stream is not None
     assert uuid.UUID(bytes=stream).version == 4
@@ -202,9 +182,7 @@ def test_a_new_table_without_key_never_makes_the_applications_writes_fail(
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
     source.execute("create table customer (id int primary key, name text)")
     with capturing(replace(options, keyless=Keyless.FULL)):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute("create table visit (page text); insert into visit values ('a')")
         content.wait(lambda c: len(c.transactions) == 1, "the join")
         source.execute("update visit set page = 'b'")
@@ -239,9 +217,7 @@ def test_a_table_version_that_comes_back_is_announced_again(
 ) -> None:
     source.execute("create table customer (id int primary key, name text)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute("insert into customer values (1, 'a')")
         source.execute("alter table customer replica identity full; insert into customer values (2, 'b')")
         content.wait(lambda c: len(c.transactions) == 2, "two versions")

@@ -12,9 +12,8 @@ from connectors.postgres.catalog import CatalogColumn, read_columns
 from connectors.postgres.session import Session
 from pipeline.capture import housekeeping, pump
 from pipeline.capture.options import CaptureOptions
-from pipeline.dev.process import require
 from schemas.change import Operation
-from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
+from tests.capturing import RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
 
 
@@ -29,9 +28,7 @@ def test_added_columns_with_a_constant_default_are_followed(
 ) -> None:
     source.execute("create table customer (id int primary key); insert into customer values (1)")
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         source.execute(
             "alter table customer add column city text not null default 'Bern', add column age int"
         )
@@ -59,9 +56,7 @@ def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
     monkeypatch.setattr(pump, "read_columns", read_late)
     source.execute("create table customer (id int primary key); insert into customer values (1)")
     running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    content = begun(change_log)
     source.execute("alter table customer add column credit int default 5")
     source.execute("insert into customer values (2, 7)")
     assert running.ended_with().code == "schema-changed"
@@ -73,9 +68,7 @@ def test_a_volatile_default_stops_capture_before_anything_of_it_is_in_the_log(
 ) -> None:
     source.execute("create table customer (id int primary key); insert into customer values (1)")
     running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    content = begun(change_log)
     source.execute("alter table customer add column token float default random()")
     source.execute("insert into customer values (2)")
     error = running.ended_with()
@@ -119,9 +112,7 @@ def test_rows_that_ddl_may_have_rewritten_stop_capture_before_anything_is_in_the
 ) -> None:
     source.execute(OLD_ROWS)
     running = RunningCapture(options)
-    require(change_log.exists, 10, what="the log")
-    content = LogContent(change_log)
-    content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+    content = begun(change_log)
     if down:
         running.end()
     run_apart(source, statements)
@@ -137,9 +128,7 @@ def test_a_rewrite_that_keeps_every_value_is_no_change(
 ) -> None:
     source.execute(OLD_ROWS)
     with capturing(options):
-        require(change_log.exists, 10, what="the log")
-        content = LogContent(change_log)
-        content.wait(lambda c: c.follower.chain.promised, "the first anchor")
+        content = begun(change_log)
         run_apart(source, "vacuum full lead; update lead set v = 'c' where id = 1")
         run_apart(source, "cluster lead using lead_pkey; update lead set v = 'c' where id = 2")
         content.wait(lambda c: len(c.transactions) == 2, "the updates")

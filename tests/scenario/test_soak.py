@@ -25,7 +25,7 @@ SHORT = {
     "half-close": 1,
     "restore replica": 1,
 }
-MOST_S = 15.0
+MOST_S = 20.0
 """An idle machine does the whole deck in this time; a busy one, less of it."""
 
 OF_LOG = {"directory": {"log disk full": 1, "damage": 1}, "kafka": {"stranger": 1}}
