@@ -44,6 +44,10 @@ class _Complaints(logging.Handler):
         for argument in record.args if isinstance(record.args, tuple) else ():
             if isinstance(argument, _LOGIN_REFUSED):
                 self._refused = (_text(argument), time.monotonic())
+            elif isinstance(argument, errors.RequestTimedOutError) and self.last(
+                time.monotonic() - _COMPLAINT_S
+            ):
+                continue  # the last of several tries, cut off by our deadline: the tries before it say more
             elif isinstance(argument, Exception) and not isinstance(argument, errors.KafkaTimeoutError):
                 self._said = (_text(argument), time.monotonic())
                 if any(word in self._said[0] for word in _CERTIFICATE):

@@ -1,0 +1,59 @@
+"""What is said of a cluster that kafka-python could not reach."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+from kafka import errors
+
+from connectors.log import kafka_errors
+from connectors.log.kafka_errors import kafka_error, quieten
+from schemas.errors import LoginRefused, RetryLater
+
+HUNG_UP = errors.KafkaConnectionError("socket disconnected")
+CUT_OFF = errors.RequestTimedOutError("Request timed out after 173 ms")
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before() -> Iterator[None]:
+    """Other tests of this process reach, or fail to reach, clusters of their own."""
+    quieten()
+    complaints, before = kafka_errors._complaints, vars(kafka_errors._complaints).copy()
+    vars(complaints).update(_said=("", 0.0), _refused=("", 0.0))
+    yield
+    vars(complaints).update(before)
+
+
+def given_up_after(*tries: Exception) -> Exception:
+    """The error after kafka-python's manager complained about each try, as it does, and gave up."""
+    since = time.monotonic()
+    for error in tries:
+        logging.getLogger("kafka.net.manager").warning(
+            "Bootstrap connection to %s failed: %s (backoff %.2f secs)", "bootstrap-0", error, 0.1
+        )
+    return kafka_error(errors.KafkaTimeoutError("Unable to bootstrap"), "kafka://broker:9092", since=since)
+
+
+@pytest.mark.parametrize("tries", [(HUNG_UP,), (HUNG_UP, CUT_OFF), (CUT_OFF, HUNG_UP, HUNG_UP, CUT_OFF)])
+def test_a_hang_up_is_reported_though_our_deadline_cut_off_the_last_try(
+    tries: tuple[Exception, ...],
+) -> None:
+    error = given_up_after(*tries)
+    assert isinstance(error, RetryLater)
+    assert "socket disconnected" in error.message
+    assert "sasl.password" in error.hint
+
+
+def test_a_broker_that_never_answers_is_reported_so() -> None:
+    error = given_up_after(CUT_OFF, CUT_OFF)
+    assert isinstance(error, RetryLater)
+    assert "timed out" in error.message
+    assert "firewall" in error.hint
+
+
+def test_a_refused_login_is_found_behind_what_came_after_it() -> None:
+    refused = errors.SaslAuthenticationFailedError("Authentication failed")
+    assert isinstance(given_up_after(refused, HUNG_UP, CUT_OFF), LoginRefused)
