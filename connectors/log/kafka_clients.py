@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
 from kafka.errors import UnknownTopicOrPartitionError
+from kafka.net.compat import KafkaNetClient
 
 from connectors.log.kafka_errors import quieten, translated
 from connectors.log.kafka_settings import ClientSettings
@@ -100,9 +102,19 @@ class KafkaClients:
 
     def _make(self, kind: Any, **settings: Any) -> Any:
         self._check_files()
+        networks: list[Any] = []
+
+        def network(**own: Any) -> Any:
+            networks.append(KafkaNetClient(**own))
+            return networks[-1]
+
         try:
-            with translated(self.where):
-                return kind(**settings)
+            with translated(self.where), ExitStack() as unfinished:
+                # A client whose making fails keeps its thread and its sockets.
+                unfinished.callback(lambda: [made.close() for made in networks])
+                client = kind(**settings, kafka_client=network)
+                unfinished.pop_all()
+                return client
         except (ValueError, RuntimeError) as error:  # for example a codec that is not installed
             raise ConfigError(
                 f"log.client cannot be used: {error}",

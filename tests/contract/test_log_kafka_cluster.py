@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,6 +105,27 @@ def test_a_cluster_that_cannot_be_reached_is_retried_later_and_not_logged_about(
     assert f"kafka://127.0.0.1:{port}" in raised.value.message
     assert "REFUSED" in raised.value.message, "the reason must be said"
     assert capfd.readouterr().err == ""
+    log.close()
+
+
+def test_a_cluster_that_is_away_does_not_cost_a_thread_and_its_sockets_per_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka_clients, "_BOOTSTRAP_MS", 50)
+    log = open_log(f"kafka://127.0.0.1:{free_port()}", "crm")
+
+    def after(tries: int) -> tuple[int, int]:
+        for _ in range(tries):
+            with pytest.raises(RetryLater):
+                log.exists()
+        gc.collect()
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    threads, files = after(1)
+    threads_later, files_later = after(20)
+    assert threads_later == threads
+    # pytest keeps the socket of a refused connection, which kafka-python leaves to the garbage collector.
+    assert files_later <= files + 20
     log.close()
 
 
