@@ -46,6 +46,11 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def is_supervised() -> bool:
+    """Whether this process is a child of `run`."""
+    return PARENT_VARIABLE in os.environ
+
+
 @dataclass(slots=True)
 class Stage:
     """One child: what starts it, and how it fares. `code` is set once it has stopped for good."""

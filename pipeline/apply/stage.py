@@ -17,9 +17,9 @@ from pipeline.apply.grouping import Blocked
 from pipeline.apply.opened import open_replica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.skipping import skip_next
-from pipeline.backoff import Backoff
 from pipeline.reports import Report, ReportedError, StageReport, StageState
-from schemas.errors import KeepstreamError, RetryLater
+from pipeline.retries import Retries
+from schemas.errors import KeepstreamError
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.apply")
@@ -77,18 +77,20 @@ class ApplyStage:
             self._report(self.snapshot())
 
     def _run_always(self) -> bool:
-        backoff = Backoff()
+        retries = Retries()
         while not self._stop.is_set():
             try:
-                if self._run_once(backoff):
+                if self._run_once(retries):
                     return True
-            except RetryLater as error:
+            except KeepstreamError as error:
+                if not retries.outlives(error):
+                    raise
                 self._note(error)
-                if backoff.wait(self._stop):
+                if retries.wait(self._stop):
                     break
         return False
 
-    def _run_once(self, backoff: Backoff) -> bool:
+    def _run_once(self, retries: Retries) -> bool:
         opened = open_replica(self._options, self._stop, self._wait_for, ours=self._token)
         if opened is None:
             return False
@@ -102,12 +104,12 @@ class ApplyStage:
             self._applier = Applier(opened, self._options, self._stop, self._counters)
             self._counters.beat_at = time.monotonic()
             self._state, self._waiting_for = StageState.STREAMING, None
-            backoff.reset()
+            retries.reset()
             return self._applier.run()
         finally:
             opened.close()
 
-    def _note(self, error: RetryLater) -> None:
+    def _note(self, error: KeepstreamError) -> None:
         self._state, self._waiting_for = StageState.RETRYING, None
         self._last_error = ReportedError.of(error)
         logger.warning("apply retries", extra={"code": error.code, "error": error.message})

@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import replace
 
-from pipeline.backoff import Backoff
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.joins import Joins, Tables
@@ -18,7 +17,8 @@ from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.trimming import Trimmer
 from pipeline.reports import Report, ReportedError, StageReport, StageState
-from schemas.errors import KeepstreamError, RetryLater
+from pipeline.retries import Retries
+from schemas.errors import KeepstreamError
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.capture")
@@ -52,14 +52,16 @@ class CaptureStage:
         if self._options.trim is not None:
             trimmer = Trimmer(self._options.trim)
             threading.Thread(target=trimmer.run, args=[self._stop], name="trim", daemon=True).start()
-        backoff = Backoff()
+        retries = Retries()
         try:
             while not self._stop.is_set():
                 try:
-                    self._run_once(backoff)
-                except RetryLater as error:
+                    self._run_once(retries)
+                except KeepstreamError as error:
+                    if not retries.outlives(error):
+                        raise
                     self._note(error)
-                    if backoff.wait(self._stop):
+                    if retries.wait(self._stop):
                         return
         except KeepstreamError as error:
             self._last_error = ReportedError.of(error)
@@ -70,7 +72,7 @@ class CaptureStage:
             self._state = StageState.STOPPED
             self._report(self.snapshot())
 
-    def _run_once(self, backoff: Backoff) -> None:
+    def _run_once(self, retries: Retries) -> None:
         self._capture = Startup(self._options, self._stop, self._wait_for).open()
         if self._capture is None:
             return
@@ -88,14 +90,14 @@ class CaptureStage:
             added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
             housekeeping = Housekeeping(capture, options, joins.look, added)
             pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
-            backoff.reset()
+            retries.reset()
             self._state = StageState.STREAMING
             pump.run(self._stop)
         finally:
             capture.close()
             self._capture = None
 
-    def _note(self, error: RetryLater) -> None:
+    def _note(self, error: KeepstreamError) -> None:
         self._state, self._waiting_for = StageState.RETRYING, None
         self._last_error = ReportedError.of(error)
         logger.warning("capture retries", extra={"code": error.code, "error": error.message})

@@ -14,13 +14,13 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.session import connect
-from pipeline.backoff import Backoff
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.progress import CopyPhase, CopyProgress
 from pipeline.copy.replica import copy_replica
 from pipeline.follow import Follower, find_tail, follow_from_start
 from pipeline.reports import Report, ReportedError, StageReport, StageState
+from pipeline.retries import Retries
 from schemas.errors import HistoryBroken, KeepstreamError, RetryLater
 from schemas.lsn import Position
 
@@ -55,27 +55,26 @@ class FirstCopyStage:
 
     def run(self) -> bool:
         """Whether the replica follows the log now; False after `stop`. Raises OperatorNeeded."""
-        backoff = Backoff()
+        retries = Retries()
         while not self._stop.is_set():
             try:
                 if self._is_streaming():
                     return True
                 self._copy()
                 return True
-            except RetryLater as error:
-                if self._stop.is_set():
-                    return False
-                self._last_error = ReportedError.of(error)
-                logger.warning("copy retries", extra={"code": error.code, "error": error.message})
-                self._say(StageState.RETRYING)
-                if backoff.wait(self._stop):
-                    return False
             except KeepstreamError as error:
                 if error.code == progress.IN_USE:  # another one made it whole since we looked
                     continue
+                if isinstance(error, RetryLater) and self._stop.is_set():
+                    return False
                 self._last_error = ReportedError.of(error)
-                self._say(StageState.STOPPED)
-                raise
+                if not retries.outlives(error):
+                    self._say(StageState.STOPPED)
+                    raise
+                logger.warning("copy retries", extra={"code": error.code, "error": error.message})
+                self._say(StageState.RETRYING)
+                if retries.wait(self._stop):
+                    return False
         return False
 
     def _is_streaming(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -311,3 +312,28 @@ def test_a_condition_that_nobody_knows_ends_with_2(directory_pipeline: Pipeline)
 def lsn(text: str) -> int:
     high, low = text.split("/")
     return int(high, 16) << 32 | int(low, 16)
+
+
+def test_a_replica_that_refuses_our_login_for_a_while_is_retrying_not_stopped(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    running = pipeline.start("run")
+    pipeline.wait()
+    replica = pipeline.replica
+    replica.disconnect()
+    server = dataclasses.replace(pipeline.source, server=replica.server, name="postgres")
+    server.execute_as_admin(f"alter database {replica.name} allow_connections false")
+    server.execute_as_admin(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [replica.name]
+    )
+    pipeline.until(lambda: replica_of(pipeline)["state"] == "retrying", "the state retrying")
+    seen = [replica_of(pipeline) for _ in range(8)]
+    assert {each["state"] for each in seen} == {"retrying"}
+    assert seen[-1]["last_error"]["code"] == "login-refused"
+    server.execute_as_admin(f"alter database {replica.name} allow_connections true")
+    pipeline.source.execute("insert into customer values (1, 'came meanwhile')")
+    pipeline.wait()
+    assert "stage ended" not in running.output
+    assert running.end() == 0
