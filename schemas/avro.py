@@ -11,10 +11,11 @@ compiled functions for the loops that run for every row (schemas.rowencoder, sch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NoReturn
 
+from schemas import rowcode
 from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, RefusedData
 from schemas.names import encode_name
@@ -120,6 +121,14 @@ def row_encoder(table: TableSchema) -> RowEncoder:
 def key_encoder(table: TableSchema) -> RowEncoder:
     """The same for a `K` tuple: → (Avro key, (), position after). Other columns' contents are skipped."""
     return compile_encoder(_codecs(table), table.key_indexes, partial(_refuse_tuple, table, True))
+
+
+def row_code(table: TableSchema) -> tuple[bytes, bytes, tuple[Callable[[bytes], bytes], ...]]:
+    """What code in C is told of a table version: a letter for each column of a row, the same of a key, and
+    each column's encoder (schemas.rowcode)."""
+    codecs = _codecs(table)
+    kinds = rowcode.kinds_of(codecs)
+    return kinds, rowcode.kinds_of(codecs, table.key_indexes), tuple(codec.encode for codec in codecs)
 
 
 @lru_cache(_COMPILED_LIMIT)

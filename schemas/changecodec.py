@@ -61,12 +61,14 @@ def encode_change(change: Change) -> bytes:
     return b"".join(pieces)
 
 
-def encode_array(changes: list[bytes]) -> bytes:
-    """An Avro array of encoded changes, in one block with its size, so that readers can skip it."""
+def encode_array(changes: list[bytes], count: int | None = None) -> bytes:
+    """An Avro array of encoded changes, in one block with its size, so that readers can skip it.
+    count: how many they are, unless each stands for itself."""
     if not changes:
         return b"\0"
     block = b"".join(changes)
-    return b"".join((encode_long(-len(changes)), encode_long(len(block)), block, b"\0"))
+    counted = len(changes) if count is None else count
+    return b"".join((encode_long(-counted), encode_long(len(block)), block, b"\0"))
 
 
 def _encode_payload_change(change: Change) -> bytes:

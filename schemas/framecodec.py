@@ -184,15 +184,24 @@ def _read(schema: Any, record: bytes, pos: int) -> tuple[Any, int]:
 _TRANSACTIONS, _PART, _CAPTURE_START, _ANCHOR, _HEARTBEAT = (encode_long(i) for i in range(5))
 
 
-def encode_transactions(transactions: list[bytes]) -> bytes:
-    """Body of whole transactions; each made by `encode_transaction`."""
-    return _TRANSACTIONS + encode_long(len(transactions)) + b"".join(transactions) + b"\0"
+def encode_transactions(transactions: list[bytes], count: int | None = None) -> bytes:
+    """Body of whole transactions, made by `encode_transaction`. count: how many they are, unless each stands
+    for itself."""
+    counted = len(transactions) if count is None else count
+    return _TRANSACTIONS + encode_long(counted) + b"".join(transactions) + b"\0"
 
 
 def encode_transaction(
-    *, xid: int, commit_lsn: int, end_lsn: int, commit_time: int, origin: str | None, changes: list[bytes]
+    *,
+    xid: int,
+    commit_lsn: int,
+    end_lsn: int,
+    commit_time: int,
+    origin: str | None,
+    changes: list[bytes],
+    count: int | None = None,
 ) -> bytes:
-    """One transaction; `changes` made by `schemas.changecodec`."""
+    """One transaction; `changes` made by `schemas.changecodec`, and counted as its `encode_array` does."""
     return b"".join(
         (
             encode_long(xid),
@@ -200,7 +209,7 @@ def encode_transaction(
             encode_long(end_lsn),
             encode_long(commit_time),
             encode_optional_text(origin),
-            encode_array(changes),
+            encode_array(changes, count),
         )
     )
 
@@ -214,6 +223,7 @@ def encode_part(
     changes: list[bytes],
     fragment: Fragment | None,
     commit: Commit | None,
+    count: int | None = None,
 ) -> bytes:
     """Body of one part of a transaction."""
     pieces = [
@@ -222,7 +232,7 @@ def encode_part(
         encode_long(commit_lsn),
         encode_long(commit_time),
         encode_long(part),
-        encode_array(changes),
+        encode_array(changes, count),
     ]
     if fragment is None:
         pieces.append(b"\0")

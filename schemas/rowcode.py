@@ -6,7 +6,7 @@ the same in Python. Which columns it does by itself is told by letters; the rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from schemas.compiled import find_compiled
@@ -29,6 +29,11 @@ _KINDS: Final = (
 )
 
 
-def kinds_of(codecs: Iterable[Codec]) -> list[bytes]:
-    """A letter for each column."""
-    return [next((kind for known, kind in _KINDS if codec is known), _OTHER) for codec in codecs]
+def kinds_of(codecs: Iterable[Codec], only: Sequence[int] | None = None) -> bytes:
+    """A letter for each column. only: the columns that are not to be skipped."""
+    return b"".join(
+        SKIPPED
+        if only is not None and index not in only
+        else next((kind for known, kind in _KINDS if codec is known), _OTHER)
+        for index, codec in enumerate(codecs)
+    )

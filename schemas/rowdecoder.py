@@ -58,7 +58,7 @@ def compile_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
     if rowcode.decode_row is None:
         return compile_python_decoder(codecs, refuse)
     decoders = tuple(codec.decode for codec in codecs)
-    return partial(rowcode.decode_row, b"".join(rowcode.kinds_of(codecs)), decoders, refuse)
+    return partial(rowcode.decode_row, rowcode.kinds_of(codecs), decoders, refuse)
 
 
 def compile_python_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:

@@ -158,12 +158,8 @@ def compile_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse:
     """
     if rowcode.encode_row is None:
         return compile_python_encoder(codecs, keys, refuse)
-    kinds = [
-        kind if keys is None or index in keys else rowcode.SKIPPED
-        for index, kind in enumerate(rowcode.kinds_of(codecs))
-    ]
-    encoders = tuple(codec.encode for codec in codecs)
-    return partial(rowcode.encode_row, b"".join(kinds), encoders, keys is None, refuse)
+    kinds, encoders = rowcode.kinds_of(codecs, keys), tuple(codec.encode for codec in codecs)
+    return partial(rowcode.encode_row, kinds, encoders, keys is None, refuse)
 
 
 def compile_python_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:

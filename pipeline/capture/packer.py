@@ -53,11 +53,13 @@ class FramePacker:
         self._new_tables: list[TableSchema] = []
         self._open_tables: list[TableSchema] = []
         self._whole: list[bytes] = []
+        self._whole_count = 0
         self._whole_bytes = 0
         self._whole_changes = 0
         self._position: Position | None = None
         self._open: _Open | None = None
         self._changes: list[bytes] = []
+        self._change_count = 0
         self._change_bytes = 0
 
     @property
@@ -74,6 +76,21 @@ class FramePacker:
     def holds_transactions(self) -> bool:
         """Whether `flush` would return something."""
         return bool(self._whole)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the next frame holds of whole transactions."""
+        return self._whole_bytes
+
+    @property
+    def target_bytes(self) -> int:
+        """What a frame holds, or one transaction or change more."""
+        return self._target_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more of the open transaction goes into one frame."""
+        return self._target_bytes - self._change_bytes
 
     def begin(self, *, xid: int, commit_lsn: Lsn, commit_time: int) -> None:
         """A transaction begins. `commit_time` is in µs since 1970 UTC."""
@@ -99,6 +116,7 @@ class FramePacker:
         self._change_bytes += len(change)
         if self._change_bytes <= self._target_bytes:
             self._changes.append(change)
+            self._change_count += 1
             return ()
         self._change_bytes -= len(change)
         return self._add_past_target(change)
@@ -110,7 +128,24 @@ class FramePacker:
             yield from self._cut(change)
             return
         self._changes.append(change)
+        self._change_count = 1
         self._change_bytes = len(change)
+
+    def add_many(self, changes: bytes, count: int) -> None:
+        """As many changes of the open transaction, of at most `room_bytes`."""
+        self._changes.append(changes)
+        self._change_count += count
+        self._change_bytes += len(changes)
+
+    def take(self, transactions: bytes, count: int, changes: int, position: Position) -> Iterator[PackedBody]:
+        """As many whole transactions, encoded, which fit into the next frame. `position`: after the last."""
+        self._whole.append(transactions)
+        self._whole_count += count
+        self._whole_bytes += len(transactions)
+        self._whole_changes += changes
+        self._position = position
+        if self._whole_bytes >= self._target_bytes:
+            yield from self.flush()
 
     def commit(self, *, end_lsn: Lsn) -> Iterator[PackedBody]:
         """The open transaction is complete."""
@@ -127,30 +162,27 @@ class FramePacker:
             commit_time=opened.commit_time,
             origin=opened.origin,
             changes=self._changes,
+            count=self._change_count,
         )
         if self._whole and self._whole_bytes + len(encoded) > self._target_bytes:
             yield from self.flush()
         self._take_open_tables()
-        self._whole.append(encoded)
-        self._whole_bytes += len(encoded)
-        self._whole_changes += len(self._changes)
-        self._position = Position(end_lsn, opened.xid, opened.commit_time)
-        self._changes, self._change_bytes = [], 0
-        if self._whole_bytes >= self._target_bytes:
-            yield from self.flush()
+        changes = self._change_count
+        self._forget_changes()
+        yield from self.take(encoded, 1, changes, Position(end_lsn, opened.xid, opened.commit_time))
 
     def flush(self) -> Iterator[PackedBody]:
         """What is complete and was not handed out yet."""
         if not self._whole:
             return
         body = PackedBody(
-            encode_transactions(self._whole),
+            encode_transactions(self._whole, self._whole_count),
             self._take_tables(),
             self._position,
             self._whole_changes,
-            len(self._whole),
+            self._whole_count,
         )
-        self._whole, self._whole_bytes, self._whole_changes = [], 0, 0
+        self._whole, self._whole_count, self._whole_bytes, self._whole_changes = [], 0, 0, 0
         yield body
 
     def _spill(self) -> Iterator[PackedBody]:
@@ -172,7 +204,7 @@ class FramePacker:
         opened = self._open
         assert opened is not None
         opened.part += 1
-        count = len(self._changes) + (1 if fragment is not None and fragment.last else 0)
+        count = self._change_count + (1 if fragment is not None and fragment.last else 0)
         body = encode_part(
             xid=opened.xid,
             commit_lsn=opened.commit_lsn,
@@ -181,8 +213,9 @@ class FramePacker:
             changes=self._changes,
             fragment=fragment,
             commit=None,
+            count=self._change_count,
         )
-        self._changes, self._change_bytes = [], 0
+        self._forget_changes()
         self._take_open_tables()
         return PackedBody(body, self._take_tables(), None, count, 0)
 
@@ -195,12 +228,16 @@ class FramePacker:
             changes=self._changes,
             fragment=None,
             commit=commit,
+            count=self._change_count,
         )
-        count = len(self._changes)
-        self._changes, self._change_bytes = [], 0
+        count = self._change_count
+        self._forget_changes()
         self._take_open_tables()
         position = Position(commit.end_lsn, opened.xid, opened.commit_time)
         return PackedBody(body, self._take_tables(), position, count, 1)
+
+    def _forget_changes(self) -> None:
+        self._changes, self._change_count, self._change_bytes = [], 0, 0
 
     def _take_open_tables(self) -> None:
         """What the transaction brought may travel in the next frame, because that begins or is it."""

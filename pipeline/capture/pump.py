@@ -17,6 +17,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.publication import publication_identity
+from connectors.postgres.runs import Runs
 from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.stream import Batch
 from connectors.postgres.visibility import wait_until_transaction_visible
@@ -41,6 +42,7 @@ from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import InternalError
 from schemas.join import JOIN_PREFIX
+from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
@@ -71,6 +73,7 @@ class Pump:
         self._added = added
         self._rates = rates
         self._decoder = Decoder()
+        self._runs = Runs()
         self._packer = FramePacker(capture.live_tables)
         self._resent = capture.resent
         self._tail = capture.chain.position
@@ -99,10 +102,7 @@ class Pump:
         self._rates.beat_at = time.monotonic()
         stream = self._capture.stream
         batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
-        messages = batch.messages[::-1]
-        batch.messages.clear()
-        while messages:
-            self._take(messages.pop())  # nobody else holds it: one of a wide row is freed once it is decoded
+        self._take_all(batch.messages)
         if self._transaction is None and batch.wal_end >= self._tail.lsn:
             self._resent.prove()
         if not stream.queued_bytes:
@@ -113,6 +113,41 @@ class Pump:
                 self._rates.complete(batch.wal_end)
             self._keep_house(batch)
         self._rates.position = self._chain.position
+
+    def _take_all(self, messages: list[bytes]) -> None:
+        at = 0
+        while at < len(messages):
+            after = self._take_run(messages, at)
+            if after == at:
+                self._take(_take_out(messages, at))
+                after += 1
+            at = after
+
+    def _take_run(self, messages: list[bytes], at: int) -> int:
+        """Messages that need no look, many at once; the index after them."""
+        if self._skipping or not self._resent.proven:
+            return at
+        packer = self._packer
+        if self._transaction is not None:
+            changes = self._runs.changes(messages, at, room_bytes=packer.room_bytes)
+            if changes is None:
+                return at
+            after, encoded, count = changes
+            packer.add_many(encoded, count)
+            return after
+        run = self._runs.transactions(
+            messages, at, held_bytes=packer.held_bytes, target_bytes=packer.target_bytes
+        )
+        if run is None:
+            return at
+        if run.transactions:
+            position = Position(Lsn(run.end_lsn), run.xid, run.commit_time)
+            self._append(packer.take(run.encoded, run.transactions, run.changes, position))
+            self._rates.last_commit_lsn = Lsn(run.commit_lsn)
+        if run.is_full:
+            self._append(packer.flush())
+        self._anchor_if_due()
+        return run.after
 
     def _keep_house(self, batch: Batch) -> None:
         for table in self._housekeeping.between_transactions(batch, self._packer):
@@ -164,6 +199,7 @@ class Pump:
         self._check_publication()
         self._versions[table.id] = table
         self._oids[table.id] = changed.oid
+        self._runs.forget(changed.oid)
         self._check_shape(changed.oid, table)
 
     def _check_publication(self) -> None:
@@ -238,6 +274,7 @@ class Pump:
         if payload is None:
             if change.table not in self._introduced:
                 self._introduce(change.table)
+            self._runs.know(self._oids[change.table], self._versions[change.table])
         elif isinstance(payload, Truncate):
             for table in payload.tables:
                 if table not in self._introduced:
@@ -301,6 +338,13 @@ class Pump:
         self._check_shape(self._oids[table.id], table, is_announced=True)
         names = ", ".join(column.name for column in added)
         logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
+
+
+def _take_out(messages: list[bytes], at: int) -> bytes:
+    """Nobody else holds it then: one of a wide row is freed once it is decoded."""
+    message = messages[at]
+    messages[at] = b""
+    return message
 
 
 def _ends(commit: Commit, begin: Begin) -> bool:

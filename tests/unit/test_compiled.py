@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from connectors.postgres import copytext
+from connectors.postgres import copytext, runs
 from schemas import changecodec, framecodec, rowcode
 from schemas.compiled import find_compiled
 
@@ -22,6 +22,8 @@ def test_every_function_in_c_is_found() -> None:
         changecodec.walk_changes,
         framecodec.decode_transactions,
         copytext.encode_in_c,
+        runs._encode_changes,
+        runs._encode_transactions,
     ):
         assert type(found).__name__ == "builtin_function_or_method"
 
