@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -93,24 +94,27 @@ class PartChanges:
     """Puts the changes of consecutive parts together; holds at most one oversized change."""
 
     def __init__(self) -> None:
-        self._fragments: list[bytes] = []
+        self._fragments = io.BytesIO()  # one growing piece: many would leave holes in the heap
 
     def feed(self, part: Part) -> Iterator[Change]:
         """The changes that this part completes, in source order. Raises RefusedData (`frame-format`)."""
-        if self._fragments and (part.change_count or part.fragment is None):
+        if self._fragments.tell() and (part.change_count or part.fragment is None):
             raise wrong_form(ValueError("a change ends in the middle"))
         yield from decode_changes(part.changes, part.change_count)
         if part.fragment is not None:
-            self._fragments.append(part.fragment.content)
+            if not part.fragment.content:
+                raise wrong_form(ValueError("a fragment of nothing"))
+            self._fragments.write(part.fragment.content)
             if part.fragment.last:
                 yield self._join()
-        if self._fragments and part.commit is not None:
+        if self._fragments.tell() and part.commit is not None:
             raise wrong_form(ValueError("a transaction ends inside of a change"))
 
     def _join(self) -> Change:
         """Nothing but the change itself is held when it returns."""
-        encoded = b"".join(self._fragments)
-        self._fragments.clear()
+        fragments, self._fragments = self._fragments, io.BytesIO()
+        encoded = fragments.getvalue()
+        del fragments
         return decode_change(encoded)
 
 

@@ -102,20 +102,29 @@ class ReplicaWriter:
         Raises Divergence where a change did not touch exactly one row, PositionLost, RetryLater,
         OperatorNeeded (`replica-schema` and others).
         """
-        find, send = self._plans.find, self._pipe.send
         with explained(self._replica):
             for ordinal, change in zip(ordinals, changes, strict=True):
                 if change.payload is not None:
                     self._barriers.apply(source, ordinal, change)
                 else:
-                    plan = find(change)
-                    row, old = change.row, change.old_row or change.old_key
-                    values = plan.decode_row(row, 0) if row is not None else ()
-                    old_values = plan.decode_old(old, 0) if old is not None else ()
-                    size = len(row or b"") + len(old or b"")
-                    send(plan.name, plan.bind(values, old_values), (plan.statement, source, ordinal), size)
-                    if plan.checks:
-                        self._keys.note(plan.checks, values, (source, ordinal))
+                    self._send_row(source, ordinal, change)
+
+    def apply_huge(self, source: SourceRef, held: list[Change], ordinal: int) -> None:
+        """The same of one change that only `held` holds: it is taken out, so that no more is kept of its row
+        than what libpq needs."""
+        with explained(self._replica):
+            self._send_row(source, ordinal, held.pop())
+
+    def _send_row(self, source: SourceRef, ordinal: int, change: Change) -> None:
+        plan = self._plans.find(change)
+        row, old = change.row, change.old_row or change.old_key
+        values = plan.decode_row(row, 0) if row is not None else ()
+        old_values = plan.decode_old(old, 0) if old is not None else ()
+        size = len(row or b"") + len(old or b"")
+        del change, row, old
+        self._pipe.send(plan.name, plan.bind(values, old_values), (plan.statement, source, ordinal), size)
+        if plan.checks:
+            self._keys.note(plan.checks, values, (source, ordinal))
 
     def set_plan(self, table_id: bytes) -> SetPlan | None:
         """How to write a table version of the log with `sets`; None where that is not provably equal.

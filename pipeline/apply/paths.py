@@ -40,6 +40,8 @@ SET_CHANGES = int(os.environ.get("KEEPSTREAM_SET_CHANGES", "100"))
 small transactions go as sets, too."""
 WIDE_BYTES = 256 * 1024
 """Larger rows go one by one: sets hold several copies of a row in memory."""
+HUGE_BYTES = 4 * 1024 * 1024
+"""Of a larger row nothing is gathered and nothing kept while it is sent."""
 _PATIENCE_SLICES = 64
 
 
@@ -109,7 +111,15 @@ class Paths:
         rows: list[Change] = []
         ordinals: list[int] = []
         for change in changes:
-            if change.payload is None:
+            if change.payload is None and _size_of(change) > HUGE_BYTES:
+                held = [change]
+                del change
+                self._gather(source, ordinals, rows)
+                rows, ordinals = [], []
+                self.push()
+                self._writer.apply_huge(source, held, ordinal)
+                self.single_changes += 1
+            elif change.payload is None:
                 rows.append(change)
                 ordinals.append(ordinal)
                 if len(rows) >= SLICE_CHANGES:
@@ -157,7 +167,7 @@ class Paths:
     def _gather(self, source: SourceRef, ordinals: Sequence[int], rows: Sequence[Change]) -> None:
         if not rows:
             return
-        size_bytes = sum([len(c.row or b"") + len(c.old_row or b"") for c in rows])
+        size_bytes = sum(map(_size_of, rows))
         self._gathered.add(Run(source, ordinals, rows), size_bytes)
         if self._gathered.is_full:
             self._send()
@@ -266,6 +276,11 @@ class Paths:
     def _lose_patience(self, table: str) -> None:
         refusals = self._patience.get(table, (0, 0))[1] + 1
         self._patience[table] = min(_PATIENCE_SLICES, 2**refusals), refusals
+
+
+def _size_of(change: Change) -> int:
+    """Bytes of its rows."""
+    return len(change.row or b"") + len(change.old_row or b"")
 
 
 def _is_wide(change: Change) -> bool:

@@ -177,8 +177,10 @@ class Pump:
         decoded = self._decoder.decode(message)
         del message
         if isinstance(decoded, Change):
-            if not self._skipping:
-                self._change(decoded)
+            if not self._skipping and self._belongs(decoded):
+                encoded = encode_change(decoded)
+                del decoded  # of a wide row, one copy less while it is sent
+                self._append(self._packer.add(encoded))
         elif isinstance(decoded, Begin):
             self._begin(decoded)
         elif isinstance(decoded, Commit):
@@ -269,7 +271,8 @@ class Pump:
         self._append(self._packer.commit(end_lsn=commit.end_lsn))
         self._anchor_if_due()
 
-    def _change(self, change: Change) -> None:
+    def _belongs(self, change: Change) -> bool:
+        """Whether it has a place in the log; then the log knows its tables."""
         payload = change.payload
         if payload is None:
             if change.table not in self._introduced:
@@ -279,13 +282,11 @@ class Pump:
             for table in payload.tables:
                 if table not in self._introduced:
                     self._introduce(table)
-        elif isinstance(payload, Message) and not self._belongs(payload):
-            return
-        self._append(self._packer.add(encode_change(change)))
+        return not isinstance(payload, Message) or self._is_logged(payload)
 
-    def _belongs(self, message: Message) -> bool:
-        """Whether it has a place in the log. One outside of transactions has none in a log of transactions;
-        and one about joining tables only if it is ours, because replicas do what it says."""
+    def _is_logged(self, message: Message) -> bool:
+        """Whether a message has a place in the log. One outside of transactions has none in a log of
+        transactions; and one about joining tables only if it is ours, because replicas do what it says."""
         begin = self._transaction
         if not message.transactional or begin is None:
             return False
