@@ -16,6 +16,7 @@ from kafka.net.compat import KafkaNetClient
 
 from connectors.log.kafka_errors import quieten, translated
 from connectors.log.kafka_settings import ClientSettings
+from connectors.log.kafka_sockets import DIRECT_URL
 from connectors.log.limits import MAX_MESSAGE_BYTES
 from schemas.errors import ConfigError
 
@@ -41,6 +42,7 @@ class KafkaClients:
             "bootstrap_timeout_ms": _BOOTSTRAP_MS,
             "request_timeout_ms": _REQUEST_MS,
             "reconnect_backoff_max_ms": _RECONNECT_MS,
+            "proxy_url": DIRECT_URL,
             **settings.common,
         }
         self._admin: Any = None
