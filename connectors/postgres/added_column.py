@@ -40,24 +40,20 @@ def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: Adde
         conn.execute(sql.SQL("alter table {} alter column {} drop default").format(table, label))
 
 
-_ADDED: Final = """
-    select (attmissingval::text::text[])[1], atthasmissing or attinhcount > 0
-      from pg_attribute where attrelid = %s::regclass and attname = %s
-"""
-# format() writes a value as PostgreSQL sends it, also of types without equality.
+# format() writes a value as PostgreSQL sends it, also of types without equality. num_nulls(): IS NULL also
+# holds for a composite value whose fields are all NULL.
 _OTHERS: Final = """
-    select exists (select from only {table} where case when {missing}::text is null then {column} is not null
-                   else {column} is null or format('%s', {column}) <> {missing} end)
+    select exists (
+        select from only {table}
+         where case when {missing}::text is null then num_nulls({column}) = 0
+                    else num_nulls({column}) = 1 or format('%s', {column}) <> {missing} end)
 """
 
 
 def require_values(conn: Session, table: sql.Identifier, column: AddedColumn) -> None:
     """A column that the replica has already, because somebody made it or a parent has it, must hold what the
-    source's rows hold. Raises OperatorNeeded (`column-differs`)."""
+    source's rows hold: all are looked at. Raises OperatorNeeded (`column-differs`)."""
     shown = table.as_string(conn)
-    found = conn.execute(_ADDED, [shown, column.name]).fetchone()
-    if found is not None and found[1] and found[0] == column.missing:
-        return  # it was added there, too, with the same value
     label, missing = sql.Identifier(column.name), sql.Literal(column.missing)
     others = conn.execute(sql.SQL(_OTHERS).format(table=table, column=label, missing=missing)).fetchone()
     if others == (False,):

@@ -52,7 +52,7 @@ def _check(target: TargetTable, key: tuple[str, ...], indexes: tuple[int, ...]) 
         sql.SQL("{} = ${}{}").format(name, sql.Literal(number), cast_of(target, key[number - 1]))
         for number, name in enumerate(names, 1)
     )
-    not_null = sql.SQL(" and ").join(sql.SQL("{} is not null").format(name) for name in names)
+    not_null = sql.SQL(" and ").join(sql.SQL("num_nulls({}) = 0").format(name) for name in names)
     one = sql.SQL("select where (select count(*) from {} where {}) <= 1").format(relation(target), equal)
     every = sql.SQL("select where not exists (select from {} where {} group by {} having count(*) > 1)")
     what = f"{UNIQUE} ({', '.join(key)}) of {target.qualified_name}"

@@ -247,12 +247,18 @@ class CatalogColumn:
     missing: str | None
 
 
-# attmissingval is an anyarray of one element; its text is read as text[] whatever the element's type.
-_COLUMNS: Final = """
+# attmissingval is an anyarray of one element; its text is taken out of the array's, whatever the element's
+# type: not every type's arrays are delimited by commas. A default names no columns; without the table,
+# pg_get_expr does not wait for whoever has that locked. A generated column's expression does.
+_COLUMNS: Final = r"""
     select a.attnum, a.attname, a.atttypid::bigint, a.atttypmod, format_type(a.atttypid, a.atttypmod),
-           a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid),
-           a.atthasmissing, (a.attmissingval::text::text[])[1]
+           a.attnotnull, a.attidentity, a.attgenerated,
+           case when a.attgenerated = '' then pg_get_expr(d.adbin, 0) end, a.atthasmissing,
+           case when held.text like '{"%%'
+                then regexp_replace(substr(held.text, 3, length(held.text) - 4), '\\(.)', '\1', 'g')
+                else substr(held.text, 2, length(held.text) - 2) end
       from pg_attribute a
+      cross join lateral (select a.attmissingval::text as text) held
       left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where a.attrelid = %s and a.attnum > 0 and not a.attisdropped
      order by a.attnum

@@ -169,12 +169,9 @@ def full_identity_sql(table: TableName) -> str:
 def set_full_identity(session: Session, table: TableName) -> None:
     """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
     RetryLater (`lock-timeout`) where the table is in use all the time."""
-    with wrapped(f"setting the replica identity of {'.'.join(table)}"):
-        session.execute(f"set lock_timeout = {LOCK_WAIT_MS}")
-        try:
-            session.execute(full_identity_sql(table).encode())
-        finally:
-            session.execute("set lock_timeout = 0")
+    with wrapped(f"setting the replica identity of {'.'.join(table)}"), session.transaction():
+        session.execute(f"set local lock_timeout = {LOCK_WAIT_MS}")
+        session.execute(full_identity_sql(table).encode())
 
 
 def identity_remedy(table: Table, publication: str) -> str:

@@ -44,7 +44,13 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     ),
     "58": (RetryLater, "server-failed", "Look into the server's log."),
     "40": (RetryLater, "transaction-conflict", ""),
-    "55P03": (RetryLater, "lock-timeout", ""),
+    "55P03": (
+        RetryLater,
+        "lock-timeout",
+        "End the transactions that hold the lock, prepared ones (pg_prepared_xacts), too: `select pid, state,"
+        " query from pg_stat_activity where pid in (select unnest(pg_blocking_pids(pid))"
+        " from pg_stat_activity)`.",
+    ),
     "55006": (RetryLater, "object-in-use", ""),
     "25006": (RetryLater, "server-read-only", "Connect to the primary: add target_session_attrs=read-write."),
     "42501": (

@@ -31,7 +31,8 @@ def row_versions(session: Session, table: TableName) -> str:
 
 
 # COPY's text form, made by the server; format() asks the type's output function, as COPY does.
-_VALUE = """case when {column} is null then '\\N' else replace(replace(replace(replace(
+# num_nulls(): IS NULL also holds for a composite value whose fields are all NULL.
+_VALUE = """case when num_nulls({column}) = 1 then '\\N' else replace(replace(replace(replace(
     format('%s', {column}), '\\', '\\\\'), chr(9), '\\t'), chr(10), '\\n'), chr(13), '\\r') end"""
 _EMIT = """
     select pg_catalog.pg_logical_emit_message(true, {prefix},

@@ -45,6 +45,8 @@ from schemas.validity import Chain, ignorable
 logger = logging.getLogger("keepstream.capture")
 
 _AGAIN_S = 1.0
+_LOCK_WAIT_MS = 5000
+"""For no look at the catalog does capture wait longer; it begins again, and says so."""
 
 Waiting = Callable[[str], None]
 """Called about once a second with what capture waits for; may raise to give up."""
@@ -93,6 +95,7 @@ class Startup:
         options = self._options
         sql = connect(options.source, purpose=f"{options.name}:capture")
         self._opened.append(sql.close)
+        sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
             options.log.create()
         tail = self._find_tail()

@@ -313,6 +313,35 @@ def test_a_column_that_the_replica_has_already_with_other_values_stops(
     assert replica.execute("select city from public.customer order by id") == [(missing,), ("Zug",)]
 
 
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ("add column extra int default 5; update public.customer set extra = 6", "5"),
+        ("add column extra pair; update public.customer set extra = row(null, null)", None),
+        ("add column extra pair default row(null, null); update public.customer set extra = null", "(,)"),
+    ],
+    ids=["changed since it was added alike", "of nulls for null", "null for one of nulls"],
+)
+def test_a_value_that_somebody_put_into_a_column_before_it_came_stops(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    customer: Rows,
+    there: str,
+    missing: str | None,
+) -> None:
+    replica.execute("create type public.pair as (a int, b text); insert into public.customer (id) values (1)")
+    replica.execute(f"set search_path = public; alter table public.customer {there}")
+    before = customer.table
+    oid, kind = (23, "integer") if "int" in there else (65000, "public.pair")
+    columns = (*before.columns, Column("extra", oid, -1, kind, False))
+    after = TableSchema("public", "customer", before.replica_identity, columns)
+    added = ColumnsAdded(before.id, (AddedColumn("extra", kind, False, None, missing),))
+    change = Change(Operation.DDL, after.id, payload=added)
+    made_log.commit(change, Rows(after).insert("2", None, None, None, None), tables=[before, after])
+    assert replicating.start().ended_with().code == "column-differs"
+
+
 def test_a_joining_table_is_made_and_filled_where_it_joined(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:

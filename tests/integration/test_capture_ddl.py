@@ -44,6 +44,54 @@ def test_added_columns_with_a_constant_default_are_followed(
     assert insert.operation is Operation.INSERT
 
 
+DEFAULTS = {
+    "box": "'(3,4),(1,2)'",
+    "box[]": "'{(3,4),(1,2);(1,1),(0,0)}'",
+    "text": r"""E'a"b\\c, {d}\n NULL'""",
+    "text[]": """'{a,"b,c",NULL}'""",
+    "numeric": "1.00",
+    "jsonb": """'{"a": [1, "b"]}'""",
+    "timestamptz": "'2026-01-02 03:04:05.6+00'",
+    "pair": "row(null, null)",
+}
+
+
+@pytest.mark.parametrize("type_name", DEFAULTS)
+def test_a_constant_default_of_any_type_is_told_as_postgresql_writes_it(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, type_name: str
+) -> None:
+    source.execute("create type pair as (a int, b text)")
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"alter table customer add column extra {type_name} default {DEFAULTS[type_name]}")
+        ((shown,),) = source.execute("select format('%s', extra) from customer")
+        source.execute("insert into customer values (2)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    payload = content.transactions[0][0].payload
+    assert [column.missing for column in payload.columns] == [shown]  # type: ignore[union-attr]
+
+
+def test_whoever_has_a_table_locked_does_not_hold_up_its_description(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step of a migration, which goes on for long."""
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with source.connect(autocommit=False) as migration, capturing(options) as running:
+
+        def read_locked(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
+            migration.execute("alter table customer add column note text")
+            return read_columns(session, oid)
+
+        monkeypatch.setattr(pump, "read_columns", read_locked)
+        content = begun(change_log)
+        source.execute("alter table customer add column credit int default 5")
+        source.execute("insert into customer values (2)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+        assert running.last_error is None
+        migration.rollback()
+
+
 def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

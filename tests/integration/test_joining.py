@@ -340,19 +340,29 @@ def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
 
 
 ODD = (
-    (1, "tab\tline\nreturn\rback\\slash\\N", "t", "a", "2026-01-01 12:00+02", "\\x00ff5c", '{"a\\"b",null}'),
-    (2, "", "f", "", "infinity", "", "{}"),
-    (3, None, None, None, None, None, None),
-    (4, "\\.", None, "\\N", None, None, '{"c\\\\d\te"}'),
-    (5, "\v\f\b\u00e9\U0001f600", None, None, None, None, None),
+    (
+        1,
+        "tab\tline\nreturn\rback\\slash\\N",
+        "t",
+        "a",
+        "2026-01-01 12:00+02",
+        "\\x00ff5c",
+        '{"a\\"b",null}',
+        "(,)",
+    ),
+    (2, "", "f", "", "infinity", "", "{}", "(1,)"),
+    (3, None, None, None, None, None, None, None),
+    (4, "\\.", None, "\\N", None, None, '{"c\\\\d\te"}', '(,"")'),
+    (5, "\v\f\b\u00e9\U0001f600", None, None, None, None, None, None),
 )
 
 
 def test_rows_that_the_server_sends_are_those_that_copy_sends(source: Database) -> None:
     source.grant_ownership()
+    source.execute("create type pair as (a int, b text)")
     source.execute(
         'create table "le%ad" (id int, "no%te" text, flag bool, code char(4), at timestamptz, raw bytea,'
-        " list text[], place point, net inet default '10.0.0.1/8')"
+        " list text[], pair pair, place point, net inet default '10.0.0.1/8')"
     )
     slot = f"rows_{source.name}"
     make = f"select pg_create_logical_replication_slot('{slot}', 'pgoutput')"
@@ -361,7 +371,7 @@ def test_rows_that_the_server_sends_are_those_that_copy_sends(source: Database) 
         " 'proto_version', '1', 'publication_names', 'none', 'messages', 'true')"
     )
     with psycopg.connect(source.dsn) as session:
-        insert = 'insert into "le%%ad" values (%s, %s, %s, %s, %s, %s, %s)'
+        insert = 'insert into "le%%ad" values (%s, %s, %s, %s, %s, %s, %s, %s)'
         session.cursor().executemany(insert, ODD)
         session.commit()
         source.execute_as_admin(make)
