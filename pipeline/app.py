@@ -1,4 +1,5 @@
-"""Picks the log's home and hands out connection strings, by what the configuration names."""
+"""What the configuration names, as the verbs need it: the log in its home, connection strings, and the
+options of capture, apply, first copy and verify."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`run`'s children: one process a stage, restarted when they die, left stopped when an operator is needed.
 
-    running ──exit 5, or killed──▶ waiting (back-off) ──▶ running
-       │ ───exit 1, seldom───────▶ waiting
-       └────exit 2, 3, 4, 6, or 1 again and again──▶ stopped (the other stages go on)
+    running ──exit 0, 5, 7, 130, or killed──▶ waiting (back-off) ──▶ running
+       ├──────exit 1, seldom────────────────▶ waiting
+       └──────exit 2, 3, 4, 6, or 1 again and again──▶ stopped (the other stages go on)
 
 The whole ends when capture or the last replica has stopped, with that stage's code, or on SIGTERM
 with 0. Children stay in our session and die with us, even if we are killed with SIGKILL.

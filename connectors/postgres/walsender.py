@@ -19,11 +19,10 @@ import psycopg
 from psycopg import pq, sql
 
 from connectors.postgres.session import connect_replication, sql_error
-from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, OperatorNeeded, RefusedData, RetryLater
+from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, RefusedData, RetryLater
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
 
 PLUGIN: Final = "pgoutput"
-_FAILOVER_SINCE: Final = 170000
 _CANCEL_WAIT_S: Final = 10.0
 
 
@@ -68,11 +67,6 @@ class Walsender:
         return self._session.info.backend_pid
 
     @property
-    def server_version(self) -> int:
-        """As in PG_VERSION_NUM, 180006."""
-        return self._session.info.server_version
-
-    @property
     def pgconn(self) -> pq.abc.PGconn:
         """libpq's connection, for the one thread that streams."""
         return self._session.pgconn
@@ -95,7 +89,6 @@ class Walsender:
         *,
         temporary: bool,
         export_snapshot: bool = False,
-        failover: bool = False,
         waiting: Callable[[float], None] | None = None,
     ) -> CreatedSlot:
         """Create a logical slot for pgoutput.
@@ -103,10 +96,9 @@ class Walsender:
         This waits until every transaction that now writes, or is prepared, has ended (P17), however
         long; no timeout of the server stops it. `waiting(seconds)` is called about once a
         second meanwhile; if it raises, the command is cancelled and nothing stays behind.
-        An exported snapshot lives until the next command on this connection or its end. `failover`
-        (PostgreSQL 17) lets standbys synchronise the slot; earlier servers refuse it here.
+        An exported snapshot lives until the next command on this connection or its end.
         """
-        command = self._create_command(name, temporary, export_snapshot, failover)
+        command = _create_command(name, temporary, export_snapshot)
         doing = f"creating slot {name}"
         ((slot, point, snapshot, _),) = self._rows(command, doing, waiting=waiting)
         return CreatedSlot(slot, parse_lsn(point), snapshot or None)
@@ -134,18 +126,6 @@ class Walsender:
     def close(self) -> None:
         """Close the connection; a temporary slot and an exported snapshot end with it."""
         self._session.close()
-
-    def _create_command(self, name: str, temporary: bool, export_snapshot: bool, failover: bool) -> str:
-        kept = "TEMPORARY " if temporary else ""
-        head = f"CREATE_REPLICATION_SLOT {_identifier(name)} {kept}LOGICAL {PLUGIN}"
-        if failover and self.server_version < _FAILOVER_SINCE:
-            raise OperatorNeeded(
-                f"a failover slot needs PostgreSQL 17, the source is {self.server_version // 10000}",
-                code="failover-unsupported",
-                hint="Set source.failover to false.",
-            )
-        options = f"SNAPSHOT '{'export' if export_snapshot else 'nothing'}'"
-        return f"{head} ({options}{', FAILOVER true' if failover else ''})"
 
     def _rows(
         self, command: str, doing: str, *, waiting: Callable[[float], None] | None = None
@@ -201,6 +181,12 @@ class Walsender:
             self._take_result()
         else:
             self.close()
+
+
+def _create_command(name: str, temporary: bool, export_snapshot: bool) -> str:
+    kept = "TEMPORARY " if temporary else ""
+    snapshot = "export" if export_snapshot else "nothing"
+    return f"CREATE_REPLICATION_SLOT {_identifier(name)} {kept}LOGICAL {PLUGIN} (SNAPSHOT '{snapshot}')"
 
 
 def start_command(slot: str, publication: str, start: Lsn) -> str:

@@ -2,7 +2,7 @@
 
     condition  = state | "state=" state | figure ">" limit
     state      = starting | copying | … | stopped | unknown
-    figure     = lag_s | lag_bytes | retained_bytes | time_to_full_s | … (FIGURES)
+    figure     = lag_s | lag_bytes | retained_bytes | time_to_full_s
     limit      = number with an optional unit: s, m, h, d for seconds; kB … TB, KiB … TiB for bytes
 
 `<` is for time_to_full_s, where little is bad. A state holds if any stage is in it, a figure if any

@@ -47,8 +47,17 @@ def test_one_stopped_replica_leaves_the_others_running(tmp_path: Path) -> None:
     assert time.monotonic() - started > 1.2
 
 
-@pytest.mark.parametrize("ending", ["raise SystemExit(5)", "import os; os.kill(os.getpid(), 9)"])
-def test_what_cannot_be_reached_or_was_killed_is_restarted(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "raise SystemExit(0)",
+        "raise SystemExit(5)",
+        "raise SystemExit(7)",
+        "raise SystemExit(130)",
+        "import os; os.kill(os.getpid(), 9)",
+    ],
+)
+def test_what_ended_well_or_cannot_be_reached_or_was_killed_is_restarted(tmp_path: Path, ending: str) -> None:
     tally = tmp_path / "starts"
     restarted = child(
         f"""
@@ -63,9 +72,11 @@ def test_what_cannot_be_reached_or_was_killed_is_restarted(tmp_path: Path, endin
     assert tally.read_text() == "xxx"
 
 
-def test_a_stage_that_crashes_again_and_again_stops() -> None:
-    supervisor = Supervisor({"capture": exits(1)}, threading.Event())
-    assert supervisor.run() == 1
+def test_a_stage_that_crashes_again_and_again_stops(tmp_path: Path) -> None:
+    tally = tmp_path / "starts"
+    crashing = child(f"open({str(tally)!r}, 'a').write('x'); raise SystemExit(1)")
+    assert run({"capture": crashing}) == 1
+    assert tally.read_text() == "xxxxx"
 
 
 def test_stopping_ends_every_child_and_counts_as_success(tmp_path: Path) -> None:
