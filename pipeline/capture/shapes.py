@@ -23,13 +23,13 @@ from itertools import zip_longest
 
 from connectors.postgres.shape import Shape, UsedType
 from pipeline.capture.schemachange import refuse_change
-from schemas.errors import InternalError
+from schemas.errors import BEGIN_ANEW, InternalError
 
 logger = logging.getLogger("keepstream.capture")
 
 PREFIX = "shape:"
 TYPE_PREFIX = "type:"
-_FIELDS, _EARLIER_FIELDS = 6, 5
+_FIELDS = 6
 
 
 def shape_entry(shape: Shape, announced: Collection[int]) -> str:
@@ -50,13 +50,20 @@ def first_shape(shape: Shape) -> str:
 
 
 def next_shape(shape: Shape, anchored: str | None) -> str:
-    """The entry of a table that was compared with its earlier one."""
-    fields = [] if anchored is None else _fields(anchored)
-    return shape_entry(shape, _numbers(fields[-1]) if len(fields) == _FIELDS else ())
+    """The entry of a table that was compared with its earlier one. InternalError: `anchor-malformed`."""
+    return shape_entry(shape, () if anchored is None else _numbers(_fields(anchored, shape)[-1]))
 
 
-def _fields(entry: str) -> list[str]:
-    return entry.removeprefix(PREFIX).split(":")
+def _fields(entry: str, now: Shape) -> list[str]:
+    """Of an entry about this table. Raises InternalError (`anchor-malformed`)."""
+    fields = entry.removeprefix(PREFIX).split(":")
+    if len(fields) != _FIELDS or int(fields[0]) != now.oid:
+        raise InternalError(
+            f"an ANCHOR's entry about table {now.oid} cannot be read",
+            code="anchor-malformed",
+            hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
+        )
+    return fields
 
 
 def _numbers(told: str) -> list[int]:
@@ -101,12 +108,9 @@ def without_files(entries: Iterable[str]) -> set[str]:
 
 def check_shape(table: str, anchored: str, now: Shape) -> None:
     """Raises RefusedData (`schema-changed`) unless every row that the stream did not carry is provably
-    as it was, and every column is still the one that its name was then."""
-    fields = _fields(anchored)
-    if len(fields) == _EARLIER_FIELDS and int(fields[0]) == now.oid:
-        return  # written before there was as much to compare; the next ANCHOR holds it
-    if len(fields) != _FIELDS or int(fields[0]) != now.oid:
-        raise InternalError(f"an ANCHOR's entry about {table} cannot be read", code="anchor-malformed")
+    as it was, and every column is still the one that its name was then.
+    InternalError: `anchor-malformed`."""
+    fields = _fields(anchored, now)
     filenode, last = int(fields[1]), int(fields[2])
     names, rows = fields[3], fields[4]
     if now.names_digest(last) != names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from connectors.postgres.shape import Shape
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
 from pipeline.capture.announcements import join_token
@@ -15,8 +16,9 @@ from pipeline.capture.history import (
 )
 from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
+from pipeline.capture.shapes import check_shape, next_shape
 from pipeline.follow import SameHistory
-from schemas.errors import HistoryBroken, RefusedData
+from schemas.errors import HistoryBroken, InternalError, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -109,6 +111,18 @@ def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
     anchored = ("pg_publication:1:100", join_token(101))
     check_publication("p", anchored, ("pg_publication:1:100", "pg_publication_rel:3:101"))
     check_publication("p", anchored, ("pg_publication:1:100",))  # its transaction never committed
+
+
+@pytest.mark.parametrize(
+    "entry", ["shape:16384:1:2:aa:bb", "shape:16384:1:2:aa:bb::", "shape:16385:1:2:aa:bb:"]
+)
+def test_p11_an_entry_about_a_table_that_cannot_be_compared_stops(entry: str) -> None:
+    now = Shape(16384, 1, 2, ())
+    for compare in (lambda: check_shape("public.customer", entry, now), lambda: next_shape(now, entry)):
+        with pytest.raises(InternalError) as caught:
+            compare()
+        assert caught.value.code == "anchor-malformed"
+        assert caught.value.message == "an ANCHOR's entry about table 16384 cannot be read"
 
 
 def see(history: SameHistory, commit_lsn: int, xid: int) -> bool:
