@@ -21,7 +21,7 @@ from connectors.interfaces import ChangeLog
 from connectors.log.open import open_log
 from connectors.postgres import progress
 from connectors.postgres.progress import Progress
-from connectors.postgres.session import connect
+from connectors.postgres.session import Session, connect
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.stage import ApplyStage
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity
@@ -164,6 +164,12 @@ class MadeLog:
             self.chain.append(body)
 
 
+def adopt(conn: Session, name: str, *, stream: bytes, position: Position, place: str = "") -> None:
+    """Make the row of a replica whose rows are there already and equal, as a copy with `initial: none`."""
+    token = progress.write_copying_marker(conn, name, stream=stream, place=place)
+    progress.complete_copy(conn, name, token=token, position=position, place=place)
+
+
 class Applying:
     """An apply stage in a thread, and what became of it."""
 
@@ -180,6 +186,13 @@ class Applying:
             self.stage.run()
         except KeepstreamError as error:
             self.error = error
+
+    @property
+    def standing(self) -> int:
+        """The LSN up to which it read that nothing more was committed; 0 if that is not past its position."""
+        opened = getattr(self.stage, "_applier", None)
+        standing = opened.opened.planner.standing if opened is not None else None
+        return standing.lsn if standing is not None else 0
 
     def end(self) -> None:
         self.stop.set()
@@ -209,7 +222,7 @@ class Replicating:
         self._applying: Applying | None = None
         with connect(replica.dsn, purpose="test") as session:
             progress.install(session)
-            progress.adopt(session, PIPELINE, stream=made.stream, position=Position(FIRST_LSN))
+            adopt(session, PIPELINE, stream=made.stream, position=Position(FIRST_LSN))
 
     def options(self, **changed: object) -> ApplyOptions:
         values = {"name": PIPELINE, "replica": REPLICA, "conninfo": self.replica.dsn, "log": self.made.log}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from schemas.change import Change, Operation
 from schemas.changecodec import encode_change
 from schemas.frame import NO_DIGEST, Anchor, CaptureStart, Commit, Frame, Heartbeat
@@ -105,8 +103,3 @@ def opened(record: bytes) -> Frame:
     frame = open_frame(record)
     assert frame is not None
     return frame
-
-
-def renumbered(frame: Frame, **changes: object) -> Frame:
-    """The same frame with other header fields, as a value: its digest is then a lie."""
-    return replace(frame, **changes)  # type: ignore[arg-type]

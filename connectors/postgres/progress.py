@@ -276,12 +276,6 @@ def copy_replaced(name: str) -> OperatorNeeded:
     )
 
 
-def adopt(conn: Session, name: str, *, stream: bytes, position: Position, place: str = "") -> None:
-    """Make the row of a replica whose rows are there already and equal (`initial: none`)."""
-    token = write_copying_marker(conn, name, stream=stream, place=place)
-    complete_copy(conn, name, token=token, position=position, place=place)
-
-
 def _position_values(position: Position) -> dict[str, Any]:
     return {
         "position": format_lsn(position.lsn),

@@ -40,7 +40,6 @@ class SlotState:
     plugin: str
     database: str
     temporary: bool
-    two_phase: bool
     active_pid: int | None
     restart_lsn: Lsn | None
     confirmed_flush_lsn: Lsn | None
@@ -60,7 +59,7 @@ class SlotState:
 # Columns that came later are read through JSON, so that one query serves every version.
 _STATE: Final = """
     select s.slot_name, coalesce(s.plugin, ''), coalesce(s.database, ''),
-           s.temporary, s.two_phase, s.active_pid, s.restart_lsn::text, s.confirmed_flush_lsn::text,
+           s.temporary, s.active_pid, s.restart_lsn::text, s.confirmed_flush_lsn::text,
            pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                                 else pg_current_wal_insert_lsn() end, s.restart_lsn)::bigint,
            s.safe_wal_size, coalesce(s.wal_status, 'lost'), to_jsonb(s) ->> 'invalidation_reason',
@@ -79,7 +78,7 @@ def read_slot(session: Session, name: str) -> SlotState | None:
         row = session.execute(_STATE, [name]).fetchone()
     if row is None:
         return None
-    values: tuple[Any, ...] = (*row[:6], *map(_lsn, row[6:8]), *row[8:])
+    values: tuple[Any, ...] = (*row[:5], *map(_lsn, row[5:7]), *row[7:])
     return SlotState(*values)
 
 

@@ -116,7 +116,6 @@ class SlotStream:
         self._delivered_wal_end = ZERO
         self._reply_wanted = False
         self._woken = False
-        self._wal_end = ZERO
 
         # the thread's own
         self._status_sent_at = 0.0
@@ -180,12 +179,6 @@ class SlotStream:
     def confirmed_lsn(self) -> Lsn:
         """What `confirm` was last given; 0 until then."""
         return self._confirmed
-
-    @property
-    def server_wal_end(self) -> Lsn:
-        """How far the server had decoded at its newest keepalive: for lag, *not* for heartbeats, as
-        messages below it may still be queued; those use `Batch.wal_end`."""
-        return self._wal_end
 
     @property
     def queued_bytes(self) -> int:
@@ -315,7 +308,6 @@ class SlotStream:
 
     def _hand_over(self, batch: Batch) -> None:
         batch.received_at = time.monotonic()
-        self._wal_end = max(self._wal_end, batch.wal_end)
         with self._changed:
             last = self._batches[-1] if self._batches else None
             if last is None:

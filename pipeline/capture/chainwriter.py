@@ -51,7 +51,6 @@ class ChainWriter:
         self._undurable: deque[tuple[int, Position]] = deque()
         self.position = chain.tail
         self.durable_position = START
-        self.bytes_written = 0
 
     @property
     def wants_anchor(self) -> bool:
@@ -120,7 +119,6 @@ class ChainWriter:
         failpoint("capture.after_append")
         self._number += 1
         self._appended += 1
-        self.bytes_written += len(record)
         self._since_anchor_bytes += len(record)
         if position is not None:
             self._undurable.append((self._appended, position))

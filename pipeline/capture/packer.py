@@ -68,11 +68,6 @@ class FramePacker:
         return tuple(self._live.values())
 
     @property
-    def inside_transaction(self) -> bool:
-        """Whether a transaction was begun and not yet committed."""
-        return self._open is not None
-
-    @property
     def holds_transactions(self) -> bool:
         """Whether `flush` would return something."""
         return bool(self._whole)

@@ -20,7 +20,6 @@ class Rates:
     transactions: int = 0
     bytes: int = 0
     position: Position = START
-    confirmed: Position = START
     complete_lsn: Lsn = ZERO
     complete_at: float | None = None
     last_commit_lsn: Lsn | None = None
@@ -42,7 +41,6 @@ class Rates:
 
     def confirm(self, durable: Position) -> None:
         """The log is durable up to here: what is missing was committed later."""
-        self.confirmed = durable
         self.complete_lsn = max(self.complete_lsn, durable.lsn)
         self.complete_at = max(self.complete_at or 0.0, durable.commit_time / 1e6)
 

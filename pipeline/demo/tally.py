@@ -31,9 +31,6 @@ class Tally:
             last = event["commit_lsn"]
         return tally
 
-    def of_operation(self, operation: str) -> int:
-        return sum(count for (_, op), count in self.changes.items() if op == operation)
-
     def busiest(self, count: int) -> list[str]:
         """The tables with the most changes."""
         tables: Counter[str] = Counter()

@@ -23,7 +23,7 @@ from schemas.errors import HistoryBroken, OperatorNeeded
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKey, JoinKeys
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
-from tests.fix_apply import FIRST_LSN, PIPELINE, MadeLog, Replicating, Rows, rows_of
+from tests.fix_apply import FIRST_LSN, PIPELINE, MadeLog, Replicating, Rows, adopt, rows_of
 from tests.fix_postgres import Database
 
 CUSTOMER = "create table public.customer (id int primary key, name text, credit numeric(10,2), note text)"
@@ -437,14 +437,8 @@ def test_an_idle_replica_moves_its_position_rarely(
     monkeypatch.setattr(applier, "STANDING_EVERY_S", 1000)
     with replicating.running() as applying:
         position = made_log.heartbeat()
-        replicating.wait(lambda: _standing(applying.stage) == position.lsn, "the heartbeat read")
+        replicating.wait(lambda: applying.standing == position.lsn, "the heartbeat read")
     assert replicating.row().position.lsn < position.lsn
-
-
-def _standing(stage: object) -> int:
-    opened = getattr(stage, "_applier", None)
-    standing = opened.opened.planner.standing if opened is not None else None
-    return standing.lsn if standing is not None else 0
 
 
 def test_a_log_of_another_stream_is_refused(
@@ -452,7 +446,7 @@ def test_a_log_of_another_stream_is_refused(
 ) -> None:
     with connect(replica.dsn, purpose="test") as session:
         progress.remove(session, PIPELINE)
-        progress.adopt(session, PIPELINE, stream=uuid.uuid4().bytes, position=Position(FIRST_LSN))
+        adopt(session, PIPELINE, stream=uuid.uuid4().bytes, position=Position(FIRST_LSN))
     error = replicating.start().ended_with()
     assert isinstance(error, HistoryBroken)
     assert error.code == "other-stream"

@@ -93,7 +93,7 @@ def test_a_hold_before_what_the_replica_knows_to_be_quiet_is_reached(
         replicating.wait(lambda: is_in(applying, StageState.STREAMING), "the state streaming")
         at = made_log.lsn + 5
         made_log.heartbeat(made_log.lsn + 0x100)
-        time.sleep(0.5)  # it is read; the row moves only every ten seconds
+        replicating.wait(lambda: applying.standing >= made_log.lsn, "the heartbeat read")
         hold_at(replica, HoldKind.VERIFY, at, expires_s=60)
         replicating.wait_for(at)
     assert replicating.row().position.lsn == at

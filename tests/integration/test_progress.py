@@ -15,6 +15,7 @@ from connectors.postgres.writer import ReplicaWriter
 from pipeline.dev.process import require, wait_until
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded
 from schemas.lsn import Lsn, Position
+from tests.fix_apply import adopt
 from tests.fix_postgres import Database
 
 STREAM = bytes(range(16))
@@ -36,7 +37,7 @@ def other(replica: Database) -> Iterator[Session]:
 
 @pytest.fixture
 def streaming(session: Session) -> Session:
-    progress.adopt(session, "crm", stream=STREAM, position=AT, place="1:2:ab")
+    adopt(session, "crm", stream=STREAM, position=AT, place="1:2:ab")
     return session
 
 

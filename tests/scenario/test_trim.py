@@ -24,6 +24,7 @@ from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
 from schemas.lsn import Lsn, Position
 from schemas.validity import Chain
+from tests.fix_apply import adopt
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
 
@@ -80,7 +81,7 @@ class Trimming:
         with connect(self.replica.dsn, purpose="test") as session:
             progress.install(session)
             session.execute("delete from keepstream.progress")
-            progress.adopt(session, self.name, stream=STREAM, position=Position(Lsn(lsn)))
+            adopt(session, self.name, stream=STREAM, position=Position(Lsn(lsn)))
 
     def standing(self) -> list[int]:
         return [standing.anchor.at.lsn for standing in anchors(self.log, threading.Event())]

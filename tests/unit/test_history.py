@@ -33,7 +33,6 @@ def slot(**changes: object) -> SlotState:
         "plugin": "pgoutput",
         "database": "crm",
         "temporary": False,
-        "two_phase": False,
         "active_pid": None,
         "restart_lsn": Lsn(0x1000),
         "confirmed_flush_lsn": Lsn(0x2000),

@@ -36,7 +36,6 @@ SLOT = SlotState(
     plugin="pgoutput",
     database="crm",
     temporary=False,
-    two_phase=False,
     active_pid=11,
     restart_lsn=Lsn(4_000),
     confirmed_flush_lsn=INSERT,
