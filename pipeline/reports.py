@@ -18,6 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.errors import KeepstreamError
 
 STALE_AFTER_S = 15.0
+CAPTURE_STAGE = "capture"
+
+
+def apply_stage(replica: str) -> str:
+    """What the stage that copies and applies to this replica calls itself in its reports."""
+    return f"apply:{replica}"
 
 
 class StageState(StrEnum):

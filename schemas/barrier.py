@@ -7,34 +7,34 @@ from typing import Final, assert_never
 
 from schemas.change import Change, ColumnsAdded, Message, Truncate
 from schemas.errors import InternalError
-from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, is_join
 
 IF_NEWER: Final = "If a newer Keepstream captures, upgrade this one to the same version; else report a bug."
 
 
 @dataclass(frozen=True, slots=True)
-class TableJoins:
-    """The message `keepstream.join`; `content` is a Join as JSON."""
+class JoinMessage:
+    """`keepstream.join`: `content` is a Join as JSON."""
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class RowsJoin:
-    """The message `keepstream.join.rows`; `content` is rows in COPY's text form."""
+class JoinRowsMessage:
+    """`keepstream.join.rows`: `content` is rows in COPY's text form."""
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class KeysJoin:
-    """The message `keepstream.join.keys`; `content` is JoinKeys as JSON."""
+class JoinKeysMessage:
+    """`keepstream.join.keys`: `content` is JoinKeys as JSON."""
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownJoin:
+class UnknownJoinMessage:
     """A message of a joining table that this Keepstream does not know; to leave it out would lose rows."""
 
     prefix: str
@@ -48,7 +48,7 @@ class UnknownJoin:
         )
 
 
-Barrier = Truncate | ColumnsAdded | TableJoins | RowsJoin | KeysJoin | UnknownJoin
+Barrier = Truncate | ColumnsAdded | JoinMessage | JoinRowsMessage | JoinKeysMessage | UnknownJoinMessage
 
 
 def barrier_of(change: Change) -> Barrier | None:
@@ -68,11 +68,9 @@ def barrier_of(change: Change) -> Barrier | None:
 
 def _of_message(prefix: str, content: bytes) -> Barrier | None:
     if prefix == JOIN_PREFIX:
-        return TableJoins(content)
+        return JoinMessage(content)
     if prefix == JOIN_ROWS_PREFIX:
-        return RowsJoin(content)
+        return JoinRowsMessage(content)
     if prefix == JOIN_KEYS_PREFIX:
-        return KeysJoin(content)
-    if prefix.startswith(f"{JOIN_PREFIX}."):
-        return UnknownJoin(prefix)
-    return None
+        return JoinKeysMessage(content)
+    return UnknownJoinMessage(prefix) if is_join(prefix) else None

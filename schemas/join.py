@@ -20,6 +20,11 @@ JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
 JOIN_KEYS_PREFIX: Final = "keepstream.join.keys"
 
 
+def is_join(prefix: str) -> bool:
+    """Whether a message of this prefix is about a joining table, be it of a later version's kind."""
+    return prefix == JOIN_PREFIX or prefix.startswith(f"{JOIN_PREFIX}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Join:
     """A joining table. `ddl` makes it, with indexes, constraints and triggers, without foreign keys.

@@ -18,7 +18,14 @@ from connectors.postgres.firing import silencing, would_fire
 from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session
-from schemas.barrier import IF_NEWER, KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import (
+    IF_NEWER,
+    JoinKeysMessage,
+    JoinMessage,
+    JoinRowsMessage,
+    UnknownJoinMessage,
+    barrier_of,
+)
 from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.errors import InternalError, OperatorNeeded
 from schemas.join import Join, JoinKeys
@@ -67,14 +74,14 @@ class BarrierWriter:
                 table = self._plans.table(change.table)
                 ref = ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
                 self._add_columns(table, barrier, ref)
-            case TableJoins(content):
+            case JoinMessage(content):
                 join = _understood(Join.from_json, content, ChangeRef(source, ordinal, "a table's joining"))
                 self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
-            case RowsJoin(content):
+            case JoinRowsMessage(content):
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
-            case KeysJoin(content):
+            case JoinKeysMessage(content):
                 self._make_keys(content, ChangeRef(source, ordinal, "foreign keys of a joining table"))
-            case UnknownJoin():
+            case UnknownJoinMessage():
                 raise barrier.error(ChangeRef(source, ordinal, "message"))
             case _:
                 assert_never(barrier)

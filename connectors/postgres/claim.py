@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Final
 
 from connectors.failpoints import failpoint
+from connectors.postgres.activity import SEE_WAITS
 from connectors.postgres.progress import (
     Progress,
     ReplicaState,
@@ -25,8 +26,6 @@ from connectors.postgres.session import Session, wrapped
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
 
-SILENCE_LIMIT_S: Final = 30.0
-"""How long an applier may say nothing to the replica before a waiting one takes over by itself."""
 _END_TIMEOUT_S: Final = 30.0
 
 ADVANCE: Final = b"""
@@ -148,7 +147,7 @@ def _end(conn: Session, found: Progress, deadline: float, should_stop: Callable[
             raise RetryLater(
                 f"session {found.backend_pid} of the replaced applier does not end",
                 code="take-over-slow",
-                hint="Look at pg_stat_activity of the replica.",
+                hint=f"On the replica: {SEE_WAITS}",
             )
 
 
@@ -195,6 +194,8 @@ def _fatal_loss(claim: Claim, row: Progress | None) -> KeepstreamError | None:
         return replaced(row.backend_pid)
     if row.state is ReplicaState.COPYING:
         return OperatorNeeded(
-            "a first copy into this replica has begun", code="copy-unfinished", hint="Let it finish."
+            "a first copy into this replica has begun",
+            code="copy-unfinished",
+            hint="Let it finish: `keepstream status` shows how far it is. Then start this applier again.",
         )
     return None

@@ -18,7 +18,8 @@ from typing import Final
 import psycopg
 
 from connectors.postgres import deferred, progress
-from connectors.postgres.claim import SILENCE_LIMIT_S, silence_s
+from connectors.postgres.activity import SEE_WAITS, SILENCE_LIMIT_S
+from connectors.postgres.claim import silence_s
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
@@ -55,12 +56,12 @@ _END_SESSIONS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class CopyRun:
-    """The right to copy into the replica: the marker's token (P20). `resumed`: a killed copy's
-    leftovers may be there, and are to be cleared away first."""
+    """The right to copy into the replica: the marker's token (P20). `has_leftovers`: what a killed copy
+    made may be there, and is to be cleared away first."""
 
     name: str
     token: uuid.UUID
-    resumed: bool
+    has_leftovers: bool
     schemas: tuple[str, ...]
     extensions: tuple[str, ...]
 
@@ -107,13 +108,15 @@ def _alone(conn: Session, what: str) -> Iterator[None]:
         yield
 
 
-def begin_run(conn: Session, name: str, *, stream: bytes, initial: str, place: str, resumed: bool) -> CopyRun:
+def begin_run(
+    conn: Session, name: str, *, stream: bytes, initial: str, place: str, has_leftovers: bool
+) -> CopyRun:
     """Write the copying marker, before any object (P20). Voids the token of an unfinished copy."""
     with _alone(conn, "beginning the copy"):
         progress.install(conn)
         for statement in _INSTALL:
             conn.execute(statement)
-        if not resumed:
+        if not has_leftovers:
             # a marker whose row was removed by hand may have left these
             conn.execute("delete from keepstream.copy_run where name = %s", [name])
             conn.execute(
@@ -127,7 +130,7 @@ def begin_run(conn: Session, name: str, *, stream: bytes, initial: str, place: s
             "select schemas, extensions from keepstream.copy_run where name = %s", [name]
         ).fetchone()
         assert row is not None
-    return CopyRun(name, token, resumed, tuple(row[0]), tuple(row[1]))
+    return CopyRun(name, token, has_leftovers, tuple(row[0]), tuple(row[1]))
 
 
 def end_sessions(conn: Session, application: str) -> None:
@@ -139,7 +142,7 @@ def end_sessions(conn: Session, application: str) -> None:
                 raise RetryLater(
                     f"sessions of an earlier copy ({application}) do not end",
                     code="take-over-slow",
-                    hint="Look at pg_stat_activity of source and replica.",
+                    hint=f"On source and replica: {SEE_WAITS}",
                 )
             time.sleep(0.05)
 

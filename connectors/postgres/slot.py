@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import psycopg
 
+from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, parse_lsn
 
-SILENCE_LIMIT_S: Final = 30.0
 _POLL_S: Final = 0.1
 _APPLICATION_NAME_BYTES: Final = 63  # NAMEDATALEN - 1; the server cuts what is longer
 _STREAM_DIGITS: Final = 16

@@ -203,7 +203,12 @@ class Applier:
         if loss is Loss.HELD and not opened.planner.inside:
             opened.look()
             return
-        raise RetryLater(f"the replica is no longer at {opened.planner.position}", code="position-moved")
+        raise RetryLater(
+            f"the replica is no longer at {opened.planner.position}",
+            code="position-moved",
+            hint="Apply goes on from where the replica is. If this comes again and again, run only one"
+            " `keepstream apply` or `run` per replica.",
+        )
 
     def _wait(self, blocked: Blocked) -> None:
         opened = self.opened

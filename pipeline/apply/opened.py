@@ -9,14 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from connectors.postgres import hold, progress
-from connectors.postgres.claim import SILENCE_LIMIT_S, Claim, replaced, silence_s, take_over
+from connectors.postgres.activity import SILENCE_LIMIT_S
+from connectors.postgres.claim import Claim, replaced, silence_s, take_over
 from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
 from pipeline.apply.grouping import Planner
 from pipeline.apply.options import ApplyOptions
 from pipeline.follow import Follower
-from pipeline.resume import follow_from
+from pipeline.reentry import follow_from
 from schemas.lsn import Lsn
 
 _RIVAL_POLL_S = 1.0

@@ -17,7 +17,7 @@ from pipeline.apply.grouping import Blocked
 from pipeline.apply.opened import open_replica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.skipping import skip_next
-from pipeline.reports import Report, ReportedError, StageReport, StageState
+from pipeline.reports import Report, ReportedError, StageReport, StageState, apply_stage
 from pipeline.retries import Retries
 from schemas.errors import KeepstreamError
 from schemas.lsn import format_lsn
@@ -126,7 +126,7 @@ class ApplyStage:
         position = applier.opened.planner.position if applier is not None else None
         commit_lsn = self._counters.last_commit_lsn
         return StageReport(
-            stage=f"apply:{self._options.replica}",
+            stage=apply_stage(self._options.replica),
             state=self._shown_state(),
             owner=(owner := self._state is StageState.STREAMING),
             hung_s=round(time.monotonic() - self._counters.beat_at, 1) if owner else 0.0,

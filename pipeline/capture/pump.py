@@ -41,7 +41,7 @@ from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import InternalError
-from schemas.join import JOIN_PREFIX
+from schemas.join import is_join
 from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
 
@@ -290,7 +290,7 @@ class Pump:
         begin = self._transaction
         if not message.transactional or begin is None:
             return False
-        if message.prefix.startswith(JOIN_PREFIX):
+        if is_join(message.prefix):
             if str(begin.xid) in announced_xids(self._chain.publication):
                 return True
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})

@@ -16,14 +16,13 @@ from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.trimming import Trimmer
-from pipeline.reports import Report, ReportedError, StageReport, StageState
+from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
 from schemas.errors import KeepstreamError
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.capture")
 
-STAGE = "capture"
 IDLE_AFTER_S = 3.0
 _REPORT_EVERY_S = 1.0
 
@@ -115,7 +114,7 @@ class CaptureStage:
         changes_per_s, bytes_per_s = self._rates.take_rates()
         commit_lsn = self._rates.last_commit_lsn
         return StageReport(
-            stage=STAGE,
+            stage=CAPTURE_STAGE,
             state=self._shown_state(),
             owner=(owner := self._state is StageState.STREAMING),
             hung_s=round(time.monotonic() - self._rates.beat_at, 1) if owner else 0.0,

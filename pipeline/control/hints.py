@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
+from connectors.postgres.activity import SEE_WAITS
 from schemas.errors import BEGIN_ANEW
-
-_WAITS = (
-    "See what its session waits for: select pid, wait_event_type, wait_event, state, query from"
-    " pg_stat_activity where application_name like 'keepstream:%';"
-)
 
 HINTS = {
     "capture-silent": "Its process hangs, or cannot write to the log: look at its output. `keepstream capture"
@@ -39,4 +35,4 @@ HINTS = {
 
 def hint_for(code: str, replica: str = "REPLICA") -> str:
     """A full sentence with a command or SQL."""
-    return HINTS[code].format(waits=_WAITS, replica=replica, begin_anew=BEGIN_ANEW)
+    return HINTS[code].format(waits=SEE_WAITS, replica=replica, begin_anew=BEGIN_ANEW)

@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
+from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
-from connectors.postgres.slot import SILENCE_LIMIT_S, SlotState
+from connectors.postgres.slot import SlotState
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.hints import hint_for
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
-from pipeline.reports import STALE_AFTER_S, NotReplicated, StageReport, StageState
+from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
 from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn, parse_lsn
 
@@ -84,7 +85,7 @@ class _Judge:
         self._slot = self._source.slot if self._source else None
         self._reports = seen.log.reports if isinstance(seen.log, LogSeen) else {}
         self._findings: list[StatusFinding] = list(_unreachable(seen))
-        self._capture_heard = self._hear("capture", session=self._is_slot_active)
+        self._capture_heard = self._hear(CAPTURE_STAGE, session=self._is_slot_active)
 
     def status(self) -> Status:
         capture = self._capture()
@@ -195,7 +196,7 @@ class _Judge:
     def _replica(self, name: str, capture: Stage) -> Replica:
         seen = self._seen.replicas[name]
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
-        heard = self._hear(f"apply:{name}", session=row is not None and row.alive)
+        heard = self._hear(apply_stage(name), session=row is not None and row.alive)
         report = heard.report
         holding = row if row is not None and row.state is ReplicaState.STREAMING else None
         held_s = self._apply_lag_s(holding, heard) if holding is not None else None

@@ -20,11 +20,11 @@ from schemas.errors import OperatorNeeded
 
 
 def require_copyable(
-    options: CopyOptions, *, source: Session, replica: Session, replica_role: bool, resumed: bool
+    options: CopyOptions, *, source: Session, replica: Session, replica_role: bool, has_leftovers: bool
 ) -> None:
     """Raises OperatorNeeded, with what mends it, if the copy cannot succeed; never writes.
 
-    `resumed`: what stands in the replica is a killed copy's, and will be cleared away.
+    `has_leftovers`: what stands in the replica is a killed copy's, and will be cleared away.
     """
     if options.initial is Initial.NONE:
         return
@@ -32,13 +32,13 @@ def require_copyable(
     tables = tables_to_copy(options, source)
     if options.initial is Initial.DATA:
         targets = find_targets(replica, tables, replica_role=replica_role)
-        _refuse_filled([] if resumed else leftovers.filled_tables(replica, list(targets.values())))
+        _refuse_filled([] if has_leftovers else leftovers.filled_tables(replica, list(targets.values())))
         return
     facts = source_schema.read_source_schema(source)
     source_schema.require_extensions(replica, facts.extensions)
     source_schema.require_roles(replica, facts.policy_roles)
     tools_for(options, source)
-    _refuse_objects([] if resumed else leftovers.user_objects(replica))
+    _refuse_objects([] if has_leftovers else leftovers.user_objects(replica))
 
 
 def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]:

@@ -107,15 +107,17 @@ class _FirstCopy:
 
     def run(self) -> Position:
         options = self._options
-        resumed = copy_run.find_unfinished(self._replica, options.pipeline, initial=options.initial.value)
+        has_leftovers = copy_run.find_unfinished(
+            self._replica, options.pipeline, initial=options.initial.value
+        )
         self._watch.enter(CopyPhase.PREPARING)
-        self._preflight(resumed)
-        run = self._begin(resumed)
+        self._preflight(has_leftovers)
+        run = self._begin(has_leftovers)
         if options.position is not None:  # initial: none
             return self._complete(run, options.position)
         return self._copy_until_whole(run)
 
-    def _preflight(self, resumed: bool) -> None:
+    def _preflight(self, has_leftovers: bool) -> None:
         # looking at a table waits for DDL on it: in a session of its own, which `stop` cancels
         with self._reader() as reader:
             self._watch.aside(
@@ -124,7 +126,7 @@ class _FirstCopy:
                     source=reader,
                     replica=self._replica,
                     replica_role=self._replica_role,
-                    resumed=resumed,
+                    has_leftovers=has_leftovers,
                 )
             )
 
@@ -137,11 +139,11 @@ class _FirstCopy:
         ):
             yield reader
 
-    def _begin(self, resumed: bool) -> CopyRun:
+    def _begin(self, has_leftovers: bool) -> CopyRun:
         """Write the marker, before any object. A killed copy's sessions are ended before and after it, so
         that none of them can commit once the token is ours."""
         application = self._options.application_name
-        if resumed:
+        if has_leftovers:
             copy_run.end_sessions(self._replica, application)
         run = copy_run.begin_run(
             self._replica,
@@ -149,18 +151,18 @@ class _FirstCopy:
             stream=self._options.stream,
             initial=self._options.initial.value,
             place=self._options.place,
-            resumed=resumed,
+            has_leftovers=has_leftovers,
         )
         self._watch.guard(run)
         failpoint("copy.marker_written")
-        if resumed:
+        if has_leftovers:
             copy_run.end_sessions(self._replica, application)
             copy_run.end_sessions(self._observer.session, application)
         return run
 
     def _copy_until_whole(self, run: CopyRun) -> Position:
         """Attempts, each with a snapshot of its own, until one of them outlives its copy."""
-        if run.resumed:
+        if run.has_leftovers:
             self._clear(run)
         while True:
             try:

@@ -19,7 +19,7 @@ from pipeline.copy.options import CopyOptions
 from pipeline.copy.progress import CopyPhase, CopyProgress
 from pipeline.copy.replica import copy_replica
 from pipeline.follow import Follower, find_tail, follow_from_start
-from pipeline.reports import Report, ReportedError, StageReport, StageState
+from pipeline.reports import Report, ReportedError, StageReport, StageState, apply_stage
 from pipeline.retries import Retries
 from schemas.errors import HistoryBroken, KeepstreamError, RetryLater
 from schemas.lsn import Position
@@ -148,7 +148,7 @@ class FirstCopyStage:
     ) -> None:
         self._report(
             StageReport(
-                stage=f"apply:{self._options.copy.replica}",
+                stage=apply_stage(self._options.copy.replica),
                 state=state,
                 owner=state is StageState.COPYING,
                 last_error=self._last_error,

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 
 from pipeline.events.joined import joined_rows
 from schemas.avro import RowCodec
-from schemas.barrier import KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import JoinKeysMessage, JoinMessage, JoinRowsMessage, UnknownJoinMessage, barrier_of
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
 from schemas.join import Join
@@ -54,7 +54,11 @@ class EventEncoder:
         """Raises InternalError (`table-unknown`) for a version that the log did not announce."""
         table = self._tables.get(table_id)
         if table is None:
-            raise InternalError(f"table version {table_id.hex()} was not announced", code="table-unknown")
+            raise InternalError(
+                f"the log uses table version {table_id.hex()} without having described it",
+                code="table-unknown",
+                hint="Start again: the reader then begins at an anchor. If it comes back, report a bug.",
+            )
         return table
 
     def encode(self, change: Change) -> Iterator[dict[str, Any]]:
@@ -70,15 +74,15 @@ class EventEncoder:
                     yield _event(self.table(table_id), "truncate")
             case ColumnsAdded():
                 yield _event(self.table(change.table), "ddl", after=_added(barrier))
-            case TableJoins(content):
+            case JoinMessage(content):
                 self._join = join = Join.from_json(content)
                 made = {"create_table": list(join.columns), "sql": list(join.ddl)}
                 yield _event(join, "ddl", after=made)
-            case RowsJoin(content):
+            case JoinRowsMessage(content):
                 yield from self._joined(content)
-            case KeysJoin():
+            case JoinKeysMessage():
                 return
-            case UnknownJoin():
+            case UnknownJoinMessage():
                 raise barrier.error("change")
             case _:
                 assert_never(barrier)

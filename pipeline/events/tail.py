@@ -16,7 +16,7 @@ from connectors.interfaces import ChangeLog
 from pipeline.events.event import Committed, EventEncoder
 from pipeline.events.spool import PartSpool
 from pipeline.follow import Followed, Follower, find_tail, follow_from_start
-from pipeline.resume import follow_from
+from pipeline.reentry import follow_from
 from schemas.change import Change
 from schemas.frame import Part, Transactions
 from schemas.lsn import ZERO, Lsn, Position

@@ -18,7 +18,9 @@ STREAM = bytes(16)
 
 def begin(replica: Database) -> copy_run.CopyRun:
     with connect(replica.dsn, purpose="copy") as session:
-        return copy_run.begin_run(session, "crm", stream=STREAM, initial="none", place="", resumed=False)
+        return copy_run.begin_run(
+            session, "crm", stream=STREAM, initial="none", place="", has_leftovers=False
+        )
 
 
 def test_one_that_begins_while_the_other_completes_finds_the_replica_in_use(replica: Database) -> None:

@@ -22,7 +22,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.control.wait import mark_now
 from pipeline.dev.process import require
-from pipeline.resume import follow_from
+from pipeline.reentry import follow_from
 from schemas.errors import RetryLater
 from schemas.frame import FRAME_TARGET_BYTES
 from schemas.lsn import Lsn, Position, parse_lsn

@@ -18,7 +18,7 @@ from connectors.postgres.session import connect
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.trimming import Reader, StandingAnchor, Trimmer, TrimOptions, anchors
 from pipeline.config import Initial
-from pipeline.resume import follow_from
+from pipeline.reentry import follow_from
 from schemas.errors import PlaceTrimmed
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame

@@ -6,9 +6,17 @@ import pytest
 
 from pipeline.apply.grouping import is_barrier
 from pipeline.events.event import EventEncoder
-from schemas.barrier import Barrier, KeysJoin, RowsJoin, TableJoins, UnknownJoin, barrier_of
+from schemas.barrier import (
+    Barrier,
+    JoinKeysMessage,
+    JoinMessage,
+    JoinRowsMessage,
+    UnknownJoinMessage,
+    barrier_of,
+)
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.errors import InternalError
+from schemas.join import is_join
 
 TABLE = b"t" * 8
 
@@ -20,11 +28,11 @@ def message(prefix: str) -> Change:
 @pytest.mark.parametrize(
     ("prefix", "barrier"),
     [
-        ("keepstream.join", TableJoins(b"x")),
-        ("keepstream.join.rows", RowsJoin(b"x")),
-        ("keepstream.join.keys", KeysJoin(b"x")),
-        ("keepstream.join.rows.v2", UnknownJoin("keepstream.join.rows.v2")),
-        ("keepstream.join.sequence", UnknownJoin("keepstream.join.sequence")),
+        ("keepstream.join", JoinMessage(b"x")),
+        ("keepstream.join.rows", JoinRowsMessage(b"x")),
+        ("keepstream.join.keys", JoinKeysMessage(b"x")),
+        ("keepstream.join.rows.v2", UnknownJoinMessage("keepstream.join.rows.v2")),
+        ("keepstream.join.sequence", UnknownJoinMessage("keepstream.join.sequence")),
         ("keepstream.wait", None),
         ("keepstream.verify", None),
         ("crm.note", None),
@@ -35,6 +43,21 @@ def message(prefix: str) -> Change:
 def test_a_message_is_a_barrier_by_its_prefix(prefix: str, barrier: Barrier | None) -> None:
     assert barrier_of(message(prefix)) == barrier
     assert is_barrier((message(prefix),)) is (barrier is not None)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("keepstream.join", True),
+        ("keepstream.join.rows", True),
+        ("keepstream.join.of-a-later-version", True),
+        ("keepstream.joined", False),
+        ("keepstream.joinery.rows", False),
+        ("keepstream", False),
+    ],
+)
+def test_a_message_is_about_a_joining_table_by_the_whole_word(prefix: str, expected: bool) -> None:
+    assert is_join(prefix) is expected
 
 
 @pytest.mark.parametrize("payload", [Truncate((TABLE,), False, False), ColumnsAdded(TABLE, ())])

@@ -27,7 +27,7 @@ from pipeline.apply.grouping import (
     Step,
 )
 from pipeline.follow import Followed, Follower, follow_from_start
-from pipeline.resume import follow_from
+from pipeline.reentry import follow_from
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import HistoryBroken
