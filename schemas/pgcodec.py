@@ -24,6 +24,7 @@ from schemas.pgtime import (
     parse_timestamp,
     parse_timestamptz,
 )
+from schemas.pgtypes import BYTEA
 from schemas.varint import INT_MAX, INT_MIN, decode_long, encode_long
 
 
@@ -152,7 +153,7 @@ TIMESTAMPTZ: Final = _number_codec("long", "timestamp-micros", parse_timestamptz
 
 _CODECS: Final = {
     16: BOOLEAN,
-    17: BYTES,
+    BYTEA: BYTES,
     20: LONG,
     21: INT,
     23: INT,

@@ -14,6 +14,8 @@ from schemas.errors import RefusedData
 FIRST_USER_OID: Final = 10000
 """From here on OIDs differ between databases (FirstGenbkiObjectId), and pgoutput sends Type messages."""
 
+BYTEA: Final = 17
+
 # oid, oid of its array type (0: none), name as format_type() says it without a modifier.
 _TABLE: Final = """
 16 1000 boolean, 17 1001 bytea, 18 1002 "char", 19 1003 name, 20 1016 bigint, 21 1005 smallint,

@@ -102,7 +102,7 @@ def _published_table(
     return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), row_filter)
 
 
-LOCK_WAIT_MS: Final = 150
+WRITERS_WAIT_MS: Final = 150
 """For as long as we wait for a lock that keeps writers out, they wait behind us."""
 
 _IDENTITY: Final = """
@@ -170,7 +170,7 @@ def set_full_identity(session: Session, table: TableName) -> None:
     """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
     RetryLater (`lock-timeout`) where the table is in use all the time."""
     with wrapped(f"setting the replica identity of {'.'.join(table)}"), session.transaction():
-        session.execute(f"set local lock_timeout = {LOCK_WAIT_MS}")
+        session.execute(f"set local lock_timeout = {WRITERS_WAIT_MS}")
         session.execute(full_identity_sql(table).encode())
 
 

@@ -20,8 +20,8 @@ from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
 from schemas.errors import BEGIN_ANEW, HistoryBroken, OperatorNeeded
+from schemas.pgtypes import BYTEA
 
-_BYTEA: Final = 17
 # Built-in types whose binary form means the same on every server of one major version: bool, bytea,
 # "char", name, int8, int2, int4, text, oid, json, float4, float8, macaddr8, macaddr, cidr, inet,
 # bpchar, varchar, date, time, timestamp, timestamptz, interval, timetz, bit, varbit, numeric, uuid,
@@ -64,7 +64,7 @@ class SnapshotTable:
     @property
     def needs_binary(self) -> bool:
         """Whether text could be too long: bytea doubles its size in it, and a row's limit is 1 GB."""
-        return _BYTEA in self.type_oids
+        return BYTEA in self.type_oids
 
     @property
     def can_be_binary(self) -> bool:
@@ -140,7 +140,8 @@ _TABLES: Final = """
 def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
     """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves.
 
-    Raises HistoryBroken (`publication-missing`): an empty list would be copied without a word.
+    Raises HistoryBroken (`publication-missing`): an empty list would be copied, or found identical,
+    without a word.
     """
     with wrapped("reading the publication"):
         _require_publication(reader, publication)

@@ -12,7 +12,7 @@ from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
 from connectors.postgres.session import Session, describe
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
-LOCK_WAIT_MS: Final = 2000
+DUMP_LOCK_WAIT_MS: Final = 2000
 """Capture stands still meanwhile."""
 
 # The row versions of what pg_dump reads of the table itself; what it only names (types, functions, other
@@ -122,7 +122,7 @@ def _dump(
             f"--section={section}",
             f"--snapshot={snapshot}",
             "--schema-only",
-            f"--lock-wait-timeout={LOCK_WAIT_MS}",
+            f"--lock-wait-timeout={DUMP_LOCK_WAIT_MS}",
             "--no-owner",
             "--no-privileges",
             "--no-publications",

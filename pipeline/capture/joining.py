@@ -137,7 +137,7 @@ def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Ses
     session = connect(options.source, purpose=f"{options.name}:join", autocommit=False)
     session.execute(f"set transaction isolation level {isolation}")
     session.execute(f"set local idle_in_transaction_session_timeout = {IDLE_MS}")
-    session.execute(f"set local lock_timeout = {publications.LOCK_WAIT_MS}")
+    session.execute(f"set local lock_timeout = {publications.WRITERS_WAIT_MS}")
     return session
 
 

@@ -44,7 +44,7 @@ def load_config(path: Path = DEFAULT_PATH, environment: Mapping[str, str] = os.e
         logger.warning(
             "configuration is readable by others", extra={"file": str(path), "fix": f"chmod 600 {path}"}
         )
-    return config.read_from(path)
+    return config.remember_path(path)
 
 
 def parse_config(text: str, *, name: str, environment: Mapping[str, str]) -> Config:

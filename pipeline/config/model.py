@@ -162,7 +162,7 @@ class Config(Part):
         """Where it was read, absolute; None if it was made in memory."""
         return self._path
 
-    def read_from(self, path: Path) -> Config:
+    def remember_path(self, path: Path) -> Config:
         """Remember where it was read."""
         self._path = path.absolute()
         return self

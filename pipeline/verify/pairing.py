@@ -9,8 +9,8 @@ from typing import Final
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.digest import DigestColumn, Shape
 from connectors.postgres.snapshot_tables import SnapshotTable
+from schemas.pgtypes import BYTEA
 
-_BYTEA: Final = 17
 _STORED: Final = "s"
 
 Columns = Mapping[int, Sequence[CatalogColumn]]
@@ -74,7 +74,7 @@ def _pair(
 ) -> Pair:
     theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
     shared = tuple(
-        DigestColumn(column.name, column.type_oid == theirs[column.name].type_oid == _BYTEA)
+        DigestColumn(column.name, column.type_oid == theirs[column.name].type_oid == BYTEA)
         for column in ours
         if column.name in theirs and column.generated in ("", _STORED)
     )

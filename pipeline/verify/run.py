@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.publication import read_publication
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
@@ -23,7 +22,7 @@ from pipeline.verify.meeting import Meeting, VerifyOptions, meet
 from pipeline.verify.pairing import Pair, pair_tables
 from pipeline.verify.result import TableResult, VerifyResult
 from pipeline.verify.watch import Tell, Watch
-from schemas.errors import HistoryBroken, RetryLater
+from schemas.errors import RetryLater
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.verify")
@@ -137,23 +136,12 @@ def _describe(
     wait_until_visible(
         reader, options.source_conninfo, purpose=options.purpose, limit_s=_VISIBLE_S, tick=watch.check
     )
-    _require_publication(reader, options.publication)
     tables = published_tables(reader, options.publication)
     catalog = list_tables(reader)
     columns = columns_of(reader, tables)
     there = named_tables(meeting.keeper, [table.table_name for table in tables], server="the replica")
     keys = {table.oid: key_of(table) for table in catalog}
     return tables, catalog, pair_tables(tables, columns, there, columns_of(meeting.keeper, there), keys)
-
-
-def _require_publication(reader: Session, publication: str) -> None:
-    """Without it nothing would be compared, and everything found identical."""
-    if read_publication(reader, publication) is None:
-        raise HistoryBroken(
-            f"the source has no publication {publication}",
-            code="publication-missing",
-            hint="If it was dropped, the replica lacks what was written since: run `keepstream check`.",
-        )
 
 
 def key_of(table: Table) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def test_ddl_of_the_application_does_not_wait_for_the_log_or_for_rows(
 def test_an_application_that_goes_on_to_ddl_while_we_wait_for_it_is_no_deadlock_s_victim(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.postgres.publication.LOCK_WAIT_MS", 10_000)
+    monkeypatch.setattr("connectors.postgres.publication.WRITERS_WAIT_MS", 10_000)
     waits = "select count(*) from pg_locks where relation = 'lead'::regclass and not granted"
     with capturing(options), psycopg.connect(source.dsn) as writer:
         content = begun(change_log)
