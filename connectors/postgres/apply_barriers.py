@@ -138,7 +138,7 @@ class BarrierWriter:
             self._run_ddl([statement.encode() for statement in join.attach])
 
     def _silencing(self, join: Join) -> list[bytes]:
-        """What keeps triggers and rules of the new table still that would act on our writes (DESIGN §4)."""
+        """What keeps triggers and rules of the new table still that would act on our writes."""
         return [statement.encode() for statement in silencing(self._target(join).firing)]
 
     def _require_quiet(self, join: Join) -> None:

@@ -1,4 +1,4 @@
-"""Writing the net change of many changes at once: the fast path's SQL (P15, DESIGN §4).
+"""Writing the net change of many changes at once: the fast path's SQL (P15).
 
     begin()            a savepoint
     write(net)         sets of one table, as often as there are tables

@@ -1,5 +1,5 @@
 """The shape of a published table, and the types that its columns use: by them capture knows whether DDL
-changed rows that the stream does not carry (DESIGN §2).
+changed rows that the stream does not carry (decision 006).
 
 PostgreSQL streams no row that DDL rewrites, and the Relation message tells neither that it happened
 nor which column of a name this is. The catalog does: a rewrite gives the table a new file, and the

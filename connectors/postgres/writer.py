@@ -201,7 +201,8 @@ class ReplicaWriter:
             self._forget()
 
     def flush(self) -> None:
-        """Return when everything committed so far is durable on the replica (DESIGN §4).
+        """Return when everything committed so far is durable on the replica. Its position counts as
+        durable only then.
 
         Raises PositionLost if the replica is no longer ours.
         """
@@ -244,7 +245,7 @@ _SESSION: Final = (
 
 
 def _prepare_session(conn: Session) -> bool:
-    """Set up the session; returns whether triggers and foreign keys are off (DESIGN §4)."""
+    """Set up the session; returns whether triggers and foreign keys are off."""
     with wrapped("preparing the replica's session"):
         conn.execute(_SESSION)
         with contextlib.suppress(psycopg.Error):  # not on every platform: the server looks for a dead client

@@ -1,1 +1,1 @@
-"""Apply: the log's transactions become the replica's, exactly once, in order (PROTOCOL P13–P16)."""
+"""Apply: the log's transactions become the replica's, exactly once, in order (P13–P16)."""

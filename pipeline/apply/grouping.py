@@ -1,4 +1,4 @@
-"""Which source transactions go into the next target transaction (DESIGN §4). Sans-I/O and without a clock.
+"""Which source transactions go into the next target transaction. Sans-I/O and without a clock.
 
     caught up    one source transaction, for latency
     behind       as many as `Limits` allow, for throughput

@@ -1,4 +1,4 @@
-"""Which path a run of changes takes into the open target transaction (DESIGN §4, P15).
+"""Which path a run of changes takes into the open target transaction (P15).
 
     exact    one statement a change, in source order: always right
     fast     the net change of each table, as sets: where that is provably equal, and worth it
