@@ -11,7 +11,7 @@ import time
 
 from connectors.interfaces import ChangeLog
 from pipeline.reports import StageReport, StageState
-from schemas.errors import KeepstreamError
+from schemas.errors import KeepstreamError, RetryLater
 
 logger = logging.getLogger("keepstream.report")
 
@@ -29,6 +29,7 @@ class Board:
         self._log = log
         self._published_at = 0.0
         self._last: tuple[StageState, bool] | None = None
+        self._refused: str | None = None
 
     def publish(self, report: StageReport) -> None:
         """Never raises: reports are hints."""
@@ -43,8 +44,16 @@ class Board:
             self._log.put_report(report_key(report.stage, owner=report.owner), content)
             if gave_up:
                 self._log.put_report(report_key(report.stage, owner=True), content)
-        except KeepstreamError as error:
+            self._refused = None
+        except RetryLater as error:
             logger.debug("report not published", extra={"code": error.code})
+        except KeepstreamError as error:
+            if error.code != self._refused:
+                self._refused = error.code
+                logger.warning(
+                    "report not published: `status` does not see this stage",
+                    extra={"code": error.code, "error": error.message, "fix": error.hint},
+                )
 
 
 def report_key(stage: str, *, owner: bool) -> str:

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.log.disk import disk_error, sync_folder
+from connectors.log.disk import disk_error, is_there, sync_folder
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName, decode_header
 from connectors.log.segment_file import SegmentFile, corrupt, read_watermark
 from schemas.errors import HistoryBroken
@@ -146,7 +146,7 @@ class SegmentFolder:
             header = self._read_header(name)[0]
             if header:
                 self._headers[name] = header
-            elif self.segment_path(name).exists():
+            elif is_there(self.segment_path(name)):
                 raise corrupt(self.segment_path(name), 0)
         return header
 

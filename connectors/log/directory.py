@@ -21,7 +21,7 @@ from connectors.log.chain import Chain, SegmentFolder
 from connectors.log.directory_findings import inspect_folder
 from connectors.log.directory_reader import DirectoryReader
 from connectors.log.directory_writer import DirectoryWriter
-from connectors.log.disk import disk_error, sync_folder_or_die, sync_or_die
+from connectors.log.disk import disk_error, is_folder, sync_folder_or_die, sync_or_die
 from connectors.log.limits import refuse_oversized
 from connectors.log.place import MAX_GENERATION, pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName
@@ -46,7 +46,7 @@ class DirectoryLog:
         return self._path.as_uri()
 
     def exists(self) -> bool:
-        return self._path.is_dir()
+        return is_folder(self._path)
 
     def create(self) -> None:
         """See `ChangeLog.create`. The folder is for nobody but the user who runs this."""

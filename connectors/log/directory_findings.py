@@ -7,6 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
+from connectors.log.disk import is_there
 from schemas.finding import Finding, Severity
 
 _LOW_BYTES = 2 * 1024**3
@@ -19,7 +20,7 @@ _VOLATILE = frozenset({"tmpfs", "ramfs"})
 def inspect_folder(path: Path) -> list[Finding]:
     """Findings about the log's folder, or about the nearest existing folder above it."""
     present = path
-    while not present.exists() and present != present.parent:
+    while not is_there(present) and present != present.parent:
         present = present.parent
     if not present.is_dir():
         return [_in_the_way(path, present)]

@@ -50,6 +50,23 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
     )
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one. Raises OperatorNeeded (`log-permission`) where that may not be seen."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything is under that path that this user may see."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
+
+
 def is_in_place(descriptor: int, path: Path) -> bool:
     """Whether the open file is still the one under this path: not deleted, not moved away with its folder."""
     try:

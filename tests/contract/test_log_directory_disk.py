@@ -316,6 +316,32 @@ def test_check_says_when_the_folder_cannot_be_made(tmp_path: Path) -> None:
     assert findings_of(blocked) == {"log-path-taken": Severity.ERROR}
 
 
+def test_a_folder_that_this_user_may_not_search_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """Root may search every folder, so the child is nobody in particular."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    DirectoryLog(closed, "crm").create()
+    closed.chmod(0)
+    lines = [
+        "import os, sys; from pathlib import Path",
+        "import connectors.log.directory_findings",
+        "from connectors.log.directory import DirectoryLog",
+        "from schemas.errors import KeepstreamError",
+        "os.geteuid() or os.setuid(65534)",
+        "log = DirectoryLog(Path(sys.argv[1]), 'crm')",
+        "for call in (log.exists, log.create, log.bounds, log.destroy):",
+        "    try: call()",
+        "    except KeepstreamError as error: print(error.exit_code, error.code, bool(error.hint))",
+        "print([finding.code for finding in log.inspect()][0])",
+    ]
+    child = [sys.executable, "-c", "\n".join(lines), str(closed)]
+    try:
+        done = subprocess.run(child, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        closed.chmod(0o700)
+    assert done.stdout.splitlines() == ["4 log-permission True"] * 4 + ["log-permission"], done.stderr
+
+
 def test_check_warns_of_memory_that_is_lost_with_the_machine() -> None:
     if not Path("/dev/shm").is_dir():
         pytest.skip("no /dev/shm here")

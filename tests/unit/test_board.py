@@ -10,7 +10,7 @@ import pytest
 from connectors.interfaces import ChangeLog
 from pipeline.board import Board, read_reports
 from pipeline.reports import StageReport, StageState
-from schemas.errors import RetryLater
+from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
 
 class Published:
@@ -19,11 +19,11 @@ class Published:
     def __init__(self) -> None:
         self.newest: dict[str, bytes] = {}
         self.keys: list[str] = []
-        self.fails = False
+        self.fails: KeepstreamError | None = None
 
     def put_report(self, stage: str, report: bytes) -> None:
-        if self.fails:
-            raise RetryLater("away", code="log-unreachable")
+        if self.fails is not None:
+            raise self.fails
         self.newest[stage] = report
         self.keys.append(stage)
 
@@ -83,7 +83,21 @@ def test_an_owner_that_is_none_any_more_says_so_under_both_keys(clock: list[floa
 
 def test_a_log_that_is_away_loses_reports_and_nothing_else(clock: list[float]) -> None:
     log = Published()
-    log.fails = True
+    log.fails = RetryLater("away", code="log-unreachable")
     board(log).publish(said(StageState.STREAMING))
     log.newest["capture"] = b"{}"
     assert read_reports(cast(ChangeLog, log)) == {}
+
+
+def test_reports_that_may_not_be_written_are_warned_of_once(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Published()
+    log.fails = OperatorNeeded("not allowed to use it", code="log-permission", hint="Mend it.")
+    made = board(log)
+    for _ in range(3):
+        made.publish(said(StageState.STREAMING))
+        clock[0] += 5
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [vars(record)["code"] for record in warned] == ["log-permission"]
+    assert vars(warned[0])["fix"] == "Mend it."
