@@ -108,7 +108,7 @@ class KafkaReader:
                 code="log-corrupt",
                 hint="Let another replica of the partition lead: `kafka-leader-election.sh"
                 f" --election-type preferred --topic {self._topic} --partition 0`. If every copy is"
-                " damaged, the replicas must be copied anew.",
+                f" damaged, the records from there on are lost: stop, {BEGIN_ANEW}.",
             )
         if isinstance(error, (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError)):
             bounds = self._clients.offsets(self._topic)

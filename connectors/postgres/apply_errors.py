@@ -15,6 +15,7 @@ import psycopg
 
 from connectors.postgres.pipe import StatementFailed
 from connectors.postgres.session import sql_error
+from connectors.postgres.sqlstate import NOT_THERE, missed_in_function
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
 from schemas.lsn import Lsn, format_lsn
 
@@ -70,7 +71,6 @@ _DIVERGENCES: Final = {
     "P0": ("trigger-raised", "a trigger of the replica refuses it"),
 }
 
-_NOT_THERE: Final = ("42P01", "42704", "42883", "3F000")
 _MAKE_IT: Final = (
     "Make that on the replica as it is on the source (pg_dump --schema-only shows how) and start again."
 )
@@ -112,7 +112,7 @@ def _misfit(error: psycopg.Error, doing: str) -> OperatorNeeded:
     return OperatorNeeded(
         f"{doing}: the replica's schema does not fit: {seen} ({state}){column}",
         code="replica-schema",
-        hint=_MAKE_IT if state in _NOT_THERE else _MAKE_ALIKE,
+        hint=missed_in_function(error) or (_MAKE_IT if state in NOT_THERE else _MAKE_ALIKE),
     )
 
 

@@ -101,11 +101,14 @@ _PUBLICATION = """\
 
 -- Source {server}, database {database}: the publication. Run as the owner of the tables, who needs
 -- CREATE on the database, or as a superuser. It lists the tables that can be replicated now.
+-- A superuser gives it to the owner of the tables, if that is one: so tables can join later.
 do $$ declare
     tables text;
+    owners oid[];
 begin
-    select string_agg(format('only %I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname)
-      into tables
+    select string_agg(format('only %I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname),
+           array_agg(distinct c.relowner)
+      into tables, owners
       from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.relkind = 'r' and c.relpersistence = 'p'
@@ -125,6 +128,10 @@ begin
         execute {create};
         if tables is not null then
             execute {add} || tables;
+        end if;
+        if cardinality(owners) = 1 and (select rolsuper from pg_catalog.pg_roles where rolname = current_user)
+        then
+            execute {give} || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(owners[1]));
         end if;
     end if;
 end $$;
@@ -158,6 +165,7 @@ def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
         publication_text=_literal(publication),
         create=_literal(create_publication_sql(publication, ())),
         add=_literal(f"alter publication {_identifier(publication)} add table "),
+        give=_literal(f"alter publication {_identifier(publication)} owner to "),
     )
 
 

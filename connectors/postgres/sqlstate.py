@@ -27,6 +27,9 @@ from schemas.errors import (
 
 _Rule = tuple[type[KeepstreamError], str, str]
 
+NOT_THERE: Final = ("42P01", "42704", "42883", "3F000")
+"""What a statement names does not exist."""
+
 # Longest prefix of the SQLSTATE wins.
 _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     "08": (RetryLater, "connection-lost", ""),
@@ -158,7 +161,19 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     if state is None:
         return _without_sqlstate(exc, doing)
     kind, code, hint = _rule(state)
-    return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
+    return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint or missed_in_function(exc) or "")
+
+
+def missed_in_function(exc: psycopg.Error) -> str | None:
+    """The hint for a function, of a CHECK or a trigger, that names something without its schema."""
+    if exc.sqlstate not in NOT_THERE or "function" not in (exc.diag.context or ""):
+        return None
+    return (
+        "A function names it without its schema, and sessions that replicate have an empty search_path, as"
+        " those of PostgreSQL's own replication and pg_restore have: `alter function NAME(TYPES) set"
+        " search_path = SCHEMA;` on source and replica, then start again. PostgreSQL says where: "
+        + _one_line(exc.diag.context or "")[:200]
+    )
 
 
 @contextmanager

@@ -144,22 +144,28 @@ def _incomplete(
         return SOURCE.warning(
             "tables-not-published",
             subject,
-            f"{message}; {role.name} may not add them",
-            sql=f"-- as the owner of publication and tables:\n{add_tables_sql(publication.name, names)};",
+            f"{message}; {role.name} may not add them, and once it runs nobody else may",
+            sql="-- as the owner of publication and tables, before the first start:\n"
+            f"{add_tables_sql(publication.name, names)};",
         )
-    owners = sorted({table.owner for table in missing})
-    given = [] if publication.owner in owners else [_give_publication(publication.name, owners[0])]
-    return SOURCE.warning(
-        "tables-not-published",
-        subject,
-        f"{message}; {role.name} may not add them, and a change by anybody else would break the history",
-        sql="\n".join((*given, *_lend(session, owners, role))),
+    message += f"; {role.name} may not add them, and a change by anybody else would break the history"
+    owners = sorted({publication.owner, *(table.owner for table in missing)})
+    if superusers(session, [publication.owner]):
+        return SOURCE.warning(
+            "tables-not-published", subject, message, fix=_of_superuser(publication, owners)
+        )
+    lend = "\n".join(_lend(session, owners, role))
+    return SOURCE.warning("tables-not-published", subject, message, sql=lend)
+
+
+def _of_superuser(publication: Publication, owners: list[str]) -> str:
+    """Its rights are not to be lent, and giving the publication away is a change of it (P11)."""
+    owner = next((sql.Identifier(name) for name in owners if name != publication.owner), sql.SQL("NEW_OWNER"))
+    give = sql.SQL("alter publication {} owner to {}").format(sql.Identifier(publication.name), owner)
+    return (
+        "Leave them out (source.tables.exclude). The publication belongs to a superuser, and giving it away"
+        f" is such a change, too: to replicate them, stop, run `{give.as_string()};`, then {BEGIN_ANEW}."
     )
-
-
-def _give_publication(name: str, owner: str) -> str:
-    statement = sql.SQL("alter publication {} owner to {};")
-    return statement.format(sql.Identifier(name), sql.Identifier(owner)).as_string()
 
 
 def _lend(session: Session, owners: list[str], role: Role) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,9 +90,8 @@ def _print(findings: list[Finding], config: Config) -> None:
             line = head + Text(f"{finding.subject}: {finding.message}")
             out.print(Padding(line, (0, 0, 0, 2), expand=False))
             if finding.fix and finding.severity is not Severity.OK:
-                # a fix is there to be copied: it is never wrapped
-                fix = Text(finding.fix, style="cyan")
-                out.print(Padding(fix, (0, 0, 0, 10), expand=False), soft_wrap=True)
+                # a fix is there to be copied: it is never wrapped, and never cut
+                out.print(Text(indent(finding.fix, " " * 10), style="cyan"), soft_wrap=True)
     out.print(Text(_summary(findings)))
 
 

@@ -44,6 +44,26 @@ def failing(replicating: Replicating, made_log: MadeLog, rows: Rows, *changes: C
     return error
 
 
+def test_a_check_whose_function_relies_on_a_search_path_is_named_with_a_remedy_that_works(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    replica.execute(
+        "create function public.norm(text) returns text language plpgsql as 'begin return lower($1); end';"
+        " create function public.valid(text) returns bool language plpgsql as"
+        " 'begin return norm($1) = $1; end';"
+        " alter table public.customer add check (public.valid(name))"
+    )
+    made_log.commit(rows.insert("1", "ada"), tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("replica-schema", 4)
+    assert "function norm(text) does not exist" in error.message
+    assert "`alter function NAME(TYPES) set search_path" in error.hint
+    assert "public.valid(text)" in error.hint
+    replica.execute("alter function public.valid(text) set search_path = public")
+    replicating.catch_up()
+    assert names(replica) == [(1, "ada")]
+
+
 @pytest.mark.parametrize(
     ("make", "code", "what"),
     [

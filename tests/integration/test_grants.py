@@ -76,6 +76,8 @@ def test_after_the_grants_check_finds_no_error(
         database.execute_as_admin(f"alter role \"{role}\" password 'first'")
     listed = source.execute("select tablename from pg_publication_tables where pubname = 'keepstream_crm'")
     assert {name for (name,) in listed} == PUBLISHED
+    owner = source.execute("select pg_get_userbyid(pubowner) from pg_publication")
+    assert owner == [(source.owner,)]  # so that its rights can be lent when tables are to join
     findings = preflight(load_config(path))
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     assert not [f for f in findings if f.code == "tables-not-published"]
