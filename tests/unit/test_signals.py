@@ -42,6 +42,37 @@ def test_a_process_that_has_begun_nothing_ends_at_once(code: int) -> None:
             child.kill()
 
 
+ENTERING = """
+import sys, time, types
+def main():
+    print("ready", flush=True)
+    time.sleep(60)
+sys.modules["pipeline.cli"] = types.SimpleNamespace(main=main)  # as if it took that long to import
+from pipeline.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [
+        (["-c", "keepstream.yaml", "run"], 0),
+        (["apply", "standby"], 0),
+        (["apply", "standby", "--until=0/1"], 130),
+        (["status"], -signal.SIGTERM),
+    ],
+)
+def test_sigterm_is_minded_before_the_command_is_loaded(verb: list[str], code: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENTERING, *verb], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            child.terminate()
+            assert child.wait(10) == code
+        finally:
+            child.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_wait_ends_it(number: signal.Signals) -> None:
     for _ in range(15):
