@@ -230,8 +230,8 @@ def _by_table(rows: Iterable[tuple[Any, ...]]) -> defaultdict[int, list[UniqueIn
 @dataclass(frozen=True, slots=True)
 class CatalogColumn:
     """A column as the catalog has it. `type_name` is format_type()'s. `identity`: `a` always, `d` by
-    default, else ''. `generated`: `s` stored, `v` virtual, else ''. `default`: the default's or the
-    generation's SQL expression. `missing`: PostgreSQL's text of the value that rows from before
+    default, else ''. `generated`: `s` stored, `v` virtual, else ''. `default`: its SQL expression;
+    None for a generated column, too. `missing`: PostgreSQL's text of the value that rows from before
     ADD COLUMN have, where `has_missing`."""
 
     number: int

@@ -14,45 +14,27 @@ import time
 from collections.abc import Iterable
 
 from connectors.failpoints import failpoint
-from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
-from connectors.postgres.publication import publication_identity
 from connectors.postgres.runs import Runs
-from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.stream import Batch
-from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
-from pipeline.capture.history import named_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
-from pipeline.capture.schemachange import added_columns, describe_added
-from pipeline.capture.shapes import (
-    anchored_shapes,
-    check_order,
-    check_shape,
-    first_shape,
-    next_shape,
-    with_shape,
-    with_types,
-)
 from pipeline.capture.startup import OpenCapture
-from schemas.change import Change, Message, Operation, Truncate
+from pipeline.capture.versions import TableVersions
+from schemas.change import Change, Message, Truncate
 from schemas.changecodec import encode_change
 from schemas.errors import InternalError
 from schemas.join import is_join
 from schemas.lsn import Lsn, Position
-from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
 IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
-
-VISIBLE_LIMIT_S = 10.0
-"""How long a transaction that changed a table may stay invisible before capture begins again."""
 
 
 class Pump:
@@ -75,18 +57,13 @@ class Pump:
         self._decoder = Decoder()
         self._runs = Runs()
         self._packer = FramePacker(capture.live_tables)
+        self._versions = TableVersions(
+            capture, housekeeping, self._packer, self._add, publication=publication
+        )
         self._resent = capture.resent
         self._tail = capture.chain.position
-        self._versions: dict[bytes, TableSchema] = {}
-        self._oids: dict[bytes, int] = {}
-        self._names = named_tables(capture.chain.publication)
-        self._publication = publication
-        self._introduced = {table.id for table in capture.live_tables}
-        self._by_name = {(table.schema, table.name): table for table in capture.live_tables}
         self._transaction: Begin | None = None
         self._skipping = False
-        self._seen_xid = 0
-        self._identity: tuple[str, ...] = ()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -151,7 +128,7 @@ class Pump:
 
     def _keep_house(self, batch: Batch) -> None:
         for table in self._housekeeping.between_transactions(batch, self._packer):
-            self._know(table)
+            self._versions.know(table)
         self._anchor_if_due()
 
     def _anchor_if_due(self) -> None:
@@ -173,6 +150,9 @@ class Pump:
             self._chain.append(packed)
             self._rates.count(packed.changes, packed.transactions, len(packed.body))
 
+    def _add(self, change: Change) -> None:
+        self._append(self._packer.add(encode_change(change)))
+
     def _take(self, message: bytes) -> None:
         decoded = self._decoder.decode(message)
         del message
@@ -186,68 +166,14 @@ class Pump:
         elif isinstance(decoded, Commit):
             self._commit(decoded)
         elif isinstance(decoded, RelationChanged):
-            self._relation(decoded)
+            self._runs.forget(decoded.oid)
+            self._versions.described(decoded)
         elif isinstance(decoded, Origin) and not self._skipping:
             self._packer.set_origin(decoded.name)
 
-    def _relation(self, changed: RelationChanged) -> None:
-        """pgoutput's Relation: the same table as before, in perhaps another version."""
-        table = changed.table
-        if changed.oid not in self._names:
-            self._require_published(changed.oid)
-        known = self._names[changed.oid]
-        if known != table.qualified_name:
-            raise renamed(known, table.qualified_name)
-        self._check_publication()
-        self._versions[table.id] = table
-        self._oids[table.id] = changed.oid
-        self._runs.forget(changed.oid)
-        self._check_shape(changed.oid, table)
-
-    def _check_publication(self) -> None:
-        """P11: after ALTER PUBLICATION pgoutput describes at least the table that it names anew before that
-        one's next row: so its rows are never logged over a gap in them. The next look sees the rest."""
-        self._see_transaction()
-        identity = publication_identity(self._capture.sql, self._publication)
-        if identity != self._identity:
-            self._housekeeping.check_publication()
-            self._identity = identity
-
-    def _require_published(self, oid: int) -> None:
-        """A table that the log does not know: it joined just now, or somebody else published it (P11)."""
-        chain = self._chain
-        if oid not in named_tables(chain.publication):
-            self._housekeeping.check_publication()
-        self._names = named_tables(chain.publication)
-        if oid not in self._names:
-            raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
-
-    def _check_shape(self, oid: int, table: TableSchema, *, is_announced: bool = False) -> None:
-        """pgoutput describes a table anew after any DDL on it: judge that before its next row.
-        `is_announced`: the log tells now what all these columns hold in rows from before them."""
-        self._see_transaction()
-        chain = self._chain
-        anchored = anchored_shapes(chain.publication).get(oid)
-        for shape in read_shapes(self._capture.sql, self._publication, oid=oid):
-            if anchored is not None:
-                check_shape(table.qualified_name, anchored, shape)
-            check_order(table.qualified_name, [column.name for column in table.columns], shape)
-            whole = is_announced and len(table.columns) == len(shape.plain_columns)
-            entry = first_shape(shape) if whole else next_shape(shape, anchored)
-            chain.publication_is(with_shape(chain.publication, entry))
-        if is_announced:
-            types = read_used_types(self._capture.sql, self._publication)
-            chain.publication_is(with_types(chain.publication, types))
-
-    def _see_transaction(self) -> None:
-        """The catalog is asked about the open transaction: it must show what that one did."""
-        begin = self._transaction
-        if begin is not None and begin.xid != self._seen_xid:
-            wait_until_transaction_visible(self._capture.sql, begin.xid, limit_s=VISIBLE_LIMIT_S)
-            self._seen_xid = begin.xid
-
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
+        self._versions.xid = begin.xid
         self._skipping = self._tail.holds(begin.commit_lsn)
         if not self._skipping:
             self._resent.prove()
@@ -258,6 +184,7 @@ class Pump:
         if begin is None or not _ends(commit, begin):
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
+        self._versions.xid = 0
         self._rates.last_commit_lsn = commit.commit_lsn
         if self._skipping:
             self._skipping = False
@@ -275,13 +202,10 @@ class Pump:
         """Whether it has a place in the log; then the log knows its tables."""
         payload = change.payload
         if payload is None:
-            if change.table not in self._introduced:
-                self._introduce(change.table)
-            self._runs.know(self._oids[change.table], self._versions[change.table])
+            self._runs.know(*self._versions.introduce(change.table))
         elif isinstance(payload, Truncate):
             for table in payload.tables:
-                if table not in self._introduced:
-                    self._introduce(table)
+                self._versions.introduce(table)
         return not isinstance(payload, Message) or self._is_logged(payload)
 
     def _is_logged(self, message: Message) -> bool:
@@ -296,49 +220,10 @@ class Pump:
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})
             return False
         if message.prefix == ADDED_PREFIX:
-            self._meet_added(begin.xid)
+            found = self._added.met(begin.xid)
+            if found is not None:
+                self._versions.columns_added(*found)
         return True
-
-    def _meet_added(self, xid: int) -> None:
-        """Here a table has columns that its next row would tell."""
-        found = self._added.met(xid)
-        if found is None:
-            return
-        oid, table = found
-        if table.id not in self._introduced:
-            self._versions[table.id], self._oids[table.id] = table, oid
-            self._check_shape(oid, table)
-            self._introduce(table.id)
-
-    def _introduce(self, table_id: bytes) -> None:
-        """The first row of a table version that the log does not hold yet."""
-        table = self._versions[table_id]
-        previous = self._by_name.get((table.schema, table.name))
-        if previous is not None:
-            self._announce_columns(previous, table)
-        self._know(table)
-
-    def _know(self, table: TableSchema) -> None:
-        """From here on the log holds this version, and later ones are compared with it."""
-        self._packer.need(table)
-        self._by_name[table.schema, table.name] = table
-        self._introduced.add(table.id)
-
-    def _announce_columns(self, previous: TableSchema, table: TableSchema) -> None:
-        added = added_columns(previous, table)
-        if not added:
-            return
-        self._see_transaction()
-        columns = read_columns(self._capture.sql, self._oids[table.id])
-        self._check_shape(self._oids[table.id], table)  # no rewrite came before `columns` were read
-        catalog = {column.name: column for column in columns}
-        payload = describe_added(previous, table, added, catalog)
-        self._packer.need(table)
-        change = Change(Operation.DDL, table.id, payload=payload)
-        self._append(self._packer.add(encode_change(change)))
-        self._check_shape(self._oids[table.id], table, is_announced=True)
-        names = ", ".join(column.name for column in added)
-        logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
 
 
 def _take_out(messages: list[bytes], at: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog import CatalogColumn, read_columns
 from connectors.postgres.session import Session
-from pipeline.capture import housekeeping, pump
+from pipeline.capture import housekeeping, versions
 from pipeline.capture.options import CaptureOptions
 from schemas.change import Operation
 from tests.capturing import RunningCapture, begun, capture_options, capturing
@@ -83,7 +83,7 @@ def test_whoever_has_a_table_locked_does_not_hold_up_its_description(
             migration.execute("alter table customer add column note text")
             return read_columns(session, oid)
 
-        monkeypatch.setattr(pump, "read_columns", read_locked)
+        monkeypatch.setattr(versions, "read_columns", read_locked)
         content = begun(change_log)
         source.execute("alter table customer add column credit int default 5")
         source.execute("insert into customer values (2)")
@@ -101,7 +101,7 @@ def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
         source.execute("vacuum full customer")
         return read_columns(session, oid)
 
-    monkeypatch.setattr(pump, "read_columns", read_late)
+    monkeypatch.setattr(versions, "read_columns", read_late)
     source.execute("create table customer (id int primary key); insert into customer values (1)")
     running = RunningCapture(options)
     content = begun(change_log)

@@ -1,0 +1,161 @@
+"""Which version of its table a row has, and whether replicas would read it as the source meant it.
+
+pgoutput describes a table before its first row and again after any DDL on it. Each description is judged
+against the log's newest ANCHOR and the catalog before a row of it is in the log: the same table, published by
+us, with columns that hold what they held (`check_shape`). Columns that were added are announced in the log
+before the first row that has them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from connectors.postgres.catalog import read_columns
+from connectors.postgres.pgoutput import RelationChanged
+from connectors.postgres.publication import publication_identity
+from connectors.postgres.shape import read_shapes, read_used_types
+from connectors.postgres.visibility import wait_until_transaction_visible
+from pipeline.capture.history import named_tables, renamed
+from pipeline.capture.housekeeping import Housekeeping
+from pipeline.capture.packer import FramePacker
+from pipeline.capture.schemachange import added_columns, describe_added
+from pipeline.capture.shapes import (
+    anchored_shapes,
+    check_order,
+    check_shape,
+    first_shape,
+    next_shape,
+    with_shape,
+    with_types,
+)
+from pipeline.capture.startup import OpenCapture
+from schemas.change import Change, Operation
+from schemas.errors import InternalError
+from schemas.table import TableSchema
+
+logger = logging.getLogger("keepstream.capture")
+
+VISIBLE_LIMIT_S = 10.0
+"""How long a transaction that changed a table may stay invisible before capture begins again."""
+
+
+class TableVersions:
+    """The versions of one connection. `xid`: the open transaction, 0 between two; the pump tells it."""
+
+    def __init__(
+        self,
+        capture: OpenCapture,
+        housekeeping: Housekeeping,
+        packer: FramePacker,
+        add: Callable[[Change], None],
+        *,
+        publication: str,
+    ) -> None:
+        """`add` puts a change into the open transaction."""
+        self.xid = 0
+        self._session = capture.sql
+        self._chain = capture.chain
+        self._housekeeping = housekeeping
+        self._packer = packer
+        self._add = add
+        self._publication = publication
+        self._described: dict[bytes, tuple[int, TableSchema]] = {}
+        self._names = named_tables(capture.chain.publication)
+        self._logged = {table.id for table in capture.live_tables}
+        self._newest = {(table.schema, table.name): table for table in capture.live_tables}
+        self._seen_xid = 0
+        self._identity: tuple[str, ...] = ()
+
+    def described(self, changed: RelationChanged) -> None:
+        """pgoutput's Relation: the same table as before, in perhaps another version. Raises HistoryBroken
+        and others where rows of it must not be logged."""
+        table = changed.table
+        if changed.oid not in self._names:
+            self._require_published(changed.oid)
+        known = self._names[changed.oid]
+        if known != table.qualified_name:
+            raise renamed(known, table.qualified_name)
+        self._check_publication()
+        self._described[table.id] = changed.oid, table
+        self._check_shape(changed.oid, table)
+
+    def introduce(self, table_id: bytes) -> tuple[int, TableSchema]:
+        """A row of this version, or a TRUNCATE, comes next: the log knows it from here on. Its OID, too."""
+        if table_id not in self._logged:
+            self._announce(*self._described[table_id])
+        return self._described[table_id]
+
+    def columns_added(self, oid: int, table: TableSchema) -> None:
+        """Here a table has columns that its next row would tell."""
+        if table.id not in self._logged:
+            self._described[table.id] = oid, table
+            self._check_shape(oid, table)
+            self._announce(oid, table)
+
+    def know(self, table: TableSchema) -> None:
+        """From here on the log holds this version, and later ones are compared with it."""
+        self._packer.need(table)
+        self._newest[table.schema, table.name] = table
+        self._logged.add(table.id)
+
+    def _announce(self, oid: int, table: TableSchema) -> None:
+        previous = self._newest.get((table.schema, table.name))
+        if previous is not None:
+            self._announce_columns(oid, previous, table)
+        self.know(table)
+
+    def _announce_columns(self, oid: int, previous: TableSchema, table: TableSchema) -> None:
+        added = added_columns(previous, table)
+        if not added:
+            return
+        self._see_transaction()
+        columns = read_columns(self._session, oid)
+        self._check_shape(oid, table)  # no rewrite came before `columns` were read
+        catalog = {column.name: column for column in columns}
+        payload = describe_added(previous, table, added, catalog)
+        self._packer.need(table)
+        self._add(Change(Operation.DDL, table.id, payload=payload))
+        self._check_shape(oid, table, is_announced=True)
+        names = ", ".join(column.name for column in added)
+        logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
+
+    def _check_publication(self) -> None:
+        """P11: after ALTER PUBLICATION pgoutput describes at least the table that it names anew before that
+        one's next row: so its rows are never logged over a gap in them. The next look sees the rest."""
+        self._see_transaction()
+        identity = publication_identity(self._session, self._publication)
+        if identity != self._identity:
+            self._housekeeping.check_publication()
+            self._identity = identity
+
+    def _require_published(self, oid: int) -> None:
+        """A table that the log does not know: it joined just now, or somebody else published it (P11)."""
+        if oid not in named_tables(self._chain.publication):
+            self._housekeeping.check_publication()
+        self._names = named_tables(self._chain.publication)
+        if oid not in self._names:
+            raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
+
+    def _check_shape(self, oid: int, table: TableSchema, *, is_announced: bool = False) -> None:
+        """Before the table's next row. `is_announced`: the log tells now what all these columns hold in rows
+        from before them."""
+        self._see_transaction()
+        chain = self._chain
+        anchored = anchored_shapes(chain.publication).get(oid)
+        for shape in read_shapes(self._session, self._publication, oid=oid):
+            if anchored is not None:
+                check_shape(table.qualified_name, anchored, shape)
+            check_order(table.qualified_name, [column.name for column in table.columns], shape)
+            whole = is_announced and len(table.columns) == len(shape.plain_columns)
+            entry = first_shape(shape) if whole else next_shape(shape, anchored)
+            chain.publication_is(with_shape(chain.publication, entry))
+        if is_announced:
+            types = read_used_types(self._session, self._publication)
+            chain.publication_is(with_types(chain.publication, types))
+
+    def _see_transaction(self) -> None:
+        """The catalog is asked about the open transaction: it must show what that one did."""
+        if self.xid and self.xid != self._seen_xid:
+            wait_until_transaction_visible(self._session, self.xid, limit_s=VISIBLE_LIMIT_S)
+            self._seen_xid = self.xid
