@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from connectors.log_url import parse_log_url
 from pipeline.config.values import ConnectionString, Duration, Secret, TablePattern
 
 
@@ -73,18 +74,9 @@ class Source(LongOrShort):
     keyless: Keyless = Keyless.REFUSE
 
 
-_BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:,/@\[\]]+):\d{1,5}")
-
-
 def _log_url(url: str) -> str:
-    if url.startswith("kafka://"):
-        brokers = url.removeprefix("kafka://").rstrip("/")
-        if not all(_BROKER.fullmatch(broker) for broker in brokers.split(",")):
-            raise ValueError("must name each broker with its port: kafka://broker1:9092,broker2:9092")
-        return f"kafka://{brokers}"
-    if url.startswith("file:///") and len(url) > len("file:///"):
-        return url
-    raise ValueError("must be kafka://host:port,… or file:///absolute/folder")
+    parse_log_url(url)
+    return url.rstrip("/")
 
 
 class Log(LongOrShort):

@@ -20,8 +20,8 @@ def test_a_file_url_is_a_folder() -> None:
 @pytest.mark.parametrize(
     ("url", "servers"),
     [
-        ("kafka://b1", "b1:9092"),
-        ("kafka://b1:9093,b2", "b1:9093,b2:9092"),
+        ("kafka://b1:9092", "b1:9092"),
+        ("kafka://b1:9093,b2:9092", "b1:9093,b2:9092"),
         ("kafka://[::1]:9093/", "[::1]:9093"),
     ],
 )
@@ -39,8 +39,11 @@ def test_a_kafka_url_lists_brokers_and_connects_to_none(url: str, servers: str) 
         "s3://bucket",
         "file://relative/path",
         "file:relative",
+        "file:///",
+        "file:///var/lib/keepstream?sync=on",
         "kafka://",
-        "kafka://b1/topic",
+        "kafka://b1",
+        "kafka://b1:9092/topic",
         "kafka://user:hunter2@b1:9092",
     ],
 )
@@ -54,7 +57,7 @@ def test_other_urls_are_refused_without_repeating_a_password(url: str) -> None:
 
 def test_a_wrong_client_setting_is_found_before_connecting() -> None:
     with pytest.raises(ConfigError):
-        open_log("kafka://b1", "crm", client={"ack": "all"})
+        open_log("kafka://b1:9092", "crm", client={"ack": "all"})
 
 
 def test_nothing_is_made_by_opening(tmp_path: Path) -> None:
