@@ -56,11 +56,11 @@ def replica_named(config: Config, name: str) -> Replica:
 
 def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) -> CaptureOptions:
     """What the capture stage of this file needs."""
-    from pipeline.capture.options import CaptureOptions
-    from pipeline.capture.trimming import Reader, TrimOptions
+    from pipeline.capture.options import CaptureOptions, FollowingReplica, TrimOptions
 
-    readers = {
-        name: Reader(replica.url.reveal(), replica.initial) for name, replica in config.replicas.items()
+    replicas = {
+        name: FollowingReplica(replica.url.reveal(), replica.initial)
+        for name, replica in config.replicas.items()
     }
     return CaptureOptions(
         name=config.name,
@@ -70,9 +70,10 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         slot=config.slot_name,
         tables=config.source.tables,
         keyless=config.source.keyless,
+        replicas=replicas,
         pg_bin=config.tools.pg_bin,
         take_over=take_over,
-        trim=TrimOptions(config.name, lambda: open_log(config), config.log.retain, readers),
+        trim=TrimOptions(lambda: open_log(config), config.log.retain),
     )
 
 

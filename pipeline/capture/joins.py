@@ -252,11 +252,11 @@ class Joins:
 
     def _lacking(self, needed: tuple[Dependency, ...]) -> str | None:
         """Which replica lacks what a table needs beside itself; None if it can be made on all of them."""
-        if not needed or self._options.trim is None:
+        if not needed:
             return None
-        for name, reader in self._options.trim.replicas.items():
+        for name, replica in self._options.replicas.items():
             try:
-                lacking = self._lacks(reader.conninfo, needed)
+                lacking = self._lacks(replica.conninfo, needed)
             except KeepstreamError as error:
                 return f"replica {name} did not say whether it has what it needs ({error.code}); {_SOON}"
             if lacking:

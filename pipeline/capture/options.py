@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from connectors.interfaces import ChangeLog
-from pipeline.capture.trimming import TrimOptions
-from pipeline.config.model import Keyless, Tables
+from pipeline.config.model import Initial, Keyless, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingReplica:
+    """A configured replica, as far as capture is concerned: tables join only if it can make them, and the log
+    is kept for it."""
+
+    conninfo: str = field(repr=False)
+    initial: Initial
+
+
+@dataclass(frozen=True, slots=True)
+class TrimOptions:
+    """`open_log` gives a log of the trimming thread's own, which it closes. `retain`: how long an anchor is
+    kept at least."""
+
+    open_log: Callable[[], ChangeLog]
+    retain: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """`source`: any libpq connection string. `take_over`: end another capture that owns the slot.
-    `trim`: how the log is trimmed; None: it is not."""
+    `replicas`: all that are configured, by name. `trim`: how the log is trimmed; None: it is not."""
 
     name: str
     source: str
@@ -22,6 +41,7 @@ class CaptureOptions:
     slot: str
     tables: Tables
     keyless: Keyless
+    replicas: Mapping[str, FollowingReplica] = field(default_factory=dict)
     pg_bin: Path | None = None
     take_over: bool = False
     trim: TrimOptions | None = None

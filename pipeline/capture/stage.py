@@ -49,7 +49,7 @@ class CaptureStage:
         )
         reporting.start()
         if self._options.trim is not None:
-            trimmer = Trimmer(self._options.trim)
+            trimmer = Trimmer(self._options.name, self._options.trim, self._options.replicas)
             threading.Thread(target=trimmer.run, args=[self._stop], name="trim", daemon=True).start()
         retries = Retries()
         try:

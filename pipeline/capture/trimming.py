@@ -15,14 +15,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres.progress import Progress, ReplicaState
 from connectors.postgres.session import connect
+from pipeline.capture.options import FollowingReplica, TrimOptions
 from pipeline.config import Initial
 from pipeline.follow import AnchorHint, follow_from_start
 from schemas.errors import KeepstreamError
@@ -37,27 +38,9 @@ FIRST_PAUSE_S = 30.0
 _READ_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """A configured replica, as far as trimming is concerned."""
-
-    conninfo: str = field(repr=False)
-    initial: Initial
-
-
-@dataclass(frozen=True, slots=True)
-class TrimOptions:
-    """`open_log` gives a log of the thread's own, which it closes."""
-
-    name: str
-    open_log: Callable[[], ChangeLog]
-    retain: timedelta
-    replicas: Mapping[str, Reader] = field(default_factory=dict)
-
-    @property
-    def pause_s(self) -> float:
-        """Between two trims: an hour, less where little is kept."""
-        return min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, self.retain.total_seconds() / 10))
+def pause_s(retain: timedelta) -> float:
+    """Between two trims: an hour, less where little is kept."""
+    return min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, retain.total_seconds() / 10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +101,17 @@ def anchors(log: ChangeLog, stop: threading.Event) -> Iterator[StandingAnchor]:
 class Trimmer:
     """Trims again and again. `run` is the thread's; what it learned of a replica outlives an outage."""
 
-    def __init__(self, options: TrimOptions) -> None:
+    def __init__(self, name: str, options: TrimOptions, replicas: Mapping[str, FollowingReplica]) -> None:
+        self._name = name
+        self._replicas = replicas
         self._options = options
         self._known: dict[str, Floor] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. What fails is tried again the next time: the log only grows meanwhile."""
-        pause_s = min(FIRST_PAUSE_S, self._options.pause_s)
-        while not stop.wait(pause_s):
-            pause_s = self._options.pause_s
+        wait_s = min(FIRST_PAUSE_S, pause_s(self._options.retain))
+        while not stop.wait(wait_s):
+            wait_s = pause_s(self._options.retain)
             try:
                 self.trim(stop)
             except KeepstreamError as error:
@@ -134,7 +119,7 @@ class Trimmer:
 
     def trim(self, stop: threading.Event) -> StandingAnchor | None:
         """Trim once; the anchor that is the log's first record now, None if nothing was trimmed."""
-        floors = [self._floor(name, reader) for name, reader in self._options.replicas.items()]
+        floors = [self._floor(name, replica) for name, replica in self._replicas.items()]
         if EVERYTHING in floors:
             return None
         log = self._options.open_log()
@@ -150,14 +135,14 @@ class Trimmer:
         logger.info("log trimmed", extra={"to": format_lsn(found.anchor.at.lsn), "place": found.place})
         return found
 
-    def _floor(self, name: str, reader: Reader) -> Floor:
+    def _floor(self, name: str, replica: FollowingReplica) -> Floor:
         try:
-            with connect(reader.conninfo, purpose=f"{self._options.name}:trim") as session:
-                row = progress.read(session, self._options.name)
+            with connect(replica.conninfo, purpose=f"{self._name}:trim") as session:
+                row = progress.read(session, self._name)
         except KeepstreamError as error:
             logger.info("replica not seen", extra={"replica": name, "code": error.code})
             return self._known.get(name, EVERYTHING)
-        floor = self._known[name] = floor_of(row, reader.initial)
+        floor = self._known[name] = floor_of(row, replica.initial)
         return floor
 
     def _newest(self, log: ChangeLog, floors: list[Floor], stop: threading.Event) -> StandingAnchor | None:

@@ -16,7 +16,8 @@ from connectors.log import open_log
 from connectors.postgres import progress
 from connectors.postgres.session import connect
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
-from pipeline.capture.trimming import Reader, StandingAnchor, Trimmer, TrimOptions, anchors
+from pipeline.capture.options import FollowingReplica, TrimOptions
+from pipeline.capture.trimming import StandingAnchor, Trimmer, anchors
 from pipeline.config import Initial
 from pipeline.reentry import follow_from
 from schemas.errors import PlaceTrimmed
@@ -70,8 +71,8 @@ class Trimming:
     def trimmer(
         self, *, retain: timedelta = NOW, initial: Initial = Initial.COPY, dsn: str | None = None
     ) -> Trimmer:
-        readers = {"standby": Reader(dsn or self.replica.dsn, initial)}
-        return Trimmer(TrimOptions(self.name, self._open, retain, readers))
+        replicas = {"standby": FollowingReplica(dsn or self.replica.dsn, initial)}
+        return Trimmer(self.name, TrimOptions(self._open, retain), replicas)
 
     def trim(self, **options: Any) -> int | None:
         """The LSN of the anchor that was trimmed to."""
