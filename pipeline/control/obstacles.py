@@ -14,7 +14,7 @@ from schemas.errors import HistoryBroken, KeepstreamError
 from schemas.lsn import Lsn, format_lsn
 
 _IF_STOPPED: Final = (
-    "If an error stopped it, mend that first: `keepstream status` shows the error and what to do."
+    "If it was started and retries, or an error stopped it, `keepstream status` shows why and what to do."
 )
 
 
