@@ -10,7 +10,7 @@
 
 #include "_varint.h"
 
-/* One letter a column, as rowdecoder.kinds_of gives them. */
+/* One letter a column, as rowcode.kinds_of gives them. */
 #define KIND_TEXT 's'        /* length and bytes */
 #define KIND_INT 'i'         /* zigzag, 32 bits */
 #define KIND_LONG 'l'        /* zigzag, 64 bits */

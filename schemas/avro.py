@@ -6,7 +6,7 @@ a key `<schema>.<table>.Key` with those of the replica identity. Every field is 
 says what type a column has; nothing here asks a catalog.
 
 `RowCodec` works on values, one column at a time. `row_encoder`, `key_encoder` and `row_decoder` give the
-compiled functions for the loops that run for every row (schemas.rowencoder, schemas.rowdecoder).
+compiled functions for the loops that run for every row (schemas.rowcode).
 """
 
 from __future__ import annotations
@@ -15,19 +15,12 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NoReturn
 
-from schemas import rowcode
 from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, RefusedData
 from schemas.names import encode_name
 from schemas.pgcodec import Codec, codec_of
-from schemas.rowdecoder import RowDecoder, compile_decoder
-from schemas.rowencoder import (
-    NULL_BRANCH,
-    VALUE_BRANCH,
-    RowEncoder,
-    compile_encoder,
-    read_length,
-)
+from schemas.rowcode import compile_decoder, compile_encoder, kinds_of
+from schemas.rowform import NULL_BRANCH, VALUE_BRANCH, RowDecoder, RowEncoder, read_length
 from schemas.table import Column, TableSchema
 
 _COMPILED_LIMIT: Final = 4096  # table versions whose compiled code is kept
@@ -127,8 +120,8 @@ def row_code(table: TableSchema) -> tuple[bytes, bytes, tuple[Callable[[bytes], 
     """What code in C is told of a table version: a letter for each column of a row, the same of a key, and
     each column's encoder (schemas.rowcode)."""
     codecs = _codecs(table)
-    kinds = rowcode.kinds_of(codecs)
-    return kinds, rowcode.kinds_of(codecs, table.key_indexes), tuple(codec.encode for codec in codecs)
+    kinds = kinds_of(codecs)
+    return kinds, kinds_of(codecs, table.key_indexes), tuple(codec.encode for codec in codecs)
 
 
 @lru_cache(_COMPILED_LIMIT)

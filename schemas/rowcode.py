@@ -1,16 +1,19 @@
-"""The row code in C, where a compiler was at hand when Keepstream was installed (docs/decisions/007).
+"""The hot loops of capture and apply: TupleData → Avro row, and that → PostgreSQL's texts.
 
-`encode_row` and `decode_row` are those of `schemas/_rowcode.c`, or None: then rowencoder and rowdecoder write
-the same in Python. Which columns it does by itself is told by letters; the rest it leaves to their codecs.
+They are those of `schemas/_rowcode.c` where a compiler was at hand when Keepstream was installed
+(docs/decisions/007), else rowencoder and rowdecoder write the same in Python. Which columns C does by itself
+is told by letters; the rest it leaves to their codecs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from schemas.compiled import find_compiled
 from schemas.pgcodec import BOOLEAN, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec
+from schemas.rowform import Refuse, RowDecoder, RowEncoder
 
 encode_row = find_compiled("schemas._rowcode", "encode_row")
 decode_row = find_compiled("schemas._rowcode", "decode_row")
@@ -37,3 +40,28 @@ def kinds_of(codecs: Iterable[Codec], only: Sequence[int] | None = None) -> byte
         else next((kind for known, kind in _KINDS if codec is known), _OTHER)
         for index, codec in enumerate(codecs)
     )
+
+
+def compile_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
+    """An encoder from TupleData to an Avro record.
+
+    keys None: of all columns; `u` columns become null and are listed as absent. Else of those columns
+    only, others are skipped, and there is no `u` among them.
+    """
+    if encode_row is None:
+        # Its tables take memory, and time to make.
+        from schemas.rowencoder import compile_python_encoder
+
+        return compile_python_encoder(codecs, keys, refuse)
+    kinds, encoders = kinds_of(codecs, keys), tuple(codec.encode for codec in codecs)
+    return partial(encode_row, kinds, encoders, keys is None, refuse)
+
+
+def compile_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
+    """A decoder from an Avro record that fills the data from a position on, to PostgreSQL's texts."""
+    if decode_row is None:
+        from schemas.rowdecoder import compile_python_decoder
+
+        return compile_python_decoder(codecs, refuse)
+    decoders = tuple(codec.decode for codec in codecs)
+    return partial(decode_row, kinds_of(codecs), decoders, refuse)

@@ -1,22 +1,15 @@
-"""The hot loop of apply: an Avro row → PostgreSQL's texts; see schemas.rowencoder, which it undoes.
-
-It is done in C where there is such (schemas.rowcode), else by Python source that is written for one table
-version and compiled. Both give the same.
-"""
+"""The hot loop of apply where there is no C (schemas.rowcode): an Avro row → PostgreSQL's texts. It undoes
+what schemas.rowencoder does, in the same way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final, NoReturn
+from collections.abc import Sequence
+from typing import Any, Final
 
-from schemas import rowcode
 from schemas.pgcodec import INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec, decode_text
 from schemas.pgtime import DAY_TEXT, DAY_US, SECOND_US
+from schemas.rowform import Refuse, RowDecoder
 from schemas.varint import LAST_PAIR_VALUE, PAIR_VALUE
-
-RowDecoder = Callable[[bytes, int], list[bytes | None]]
-Refuse = Callable[[bytes, int], NoReturn]
 
 _SMALL_TEXTS: Final = tuple(b"%d" % (z >> 1 ^ -(z & 1)) for z in range(0x80))
 
@@ -53,16 +46,8 @@ _SCOPE: Final[dict[str, Any]] = {
 }
 
 
-def compile_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
-    """A decoder from an Avro record that fills the data from a position on, to PostgreSQL's texts."""
-    if rowcode.decode_row is None:
-        return compile_python_decoder(codecs, refuse)
-    decoders = tuple(codec.decode for codec in codecs)
-    return partial(rowcode.decode_row, rowcode.kinds_of(codecs), decoders, refuse)
-
-
 def compile_python_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:
-    """The same in Python."""
+    """See `schemas.rowcode.compile_decoder`."""
     body: list[str] = []
     scope: dict[str, Any] = {**_SCOPE, "refuse": refuse}
     for index, codec in enumerate(codecs):

@@ -1,16 +1,10 @@
-"""The hot loop of capture: TupleData → Avro.
-
-It is done in C where there is such (schemas.rowcode), else by Python source that is written for one table
-version and compiled. Both give the same.
+"""The hot loop of capture where there is no C (schemas.rowcode): TupleData → Avro, by Python source that is
+written for one table version and compiled.
 
 A generic loop pays for every column: which type is it, call its codec, append the result. The source made
 here has all of that decided. Text, most of a CRM, costs a look-up for pgoutput's header and a slice; the
 usual integers, booleans and timestamps are put together from tables too; the rest calls its codec. The
 source holds numbers only, never a name from the database.
-
-pgoutput's TupleData: Int16 number of columns, then for each a byte: `n` null, `u` unchanged TOAST value,
-`t` text with Int32 length and the bytes. An Avro row: for each column the union's branch (0 null, 2 value:
-zigzag of 0 and 1), then the value.
 
 Compiled code only recognises well-formed input. Whatever it stumbles over is left to `refuse`, which reads
 the same bytes again slowly to say which column and what is wrong, and never returns.
@@ -19,19 +13,13 @@ the same bytes again slowly to say which column and what is wrong, and never ret
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from schemas import rowcode
 from schemas.pgcodec import BOOLEAN, DATE, FLOAT, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec
 from schemas.pgtime import CLOCK_US, DAY_START_US
+from schemas.rowform import VALUE_BRANCH, Refuse, RowEncoder, parse_length, read_length
 from schemas.varint import PAIR, PAIR_MASK, SHORT, encode_long
 
-RowEncoder = Callable[[bytes, int], tuple[bytes, tuple[int, ...], int]]
-Refuse = Callable[[bytes, int], NoReturn]
-
-VALUE_BRANCH: Final = b"\x02"
-NULL_BRANCH: Final = b"\x00"
 _MEMO_LIMIT: Final = 1 << 16
 
 # The zigzag of a timestamp between 1970 and 3111 fills exactly four of varint's pairs. A part that is
@@ -45,28 +33,11 @@ _BRANCH_PAIR: Final = tuple(VALUE_BRANCH + pair for pair in PAIR)
 _BOOLEANS: Final = {b"t\0\0\0\x01t": b"\x02\x01", b"t\0\0\0\x01f": b"\x02\x00"}
 
 
-def read_length(message: bytes, position: int) -> int:
-    """The length in a `t` column's header; ValueError unless that column is whole."""
-    if message[position : position + 1] != b"t":
-        raise ValueError("not a text column")
-    length = _parse_length(message[position : position + 5])
-    if position + 5 + length > len(message):
-        raise ValueError("tuple ends inside a column")
-    return length
-
-
-def _parse_length(header: bytes) -> int:
-    length = int.from_bytes(header[1:], signed=True)
-    if len(header) != 5 or length < 0:
-        raise ValueError("no length in a column's header")
-    return length
-
-
 class _Texts(dict[bytes, tuple[int, bytes]]):
     """A column's header → length, Avro's branch and length. Usual lengths are there from the start."""
 
     def __missing__(self, header: bytes) -> tuple[int, bytes]:
-        length = _parse_length(header)
+        length = parse_length(header)
         return length, VALUE_BRANCH + encode_long(length)
 
 
@@ -74,7 +45,7 @@ class _Lengths(dict[bytes, int]):
     """A column's header → length."""
 
     def __missing__(self, header: bytes) -> int:
-        return _parse_length(header)
+        return parse_length(header)
 
 
 class _Memo(dict[bytes, bytes]):
@@ -150,20 +121,8 @@ _MICROS: Final = {zone: _Zigzags(_last_digits(zone)) for zone in (b"", b"+00")}
 _FRACTIONS: Final = {zone: _Zigzags(_fractions(zone)) for zone in (b"", b"+00")}
 
 
-def compile_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
-    """An encoder from TupleData to an Avro record.
-
-    keys None: of all columns; `u` columns become null and are listed as absent. Else of those columns
-    only, others are skipped, and there is no `u` among them.
-    """
-    if rowcode.encode_row is None:
-        return compile_python_encoder(codecs, keys, refuse)
-    kinds, encoders = rowcode.kinds_of(codecs, keys), tuple(codec.encode for codec in codecs)
-    return partial(rowcode.encode_row, kinds, encoders, keys is None, refuse)
-
-
 def compile_python_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
-    """The same in Python."""
+    """See `schemas.rowcode.compile_encoder`."""
     body: list[str] = []
     parts: list[str] = []
     scope: dict[str, Any] = {**_SCOPE, "count": len(codecs).to_bytes(2), "refuse": refuse}

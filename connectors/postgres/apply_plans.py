@@ -16,7 +16,7 @@ from connectors.postgres.statements import Bind, Old, Statement
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation
 from schemas.errors import InternalError
-from schemas.rowdecoder import RowDecoder
+from schemas.rowform import RowDecoder
 from schemas.table import TableSchema
 
 

@@ -20,8 +20,9 @@ from schemas.errors import InternalError, KeepstreamError, RefusedData
 from schemas.pgcodec import INT, LONG, TIMESTAMP, TIMESTAMPTZ, Codec, codec_of
 from schemas.pgfloat import format_float4, format_float8
 from schemas.pgtime import DAY_US, format_date, format_time, format_timestamp, format_timestamptz
-from schemas.rowdecoder import compile_decoder, compile_python_decoder
-from schemas.rowencoder import compile_encoder, compile_python_encoder
+from schemas.rowcode import compile_decoder, compile_encoder
+from schemas.rowdecoder import compile_python_decoder
+from schemas.rowencoder import compile_python_encoder
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from schemas.varint import encode_long
 

@@ -13,9 +13,9 @@ from schemas.avro import RowCodec, key_encoder, row_encoder
 from schemas.change import TextValue
 from schemas.errors import KeepstreamError
 from schemas.pgcodec import codec_of
-from schemas.rowcode import COMPILED
-from schemas.rowdecoder import compile_decoder, compile_python_decoder
-from schemas.rowencoder import compile_encoder, compile_python_encoder
+from schemas.rowcode import COMPILED, compile_decoder, compile_encoder
+from schemas.rowdecoder import compile_python_decoder
+from schemas.rowencoder import compile_python_encoder
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from schemas.varint import encode_long
 from tests.damage import edited, odd_bytes
