@@ -33,7 +33,7 @@ def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: Adde
     made = sql.SQL("alter table {} add column {} {}").format(table, label, sql.SQL(column.type_name))
     if column.missing is not None:
         made = sql.SQL("{} default {}").format(made, sql.Literal(column.missing))
-    if column.not_null:
+    if column.not_null and column.missing is not None:
         made = sql.SQL("{} not null").format(made)
     conn.execute(made)
     if column.default is None or not _set_default(conn, pipeline, table, column.name, column.default):

@@ -50,10 +50,11 @@ def _describe(table: TableSchema, column: Column, found: CatalogColumn | None) -
         raise _refuse(table, f"column {column.name} was added and changed again before capture saw it")
     if found.identity or found.generated:
         raise _refuse(table, f"column {column.name} was added as identity or generated column")
+    # A column without a value in the rows from before it got its NOT NULL later, when they had been filled.
     return AddedColumn(
         column.name,
         column.type_name,
-        found.not_null,
+        found.not_null and found.has_missing,
         found.default,
         found.missing if found.has_missing else None,
     )

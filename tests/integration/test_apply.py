@@ -289,6 +289,20 @@ def test_a_column_that_the_replica_has_already_is_not_added_again(
     assert replica.execute("select city from public.customer") == [("Zug",)]
 
 
+def test_a_column_without_a_value_in_old_rows_is_added_without_not_null(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute("insert into public.customer (id) values (1)")
+    before = customer.table
+    columns = (*before.columns, Column("city", 25, -1, "text", False))
+    after = TableSchema("public", "customer", before.replica_identity, columns)
+    added = ColumnsAdded(before.id, (AddedColumn("city", "text", True, None, None),))
+    change = Change(Operation.DDL, after.id, payload=added)
+    made_log.commit(change, Rows(after).insert("2", None, None, None, "Zug"), tables=[before, after])
+    replicating.catch_up()
+    assert replica.execute("select id, city from public.customer order by id") == [(1, None), (2, "Zug")]
+
+
 @pytest.mark.parametrize("missing", ["Bern", None])
 def test_a_column_that_the_replica_has_already_with_other_values_stops(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows, missing: str | None

@@ -44,6 +44,23 @@ def test_added_columns_with_a_constant_default_are_followed(
     assert insert.operation is Operation.INSERT
 
 
+def test_a_column_that_is_filled_and_then_made_not_null_is_announced_as_it_was_added(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """As migrations do it. The catalog says NOT NULL by then; a replica has rows that are filled later."""
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(
+            "begin; alter table customer add column credit int; update customer set credit = id;"
+            " alter table customer alter credit set not null; commit"
+        )
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    ddl, update = content.transactions[0]
+    assert [(c.name, c.not_null) for c in ddl.payload.columns] == [("credit", False)]  # type: ignore[union-attr]
+    assert update.operation is Operation.UPDATE
+
+
 DEFAULTS = {
     "box": "'(3,4),(1,2)'",
     "box[]": "'{(3,4),(1,2);(1,1),(0,0)}'",
