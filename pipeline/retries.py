@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -35,6 +36,7 @@ class Retries:
 
     def wait(self, stop: threading.Event) -> bool:
         """Wait for the next try, and say whether `stop` was set meanwhile."""
+        gc.collect()  # an error holds its frames, and theirs, in cycles; else it hardly ever runs
         return self._backoff.wait(stop)
 
     def reset(self) -> None:

@@ -116,6 +116,10 @@ class DirectoryLog:
         target = self._status / f"{stage}.json"
         draft = self._status / f".{stage}.{os.getpid()}.draft"
         try:
+            if (
+                not self._status.is_dir() and self._path.is_dir()
+            ):  # made by somebody else, who knew of no reports
+                self._status.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
                 file.write(report)

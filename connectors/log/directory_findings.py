@@ -7,7 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from connectors.log.disk import is_there
+from connectors.log.disk import is_there, permit_command
 from schemas.finding import Finding, Severity
 
 _LOW_BYTES = 2 * 1024**3
@@ -51,7 +51,7 @@ def _writable(path: Path, present: Path) -> Finding:
         str(path),
         "folder",
         f"{present} cannot be written by this user",
-        fix=f"install -d -m 700 -o {os.geteuid()} {shlex.quote(str(path))}",
+        fix=permit_command(path),
     )
 
 

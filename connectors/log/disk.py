@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
         return OperatorNeeded(
             f"not allowed to use {path}: {what.lower()}",
             code="log-permission",
-            hint=f"Make it belong to the user that runs keepstream: `chown -R $(id -un) {path.parent}`.",
+            hint=f"Run as root: `{permit_command(path)}`; or choose another folder for `log`.",
         )
     if error.errno in _IN_THE_WAY:
         return OperatorNeeded(
@@ -48,6 +49,15 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
         code="log-unreachable",
         hint="Look at the disk: `dmesg | tail` and `smartctl -a`.",
     )
+
+
+def permit_command(path: Path) -> str:
+    """What root runs so that this process's user can use a folder, or make it."""
+    user, shown = os.geteuid(), shlex.quote(str(path))
+    for folder in reversed(path.parents):
+        if is_there(folder) and not os.access(folder, os.X_OK):
+            return f"chmod o+x {shlex.quote(str(folder))}"
+    return f"chown -R {user} {shown}" if is_there(path) else f"install -d -m 700 -o {user} {shown}"
 
 
 def is_folder(path: Path) -> bool:

@@ -56,9 +56,10 @@ def miscount(ref: ChangeRef, rows: int, replica: str) -> Divergence:
 def skip_hint(source: SourceRef, replica: str) -> str:
     """The two commands for an operator whose replica disagrees with the log."""
     return (
-        f"See what else differs with `keepstream verify {replica}`. Mend the replica by hand and start again,"
-        f" or leave the whole transaction out for good: `keepstream apply {replica} --skip-transaction"
-        f' {format_lsn(source.commit_lsn)} --reason "…"`.'
+        "Compare the row on both sides, mend the replica by hand and start again: `keepstream verify"
+        f" {replica}` then shows what else differs. Or leave the whole transaction out for good:"
+        f" `keepstream apply {replica} --skip-transaction {format_lsn(source.commit_lsn)}"
+        ' --reason "…"`.'
     )
 
 

@@ -65,7 +65,8 @@ def read_dependencies(session: Session, table: int) -> tuple[Dependency, ...]:
 
 
 def missing(session: Session, needed: Sequence[Dependency]) -> tuple[Dependency, ...]:
-    """Those that this database does not have. The session must be in autocommit."""
+    """Those that this database does not have, and schemas in which this role may not make tables. The session
+    must be in autocommit."""
     return tuple(each for each in needed if not _is_there(session, each))
 
 
@@ -76,6 +77,9 @@ def _is_there(session: Session, needed: Dependency) -> bool:
                 "select pg_get_object_address(%s, %s::text[], %s::text[])",
                 [needed.kind, list(needed.names), list(needed.arguments)],
             )
+            if needed.kind == "schema":
+                usable = "select has_schema_privilege(%s, 'usage') and has_schema_privilege(%s, 'create')"
+                return session.execute(usable, [needed.names[0]] * 2).fetchone() == (True,)
         except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable):
             return False
         except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):

@@ -34,7 +34,7 @@ REPLICA_ANSWERS_S = 3
 """Capture stands still while a replica is asked what it has."""
 
 _NOT_YET = "it joins as soon as others have"
-_MAKE_THERE = "Make that there as on the source, in the same schema"
+_MAKE_THERE = "Make that there as on the source; of a schema our role needs USAGE and CREATE"
 _SOON = "tried again every ten seconds"
 _LATER = "tried again after a pause"
 _REASONS = {

@@ -78,6 +78,10 @@ def require_stopped(config: Config) -> None:
 def _require_answers(status: Status) -> None:
     for finding in status.findings:
         if finding.severity == "error":
+            if finding.code == "log-permission":
+                raise OperatorNeeded(
+                    f"{finding.where}: {finding.message}", code=finding.code, hint=finding.hint
+                )
             raise RetryLater(
                 f"{finding.where}: {finding.message}",
                 code=finding.code,

@@ -342,6 +342,42 @@ def test_a_folder_that_this_user_may_not_search_is_an_error_with_a_remedy(tmp_pa
     assert done.stdout.splitlines() == ["4 log-permission True"] * 4 + ["log-permission"], done.stderr
 
 
+def test_a_log_s_folder_that_somebody_made_gets_its_reports(tmp_path: Path) -> None:
+    """As `check` advises where this user may not make it."""
+    (tmp_path / "crm.log").mkdir(mode=0o700)
+    log = DirectoryLog(tmp_path, "crm")
+    log.put_report("capture", b"{}")
+    assert log.reports() == {"capture": b"{}"}
+
+
+def test_what_root_is_told_to_run_opens_the_folder_that_is_closed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    lines = [
+        "import os, sys; from pathlib import Path",
+        "from connectors.log.disk import permit_command",
+        "path = Path(sys.argv[1])",
+        "os.geteuid() or os.setuid(65534)",
+        "print(permit_command(path))",
+    ]
+    tmp_path.chmod(0o755)
+    child = [sys.executable, "-c", "\n".join(lines), str(closed / "log" / "crm.log")]
+    try:
+        done = subprocess.run(child, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    finally:
+        closed.chmod(0o700)
+    first_closed = next(
+        folder for folder in (*reversed(tmp_path.parents), tmp_path, closed) if is_closed(folder)
+    )
+    assert done.stdout == f"chmod o+x {first_closed}\n"
+
+
+def is_closed(folder: Path) -> bool:
+    """For a user who is neither its owner nor in its group, or who owns it and closed it."""
+    return folder.name == "closed" or (os.geteuid() == 0 and not folder.stat().st_mode & 0o001)
+
+
 def test_check_warns_of_memory_that_is_lost_with_the_machine() -> None:
     if not Path("/dev/shm").is_dir():
         pytest.skip("no /dev/shm here")

@@ -106,9 +106,9 @@ def test_a_change_that_does_not_fit_stops_before_its_transaction(
     commit_lsn = format_lsn(made_log.lsn - 0x80 - 0x40)
     assert error.message == what.format(f"{commit_lsn} (xid {made_log.xid - 1})")
     assert error.hint == (
-        "See what else differs with `keepstream verify standby`. Mend the replica by hand and start again, or"
-        " leave the whole transaction out for good: `keepstream apply standby --skip-transaction"
-        f' {commit_lsn} --reason "…"`.'
+        "Compare the row on both sides, mend the replica by hand and start again: `keepstream verify standby`"
+        " then shows what else differs. Or leave the whole transaction out for good:"
+        f' `keepstream apply standby --skip-transaction {commit_lsn} --reason "…"`.'
     )
     assert names(replica) == [(1, "kept")]
 

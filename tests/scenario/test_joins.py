@@ -58,7 +58,8 @@ def test_partitions_join_and_what_a_replica_cannot_make_is_left_out_until_it_can
     pipeline.until(lambda: "later.told" in left_out(pipeline), "the table that was left out", JOIN_S)
     assert left_out(pipeline)["later.told"] == (
         "replica standby lacks what it needs: schema later, type later.mood."
-        " Make that there as on the source, in the same schema; tried again every ten seconds"
+        " Make that there as on the source; of a schema our role needs USAGE and CREATE;"
+        " tried again every ten seconds"
     )
     replica.execute("create schema later; create type later.mood as enum ('good', 'bad')")
     pipeline.until(
