@@ -86,6 +86,7 @@ class DirectoryLog:
     ) -> DirectoryWriter:
         """See `ChangeLog.begin_epoch`. `is_ignorable` is not needed: a writer's files are its own."""
         refuse_oversized(record)
+        self._make_status()
         generation = self._free_generation(epoch)
         file = SegmentWriter(self._folder, SegmentName(generation, 0))
         try:
@@ -116,10 +117,6 @@ class DirectoryLog:
         target = self._status / f"{stage}.json"
         draft = self._status / f".{stage}.{os.getpid()}.draft"
         try:
-            if (
-                not self._status.is_dir() and self._path.is_dir()
-            ):  # made by somebody else, who knew of no reports
-                self._status.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
                 file.write(report)
@@ -149,6 +146,14 @@ class DirectoryLog:
     @property
     def _status(self) -> Path:
         return self._path / "status"
+
+    def _make_status(self) -> None:
+        """Whoever made the log's folder beforehand, as `check` advises, made no place for reports. Not when a
+        report is put: a folder that is being deleted must stay deleted."""
+        try:
+            self._status.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
 
     def _free_generation(self, epoch: int) -> int:
         """Above every file there is, whether it was finished or not.

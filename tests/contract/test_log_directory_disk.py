@@ -346,6 +346,7 @@ def test_a_log_s_folder_that_somebody_made_gets_its_reports(tmp_path: Path) -> N
     """As `check` advises where this user may not make it."""
     (tmp_path / "crm.log").mkdir(mode=0o700)
     log = DirectoryLog(tmp_path, "crm")
+    begin(log, 1).close()
     log.put_report("capture", b"{}")
     assert log.reports() == {"capture": b"{}"}
 
