@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.signals import end_on_sigterm
+from pipeline.signals import INTERRUPTED, end_on_sigterm
 
 _STAGES = frozenset({"run", "capture", "apply"})
 _ONE_TIME = ("--until", "--skip-transaction")
-_INTERRUPTED = 130
 
 
 def main() -> int:
     """The exit code. What SIGTERM means here, the verbs say again once they are loaded."""
     words = sys.argv[1:]
     if not _STAGES.isdisjoint(words):
-        end_on_sigterm(_INTERRUPTED if any(word.startswith(_ONE_TIME) for word in words) else 0)
+        end_on_sigterm(INTERRUPTED if any(word.startswith(_ONE_TIME) for word in words) else 0)
     from pipeline.cli import main as run_command
 
     return run_command()

@@ -6,6 +6,9 @@ import os
 import signal
 import threading
 
+INTERRUPTED = 130
+"""Exit code of what was told to stop before it had what it was called for, as shells give it after Ctrl-C."""
+
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 
 

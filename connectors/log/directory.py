@@ -53,9 +53,9 @@ class DirectoryLog:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.mkdir(mode=0o700, exist_ok=True)
-            self._status.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self._path) from error
+        self._make_status()
         sync_folder_or_die(self._path.parent)
 
     def bounds(self) -> Bounds:

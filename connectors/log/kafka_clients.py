@@ -104,16 +104,14 @@ class KafkaClients:
 
     def _make(self, kind: Any, **settings: Any) -> Any:
         self._check_files()
-        networks: list[Any] = []
-
-        def network(**own: Any) -> Any:
-            networks.append(KafkaNetClient(**own))
-            return networks[-1]
-
         try:
             with translated(self.where), ExitStack() as unfinished:
-                # A client whose making fails keeps its thread and its sockets.
-                unfinished.callback(lambda: [made.close() for made in networks])
+
+                def network(**own: Any) -> Any:
+                    made = KafkaNetClient(**own)
+                    unfinished.callback(made.close)  # a client whose making fails leaves thread and sockets
+                    return made
+
                 client = kind(**settings, kafka_client=network)
                 unfinished.pop_all()
                 return client

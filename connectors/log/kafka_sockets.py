@@ -2,11 +2,13 @@
 
 kafka-python leaves the socket of a try that failed to the garbage collector, which hardly ever runs in our
 processes (pipeline.collector); and each client tries again about once a second by itself. In an outage that
-used up a process's files within ten minutes. A scheme of one's own is its documented way to make sockets.
+used up a process's files within ten minutes. Its clients take their sockets from whoever registered the
+scheme of their `proxy_url`.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from kafka.net.inet import KafkaNetSocket
@@ -19,8 +21,8 @@ class _Direct(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no type
     SCHEMES = ("direct",)
 
     async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
-        try:
-            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:
-            sock.close()
-            raise
+        with ExitStack() as failed:
+            failed.callback(sock.close)
+            connected = await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+            failed.pop_all()
+            return connected

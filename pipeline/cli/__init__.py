@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.errors import CUT_OFF, INTERRUPTED, describe_unexpected, report_error
+from pipeline.cli.errors import CUT_OFF, describe_unexpected, report_error
 from pipeline.cli.invocation import Invocation, invocation
 from pipeline.cli.verbs import VerbGroup
 from pipeline.logs import LogFormat, LogLevel
+from pipeline.signals import INTERRUPTED
 from pipeline.version import VERSION
 from schemas.errors import KeepstreamError, UsageError
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.errors import INTERRUPTED
 from pipeline.cli.invocation import invocation
+from pipeline.signals import INTERRUPTED
 from schemas.errors import UsageError
 from schemas.lsn import Lsn, parse_lsn
 

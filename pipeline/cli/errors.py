@@ -14,9 +14,6 @@ from schemas.errors import InternalError, KeepstreamError
 CUT_OFF = 141
 """Exit code where nobody reads stdout any more, as shells give it for SIGPIPE."""
 
-INTERRUPTED = 130
-"""Exit code of what was told to stop before it had what it was called for, as shells give it after Ctrl-C."""
-
 
 def report_error(error: KeepstreamError, log_format: LogFormat = LogFormat.TEXT) -> None:
     sys.stderr.write(render_error(error, log_format) + "\n")

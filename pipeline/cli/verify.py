@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.errors import INTERRUPTED
 from pipeline.cli.invocation import invocation
+from pipeline.signals import INTERRUPTED
 
 if TYPE_CHECKING:
     import threading

@@ -29,17 +29,21 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("code", [0, 130])
-def test_a_process_that_has_begun_nothing_ends_at_once(code: int) -> None:
-    beginning = BEGINNING.format(code=code)
-    with subprocess.Popen([sys.executable, "-c", beginning], stdout=subprocess.PIPE) as child:
+def end_of(lines: str, *arguments: str) -> int:
+    """How a process ends that says `ready` and gets SIGTERM then."""
+    with subprocess.Popen([sys.executable, "-c", lines, *arguments], stdout=subprocess.PIPE) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
             child.terminate()
-            assert child.wait(10) == code
+            return child.wait(10)
         finally:
             child.kill()
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_process_that_has_begun_nothing_ends_at_once(code: int) -> None:
+    assert end_of(BEGINNING.format(code=code)) == code
 
 
 ENTERING = """
@@ -63,14 +67,7 @@ main()
     ],
 )
 def test_sigterm_is_minded_before_the_command_is_loaded(verb: list[str], code: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", ENTERING, *verb], stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            child.terminate()
-            assert child.wait(10) == code
-        finally:
-            child.kill()
+    assert end_of(ENTERING, *verb) == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
