@@ -17,7 +17,7 @@
 #define KIND_BOOLEAN 'b'     /* one byte */
 #define KIND_TIMESTAMP 't'   /* microseconds since 1970 */
 #define KIND_TIMESTAMPTZ 'z' /* the same, shown as UTC */
-#define KIND_SKIPPED 'x'     /* no part of the key that is encoded */
+#define KIND_SKIPPED 'x'     /* no part of the record */
 
 #define SECOND_US 1000000LL
 #define DAY_US (86400LL * SECOND_US)
@@ -206,13 +206,14 @@ encode_columns(Row *row, PyObject *kinds, PyObject *codecs, int whole, PyObject 
     if (end - p < 2 || (data[p] << 8 | data[p + 1]) != columns)
         return -1;
     p += 2;
-    for (Py_ssize_t i = 0; i < columns; i++) {
+    for (Py_ssize_t i = 0, place = -1; i < columns; i++) {
         char kind = PyBytes_AS_STRING(kinds)[i];
         uint8_t form = p < end ? data[p++] : 0;
+        place += kind != KIND_SKIPPED;
         if (form == 'n' || form == 'u') {
             if (kind == KIND_SKIPPED)
                 continue;
-            if (form == 'u' && (!whole || add_absent(absent, i) < 0))
+            if (form == 'u' && (!whole || add_absent(absent, place) < 0))
                 return -1;
             if (reserve(row, 1) < 0)
                 return -1;

@@ -19,7 +19,7 @@ from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, RefusedData
 from schemas.names import encode_name
 from schemas.pgcodec import Codec, codec_of
-from schemas.rowcode import compile_decoder, compile_encoder, kinds_of
+from schemas.rowcode import compile_decoder, compile_encoder, encoders_of, kinds_of
 from schemas.rowform import NULL_BRANCH, VALUE_BRANCH, RowDecoder, RowEncoder, read_length
 from schemas.table import Column, TableSchema
 
@@ -72,7 +72,7 @@ class RowCodec:
         for index, codec in self._key_columns:
             value = values[index]
             if value is UNCHANGED:
-                raise _key_absent(self.table, index)
+                raise _key_absent(self.table, self.table.columns[index])
             if value is None:
                 parts.append(NULL_BRANCH)
             else:
@@ -91,7 +91,7 @@ class RowCodec:
             return codec.encode(text)
         except ValueError:
             # Its message may hold the value.
-            raise _not_canonical(self.table, index) from None
+            raise _not_canonical(self.table, self.table.columns[index]) from None
 
     def _check_width(self, values: Sequence[TextValue]) -> None:
         if len(values) != len(self._codecs):
@@ -102,26 +102,31 @@ class RowCodec:
 
 
 @lru_cache(_COMPILED_LIMIT)
-def row_encoder(table: TableSchema) -> RowEncoder:
+def row_encoder(table: TableSchema, skipped: tuple[int, ...] = ()) -> RowEncoder:
     """A compiled function (message, position of a TupleData) → (Avro row, absent indexes, position after).
 
+    skipped: places in the tuple of columns that this version of the table does not have.
     Raises RefusedData (`value-not-canonical`) and InternalError (`tuple-malformed`).
     """
-    return compile_encoder(_codecs(table), None, partial(_refuse_tuple, table, False))
+    codecs = _tuple_codecs(_sent(table, skipped))
+    return compile_encoder(codecs, partial(_refuse_tuple, table, skipped, False), whole=True)
 
 
 @lru_cache(_COMPILED_LIMIT)
-def key_encoder(table: TableSchema) -> RowEncoder:
+def key_encoder(table: TableSchema, skipped: tuple[int, ...] = ()) -> RowEncoder:
     """The same for a `K` tuple: → (Avro key, (), position after). Other columns' contents are skipped."""
-    return compile_encoder(_codecs(table), table.key_indexes, partial(_refuse_tuple, table, True))
+    codecs = _tuple_codecs(_keys_alone(_sent(table, skipped)))
+    return compile_encoder(codecs, partial(_refuse_tuple, table, skipped, True), whole=False)
 
 
-def row_code(table: TableSchema) -> tuple[bytes, bytes, tuple[Callable[[bytes], bytes], ...]]:
+def row_code(
+    table: TableSchema, skipped: tuple[int, ...] = ()
+) -> tuple[bytes, bytes, tuple[Callable[[bytes], bytes], ...]]:
     """What code in C is told of a table version: a letter for each column of a row, the same of a key, and
     each column's encoder (schemas.rowcode)."""
-    codecs = _codecs(table)
-    kinds = kinds_of(codecs)
-    return kinds, kinds_of(codecs, table.key_indexes), tuple(codec.encode for codec in codecs)
+    sent = _sent(table, skipped)
+    codecs = _tuple_codecs(sent)
+    return kinds_of(codecs), kinds_of(_tuple_codecs(_keys_alone(sent))), encoders_of(codecs)
 
 
 @lru_cache(_COMPILED_LIMIT)
@@ -138,6 +143,21 @@ def key_decoder(table: TableSchema) -> RowDecoder:
     """The same for an Avro key → texts of the key columns, in column order."""
     codecs = _codecs(table)
     return compile_decoder([codecs[i] for i in table.key_indexes], partial(_refuse_record, table))
+
+
+def _sent(table: TableSchema, skipped: tuple[int, ...]) -> tuple[Column | None, ...]:
+    """The columns as a tuple has them; None for one that the table's version lacks."""
+    columns = iter(table.columns)
+    width = len(table.columns) + len(skipped)
+    return tuple(None if place in skipped else next(columns) for place in range(width))
+
+
+def _keys_alone(sent: Sequence[Column | None]) -> tuple[Column | None, ...]:
+    return tuple(column if column and column.key else None for column in sent)
+
+
+def _tuple_codecs(sent: Sequence[Column | None]) -> tuple[Codec | None, ...]:
+    return tuple(codec_of(column.type_oid) if column else None for column in sent)
 
 
 def _codecs(table: TableSchema) -> tuple[Codec, ...]:
@@ -168,35 +188,39 @@ def _field_schema(column: Column) -> dict[str, Any]:
     }
 
 
-def _refuse_tuple(table: TableSchema, key: bool, message: bytes, position: int) -> NoReturn:
+def _refuse_tuple(
+    table: TableSchema, skipped: tuple[int, ...], key: bool, message: bytes, position: int
+) -> NoReturn:
     """Say what is wrong with a TupleData that the compiled encoder stumbled over."""
+    sent = _sent(table, skipped)
     count = int.from_bytes(message[position : position + 2])
-    if len(message) < position + 2 or count != len(table.columns):
-        raise _malformed_tuple(table, f"it has {count} columns, the table {len(table.columns)}")
+    if len(message) < position + 2 or count != len(sent):
+        raise _malformed_tuple(table, f"it has {count} columns, the table {len(sent)}")
     position += 2
-    for index, column in enumerate(table.columns):
+    for place, column in enumerate(sent):
         kind = message[position : position + 1]
-        wanted = column.key or not key
-        if kind == b"u" and key and wanted:
-            raise _key_absent(table, index)
+        wanted = column is not None and (column.key or not key)
+        if kind == b"u" and key and column is not None and wanted:
+            raise _key_absent(table, column)
         if kind in (b"n", b"u"):
             position += 1
             continue
         try:
             length = read_length(message, position)
         except ValueError as error:
-            raise _malformed_tuple(table, f"column {column.name} at byte {position}: {error}") from None
+            name = column.name if column else place + 1
+            raise _malformed_tuple(table, f"column {name} at byte {position}: {error}") from None
         position += 5 + length
-        if wanted:
-            _try_value(table, index, message[position - length : position])
+        if column is not None and wanted:
+            _try_value(table, column, message[position - length : position])
     raise _malformed_tuple(table, "the compiled encoder and this check disagree")
 
 
-def _try_value(table: TableSchema, index: int, text: bytes) -> None:
+def _try_value(table: TableSchema, column: Column, text: bytes) -> None:
     try:
-        codec_of(table.columns[index].type_oid).encode(text)
+        codec_of(column.type_oid).encode(text)
     except ValueError:
-        raise _not_canonical(table, index) from None
+        raise _not_canonical(table, column) from None
 
 
 def _refuse_record(table: TableSchema, data: bytes, position: int) -> NoReturn:
@@ -210,15 +234,13 @@ def _malformed_tuple(table: TableSchema, what: str) -> InternalError:
     return InternalError(f"malformed tuple for {table.qualified_name}: {what}", code="tuple-malformed")
 
 
-def _key_absent(table: TableSchema, index: int) -> InternalError:
-    column = table.columns[index].name
+def _key_absent(table: TableSchema, column: Column) -> InternalError:
     return InternalError(
-        f"key column {column} of {table.qualified_name} came without its value", code="key-absent"
+        f"key column {column.name} of {table.qualified_name} came without its value", code="key-absent"
     )
 
 
-def _not_canonical(table: TableSchema, index: int) -> RefusedData:
-    column = table.columns[index]
+def _not_canonical(table: TableSchema, column: Column) -> RefusedData:
     return RefusedData(
         f"column {column.name} of {table.qualified_name} came in a form that PostgreSQL's {column.type_name} "
         "does not have under our session settings",

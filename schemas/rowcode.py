@@ -7,7 +7,7 @@ is told by letters; the rest it leaves to their codecs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -32,29 +32,31 @@ _KINDS: Final = (
 )
 
 
-def kinds_of(codecs: Iterable[Codec], only: Sequence[int] | None = None) -> bytes:
-    """A letter for each column. only: the columns that are not to be skipped."""
+def kinds_of(codecs: Iterable[Codec | None]) -> bytes:
+    """A letter for each column; None: it is skipped."""
     return b"".join(
-        SKIPPED
-        if only is not None and index not in only
-        else next((kind for known, kind in _KINDS if codec is known), _OTHER)
-        for index, codec in enumerate(codecs)
+        SKIPPED if codec is None else next((kind for known, kind in _KINDS if codec is known), _OTHER)
+        for codec in codecs
     )
 
 
-def compile_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
-    """An encoder from TupleData to an Avro record.
+def encoders_of(codecs: Iterable[Codec | None]) -> tuple[Callable[[bytes], bytes], ...]:
+    """What C calls where it does not know a column's type; never for one that is skipped."""
+    return tuple(STRING.encode if codec is None else codec.encode for codec in codecs)
 
-    keys None: of all columns; `u` columns become null and are listed as absent. Else of those columns
-    only, others are skipped, and there is no `u` among them.
+
+def compile_encoder(codecs: Sequence[Codec | None], refuse: Refuse, *, whole: bool) -> RowEncoder:
+    """An encoder from TupleData to an Avro record of the columns that have a codec; others are skipped.
+
+    whole: `u` columns become null, and their indexes in the record are listed as absent. Else there is no
+    `u` among them.
     """
     if encode_row is None:
         # Its tables take memory, and time to make.
         from schemas.rowencoder import compile_python_encoder
 
-        return compile_python_encoder(codecs, keys, refuse)
-    kinds, encoders = kinds_of(codecs, keys), tuple(codec.encode for codec in codecs)
-    return partial(encode_row, kinds, encoders, keys is None, refuse)
+        return compile_python_encoder(codecs, refuse, whole=whole)
+    return partial(encode_row, kinds_of(codecs), encoders_of(codecs), whole, refuse)
 
 
 def compile_decoder(codecs: Sequence[Codec], refuse: Refuse) -> RowDecoder:

@@ -121,22 +121,24 @@ _MICROS: Final = {zone: _Zigzags(_last_digits(zone)) for zone in (b"", b"+00")}
 _FRACTIONS: Final = {zone: _Zigzags(_fractions(zone)) for zone in (b"", b"+00")}
 
 
-def compile_python_encoder(codecs: Sequence[Codec], keys: Sequence[int] | None, refuse: Refuse) -> RowEncoder:
+def compile_python_encoder(codecs: Sequence[Codec | None], refuse: Refuse, *, whole: bool) -> RowEncoder:
     """See `schemas.rowcode.compile_encoder`."""
     body: list[str] = []
     parts: list[str] = []
     scope: dict[str, Any] = {**_SCOPE, "count": len(codecs).to_bytes(2), "refuse": refuse}
+    place = 0
     for index, codec in enumerate(codecs):
-        if keys is not None and index not in keys:
+        if codec is None:
             body += _SKIP.splitlines()
             continue
         value, names = _column_source(codec, index, scope)
         null = "".join(f"\n    {name}# = b''" for name in names[1:])
-        source = _COLUMN if keys is None else _KEY_COLUMN
+        source = _COLUMN if whole else _KEY_COLUMN
         source = source.replace("VALUE", value.strip().replace("\n", "\n    ")).replace(
             "NULL", "a# = b'\\0'" + null
         )
-        body += source.replace("#", str(index)).splitlines()
+        body += source.replace("#", str(index)).replace("PLACE", str(place)).splitlines()
+        place += 1
         parts += [f"{name}{index}" for name in names]
     lines = [*_HEAD.splitlines(), *(f"        {line}" for line in body), *_TAIL.splitlines()]
     scope["source"] = "\n".join(lines).replace("PARTS", ", ".join(parts) + ("," if parts else ""))
@@ -211,7 +213,7 @@ elif m[p] == 110:
     p += 1
 elif m[p] == 117:
     NULL
-    absent += (#,)
+    absent += (PLACE,)
     p += 1
 else:
     refuse(m, position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -59,6 +60,13 @@ class TableSchema:
             ensure_ascii=True,
             separators=(",", ":"),
         )
+
+    def without(self, places: Collection[int]) -> TableSchema:
+        """The version that lacks the columns at these places; itself without any."""
+        if not places:
+            return self
+        kept = tuple(column for i, column in enumerate(self.columns) if i not in places)
+        return TableSchema(self.schema, self.name, self.replica_identity, kept)
 
     @property
     def qualified_name(self) -> str:

@@ -16,7 +16,6 @@ from connectors.postgres.session import Session, wrapped
 from schemas.table import ReplicaIdentity
 
 OWN_SCHEMA: Final = "keepstream"
-_GENERATED_PUBLISHABLE_SINCE: Final = 180000
 
 
 class TableKind(Enum):
@@ -52,6 +51,8 @@ class Table:
         stream itself carries all rows); our sessions then raise instead (row_security is off).
     readable: we may select from it. owned: we may alter it.
     estimated_rows is None if it was never analysed; estimated_bytes includes TOAST, no indexes.
+    unsent_columns: stored generated columns that the publication asked about does not send, where the
+        server could (PostgreSQL 18).
     """
 
     oid: int
@@ -68,10 +69,9 @@ class Table:
     owned: bool
     estimated_rows: int | None
     estimated_bytes: int
-    stored_columns: int
+    unsent_columns: int
     virtual_columns: int
     unique_indexes: tuple[UniqueIndex, ...]
-    server_version: int
 
     @property
     def qualified_name(self) -> str:
@@ -114,11 +114,11 @@ class Table:
     @property
     def full_problem(self) -> str | None:
         """Why REPLICA IDENTITY FULL would not help either: since PostgreSQL 18 it makes every UPDATE of
-        a published table with generated columns fail."""
+        a published table with generated columns fail that the publication does not send."""
         if self.virtual_columns:
             return "replica identity full with virtual generated columns"
-        if self.stored_columns and self.server_version >= _GENERATED_PUBLISHABLE_SINCE:
-            return "replica identity full with generated columns"
+        if self.unsent_columns:
+            return "replica identity full with generated columns that the publication does not send"
         return None
 
     @property
@@ -157,7 +157,9 @@ _TABLES: Final = f"""
            pg_has_role(c.relowner, 'usage'),
            nullif(greatest(c.reltuples, -1), -1)::bigint,
            (c.relpages::bigint + coalesce(t.relpages, 0)) * current_setting('block_size')::bigint,
-           (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 's'),
+           (select count(*) from pg_attribute a, pg_publication p
+             where a.attrelid = c.oid and a.attgenerated = 's' and p.pubname = %(publication)s
+               and to_jsonb(p) ->> 'pubgencols' in ('n', 'false')),
            (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v')
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
@@ -185,26 +187,26 @@ _INDEXES: Final = f"""
 """  # noqa: S608 - constants
 
 
-def list_tables(session: Session) -> tuple[Table, ...]:
-    """Every table of the database, by name, but temporary ones, PostgreSQL's and Keepstream's own."""
-    return _tables(session, None)
+def list_tables(session: Session, *, publication: str) -> tuple[Table, ...]:
+    """Every table of the database, by name, but temporary ones, PostgreSQL's and Keepstream's own.
+    `publication` publishes them, or would: it need not be there."""
+    return _tables(session, None, publication)
 
 
-def find_table(session: Session, oid: int) -> Table | None:
+def find_table(session: Session, oid: int, *, publication: str) -> Table | None:
     """One of those tables; None if it is gone or is none of them."""
-    return next(iter(_tables(session, oid)), None)
+    return next(iter(_tables(session, oid, publication)), None)
 
 
-def _tables(session: Session, oid: int | None) -> tuple[Table, ...]:
-    parameters = {"own": OWN_SCHEMA, "oid": oid}
+def _tables(session: Session, oid: int | None, publication: str) -> tuple[Table, ...]:
+    parameters = {"own": OWN_SCHEMA, "oid": oid, "publication": publication}
     with wrapped("reading the catalog's tables"):
         rows = session.execute(_TABLES, parameters).fetchall()
         indexes = _by_table(session.execute(_INDEXES, parameters).fetchall())
-    version = session.info.server_version
-    return tuple(_table(row, tuple(indexes[row[0]]), version) for row in rows)
+    return tuple(_table(row, tuple(indexes[row[0]])) for row in rows)
 
 
-def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...], version: int) -> Table:
+def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...]) -> Table:
     kind, unlogged, owner, identity = row[3:7]
     values = (
         *row[:3],
@@ -214,7 +216,6 @@ def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...], version: int)
         ReplicaIdentity(identity),
         *row[7:],
         indexes,
-        version,
     )
     return Table(*values)
 

@@ -12,7 +12,7 @@ from typing import Final
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from connectors.postgres.publication import create_publication_sql
+from connectors.postgres.publication import POSTGRESQL_18, create_publication_sql
 from connectors.postgres.session import describe
 from schemas.errors import ConfigError
 
@@ -121,11 +121,13 @@ begin
            select from pg_catalog.pg_attribute a
              left join pg_catalog.pg_index i
                on i.indexrelid = pg_catalog.pg_get_replica_identity_index(c.oid)
-            where a.attrelid = c.oid and a.attgenerated <> ''
-              and (c.relreplident = 'f' or a.attnum = any (i.indkey))
+            where a.attrelid = c.oid
+              and (a.attgenerated <> '' and a.attnum = any (i.indkey)
+                   or a.attgenerated = 'v' and c.relreplident = 'f')
        );
     if not exists (select from pg_catalog.pg_publication where pubname = {publication_text}) then
-        execute {create};
+        execute case when pg_catalog.current_setting('server_version_num')::int < {version_18}
+            then {create} else {create_18} end;
         if tables is not null then
             execute {add} || tables;
         end if;
@@ -163,7 +165,9 @@ def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
         include=_any_of(chosen.include),
         exclude=_any_of(chosen.exclude),
         publication_text=_literal(publication),
-        create=_literal(create_publication_sql(publication, ())),
+        version_18=str(POSTGRESQL_18),
+        create=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18 - 1)),
+        create_18=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18)),
         add=_literal(f"alter publication {_identifier(publication)} add table "),
         give=_literal(f"alter publication {_identifier(publication)} owner to "),
     )

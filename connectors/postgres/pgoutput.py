@@ -14,7 +14,7 @@ not understood to its last byte raises; a wrong value is never returned.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -27,6 +27,9 @@ from schemas.table import Column, ReplicaIdentity, TableSchema
 
 EncodeTuple = Callable[[bytes, int], tuple[bytes, tuple[int, ...], int]]
 """(message, offset of a TupleData) → (Avro record, indexes of unsent columns, offset after it)."""
+
+MakeEncoder = Callable[[TableSchema, tuple[int, ...]], EncodeTuple]
+"""(table version, places in its tuples that are no columns of it) → its encoder"""
 
 _EPOCH_MICROSECONDS: Final = 946_684_800_000_000  # 2000-01-01, PostgreSQL's zero, since 1970
 _INT16: Final = struct.Struct(">H")
@@ -81,12 +84,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RelationChanged:
-    """`R`. From here on rows of `oid` have this version; `previous` is the one this connection knew
-    before: None at first sight, and the same object as `table` when nothing that we keep changed."""
+    """`R`. From here on rows of `oid` have the columns that `table` tells; the same object as before when
+    nothing that we keep changed."""
 
     oid: int
     table: TableSchema
-    previous: TableSchema | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,22 @@ transaction and stands between two of them."""
 
 
 class _Relation:
-    """One table version with its encoders, as rows find it by OID."""
+    """One table version with its encoders, as rows find it by OID. `described`: as pgoutput has it, which
+    may be wider: `skipped` says where."""
 
-    __slots__ = ("encode_key", "encode_row", "id", "table")
+    __slots__ = ("described", "encode_key", "encode_row", "id", "skipped", "table")
 
-    def __init__(self, table: TableSchema, encode_row: EncodeTuple, encode_key: EncodeTuple) -> None:
+    def __init__(
+        self,
+        described: TableSchema,
+        table: TableSchema,
+        skipped: tuple[int, ...],
+        encode_row: EncodeTuple,
+        encode_key: EncodeTuple,
+    ) -> None:
+        self.described = described
         self.table = table
+        self.skipped = skipped
         self.id = table.id
         self.encode_row = encode_row
         self.encode_key = encode_key
@@ -121,8 +133,8 @@ class Decoder:
     def __init__(
         self,
         *,
-        row_encoder: Callable[[TableSchema], EncodeTuple] = row_encoder,
-        key_encoder: Callable[[TableSchema], EncodeTuple] = key_encoder,
+        row_encoder: MakeEncoder = row_encoder,
+        key_encoder: MakeEncoder = key_encoder,
     ) -> None:
         self._row_encoder = row_encoder
         self._key_encoder = key_encoder
@@ -165,6 +177,19 @@ class Decoder:
         """The version that rows of this table have now; None before its Relation message."""
         relation = self._relations.get(oid)
         return None if relation is None else relation.table
+
+    def leave_out(self, oid: int, columns: Collection[str]) -> None:
+        """Rows of this described table are decoded without these columns from here on, until it is described
+        in another way."""
+        relation = self._relations[oid]
+        described = relation.described
+        skipped = tuple(i for i, column in enumerate(described.columns) if column.name in columns)
+        if skipped != relation.skipped:
+            self._remember(oid, described, skipped)
+
+    def skipped(self, oid: int) -> tuple[int, ...]:
+        """The places in this described table's tuples that its version lacks."""
+        return self._relations[oid].skipped
 
     def _insert(self, message: bytes) -> Change:
         """`I` oid `N` TupleData."""
@@ -245,10 +270,15 @@ class Decoder:
 
     def _learn(self, oid: int, table: TableSchema) -> RelationChanged:
         known = self._relations.get(oid)
-        if known is not None and known.table == table:
-            return RelationChanged(oid, known.table, known.table)
-        self._relations[oid] = _Relation(table, self._row_encoder(table), self._key_encoder(table))
-        return RelationChanged(oid, table, known.table if known else None)
+        if known is None or known.described != table:
+            known = self._remember(oid, table, ())
+        return RelationChanged(oid, known.described)
+
+    def _remember(self, oid: int, described: TableSchema, skipped: tuple[int, ...]) -> _Relation:
+        table = described.without(skipped)
+        encode_row, encode_key = self._row_encoder(table, skipped), self._key_encoder(table, skipped)
+        relation = self._relations[oid] = _Relation(described, table, skipped, encode_row, encode_key)
+        return relation
 
 
 def _old(relation: _Relation, message: bytes) -> tuple[bytes | None, bytes | None, int]:

@@ -19,7 +19,10 @@ from connectors.postgres.session import Session, wrapped
 TableName = tuple[str, str]
 """Schema and name, as they are, not quoted."""
 
-_OPTIONS: Final = sql.SQL("publish = 'insert, update, delete, truncate', publish_via_partition_root = false")
+_OPTIONS: Final = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
+_FROM_18_ON: Final = "publish_generated_columns = stored"
+"""Else an UPDATE of a table with REPLICA IDENTITY FULL fails once a generated column is added."""
+POSTGRESQL_18: Final = 180000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,13 @@ class PublishedTable:
 @dataclass(frozen=True, slots=True)
 class Publication:
     """A publication as it stands. `published`: of insert, update, delete, truncate, those it sends.
-    `schemas`: those it takes whole. `generated_columns`: PostgreSQL 18's publish_generated_columns."""
+    `schemas`: those it takes whole."""
 
     oid: int
     name: str
     owner: str
     all_tables: bool
     via_partition_root: bool
-    generated_columns: bool
     published: frozenset[str]
     schemas: tuple[str, ...]
     tables: tuple[PublishedTable, ...]
@@ -52,7 +54,6 @@ class Publication:
 
 _PUBLICATION: Final = """
     select p.oid::bigint, p.pubname, pg_get_userbyid(p.pubowner), p.puballtables, p.pubviaroot,
-           coalesce(to_jsonb(p) ->> 'pubgencols', 'n') not in ('n', 'false'),
            array(select verb from (values ('insert', pubinsert), ('update', pubupdate), ('delete', pubdelete),
                                           ('truncate', pubtruncate)) as sent(verb, is_sent) where is_sent)
       from pg_publication p
@@ -88,8 +89,8 @@ def read_publication(session: Session, name: str) -> Publication | None:
         schemas = session.execute(_SCHEMAS, [row[0]]).fetchall()
         tables = session.execute(_TABLES, [row[0]]).fetchall()
     values: tuple[Any, ...] = (
-        *row[:6],
-        frozenset(row[6]),
+        *row[:5],
+        frozenset(row[5]),
         tuple(schema for (schema,) in schemas),
         tuple(_published_table(*table) for table in tables),
     )
@@ -128,19 +129,21 @@ def publication_identity(session: Session, name: str) -> tuple[str, ...]:
     return tuple(sorted(f"{catalog}:{oid}:{xmin}" for catalog, oid, xmin in rows))
 
 
-def create_publication_sql(name: str, tables: Sequence[TableName]) -> str:
+def create_publication_sql(name: str, tables: Sequence[TableName], *, server_version: int) -> str:
     """The statement that makes the publication; it wants the tables' owner and CREATE on the database.
 
-    ONLY: a child that is created later must not join unchecked.
+    ONLY: a child that is created later must not join unchecked. server_version: as 180000.
     """
     listed = sql.SQL("for table {} ").format(_only(tables)) if tables else sql.SQL("")
+    options = f"{_OPTIONS}, {_FROM_18_ON}" if server_version >= POSTGRESQL_18 else _OPTIONS
     statement = sql.SQL("create publication {} {}with ({})")
-    return statement.format(sql.Identifier(name), listed, _OPTIONS).as_string()
+    return statement.format(sql.Identifier(name), listed, sql.SQL(options)).as_string()
 
 
 def create_publication(session: Session, name: str, tables: Sequence[TableName]) -> None:
     """Make it. Raises OperatorNeeded (`privilege-missing`, or `sql-refused` if it exists)."""
-    _run(session, create_publication_sql(name, tables), f"creating publication {name}")
+    statement = create_publication_sql(name, tables, server_version=session.info.server_version)
+    _run(session, statement, f"creating publication {name}")
 
 
 def add_tables_sql(name: str, tables: Sequence[TableName]) -> str:

@@ -1,4 +1,5 @@
-"""Table versions from the catalog, exactly as pgoutput's Relation message would describe them.
+"""Table versions from the catalog, exactly as pgoutput's Relation message would describe them, but for
+generated columns, which are not in the log.
 
 Capture needs them where no row has been streamed yet: in the log's first ANCHOR, and when a table
 joins. The result depends on the snapshot of the session's transaction.
@@ -30,7 +31,7 @@ _COLUMNS: Final = """
       join pg_namespace n on n.nspname = p.schemaname
       join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
       join pg_attribute a on a.attrelid = c.oid and a.attname = any (p.attnames)
-           and a.attnum > 0 and not a.attisdropped
+           and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
       join base on base.oid = a.atttypid
       join pg_type b on b.oid = base.bottom
       join pg_namespace bn on bn.oid = b.typnamespace

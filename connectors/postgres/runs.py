@@ -43,10 +43,11 @@ class Runs:
     def __init__(self) -> None:
         self._relations: dict[int, tuple[bytes, bytes, bytes, tuple[Callable[[bytes], bytes], ...]]] = {}
 
-    def know(self, oid: int, table: TableSchema) -> None:
-        """Rows of this relation have this version from here on, and nobody need look at them."""
+    def know(self, oid: int, table: TableSchema, skipped: tuple[int, ...] = ()) -> None:
+        """Rows of this relation have this version from here on, and nobody need look at them. `skipped`: as
+        the decoder's `leave_out` has it."""
         if oid not in self._relations:
-            self._relations[oid] = (table.id, *row_code(table))
+            self._relations[oid] = (table.id, *row_code(table, skipped))
 
     def forget(self, oid: int) -> None:
         """Rows of this relation are to be looked at again."""

@@ -67,8 +67,13 @@ class Shape:
 
     @property
     def plain_columns(self) -> tuple[str, ...]:
-        """The names of those that are not generated, in order: as pgoutput describes the table."""
+        """The names of those that are not generated, in order: as the log has the table."""
         return tuple(column.name for column in self.columns if not column.generated)
+
+    @property
+    def generated_columns(self) -> frozenset[str]:
+        """The names of the others."""
+        return frozenset(column.name for column in self.columns if column.generated)
 
     def by_default(self) -> tuple[int, ...]:
         """Those of now."""

@@ -103,7 +103,7 @@ def join_table(
     `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
     """
     try:
-        _require_joinable(capture.sql, table)
+        _require_joinable(capture.sql, table, publication=options.publication)
         defined, dumped = _read_definition(options, table, lacking)
         with closing(_begin(options)) as session:
             joining = _Joining(capture, options, packer, table, session)
@@ -117,9 +117,9 @@ def join_table(
         return str(reason)
 
 
-def _require_joinable(session: Session, table: Table) -> None:
+def _require_joinable(session: Session, table: Table, *, publication: str) -> None:
     """Raises NotNow where that can be told without any effort."""
-    now = find_table(session, table.oid)
+    now = find_table(session, table.oid, publication=publication)
     if now is None or (now.schema, now.name) != (table.schema, table.name):
         raise NotNow("it was renamed or dropped meanwhile")
     if now.identity_problem is not None:

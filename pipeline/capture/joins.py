@@ -122,7 +122,7 @@ class Joins:
         `not_replicated`; nothing that an application does fails because of it.
         """
         sql_session, options = self._capture.sql, self._options
-        tables = list_tables(sql_session)
+        tables = list_tables(sql_session, publication=options.publication)
         selection = select_tables(tables, options.tables, options.keyless)
         published = publications.read_publication(sql_session, options.publication)
         listed = {(table.schema, table.name) for table in published.tables} if published else set()

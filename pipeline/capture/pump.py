@@ -167,7 +167,7 @@ class Pump:
             self._commit(decoded)
         elif isinstance(decoded, RelationChanged):
             self._runs.forget(decoded.oid)
-            self._versions.described(decoded)
+            self._decoder.leave_out(decoded.oid, self._versions.described(decoded))
         elif isinstance(decoded, Origin) and not self._skipping:
             self._packer.set_origin(decoded.name)
 
@@ -202,10 +202,11 @@ class Pump:
         """Whether it has a place in the log; then the log knows its tables."""
         payload = change.payload
         if payload is None:
-            self._runs.know(*self._versions.introduce(change.table))
+            oid, table = self._versions.introduce(change.table)
+            self._runs.know(oid, table, self._decoder.skipped(oid))
         elif isinstance(payload, Truncate):
-            for table in payload.tables:
-                self._versions.introduce(table)
+            for table_id in payload.tables:
+                self._versions.introduce(table_id)
         return not isinstance(payload, Message) or self._is_logged(payload)
 
     def _is_logged(self, message: Message) -> bool:

@@ -266,7 +266,9 @@ class Startup:
     # shared
 
     def _select(self, sql: Session) -> Selection:
-        selection = select_tables(list_tables(sql), self._options.tables, self._options.keyless)
+        options = self._options
+        tables = list_tables(sql, publication=options.publication)
+        selection = select_tables(tables, options.tables, options.keyless)
         if selection.undecided:
             names = ", ".join(table.qualified_name for table in selection.undecided)
             logger.warning("tables left out", extra={"tables": names, "reason": "no usable replica identity"})

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import RelationChanged
 from connectors.postgres.publication import publication_identity
-from connectors.postgres.shape import read_shapes, read_used_types
+from connectors.postgres.shape import Shape, read_shapes, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.history import named_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.schemachange import added_columns, describe_added
+from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
 from pipeline.capture.shapes import (
     anchored_shapes,
     check_order,
@@ -32,7 +32,7 @@ from pipeline.capture.shapes import (
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Operation
 from schemas.errors import InternalError
-from schemas.table import TableSchema
+from schemas.table import ReplicaIdentity, TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -67,18 +67,23 @@ class TableVersions:
         self._seen_xid = 0
         self._identity: tuple[str, ...] = ()
 
-    def described(self, changed: RelationChanged) -> None:
-        """pgoutput's Relation: the same table as before, in perhaps another version. Raises HistoryBroken
-        and others where rows of it must not be logged."""
-        table = changed.table
-        if changed.oid not in self._names:
-            self._require_published(changed.oid)
-        known = self._names[changed.oid]
+    def described(self, changed: RelationChanged) -> frozenset[str]:
+        """pgoutput's Relation: the same table as before, in perhaps another version. Returns the columns that
+        are no part of it: a replica computes generated ones itself. Raises HistoryBroken and others
+        where rows of it must not be logged."""
+        oid, table = changed.oid, changed.table
+        if oid not in self._names:
+            self._require_published(oid)
+        known = self._names[oid]
         if known != table.qualified_name:
             raise renamed(known, table.qualified_name)
         self._check_publication()
-        self._described[table.id] = changed.oid, table
-        self._check_shape(changed.oid, table)
+        shape = self._read_shape(oid)
+        generated = shape.generated_columns if shape is not None else frozenset()
+        table = _without(table, generated)
+        self._described[table.id] = oid, table
+        self._check_shape(oid, table, shape)
+        return generated
 
     def introduce(self, table_id: bytes) -> tuple[int, TableSchema]:
         """A row of this version, or a TRUNCATE, comes next: the log knows it from here on. Its OID, too."""
@@ -90,7 +95,7 @@ class TableVersions:
         """Here a table has columns that its next row would tell."""
         if table.id not in self._logged:
             self._described[table.id] = oid, table
-            self._check_shape(oid, table)
+            self._check_shape(oid, table, self._read_shape(oid))
             self._announce(oid, table)
 
     def know(self, table: TableSchema) -> None:
@@ -111,12 +116,12 @@ class TableVersions:
             return
         self._see_transaction()
         columns = read_columns(self._session, oid)
-        self._check_shape(oid, table)  # no rewrite came before `columns` were read
+        self._check_shape(oid, table, self._read_shape(oid))  # no rewrite came before `columns` were read
         catalog = {column.name: column for column in columns}
         payload = describe_added(previous, table, added, catalog)
         self._packer.need(table)
         self._add(Change(Operation.DDL, table.id, payload=payload))
-        self._check_shape(oid, table, is_announced=True)
+        self._check_shape(oid, table, self._read_shape(oid), is_announced=True)
         names = ", ".join(column.name for column in added)
         logger.info("columns added", extra={"table": table.qualified_name, "columns": names})
 
@@ -137,13 +142,19 @@ class TableVersions:
         if oid not in self._names:
             raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
 
-    def _check_shape(self, oid: int, table: TableSchema, *, is_announced: bool = False) -> None:
+    def _read_shape(self, oid: int) -> Shape | None:
+        """None of a table that is not published any more."""
+        self._see_transaction()
+        return next(iter(read_shapes(self._session, self._publication, oid=oid)), None)
+
+    def _check_shape(
+        self, oid: int, table: TableSchema, shape: Shape | None, *, is_announced: bool = False
+    ) -> None:
         """Before the table's next row. `is_announced`: the log tells now what all these columns hold in rows
         from before them."""
-        self._see_transaction()
         chain = self._chain
         anchored = anchored_shapes(chain.publication).get(oid)
-        for shape in read_shapes(self._session, self._publication, oid=oid):
+        if shape is not None:
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
             check_order(table.qualified_name, [column.name for column in table.columns], shape)
@@ -159,3 +170,11 @@ class TableVersions:
         if self.xid and self.xid != self._seen_xid:
             wait_until_transaction_visible(self._session, self.xid, limit_s=VISIBLE_LIMIT_S)
             self._seen_xid = self.xid
+
+
+def _without(table: TableSchema, generated: frozenset[str]) -> TableSchema:
+    """Raises RefusedData (`schema-changed`) where its rows could not be told apart then."""
+    places = [i for i, column in enumerate(table.columns) if column.name in generated]
+    if table.replica_identity is not ReplicaIdentity.FULL and any(table.columns[i].key for i in places):
+        raise refuse_change(table.qualified_name, "its replica identity has a generated column")
+    return table.without(places)

@@ -84,13 +84,14 @@ class Preflight:
         server, role, instance = read_server(session), read_role(session), read_instance(session)
         established = read_slot(session, config.slot_name) is not None
         yield from check_source(server, instance, role, config, established=established)
-        tables = list_tables(session)
+        publication_name = config.publication_name
+        tables = list_tables(session, publication=publication_name)
         selection = select_tables(tables, config.source.tables, config.source.keyless)
-        publication = read_publication(session, config.publication_name)
+        publication = read_publication(session, publication_name)
         yield from check_tables(tables, selection, role, chosen=config.source.tables)
         yield from check_identities(selection, config.source.keyless, publication, established=established)
         yield from check_publication(
-            session, config.publication_name, publication, selection, role, established=established
+            session, publication_name, publication, selection, role, established=established
         )
         yield from check_endangered(tables, publication)
         yield from check_uncarried_objects(session)

@@ -40,7 +40,7 @@ def check_publication(
         return
     problems = tuple(_problems(publication))
     if problems:
-        yield _unfit(publication, selection, problems, established=established)
+        yield _unfit(session, publication, selection, problems, established=established)
         return
     yield SOURCE.ok("publication", f"publication {name}", f"lists {len(publication.tables)} tables")
     listed = {table.oid for table in publication.tables}
@@ -76,7 +76,7 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role) 
         f"not the owner of its tables ({', '.join(foreign)})" if foreign else "without CREATE on the database"
     )
     database = sql.Identifier(session.info.dbname).as_string()
-    ours = sql.Identifier(role.name).as_string()
+    ours, version = sql.Identifier(role.name).as_string(), session.info.server_version
     lend = _lend(session, foreign, role)
     return SOURCE.error(
         "privilege-publication",
@@ -85,7 +85,7 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role) 
         sql="\n".join(
             [
                 "-- as the owner of the tables:",
-                create_publication_sql(name, selection.names) + ";",
+                create_publication_sql(name, selection.names, server_version=version) + ";",
                 "-- or lend the owner's rights, so that new tables join by themselves:",
                 *map(comment, [f"grant create on database {database} to {ours};", *lend]),
             ]
@@ -106,12 +106,15 @@ def _problems(publication: Publication) -> Iterator[str]:
     limited = [f"{t.schema}.{t.name}" for t in publication.tables if t.columns or t.row_filter]
     if limited:
         yield f"has column lists or row filters: {', '.join(limited)}"
-    if publication.generated_columns:
-        yield "publishes generated columns"
 
 
 def _unfit(
-    publication: Publication, selection: Selection, problems: tuple[str, ...], *, established: bool
+    session: Session,
+    publication: Publication,
+    selection: Selection,
+    problems: tuple[str, ...],
+    *,
+    established: bool,
 ) -> Finding:
     subject, message = f"publication {publication.name}", "; ".join(problems)
     if established:
@@ -122,7 +125,8 @@ def _unfit(
             fix=f"It is part of the log's history: {BEGIN_ANEW}.",
         )
     name = sql.Identifier(publication.name).as_string()
-    made = create_publication_sql(publication.name, selection.names)
+    version = session.info.server_version
+    made = create_publication_sql(publication.name, selection.names, server_version=version)
     return SOURCE.error("publication-unfit", subject, message, sql=f"drop publication {name};\n{made};")
 
 

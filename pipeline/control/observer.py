@@ -175,8 +175,10 @@ class _SourceLook(_Look[SourceSeen]):
         now = time.monotonic()
         if self._left_out_at is None or now - self._left_out_at > CATALOG_EVERY_S:
             source = self._config.source
-            chosen = select_tables(list_tables(session), source.tables, source.keyless)
-            published = read_publication(session, self._config.publication_name)
+            publication = self._config.publication_name
+            tables = list_tables(session, publication=publication)
+            chosen = select_tables(tables, source.tables, source.keyless)
+            published = read_publication(session, publication)
             names = {f"{t.schema}.{t.name}" for t in published.tables} if published else set()
             self._left_out = tuple(each for each in chosen.not_replicated if each.table not in names)
             self._left_out_at = now

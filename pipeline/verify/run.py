@@ -137,7 +137,7 @@ def _describe(
         reader, options.source_conninfo, purpose=options.purpose, limit_s=_VISIBLE_S, tick=watch.check
     )
     tables = published_tables(reader, options.publication)
-    catalog = list_tables(reader)
+    catalog = list_tables(reader, publication=options.publication)
     columns = columns_of(reader, tables)
     there = named_tables(meeting.keeper, [table.table_name for table in tables], server="the replica")
     keys = {table.oid: key_of(table) for table in catalog}

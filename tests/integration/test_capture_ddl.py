@@ -312,6 +312,7 @@ def test_a_new_generated_column_is_warned_of(
         content.wait(lambda c: len(c.transactions) == 1, "the row")
         source.execute("alter table deal add note text; insert into deal values (3, 3, default, 'x')")
         content.wait(lambda c: len(c.transactions) == 2, "the row with a plain column")
+    assert content.rows("public.deal") == [("INSERT", [b"2", b"2"]), ("INSERT", [b"3", b"3", b"x"])]
     told = [record for record in caplog.records if record.msg.startswith("generated column added")]
     assert [(record.table, record.column) for record in told] == [("public.deal", "triple")]  # type: ignore[attr-defined]
 

@@ -23,12 +23,14 @@ SCHEMA = """
     alter table full_identity replica identity full;
     create table generated_full (x int, y int generated always as (x) stored);
     alter table generated_full replica identity full;
+    create table virtual_full (x int, y int generated always as (x) virtual);
+    alter table virtual_full replica identity full;
     create table parent (id int primary key) partition by range (id);
     create table part partition of parent for values from (0) to (9);
     create table audit_log (id int primary key);
     create unlogged table scratch (id int primary key);
 """
-PUBLISHED = {"customer", 'Odd "Table', "full_identity", "part"}
+PUBLISHED = {"customer", 'Odd "Table', "full_identity", "generated_full", "part"}
 
 
 @pytest.fixture
@@ -100,4 +102,4 @@ def test_the_lent_rights_of_the_owner_let_the_publication_be_made(
         if statement.strip().startswith("grant "):
             source.execute_as_admin(statement)
     codes = {f.code: f.message for f in preflight(load_config(path))}
-    assert codes["publication"] == "will be made, with 5 tables"
+    assert codes["publication"] == "will be made, with 6 tables"

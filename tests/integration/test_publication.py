@@ -95,10 +95,13 @@ def test_a_role_without_the_tables_is_told_what_it_lacks(owner: Session, session
 
 
 def test_the_statement_can_be_printed_for_the_owner() -> None:
-    assert create_publication_sql("p", [("public", "a"), ("S", 'T"t')]) == (
+    made = create_publication_sql("p", [("public", "a"), ("S", 'T"t')], server_version=170009)
+    assert made == (
         'create publication "p" for table only "public"."a", only "S"."T""t" '
         "with (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)"
     )
+    of_18 = create_publication_sql("p", [], server_version=180000)
+    assert of_18.endswith("publish_via_partition_root = false, publish_generated_columns = stored)")
     assert full_identity_sql(("public", "a")) == 'alter table only "public"."a" replica identity full'
 
 

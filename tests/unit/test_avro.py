@@ -273,17 +273,41 @@ def test_every_moment_is_shown_by_both_decoders_as_its_codec_shows_it(moment: in
         assert compile_decoder([codec], refuse)(data, 0) == [expected]
 
 
-@given(ROWS_WITH_UNCHANGED, st.sampled_from([None, (0,), (2, 5), ()]), st.data())
-def test_both_encoders_take_and_refuse_the_same_bytes(
-    values: tuple[TextValue, ...], keys: tuple[int, ...] | None, data: st.DataObject
+@given(ROWS_WITH_UNCHANGED, st.sets(st.integers(0, len(TYPES) - 1)))
+def test_skipped_columns_leave_the_record_of_a_tuple_without_them(
+    values: tuple[TextValue, ...], places: set[int]
 ) -> None:
+    skipped = tuple(sorted(places))
+    narrow, message = TABLE.without(skipped), tuple_data(values)
+    kept = tuple_data([value for place, value in enumerate(values) if place not in places])
+    row, absent, end = row_encoder(narrow, skipped)(message, 0)
+    assert (row, absent, end) == (*row_encoder(narrow)(kept, 0)[:2], len(message))
+    keys = [values[place] for place in TABLE.key_indexes if place not in places]
+    if UNCHANGED not in keys:
+        assert key_encoder(narrow, skipped)(message, 0)[0] == key_encoder(narrow)(kept, 0)[0]
+
+
+def test_what_is_wrong_in_a_skipped_column_is_said() -> None:
+    narrow = table_of(("a", 25, True), ("b", 25, False), ("c", 25, False)).without((1,))
+    message = tuple_data([b"1", b"2", b"3"])
+    for broken in (message[:9], message[:8] + b"t\0\0\0\x09" + message[13:]):
+        for encode in (row_encoder(narrow, (1,)), key_encoder(narrow, (1,))):
+            with pytest.raises(InternalError, match=r"malformed tuple for .*column 2"):
+                encode(broken, 0)
+
+
+@given(ROWS_WITH_UNCHANGED, st.booleans(), st.sampled_from([None, (0,), (2, 5), ()]), st.data())
+def test_both_encoders_take_and_refuse_the_same_bytes(
+    values: tuple[TextValue, ...], whole: bool, only: tuple[int, ...] | None, data: st.DataObject
+) -> None:
+    codecs = [codec if only is None or place in only else None for place, codec in enumerate(CODECS)]
     message = bytearray(b"I" + tuple_data(values) + b"N")
     for _ in range(data.draw(st.integers(0, 3))):
         message[data.draw(st.integers(1, len(message) - 1))] = data.draw(st.integers(0, 255))
     outcomes: list[object] = []
     for compiled in (compile_encoder, compile_python_encoder):
         try:
-            outcomes.append(compiled(CODECS, keys, refuse)(bytes(message), 1))
+            outcomes.append(compiled(codecs, refuse, whole=whole)(bytes(message), 1))
         except ValueError as error:
             outcomes.append(str(error))
     assert outcomes[0] == outcomes[1]
@@ -319,7 +343,7 @@ def test_every_text_is_encoded_as_its_codec_encodes_it(
 ) -> None:
     text = data.draw(texts).encode()
     message = tuple_data([text])
-    encode = compile_encoder([codec], None, refuse)
+    encode = compile_encoder([codec], refuse, whole=True)
     try:
         expected = b"\2" + codec.encode(text)
     except ValueError:

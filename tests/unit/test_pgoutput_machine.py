@@ -143,7 +143,7 @@ class Stream(RuleBasedStateMachine):
             tuple(Column(word, kind, -1, self._type_name(kind), key or full) for word, kind, key in columns),
         )
         value = self._send(relation(oid, table))
-        assert value == RelationChanged(oid, table, self.relations.get(oid))
+        assert value == RelationChanged(oid, table)
         assert self.decoder.table(oid) == table
         self.relations[oid] = table
 
