@@ -65,7 +65,8 @@ class NotReplicated(BaseModel):
 
 
 class Endangered(BaseModel):
-    """A published table whose UPDATE and DELETE fail in the application: what was seen, and what mends it."""
+    """A table whose UPDATE and DELETE fail in the application if it is published: what was seen, and what
+    mends it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,6 +82,7 @@ class StageReport(BaseModel):
         retries.
     hung_s: how long ago its loop last went round. It waits for a server then, or does something large.
     undecided: those of `not_replicated` that are left out only until `source.keyless` or a key decides.
+    endangered: published tables whose writes fail. left: those that are not published any more for that.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -104,6 +106,7 @@ class StageReport(BaseModel):
     not_replicated: tuple[NotReplicated, ...] = ()
     undecided: tuple[str, ...] = ()
     endangered: tuple[Endangered, ...] = ()
+    left: tuple[Endangered, ...] = ()
     details: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -121,7 +121,7 @@ class BarrierWriter:
         with self._session(ref):
             self._is_prepared = self._kind_of(join.schema, join.table) is not None
             if self._is_prepared:
-                self._refuse_rows(name, ref)
+                self._refuse_rows(join, ref)
             else:
                 self._run_ddl([statement.encode() for statement in join.ddl])
                 self._attach(join)
@@ -187,15 +187,16 @@ class BarrierWriter:
         ).fetchone()
         return None if found is None else str(found[0])
 
-    def _refuse_rows(self, name: sql.Identifier, ref: ChangeRef) -> None:
+    def _refuse_rows(self, join: Join, ref: ChangeRef) -> None:
         """Rows that are there already came from somewhere else; ours may not be mixed with them."""
+        name = sql.Identifier(join.schema, join.table)
         if self._conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is None:
             return
-        shown = name.as_string(None)
+        emptied = statements.empty_sql(join.schema, join.table)
         raise OperatorNeeded(
-            f"{ref}: {shown} has rows in the replica already",
+            f"{ref}: {name.as_string(None)} has rows in the replica already",
             code="join-not-empty",
-            hint=f"Look at them, empty the table on the replica (truncate {shown};) and start again.",
+            hint=f"Look at them, empty the table on the replica ({emptied}) and start again.",
         )
 
     @contextlib.contextmanager

@@ -118,6 +118,13 @@ _IDENTITY: Final = """
 """
 
 
+_TABLE_IDENTITY: Final = """
+    select 'pg_publication_rel', r.oid, r.xmin::text
+      from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+     where p.pubname = %s and r.prrelid = %s::oid
+"""
+
+
 def publication_identity(session: Session, name: str) -> tuple[str, ...]:
     """`catalog:oid:xmin` of every catalog row that makes the publication up, sorted; () if there is none.
 
@@ -127,6 +134,13 @@ def publication_identity(session: Session, name: str) -> tuple[str, ...]:
     with wrapped(f"reading the identity of publication {name}"):
         rows = session.execute(_IDENTITY, {"name": name}).fetchall()
     return tuple(sorted(f"{catalog}:{oid}:{xmin}" for catalog, oid, xmin in rows))
+
+
+def table_entry(session: Session, name: str, oid: int) -> str | None:
+    """What `publication_identity` has of one table; None if the publication does not list it."""
+    with wrapped(f"reading the identity of publication {name}"):
+        row = session.execute(_TABLE_IDENTITY, [name, oid]).fetchone()
+    return None if row is None else "{}:{}:{}".format(*row)
 
 
 def create_publication_sql(name: str, tables: Sequence[TableName], *, server_version: int) -> str:
@@ -156,6 +170,12 @@ def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None
     """Let tables join, in the session's transaction if one is open. Waits for their locks: set
     lock_timeout before. Rows that were written before the commit are not in the stream."""
     _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
+
+
+def drop_table(session: Session, name: str, table: TableName) -> None:
+    """Take a table out. Rows that are written after the commit are not in the stream."""
+    statement = sql.SQL("alter publication {} drop table {}").format(sql.Identifier(name), _only([table]))
+    _run(session, statement.as_string(), f"taking {'.'.join(table)} out of publication {name}")
 
 
 def drop_publication(session: Session, name: str) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from connectors.postgres.session import Session, wrapped
 
@@ -112,14 +112,18 @@ _SHAPES: Final = """
     select c.oid::bigint, c.relfilenode::bigint, c.relnatts::int,
            a.attnum, a.attname, a.xmin::text, a.atttypid || ':' || a.atttypmod, a.attgenerated <> '',
            coalesce(d.oid, 0)::bigint, a.atthasmissing
-      from pg_publication p
-      join pg_publication_rel r on r.prpubid = p.oid
-      join pg_class c on c.oid = r.prrelid
+      from pg_class c
       left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-     where p.pubname = %(publication)s and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
+     where {which}
      order by c.oid, a.attnum
 """
+
+_PUBLISHED_SHAPES: Final = _SHAPES.format(
+    which="""c.oid in (select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                       where p.pubname = %s)"""
+)
+_ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %s::oid")
 
 # Arrays, domains, ranges and composite types hold others.
 _TYPES: Final = """
@@ -152,10 +156,19 @@ _TYPES: Final = """
 """
 
 
-def read_shapes(session: Session, publication: str, *, oid: int | None = None) -> tuple[Shape, ...]:
-    """The shapes of all tables that the publication lists, or of one of them."""
+def read_shapes(session: Session, publication: str) -> tuple[Shape, ...]:
+    """The shapes of all tables that the publication lists."""
     with wrapped(f"reading the shapes of the tables in publication {publication}"):
-        rows = session.execute(_SHAPES, {"publication": publication, "oid": oid}).fetchall()
+        return _shapes(session.execute(_PUBLISHED_SHAPES, [publication]).fetchall())
+
+
+def read_shape(session: Session, oid: int) -> Shape | None:
+    """The shape of one table; None if it is gone."""
+    with wrapped("reading the shape of a table"):
+        return next(iter(_shapes(session.execute(_ONE_SHAPE, [oid]).fetchall())), None)
+
+
+def _shapes(rows: Iterable[tuple[Any, ...]]) -> tuple[Shape, ...]:
     return tuple(
         Shape(found, filenode, last, tuple(ShapeColumn(*row[3:]) for row in columns if row[3] is not None))
         for (found, filenode, last), columns in itertools.groupby(rows, key=lambda row: row[:3])

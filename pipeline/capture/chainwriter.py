@@ -10,6 +10,7 @@ from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
 from pipeline.capture.packer import PackedBody
 from pipeline.capture.shapes import altered
+from schemas.errors import RetryLater
 from schemas.frame import Anchor, Heartbeat
 from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, seal_frame
 from schemas.lsn import START, Position
@@ -17,6 +18,7 @@ from schemas.table import TableSchema
 from schemas.validity import Chain
 
 ANCHOR_EVERY_BYTES = 64 * 1024 * 1024
+DURABLE_LIMIT_S = 3.0
 
 
 def now_us() -> int:
@@ -80,6 +82,15 @@ class ChainWriter:
         """What later anchors say of it (P11). Where a table was altered, the next one comes soon."""
         self._altered = self._altered or altered(self._source.publication, publication)
         self._source = SourceIdentity(self._source.system_id, self._source.timeline, publication)
+
+    def require_durable(self) -> None:
+        """Wait for all that was appended, for as long as capture may stand still for it. RetryLater:
+        `log-slow`."""
+        deadline = time.monotonic() + DURABLE_LIMIT_S
+        while not self.all_durable:
+            if time.monotonic() > deadline:
+                raise RetryLater("the log is too slow", code="log-slow")
+            self.settle(0.1)
 
     def heartbeat(self, at: Position) -> None:
         """Append a HEARTBEAT: nothing was committed between the tail and `at`."""

@@ -12,7 +12,14 @@ from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch, Walsender
-from pipeline.capture.announcements import announced_joins, announced_xids
+from pipeline.capture.announcements import (
+    announced_joins,
+    announced_xids,
+    is_announcement,
+    left_entries,
+    left_still,
+    left_tables,
+)
 from pipeline.capture.shapes import (
     PREFIX,
     TYPE_PREFIX,
@@ -142,6 +149,12 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
     return {int(oid): table for oid, _, table in found}
 
 
+def logged_tables(entries: Iterable[str]) -> dict[int, str]:
+    """The same, and of tables that left: rows from before may still come."""
+    known = tuple(entries)
+    return {**left_tables(known), **named_tables(known)}
+
+
 def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
     the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
@@ -159,11 +172,14 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
     current = _listed_now(session, publication)
     check_publication(publication, anchored, current)
     compared = [next_shape(shape, shapes.get(shape.oid)) for shape in now]
-    return (*current, *compared, *map(type_entry, types), *announced_joins(anchored))
+    listed = named_tables(current)
+    left = [shapes[oid] for oid in left_tables(anchored) if oid in shapes and oid not in listed]
+    announced = (*announced_joins(anchored), *left_still(anchored, current, listed))
+    return (*current, *compared, *left, *map(type_entry, types), *announced)
 
 
 def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
-    """The publication is as the anchor says, but for additions that Keepstream announced there.
+    """The publication is as the anchor says, but for what Keepstream announced there.
 
     Entries are `catalog:oid:xmin` and `table:oid:name`; those about shapes and types are not compared here.
     """
@@ -173,8 +189,8 @@ def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]
             raise renamed(table, now[oid])
     anchored, current = _without_names(anchored), _without_names(current)
     announced = announced_xids(anchored)
-    expected = set(anchored) - set(announced_joins(anchored))
-    lost = expected - set(current)
+    expected = {entry for entry in anchored if not is_announcement(entry)}
+    lost = expected - set(current) - left_entries(anchored)
     added = {entry for entry in set(current) - expected if entry.rpartition(":")[2] not in announced}
     if not lost and not added:
         return

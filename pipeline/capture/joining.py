@@ -36,7 +36,7 @@ from connectors.postgres.foreignkeys import read_keys_of
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect
-from connectors.postgres.shape import read_shapes
+from connectors.postgres.shape import read_shape
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
 from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import join_token
@@ -64,8 +64,6 @@ for the lock it is half a second."""
 IDLE_MS = 5_000
 LOCKED_IDLE_MS = 1_000
 """The server ends a transaction of ours that has fallen silent: we may be frozen, or cut off."""
-ANNOUNCE_LIMIT_S = 3.0
-"""How long capture stands still for the log's sake."""
 
 _WAITERS = """
     select count(*)
@@ -185,16 +183,12 @@ class _Joining:
         """P11: an ANCHOR that names our transaction is durable before that commits. It holds the table's
         version, too: a capture that continues must notice what is added to it later (P6)."""
         (xid,) = _one(self._session, "select pg_current_xact_id()::text::bigint", [])
-        version, shapes = self._preview(defined)
+        version, shape = self._preview(defined)
         failpoint("capture.before_join_announced")
         chain = self._capture.chain
-        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF), *shapes))
+        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF), shape))
         chain.anchor((*self._packer.live_tables, version))
-        deadline = time.monotonic() + ANNOUNCE_LIMIT_S
-        while not chain.all_durable:
-            if time.monotonic() > deadline:
-                raise RetryLater("the log is too slow", code="log-slow")
-            chain.settle(0.1)
+        chain.require_durable()
         failpoint("capture.after_join_announced")
         return version
 
@@ -238,19 +232,19 @@ class _Joining:
                 if _one(self._session, _WAITERS, [self._oid])[0]:
                     raise RetryLater("somebody waits for the table's lock", code="lock-timeout")
 
-    def _preview(self, defined: str) -> tuple[TableSchema, tuple[str, ...]]:
-        """The table's version and shape entries, as the publication would have them."""
+    def _preview(self, defined: str) -> tuple[TableSchema, str]:
+        """The table's version and shape entry, as the publication would have them."""
         self._session.execute("savepoint preview")
         publications.add_tables(self._session, self._options.publication, [self._name])
         self._require_as(defined)
         published = published_tables(self._session, self._options.publication)
         found = [each for each in published if (each.schema, each.name) == self._name]
-        shapes = read_shapes(self._session, self._options.publication, oid=self._oid)
+        shape = read_shape(self._session, self._oid)
         self._session.execute("rollback to savepoint preview")
         self._session.execute("release savepoint preview")
-        if not found:
+        if not found or shape is None:
             raise NotNow("it has no columns")
-        return found[0], tuple(map(first_shape, shapes))
+        return found[0], first_shape(shape)
 
     def _send_definition(self, dumped: TableDdl) -> tuple[str, ...]:
         """Returns the columns that its rows have."""

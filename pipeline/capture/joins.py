@@ -1,6 +1,6 @@
 """New tables join by themselves, once they were checked (P11); `joining` lets one join.
 
-A look at the catalog finds them, and published tables whose writes fail for want of a replica identity.
+A look at the catalog finds them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg.conninfo import make_conninfo
 
@@ -21,9 +21,10 @@ from pipeline.capture.history import check_published
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.protection import Protected, Protection
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
-from pipeline.reports import Endangered, NotReplicated
+from pipeline.reports import NotReplicated
 from pipeline.selection import UNDECIDED, Selection, select_tables
 from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.table import TableSchema
@@ -70,7 +71,7 @@ class Tables:
 
     not_replicated: tuple[NotReplicated, ...] = ()
     undecided: tuple[str, ...] = ()
-    endangered: tuple[Endangered, ...] = ()
+    protected: Protected = field(default_factory=Protected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Joins:
         # by OID: a table of another's old name has nothing to wait for, and a new name changes nothing
         self._left_out: dict[int, str] = {}
         self._tried: dict[int, Tried] = {}
-        self._endangered: tuple[Endangered, ...] = ()
+        self._protection = Protection(capture, options)
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
@@ -125,12 +126,15 @@ class Joins:
         tables = list_tables(sql_session, publication=options.publication)
         selection = select_tables(tables, options.tables, options.keyless)
         published = publications.read_publication(sql_session, options.publication)
-        listed = {(table.schema, table.name) for table in published.tables} if published else set()
-        self._protect([table for table in tables if (table.schema, table.name) in listed])
-        waiting = {t.oid: t for t in selection.wanted if (t.schema, t.name) not in listed}
+        if published is None:
+            return ()  # which the next comparison stops at (P11)
+        protected = self._protection.look(tables, published, packer)
+        left = {each.table for each in protected.left}
+        listed = {f"{table.schema}.{table.name}" for table in published.tables} - left
+        waiting = {t.oid: t for t in selection.wanted if t.qualified_name not in listed}
         self._forget_all_but(waiting)
         joined = () if packer.holds_transactions else tuple(self._join_some(waiting, packer))
-        self._tell_of(selection, {f"{schema}.{name}" for schema, name in listed}, waiting)
+        self._tell_of(selection, listed, waiting, protected)
         return joined
 
     def _forget_all_but(self, waiting: Mapping[int, Table]) -> None:
@@ -157,7 +161,11 @@ class Joins:
                 self._leave_out(table, outcome)
 
     def _tell_of(
-        self, selection: Selection, published: Collection[str], waiting: Mapping[int, Table]
+        self,
+        selection: Selection,
+        published: Collection[str],
+        waiting: Mapping[int, Table],
+        protected: Protected,
     ) -> None:
         undecided = tuple(t.qualified_name for t in selection.undecided if t.qualified_name not in published)
         self._warn_of(undecided)
@@ -167,7 +175,7 @@ class Joins:
                 tuple(each for each in selection.not_replicated if each.table not in published)
                 + tuple(NotReplicated(table=table, reason=reason) for table, reason in reasons),
                 undecided,
-                self._endangered,
+                protected,
             )
         )
 
@@ -177,45 +185,10 @@ class Joins:
                 logger.warning("table left out", extra={"table": table, "reason": UNDECIDED})
         self._undecided = frozenset(undecided)
 
-    def _protect(self, listed: list[Table]) -> None:
-        """A published table that lost its key makes the application's UPDATE and DELETE fail: give it
-        REPLICA IDENTITY FULL if we may, else say so, as long as it lasts."""
-        endangered: list[Endangered] = []
-        for table in listed:
-            if table.identity_problem is None:
-                continue
-            if table.owned and table.full_problem is None and self._try_set_full(table):
-                continue
-            fix = publications.identity_remedy(table, self._options.publication)
-            endangered.append(Endangered(table=table.qualified_name, seen=table.identity_problem, fix=fix))
-        for each in endangered:
-            if each not in self._endangered:
-                logger.error(
-                    "updates and deletes of a published table fail in the application",
-                    extra={"table": each.table, "seen": each.seen, "fix": each.fix},
-                )
-        self._endangered = tuple(endangered)
-
     def _give_identity(self, table: Table) -> None:
         """In a transaction of its own: pg_dump must be able to read the table while it joins."""
         if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
-            self._set_full(table)
-
-    def _try_set_full(self, table: Table) -> bool:
-        try:
-            self._set_full(table)
-        except KeepstreamError as error:
-            if error.code not in _REASONS:
-                raise
-            logger.warning(
-                "replica identity not set yet", extra={"table": table.qualified_name, "code": error.code}
-            )
-            return False
-        return True
-
-    def _set_full(self, table: Table) -> None:
-        publications.set_full_identity(self._capture.sql, (table.schema, table.name))
-        logger.warning("replica identity set to full", extra={"table": table.qualified_name})
+            self._protection.set_full(table)
 
     def _leave_out(self, table: Table, reason: str) -> None:
         if self._left_out.get(table.oid) != reason:

@@ -129,7 +129,8 @@ class CaptureStage:
             waiting_for=self._waiting_for,
             not_replicated=self._tables.not_replicated,
             undecided=self._tables.undecided,
-            endangered=self._tables.endangered,
+            endangered=self._tables.protected.endangered,
+            left=self._tables.protected.left,
             details={
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,

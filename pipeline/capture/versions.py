@@ -14,9 +14,9 @@ from collections.abc import Callable
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import RelationChanged
 from connectors.postgres.publication import publication_identity
-from connectors.postgres.shape import Shape, read_shapes, read_used_types
+from connectors.postgres.shape import Shape, read_shape, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
-from pipeline.capture.history import named_tables, renamed
+from pipeline.capture.history import logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
@@ -61,7 +61,7 @@ class TableVersions:
         self._add = add
         self._publication = publication
         self._described: dict[bytes, tuple[int, TableSchema]] = {}
-        self._names = named_tables(capture.chain.publication)
+        self._names = logged_tables(capture.chain.publication)
         self._logged = {table.id for table in capture.live_tables}
         self._newest = {(table.schema, table.name): table for table in capture.live_tables}
         self._seen_xid = 0
@@ -136,16 +136,16 @@ class TableVersions:
 
     def _require_published(self, oid: int) -> None:
         """A table that the log does not know: it joined just now, or somebody else published it (P11)."""
-        if oid not in named_tables(self._chain.publication):
+        if oid not in logged_tables(self._chain.publication):
             self._housekeeping.check_publication()
-        self._names = named_tables(self._chain.publication)
+        self._names = logged_tables(self._chain.publication)
         if oid not in self._names:
             raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
 
     def _read_shape(self, oid: int) -> Shape | None:
-        """None of a table that is not published any more."""
+        """None of a table that is gone."""
         self._see_transaction()
-        return next(iter(read_shapes(self._session, self._publication, oid=oid)), None)
+        return read_shape(self._session, oid)
 
     def _check_shape(
         self, oid: int, table: TableSchema, shape: Shape | None, *, is_announced: bool = False

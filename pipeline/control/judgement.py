@@ -352,6 +352,12 @@ class _Judge:
         for each in capture.report.endangered:
             seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
             self._warn("writes-fail", "source", seen, hint=each.fix)
+        for each in capture.report.left:
+            seen = (
+                f"{each.table} is not replicated any more, so that its UPDATE and DELETE do not fail in the"
+                f" application: {each.seen}"
+            )
+            self._warn("table-left", "source", seen, hint=each.fix)
 
     def _warn(self, code: str, where: str, message: str, *, hint: str | None = None) -> None:
         if hint is None:

@@ -485,6 +485,16 @@ def test_a_table_whose_writes_fail_is_a_finding_with_its_remedy() -> None:
     assert [each.hint for each in judged(capture=report(endangered=endangered)).findings] == [""]
 
 
+def test_a_table_that_left_for_the_applications_sake_is_a_finding_with_the_way_back() -> None:
+    left = (Endangered(table="public.k", seen="no primary key", fix="Empty it …"),)
+    (finding,) = [each for each in judged(capture=report(left=left)).findings if each.code == "table-left"]
+    assert (finding.severity, finding.where, finding.hint) == ("warning", "source", "Empty it …")
+    assert finding.message == (
+        "public.k is not replicated any more, so that its UPDATE and DELETE do not fail in the application:"
+        " no primary key"
+    )
+
+
 def test_a_rate_next_to_nothing_fills_no_disk() -> None:
     status = judged(source=replace(SOURCE, wal_bytes_per_s=5e-324))
     assert status.to_json()["slot"]["time_to_full_s"] is None
@@ -499,7 +509,7 @@ def test_a_lag_below_a_millisecond_is_not_shown_as_none() -> None:
 def test_every_warning_of_status_says_what_to_do() -> None:
     source = Path(judgement.__file__).read_text()
     codes = set(re.findall(r'_(?:warn|hung)\(\s*"([a-z-]+)"', source))
-    assert codes - {"writes-fail"} == set(HINTS), "writes-fail brings its own"
+    assert codes - {"writes-fail", "table-left"} == set(HINTS), "they bring their own"
     for code in HINTS:
         assert re.search(r"`keepstream |select |alter ", hint_for(code)), code
     assert "keepstream apply crm2 --take-over" in hint_for("apply-stuck", replica="crm2")

@@ -1,0 +1,159 @@
+"""A published table whose UPDATE and DELETE fail in the application is helped, or leaves (decision 010)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.publication import read_publication
+from connectors.postgres.session import connect
+from pipeline.capture.options import CaptureOptions
+from pipeline.check.publication import check_endangered
+from pipeline.config import Keyless
+from pipeline.dev.process import require
+from schemas.change import Message
+from schemas.errors import RetryLater
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
+from tests.fix_postgres import Database
+
+VIRTUAL = "alter table visit add twice int generated always as (n * 2) virtual"
+STORED = "alter table visit add twice int generated always as (n * 2) stored"
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> CaptureOptions:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr("pipeline.capture.housekeeping.HEARTBEAT_EVERY_S", 0.2)
+    source.grant_ownership()
+    source.execute("create table visit (n int, page text); insert into visit values (1, 'a')")
+    source.execute("create table other (id int primary key)")
+    return replace(capture_options(source, change_log), keyless=Keyless.FULL)
+
+
+def listed(source: Database) -> set[str]:
+    with connect(source.dsn, purpose="test") as session:
+        found = read_publication(session, "keepstream_crm")
+    return {table.name for table in found.tables} if found else set()
+
+
+def left(running: RunningCapture) -> list[str]:
+    return [each.table for each in running.reports[-1].left] if running.reports else []
+
+
+def prefixes(content: LogContent) -> list[str]:
+    changes = [change for one in content.committed for change in one.changes]
+    return [change.payload.prefix for change in changes if isinstance(change.payload, Message)]
+
+
+def lose_everything() -> None:
+    raise RetryLater("killed by the test", code="killed")
+
+
+def test_a_stored_generated_column_makes_no_update_fail(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"{STORED}; update visit set page = 'b'; insert into visit values (2, 'c')")
+        content.wait(lambda c: len(c.rows("public.visit")) == 2, "both rows")
+        assert listed(source) == {"other", "visit"}
+    assert content.rows("public.visit") == [("UPDATE", [b"1", b"b"]), ("INSERT", [b"2", b"c"])]
+
+
+def test_a_table_that_cannot_be_helped_leaves_and_joins_again(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(f"update visit set page = 'b'; {VIRTUAL}")
+        with pytest.raises(psycopg.Error, match="cannot update table"):
+            source.execute("update visit set page = 'c'")
+        require(lambda: listed(source) == {"other"}, 10, what="the table's leaving")
+        source.execute("update visit set page = 'd'; insert into other values (1)")
+        content.wait(lambda c: c.ids("public.other") == [1], "another table's row")
+        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        report = running.reports[-1]
+        assert report.endangered == ()
+        assert [each.table for each in report.not_replicated] == ["public.visit"]
+        assert "add primary key" in report.left[0].fix
+
+        source.execute("alter table visit add primary key (n); alter table visit replica identity default")
+        content.wait(lambda c: "keepstream.join.rows" in prefixes(c), "the joining")
+        source.execute("update visit set page = 'e'")
+        content.wait(lambda c: len(c.rows("public.visit")) == 2, "the row")
+        require(lambda: left(running) == [], 10, what="the report's end")
+        assert running.error is None
+    assert content.rows("public.visit") == [("UPDATE", [b"1", b"b"]), ("UPDATE", [b"1", b"e"])]
+
+
+@pytest.mark.parametrize("killed_at", ["capture.after_leave_announced", "capture.after_leave"])
+def test_p11_a_capture_killed_while_a_table_leaves_continues_with_its_last_rows(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: str,
+) -> None:
+    """Row 2 is written when the leaving was announced, and logged only by the capture after."""
+    killed = False
+
+    def failpoint(reached: str) -> None:
+        nonlocal killed
+        if reached == "capture.after_leave_announced" and not killed:
+            source.execute("insert into visit values (2, 'late')")
+        if reached == killed_at and not killed:
+            killed = True
+            lose_everything()
+
+    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: killed and listed(source) == {"other"}, 10, what="the table's leaving")
+        source.execute("update visit set page = 'unseen'; insert into other values (1)")
+        content.wait(lambda c: c.ids("public.other") == [1], "another table's row")
+        assert running.last_error == "killed"
+        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        assert running.error is None
+    assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
+
+
+def test_p11_somebody_elses_change_is_not_taken_for_a_leaving(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the announcement and ours: another table goes and comes back."""
+
+    def change() -> None:
+        with psycopg.connect(source.admin_dsn) as connection:
+            connection.execute("alter publication keepstream_crm drop table other")
+            connection.execute("alter publication keepstream_crm add table other")
+
+    once(monkeypatch, "pipeline.capture.protection", "capture.after_leave_announced", change)
+    running = RunningCapture(options)
+    begun(change_log)
+    source.execute(VIRTUAL)
+    assert running.ended_with().code == "publication-changed"
+
+
+def test_a_publication_that_is_not_ours_is_left_as_it_is(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("alter table visit replica identity full")
+    source.execute("create publication keepstream_crm for table only visit, only other")
+    source.execute_as_admin(f"revoke {source.owner} from keepstream")
+    with capturing(options) as running:
+        begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: bool(running.reports and running.reports[-1].endangered), 10, what="the report")
+        assert listed(source) == {"other", "visit"}
+        (each,) = running.reports[-1].endangered
+        assert each.table == "public.visit"
+        assert "alter publication" in each.fix
+    with connect(source.dsn, purpose="test") as session:
+        tables = list_tables(session, publication="keepstream_crm")
+        (finding,) = check_endangered(tables, read_publication(session, "keepstream_crm"))
+    assert (finding.code, finding.subject) == ("writes-fail", "public.visit")
