@@ -69,6 +69,11 @@ class LogWriter(Protocol):
         """
         ...
 
+    def is_idle(self, timeout_s: float) -> bool:
+        """Whether every accepted record has its answer, for which it waits up to `timeout_s`. That says
+        nothing of P8."""
+        ...
+
     def durable(self, timeout_s: float) -> int:
         """How many records after CAPTURE_START are durable in the sense of P8, as one prefix.
 

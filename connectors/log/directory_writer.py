@@ -65,6 +65,12 @@ class DirectoryWriter:
             self._queued_bytes += len(record)
             self._changed.notify_all()
 
+    def is_idle(self, timeout_s: float) -> bool:
+        """See `LogWriter.is_idle`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queued_bytes or self._error, timeout_s)
+            return not self._queued_bytes
+
     def durable(self, timeout_s: float) -> int:
         """See `LogWriter.durable`."""
         with self._changed:

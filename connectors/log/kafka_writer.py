@@ -91,13 +91,22 @@ class KafkaWriter:
         """See `LogWriter.append`. `boundary` means nothing here: a reader can begin at any offset."""
         refuse_oversized(record)
         while self._is_full():
-            self._wait(_WAIT_S)
+            self._wait(self._in_flight[0].future, _WAIT_S)
             self._settle()
         if self._error is not None:
             raise self._error
         self._in_flight.append(_Sent(self._send(record), len(record), time.monotonic()))
         self._in_flight_bytes += len(record)
         failpoint("log.sent")
+
+    def is_idle(self, timeout_s: float) -> bool:
+        """See `LogWriter.is_idle`."""
+        if not self._in_flight:
+            return True
+        newest = self._in_flight[-1].future
+        if not newest.is_done and timeout_s > 0:
+            self._wait(newest, timeout_s)
+        return bool(newest.is_done)
 
     def durable(self, timeout_s: float) -> int:
         """See `LogWriter.durable`."""
@@ -111,7 +120,7 @@ class KafkaWriter:
             if self._contiguous > self._durable:
                 time.sleep(min(left_s, _IDLE_CHECK_S))
             elif self._in_flight:
-                self._wait(left_s)
+                self._wait(self._in_flight[0].future, left_s)
             else:
                 time.sleep(left_s)
         if self._durable == self._reported and self._error is not None:
@@ -133,10 +142,10 @@ class KafkaWriter:
         except (KafkaError, ValueError) as error:  # ValueError: the topic is gone from the metadata
             raise self._give_up(self._failed(error)) from error
 
-    def _wait(self, timeout_s: float) -> None:
-        """Until the oldest record in flight has its answer, at most `timeout_s`."""
+    def _wait(self, future: Any, timeout_s: float) -> None:
+        """Until a record in flight has its answer, at most `timeout_s`."""
         try:
-            self._in_flight[0].future.get(timeout=timeout_s)
+            future.get(timeout=timeout_s)
         except KafkaError:
             pass  # `_settle` looks at the future itself
 

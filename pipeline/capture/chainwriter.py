@@ -64,6 +64,10 @@ class ChainWriter:
         """Whether nothing that was appended still waits."""
         return not self._undurable
 
+    def is_idle(self, timeout_s: float) -> bool:
+        """Whether the log has answered for all frames, for which it waits up to `timeout_s`."""
+        return self._writer.is_idle(timeout_s)
+
     @property
     def publication(self) -> tuple[str, ...]:
         """The publication's identity as the newest anchor says it (P11)."""

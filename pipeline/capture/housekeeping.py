@@ -39,10 +39,15 @@ class Housekeeping:
         self._heartbeat_at = time.monotonic()
         self._looked_at = time.monotonic()
 
+    def is_look_due(self, now: float) -> bool:
+        """Whether the next call looks for tables, for which the packer should hold no transactions. `now`:
+        by `time.monotonic()`."""
+        return now - self._looked_at >= LOOK_EVERY_S
+
     def between_transactions(self, batch: Batch, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Call it when no transaction is open. Returns the versions of tables that joined."""
         now = time.monotonic()
-        if now - self._looked_at >= LOOK_EVERY_S:
+        if self.is_look_due(now):
             self.check_publication()
             self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             joined = self._look(packer)

@@ -1,9 +1,10 @@
 """Capture's main loop: messages from the slot become frames in the log, and the slot is confirmed
 only after them (P3, P9).
 
-One iteration: take a batch, decode and pack it, append what is full, flush when nothing more is
-waiting, see what became durable, confirm exactly that. Housekeeping (anchors, heartbeats, the
-publication's identity, new tables) happens only between transactions.
+One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
+exactly that, and append the rest. While the log is busy with the frame before, the rest gathers a little
+longer (`HOLD_S`): a frame costs capture, log and replicas more than the transactions in it. Housekeeping
+(anchors, heartbeats, the publication's identity, new tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ logger = logging.getLogger("keepstream.capture")
 IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
+HOLD_S = 0.01
+"""How long whole transactions may gather while the log has not answered for the frame before."""
 
 
 class Pump:
@@ -64,6 +67,7 @@ class Pump:
         self._tail = capture.chain.position
         self._transaction: Begin | None = None
         self._skipping = False
+        self._held_since = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -78,18 +82,36 @@ class Pump:
         """One batch. Public for tests."""
         self._rates.beat_at = time.monotonic()
         stream = self._capture.stream
-        batch = stream.read(IDLE_READ_S if self._chain.all_durable else BUSY_READ_S)
+        batch = stream.read(self._read_s())
         self._take_all(batch.messages)
         if self._transaction is None and batch.wal_end >= self._tail.lsn:
             self._resent.prove()
-        if not stream.queued_bytes:
-            self._append(self._packer.flush())
         self._confirm(0.0)
+        if not stream.queued_bytes:
+            self._flush_unless_busy()
         if self._transaction is None:
             if self._chain.all_durable and not self._packer.holds_transactions:
                 self._rates.complete(batch.wal_end)
             self._keep_house(batch)
         self._rates.position = self._chain.position
+
+    def _read_s(self) -> float:
+        if self._packer.holds_transactions:
+            return 0.0  # they have gathered
+        return IDLE_READ_S if self._chain.all_durable else BUSY_READ_S
+
+    def _flush_unless_busy(self) -> None:
+        """What the packer holds goes into the log, now or at a later step."""
+        now = time.monotonic()
+        if not self._packer.holds_transactions:
+            self._held_since = now
+            return
+        left_s = HOLD_S - (now - self._held_since)
+        if self._chain.is_idle(0.0) or left_s <= 0 or self._housekeeping.is_look_due(now):
+            self._append(self._packer.flush())
+            self._held_since = now
+        else:
+            self._chain.is_idle(left_s)
 
     def _take_all(self, messages: list[bytes]) -> None:
         at = 0

@@ -32,7 +32,7 @@ from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
 from schemas.lsn import Lsn
 
-LOOK_S = 5.0
+LOOK_S = 4.0
 RATE_WINDOW_S = 0.2
 """How far apart the two readings of the insert LSN are that a single look takes a rate from."""
 

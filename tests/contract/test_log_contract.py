@@ -163,6 +163,19 @@ def test_the_largest_record_passes_and_a_larger_one_is_our_own_bug(log: ChangeLo
     writer.close()
 
 
+def test_a_writer_is_idle_once_all_records_have_their_answer(log: ChangeLog) -> None:
+    writer = begin(log, 1)
+    assert writer.is_idle(0)
+    for number in range(20):
+        writer.append(b"%d" % number)
+    deadline = time.monotonic() + 30
+    while not writer.is_idle(1):
+        assert time.monotonic() < deadline
+    assert writer.is_idle(0)
+    assert wait_durable(writer, 20) == 20
+    writer.close()
+
+
 def test_more_than_may_be_in_flight_can_be_appended_without_asking_what_is_durable(log: ChangeLog) -> None:
     writer = begin(log, 1)
     block = Random(2).randbytes(512 * 1024)

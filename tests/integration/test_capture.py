@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from connectors.interfaces import ChangeLog
+from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
@@ -210,6 +211,31 @@ def test_a_new_table_without_key_is_left_out_until_it_was_decided(
     ((left_out,),) = (running.reports[-1].not_replicated,)
     assert left_out.table == "public.visit"
     assert "no primary key" in left_out.reason
+
+
+def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of this test never has an answer for the frame before."""
+    asked: list[float] = []
+
+    def is_idle(_: ChainWriter, timeout_s: float) -> bool:
+        asked.append(timeout_s)
+        time.sleep(timeout_s)
+        return False
+
+    monkeypatch.setattr(ChainWriter, "is_idle", is_idle)
+    monkeypatch.setattr("pipeline.capture.pump.HOLD_S", 0.5)
+    source.execute("create table customer (id int primary key)")
+    with capturing(options):
+        content = begun(change_log)
+        first = content.follower.chain.number
+        for key in range(50):
+            source.execute("insert into customer values (%s)", [key])
+        content.wait_for(50)
+        assert content.ids("public.customer") == list(range(50))
+        assert content.follower.chain.number - first < 10
+    assert max(asked) <= 0.5
 
 
 def test_a_table_version_that_comes_back_is_announced_again(
