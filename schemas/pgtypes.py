@@ -110,6 +110,16 @@ def format_type(type_oid: int, type_modifier: int, user_type: tuple[str, str] | 
     return ".".join(_quote(part) for part in user_type)
 
 
+def element_of(type_oid: int) -> int | None:
+    """The OID of the elements of a built-in array type; None of anything else."""
+    return _ELEMENTS.get(type_oid)
+
+
+def scale_of(modifier: int) -> int:
+    """The scale in the modifier of numeric(p,s)."""
+    return ((modifier - _HEADER_SIZE) & 0x7FF ^ 0x400) - 0x400  # 11 bits, signed
+
+
 def _format_scalar(oid: int, modifier: int) -> str:
     if modifier < 0:
         return _NAMES[oid]
@@ -123,10 +133,8 @@ def _format_scalar(oid: int, modifier: int) -> str:
 
 
 def _format_numeric(modifier: int) -> str:
-    bits = modifier - _HEADER_SIZE
-    precision = bits >> 16 & 0xFFFF
-    scale = (bits & 0x7FF ^ 0x400) - 0x400  # 11 bits, signed
-    return f"numeric({precision},{scale})"
+    precision = modifier - _HEADER_SIZE >> 16 & 0xFFFF
+    return f"numeric({precision},{scale_of(modifier)})"
 
 
 def _format_interval(modifier: int) -> str:

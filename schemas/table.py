@@ -74,6 +74,11 @@ class TableSchema:
         return f"{self.schema}.{self.name}"
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """In order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
     def key_indexes(self) -> tuple[int, ...]:
         """Positions of the replica identity's columns in `columns`."""
         return tuple(i for i, column in enumerate(self.columns) if column.key)

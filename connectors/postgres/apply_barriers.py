@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar, assert_never
 
 import psycopg
@@ -11,13 +11,12 @@ from psycopg import sql
 
 from connectors.postgres import statements
 from connectors.postgres.added_column import add_column, require_values
-from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
-from connectors.postgres.firing import silencing, would_fire
 from connectors.postgres.joined_keys import make_keys, without_inherited
+from connectors.postgres.joined_table import Taken, join_refused, take_in
 from connectors.postgres.pipe import Pipe, Uncounted
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, sql_error
 from schemas.barrier import (
     IF_NEWER,
     JoinKeysMessage,
@@ -27,7 +26,7 @@ from schemas.barrier import (
     barrier_of,
 )
 from schemas.change import Change, ColumnsAdded, Truncate
-from schemas.errors import InternalError, OperatorNeeded
+from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
 
@@ -59,8 +58,7 @@ class BarrierWriter:
         self._plans = plans
         self._replica = replica
         self._joining: sql.Composed | None = None
-        self._is_prepared = False
-        self._is_attached = False
+        self._taken = Taken(is_prepared=False, is_attached=False)
 
     def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
         """Apply a change that has a payload. Messages of others are nobody's business here."""
@@ -117,43 +115,15 @@ class BarrierWriter:
 
     def _join(self, join: Join, ref: ChangeRef) -> None:
         """The table's definition; its rows follow in messages of their own."""
-        name = sql.Identifier(join.schema, join.table)
-        with self._session(ref):
-            self._is_prepared = self._kind_of(join.schema, join.table) is not None
-            if self._is_prepared:
-                self._refuse_rows(join, ref)
-            else:
-                self._run_ddl([statement.encode() for statement in join.ddl])
-                self._attach(join)
-                self._run_ddl(self._silencing(join))
-            self._require_quiet(join)
+        version = self._plans.find_version(join.schema, join.table, join.columns)
+        with self._session(ref, refused=join_refused), self._limited_waits():
+            self._taken = take_in(
+                self._conn, join, version, replica=self._replica, replica_role=self._replica_role
+            )
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
+        name = sql.Identifier(join.schema, join.table)
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
-
-    def _attach(self, join: Join) -> None:
-        """Make it a partition where the replica has the parent; a replica may have plain tables instead."""
-        self._is_attached = bool(join.parent) and self._kind_of(*join.parent) == "p"
-        if self._is_attached:
-            self._run_ddl([statement.encode() for statement in join.attach])
-
-    def _silencing(self, join: Join) -> list[bytes]:
-        """What keeps triggers and rules of the new table still that would act on our writes."""
-        return [statement.encode() for statement in silencing(self._target(join).firing)]
-
-    def _require_quiet(self, join: Join) -> None:
-        target = self._target(join)
-        if target.firing:
-            doing = f"writes to {target.qualified_name} of {self._replica}"
-            raise would_fire(doing, target.firing, replica_role=self._replica_role)
-
-    def _target(self, join: Join) -> TargetTable:
-        return load_table(self._conn, join.schema, join.table, replica_role=self._replica_role)
-
-    def _run_ddl(self, made: Sequence[bytes | sql.Composed]) -> None:
-        with self._limited_waits():
-            for statement in made:
-                self._conn.execute(statement)
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:
@@ -170,43 +140,30 @@ class BarrierWriter:
     def _make_keys(self, content: bytes, ref: ChangeRef) -> None:
         """A table that others prepared keeps the keys that they gave it."""
         keys = _understood(JoinKeys.from_json, content, ref)
-        if self._is_prepared:
+        if self._taken.is_prepared:
             keys = JoinKeys(awaited=keys.awaited)
-        elif self._is_attached:
+        elif self._taken.is_attached:
             keys = without_inherited(keys)
         with self._session(ref), self._limited_waits():
             make_keys(self._conn, self._pipeline, keys, replica_role=self._replica_role)
         self._plans.forget()
 
-    def _kind_of(self, schema: str, name: str) -> str | None:
-        """pg_class.relkind; None if the replica has nothing of that name."""
-        found = self._conn.execute(
-            "select c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = %s and c.relname = %s",
-            [schema, name],
-        ).fetchone()
-        return None if found is None else str(found[0])
-
-    def _refuse_rows(self, join: Join, ref: ChangeRef) -> None:
-        """Rows that are there already came from somewhere else; ours may not be mixed with them."""
-        name = sql.Identifier(join.schema, join.table)
-        if self._conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is None:
-            return
-        emptied = statements.empty_sql(join.schema, join.table)
-        raise OperatorNeeded(
-            f"{ref}: {name.as_string(None)} has rows in the replica already",
-            code="join-not-empty",
-            hint=f"Look at them, empty the table on the replica ({emptied}) and start again.",
-        )
-
     @contextlib.contextmanager
-    def _session(self, ref: ChangeRef) -> Iterator[None]:
-        """The session outside of the pipeline, in the same transaction."""
+    def _session(
+        self, ref: ChangeRef, *, refused: Callable[[psycopg.Error, str], KeepstreamError] = sql_error
+    ) -> Iterator[None]:
+        """The session outside of the pipeline, in the same transaction. `refused`: what an error means that
+        says nothing of the replica's schema or contents."""
         with self._pipe.suspended():
             try:
                 yield
             except psycopg.Error as error:
-                raise refusal(error, ref, str(ref), self._replica) from error
+                meaning = refusal(error, ref, str(ref), self._replica)
+                if meaning.code == "sql-refused":
+                    meaning = refused(error, str(ref))
+                raise meaning from error
+            except OperatorNeeded as error:
+                raise OperatorNeeded(f"{ref}: {error.message}", code=error.code, hint=error.hint) from error
 
 
 def _understood(parse: Callable[[bytes], Parsed], content: bytes, ref: ChangeRef) -> Parsed:

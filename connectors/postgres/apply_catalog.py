@@ -15,15 +15,30 @@ PARTITIONED: Final = "p"
 
 
 @dataclass(frozen=True, slots=True)
+class HeldType:
+    """A type that is no domain. `name` and `kind`: pg_type's typname and typtype."""
+
+    oid: int
+    modifier: int
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class TargetColumn:
     """`type_name` is SQL. `generated`: PostgreSQL computes it. `identity_always`: SET is refused.
-    `composite`: an untyped value beside it would be read as an anonymous record."""
+    `held`: the type, or the one below a domain."""
 
     name: str
     type_name: str
     generated: bool
     identity_always: bool
-    composite: bool = False
+    held: HeldType
+
+    @property
+    def composite(self) -> bool:
+        """Whether an untyped value beside it would be read as an anonymous record."""
+        return self.held.kind == "c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +77,19 @@ _TABLE: Final = """
 
 _COLUMNS: Final = """
     select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
-           coalesce(b.typtype, t.typtype) = 'c'
+           b.oid::bigint, coalesce(d.typmod, atttypmod), b.typname, b.typtype
       from pg_attribute
       join pg_type t on t.oid = atttypid
-      left join pg_type b on b.oid = t.typbasetype
+      left join lateral (
+        with recursive below(oid, typmod) as (
+            select t.typbasetype, t.typtypmod where t.typtype = 'd'
+            union all
+            select n.typbasetype, greatest(below.typmod, n.typtypmod)
+              from below join pg_type n on n.oid = below.oid where n.typtype = 'd'
+        )
+        select below.oid, below.typmod from below join pg_type n on n.oid = below.oid where n.typtype <> 'd'
+      ) d on true
+      join pg_type b on b.oid = coalesce(d.oid, t.oid)
      where attrelid = %s and attnum > 0 and not attisdropped
      order by attnum
 """
@@ -96,11 +120,15 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         schema=schema,
         name=name,
         kind=kind,
-        columns={row[0]: TargetColumn(*row) for row in columns},
+        columns={row[0]: _column(*row) for row in columns},
         key=_choose_key(keys),
         deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
         firing=read_firing_of(conn, oid, replica_role=replica_role),
     )
+
+
+def _column(name: str, type_name: str, generated: bool, always: bool, *held: Any) -> TargetColumn:
+    return TargetColumn(name, type_name, generated, always, HeldType(*held))
 
 
 def _choose_key(keys: list[tuple[Any, ...]]) -> tuple[str, ...]:

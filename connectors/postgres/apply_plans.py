@@ -10,6 +10,7 @@ from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
 from connectors.postgres.apply_sets import SetPlan, make_plan
 from connectors.postgres.firing import would_fire
+from connectors.postgres.fitting import require_fit
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
 from connectors.postgres.statements import Bind, Old, Statement
@@ -52,6 +53,7 @@ class Plans:
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._targets: dict[tuple[str, str], TargetTable] = {}
         self._set_plans: dict[bytes, SetPlan | None] = {}
+        self._fit: set[bytes] = set()
 
     def find(self, change: Change) -> Plan:
         """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
@@ -69,7 +71,7 @@ class Plans:
         """How to write many changes of that table version at once; None: only one by one."""
         if table_id not in self._set_plans:
             table = self.table(table_id)
-            self._set_plans[table_id] = make_plan(table, self.target(table))
+            self._set_plans[table_id] = make_plan(table, self._fitting(table))
         return self._set_plans[table_id]
 
     def knows_set_plan(self, table_id: bytes) -> bool:
@@ -87,6 +89,13 @@ class Plans:
             )
         return table
 
+    def find_version(self, schema: str, name: str, columns: tuple[str, ...]) -> TableSchema | None:
+        """The log's newest version of that table with just these columns; None if there is none yet."""
+        for table in reversed(tuple(self._tables.values())):
+            if (table.schema, table.name) == (schema, name) and table.column_names == columns:
+                return table
+        return None
+
     def target(self, table: TableSchema) -> TargetTable:
         """The replica's table of that name; looked up once, in the middle of a transaction if need be."""
         name = (table.schema, table.name)
@@ -100,15 +109,24 @@ class Plans:
             self._targets[name] = target
         return target
 
+    def _fitting(self, table: TableSchema) -> TargetTable:
+        """The same, which can hold rows of this version."""
+        target = self.target(table)
+        if table.id not in self._fit:
+            require_fit(table, target, replica=self._replica)
+            self._fit.add(table.id)
+        return target
+
     def forget(self) -> None:
         """The replica's schema changed, or prepared statements are gone."""
+        self._fit.clear()
         self._plans.clear()
         self._targets.clear()
         self._set_plans.clear()
 
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
         table = self.table(change.table)
-        statement = _statement(table, self.target(table), change)
+        statement = _statement(table, self._fitting(table), change)
         by_key = change.old_row is None
         plan = Plan(
             name=self._pipe.prepare(statement.sql, statement.what),

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import psycopg
-
-from connectors.postgres.session import Session, sql_error
+from connectors.postgres.session import Session, wrapped
 from schemas.pgtypes import FIRST_USER_OID, format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
@@ -23,32 +21,41 @@ _COLUMNS: Final = """
         union all
         select t.oid, base.bottom from pg_type t join base on t.typbasetype = base.oid where t.typtype = 'd'
     )
-    select p.schemaname, p.tablename, c.relreplident,
+    select n.nspname, c.relname, c.relreplident,
            a.attname, a.atttypid::bigint, a.atttypmod,
            c.relreplident = 'f' or coalesce(a.attnum = any (i.indkey), false),
            bn.nspname, b.typname
-      from pg_publication_tables p
-      join pg_namespace n on n.nspname = p.schemaname
-      join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-      join pg_attribute a on a.attrelid = c.oid and a.attname = any (p.attnames)
+      from {tables}
+      join pg_namespace n on n.oid = c.relnamespace
+      join pg_attribute a on a.attrelid = c.oid and {sent}
            and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
       join base on base.oid = a.atttypid
       join pg_type b on b.oid = base.bottom
       join pg_namespace bn on bn.oid = b.typnamespace
       left join pg_index i on i.indrelid = c.oid and i.indimmediate and i.indisvalid
            and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end
-     where p.pubname = %s
-     order by p.schemaname, p.tablename, a.attnum
+     where {which}
+     order by n.nspname, c.relname, a.attnum
 """
+_PUBLISHED: Final = _COLUMNS.format(
+    tables="""pg_publication_tables p
+      join pg_class c on c.oid = format('%%I.%%I', p.schemaname, p.tablename)::regclass""",
+    sent="a.attname = any (p.attnames)",
+    which="p.pubname = %s",
+)
+_NAMED: Final = _COLUMNS.format(tables="pg_class c", sent="true", which="c.oid = any (%s::oid[])")
 
 
 def published_tables(session: Session, publication: str) -> tuple[TableSchema, ...]:
     """Every table that the publication holds now, as its rows would be announced."""
-    try:
-        rows = session.execute(_COLUMNS, [publication]).fetchall()
-    except psycopg.Error as error:
-        raise sql_error(error, f"reading the tables of publication {publication}") from error
-    return tuple(_tables(rows))
+    with wrapped(f"reading the tables of publication {publication}"):
+        return tuple(_tables(session.execute(_PUBLISHED, [publication]).fetchall()))
+
+
+def tables_of(session: Session, oids: Iterable[int]) -> tuple[TableSchema, ...]:
+    """The same of these tables, whether they are published or not. One without columns is left out."""
+    with wrapped("reading the columns of tables"):
+        return tuple(_tables(session.execute(_NAMED, [list(oids)]).fetchall()))
 
 
 def _tables(rows: Iterable[tuple[Any, ...]]) -> Iterable[TableSchema]:

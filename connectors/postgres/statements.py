@@ -79,11 +79,7 @@ class _Builder:
         return sql.SQL("${}").format(sql.Literal(len(self.refs)))
 
     def column(self, index: int) -> TargetColumn:
-        name = self.table.columns[index].name
-        column = self.target.columns.get(name)
-        if column is None:
-            raise _no_column(self.table, name)
-        return column
+        return self.target.columns[self.table.columns[index].name]
 
     def written(self) -> list[int]:
         """Indexes of the columns that the replica lets us write."""
@@ -93,18 +89,6 @@ class _Builder:
         text = sql.SQL(" ").join(parts).as_bytes(None)
         by = f" by ({', '.join(key)})" if key else ""
         return Statement(text, tuple(self.refs), f"{verb} of {self.table.qualified_name}{by}")
-
-
-def _no_column(table: TableSchema, name: str) -> OperatorNeeded:
-    type_name = next(column.type_name for column in table.columns if column.name == name)
-    statement = sql.SQL("alter table {} add column {} ").format(
-        sql.Identifier(table.schema, table.name), sql.Identifier(name)
-    )
-    return OperatorNeeded(
-        f"column {name} of {table.qualified_name} does not exist in the replica",
-        code="replica-schema",
-        hint=f"Add it as it is on the source and start again: {statement.as_string(None)}{type_name};",
-    )
 
 
 def relation(target: TargetTable) -> sql.Composable:

@@ -4,7 +4,8 @@ rows as logical messages (`schemas.join`), so that they stand in the log exactly
 An application's writes to the table wait as little as can be (decision 009). Whatever takes time is done
 without a lock of ours, and proven at the end to be still true:
 
-    read     definition and dependencies in one snapshot, and pg_dump in the same
+    read     definition and dependencies in one snapshot, and pg_dump in the same; each replica makes the
+             table for a moment and takes it back: what one could not follow does not join
     preview  the version that would be published, in a savepoint that is rolled back, locks and all
     announce an ANCHOR names our transaction: a capture that is killed in between finds the publication
              changed by a transaction that it can prove to be ours (P11)
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -31,10 +31,10 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table
-from connectors.postgres.dependencies import Dependency, read_dependencies
+from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.foreignkeys import read_keys_of
 from connectors.postgres.pgtools import find_pgtools
-from connectors.postgres.relation import published_tables
+from connectors.postgres.relation import published_tables, tables_of
 from connectors.postgres.session import Session, connect
 from connectors.postgres.shape import read_shape
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
@@ -42,6 +42,7 @@ from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows
 from pipeline.capture.announcements import join_token
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.replicas import Replicas
 from pipeline.capture.shapes import first_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
@@ -90,11 +91,11 @@ def join_table(
     options: CaptureOptions,
     packer: FramePacker,
     table: Table,
+    replicas: Replicas,
     *,
-    lacking: Callable[[tuple[Dependency, ...]], str | None],
     as_large: bool = False,
 ) -> TableSchema | str:
-    """The version in which it joined, or why it cannot. `lacking` says what a replica lacks for it.
+    """The version in which it joined, or why it cannot.
     `as_large`: its rows are more than its size tells.
 
     Raises RetryLater, with a code of its own for what may be otherwise the next time: `table-altered`,
@@ -102,14 +103,14 @@ def join_table(
     """
     try:
         _require_joinable(capture.sql, table, publication=options.publication)
-        defined, dumped = _read_definition(options, table, lacking)
+        defined, join = _read_definition(options, table, replicas)
         with closing(_begin(options)) as session:
             joining = _Joining(capture, options, packer, table, session)
             version = joining.announce(defined)
             if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
-                joining.join_large(dumped, defined)
+                joining.join_large(join, defined)
             else:
-                joining.join_small(dumped, defined)
+                joining.join_small(join, defined)
             return version
     except NotNow as reason:
         return str(reason)
@@ -139,17 +140,14 @@ def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Ses
     return session
 
 
-def _read_definition(
-    options: CaptureOptions, table: Table, lacking: Callable[[tuple[Dependency, ...]], str | None]
-) -> tuple[str, TableDdl]:
-    """The definition's version and SQL, as one snapshot shows them; every replica has what it needs."""
+def _read_definition(options: CaptureOptions, table: Table, replicas: Replicas) -> tuple[str, Join]:
+    """The definition's version and the definition, as one snapshot shows them; every replica can take it
+    in."""
     with closing(_begin(options, isolation="repeatable read, read only")) as session:
         session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
         (snapshot,) = _one(session, "select pg_export_snapshot()", [])
         defined = definition_version(session, table.oid)
-        lacks = lacking(read_dependencies(session, table.oid))
-        if lacks is not None:
-            raise NotNow(lacks)
+        _require_none(replicas.lacking(read_dependencies(session, table.oid)))
         dumped = dump_table(
             find_pgtools(session.info.server_version // 10000, configured=options.pg_bin),
             options.source,
@@ -158,7 +156,25 @@ def _read_definition(
             snapshot=snapshot,
             stop=threading.Event(),
         )
-    return defined, dumped
+        join = _describe(session, table, dumped)
+        (version,) = tables_of(session, [table.oid]) or (None,)
+    if version is None:
+        raise NotNow("it has no columns")
+    _require_none(replicas.refusing(join, version))
+    return defined, join
+
+
+def _require_none(reason: str | None) -> None:
+    if reason is not None:
+        raise NotNow(reason)
+
+
+def _describe(session: Session, table: Table, dumped: TableDdl) -> Join:
+    name = (table.schema, table.name)
+    ddl = tuple(script for script in (dumped.before, dumped.after) if script)
+    parent = session.execute(_PARENT, name).fetchone() or ()
+    attach = (dumped.attach,) if parent and dumped.attach else ()
+    return Join(*name, copied_columns(session, name), ddl, parent, attach)
 
 
 class _Joining:
@@ -192,24 +208,25 @@ class _Joining:
         failpoint("capture.after_join_announced")
         return version
 
-    def join_small(self, dumped: TableDdl, defined: str) -> None:
+    def join_small(self, join: Join, defined: str) -> None:
         """Send the rows while writers wait."""
-        columns, keys = self._send_definition(dumped), self._read_keys()
+        self._emit(JOIN_PREFIX, join.to_json())
+        keys = self._read_keys()
         deadline = self._lock(defined)
         if _size_bytes(self._session, self._oid) > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
         self._require_time(deadline)
-        emit_rows(self._session, self._name, columns, JOIN_ROWS_PREFIX, pages=PAGES)
+        emit_rows(self._session, self._name, join.columns, JOIN_ROWS_PREFIX, pages=PAGES)
         self._require_time(deadline)
         self._send_keys(keys)
         self._commit(deadline)
 
-    def join_large(self, dumped: TableDdl, defined: str) -> None:
+    def join_large(self, join: Join, defined: str) -> None:
         """Send the rows while writers go on, and join if they did not write meanwhile."""
-        columns = self._send_definition(dumped)
+        self._emit(JOIN_PREFIX, join.to_json())
         with closing(_begin(self._options, isolation="repeatable read, read only")) as reader:
             reader.execute(_lock_statement(self._name, "access share"))
-            self._send_rows(reader, columns)
+            self._send_rows(reader, join.columns)
             sent = row_versions(reader, self._name)
         self._send_keys(self._read_keys())
         failpoint("capture.join_rows_sent")
@@ -245,16 +262,6 @@ class _Joining:
         if not found or shape is None:
             raise NotNow("it has no columns")
         return found[0], first_shape(shape)
-
-    def _send_definition(self, dumped: TableDdl) -> tuple[str, ...]:
-        """Returns the columns that its rows have."""
-        schema, name = self._name
-        columns = copied_columns(self._session, self._name)
-        ddl = tuple(script for script in (dumped.before, dumped.after) if script)
-        parent = self._session.execute(_PARENT, self._name).fetchone() or ()
-        attach = (dumped.attach,) if parent and dumped.attach else ()
-        self._emit(JOIN_PREFIX, Join(schema, name, columns, ddl, parent, attach).to_json())
-        return columns
 
     def _read_keys(self) -> JoinKeys:
         return read_keys_of(self._session, self._oid, self._options.publication)

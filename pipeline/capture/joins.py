@@ -10,18 +10,15 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from psycopg.conninfo import make_conninfo
-
-from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.dependencies import Dependency, missing
-from connectors.postgres.session import connect, wrapped
+from connectors.postgres.session import wrapped
 from pipeline.capture.history import check_published
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.protection import Protected, Protection
+from pipeline.capture.replicas import Replicas
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
@@ -31,12 +28,7 @@ from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
-REPLICA_ANSWERS_S = 3
-"""Capture stands still while a replica is asked what it has."""
-
 _NOT_YET = "it joins as soon as others have"
-_MAKE_THERE = "Make that there as on the source; of a schema our role needs USAGE and CREATE"
-_SOON = "tried again every ten seconds"
 _LATER = "tried again after a pause"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
@@ -114,6 +106,7 @@ class Joins:
         self._left_out: dict[int, str] = {}
         self._tried: dict[int, Tried] = {}
         self._protection = Protection(capture, options)
+        self._replicas = Replicas(options)
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
@@ -208,7 +201,7 @@ class Joins:
                     self._options,
                     packer,
                     table,
-                    lacking=self._lacking,
+                    self._replicas,
                     as_large=tried is not None and tried.as_large,
                 )
         except KeepstreamError as error:
@@ -222,27 +215,6 @@ class Joins:
             self._adopt_publication()
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
-
-    def _lacking(self, needed: tuple[Dependency, ...]) -> str | None:
-        """Which replica lacks what a table needs beside itself; None if it can be made on all of them."""
-        if not needed:
-            return None
-        for name, replica in self._options.replicas.items():
-            try:
-                lacking = self._lacks(replica.conninfo, needed)
-            except KeepstreamError as error:
-                return f"replica {name} did not say whether it has what it needs ({error.code}); {_SOON}"
-            if lacking:
-                shown = ", ".join(each.shown for each in lacking)
-                return f"replica {name} lacks what it needs: {shown}. {_MAKE_THERE}; {_SOON}"
-        return None
-
-    def _lacks(self, conninfo: str, needed: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
-        soon = make_conninfo(conninfo, connect_timeout=REPLICA_ANSWERS_S)
-        with connect(soon, purpose=f"{self._options.name}:join") as replica:
-            if progress.read(replica, self._options.name) is None:
-                return ()  # its first copy brings everything
-            return missing(replica, needed)
 
     def _adopt_publication(self) -> None:
         """P11: what nobody else changed meanwhile is the publication from now on."""

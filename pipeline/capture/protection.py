@@ -24,7 +24,6 @@ from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table
 from connectors.postgres.instance import has_role
 from connectors.postgres.publication import Publication
-from connectors.postgres.statements import empty_sql
 from pipeline.capture.announcements import left_tables, left_token
 from pipeline.capture.history import check_published, named_tables
 from pipeline.capture.options import CaptureOptions
@@ -125,13 +124,13 @@ class Protection:
 
 
 def _gone(table: Table) -> Endangered:
-    empty = f"Empty it on every replica: {empty_sql(table.schema, table.name)} Then"
+    name = sql.Identifier(table.schema, table.name).as_string()
+    there = f"On every replica: drop table {name}; (or empty it and give it the source's key)."
     again = "it joins again by itself, within ten seconds."
     problem = table.identity_problem
     if problem is None:
-        seen, fix = "it can be replicated again", f"{empty} {again}"
-    else:
-        name = sql.Identifier(table.schema, table.name).as_string()
-        seen = problem
-        fix = f"{empty} give it a key on the source (alter table {name} add primary key (…);): {again}"
-    return Endangered(table=table.qualified_name, seen=seen, fix=fix)
+        return Endangered(
+            table=table.qualified_name, seen="it can be replicated again", fix=f"{there} Then {again}"
+        )
+    key = f"On the source: alter table {name} add primary key (…); then"
+    return Endangered(table=table.qualified_name, seen=problem, fix=f"{there} {key} {again}")

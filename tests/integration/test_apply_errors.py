@@ -179,10 +179,35 @@ def test_a_table_that_the_replica_lacks_stops(
 def test_a_column_of_a_type_that_cannot_hold_the_value_stops(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
-    replica.execute("alter table public.customer alter name type varchar(5)")
-    error = failing(replicating, made_log, rows, rows.insert("2", "secret"))
+    replica.execute("create type public.mood as enum ('good')")
+    replica.execute("alter table public.customer drop constraint customer_name_check")
+    replica.execute("alter table public.customer alter name type public.mood using null")
+    made_log.commit(rows.insert("2", "secret"), tables=[rows.table])
+    error = replicating.start().ended_with()
     assert error.code == "replica-schema"
-    assert "StringDataRightTruncation (22001)" in error.message
+    assert "InvalidTextRepresentation (22P02)" in error.message
+    assert "secret" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("alteration", "seen"),
+    [
+        ("alter name type varchar(5)", "its column name is character varying(5) instead of text"),
+        ("drop name, add name text generated always as ('x') stored", "it computes column name itself"),
+    ],
+)
+def test_a_column_that_would_change_values_without_a_word_stops_before_it_does(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows, alteration: str, seen: str
+) -> None:
+    replica.execute(f"alter table public.customer {alteration}")
+    made_log.commit(rows.insert("1", "abcde  "), tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("replica-schema", 4)
+    assert seen in error.message
+    replica.execute(error.hint.split("start again: ")[1])
+    with replicating.running():
+        replicating.catch_up()
+    assert replica.execute("select name from public.customer") == [("abcde  ",)]
 
 
 def test_a_missing_privilege_stops(

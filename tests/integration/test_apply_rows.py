@@ -76,18 +76,6 @@ def test_columns_are_found_by_name_and_extra_ones_keep_their_defaults(
     assert content(replica) == [("(own,3,7,1)",)]
 
 
-def test_generated_columns_are_left_to_the_replica(
-    replica: Database, made_log: MadeLog, replicating: Replicating
-) -> None:
-    replica.execute("create table public.s (id int primary key, a int, twice int)")
-    replica.execute(
-        "create table public.t (id int primary key, a int, twice int generated always as (2 * a) stored)"
-    )
-    rows = rows_of(replica, "public.s", named="public.t")
-    apply(made_log, replicating, rows, rows.insert("1", "2", "99"), rows.update("1", "3", "99"))
-    assert content(replica) == [("(1,3,6)",)]
-
-
 def test_identity_columns_that_are_always_generated_take_the_sources_values(
     replica: Database, made_log: MadeLog, replicating: Replicating
 ) -> None:

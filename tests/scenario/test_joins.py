@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from schemas.join import Join
 from tests.fix_pipeline import Pipeline
 
@@ -274,10 +276,78 @@ def test_a_published_table_whose_writes_fail_leaves_and_joins_again(directory_pi
     result = pipeline.run("verify", "standby", "--json").json
     assert "public.k" in {each["table"] for each in result["not_replicated"]}
 
-    emptying = found["hint"].split("replica: ")[1].split(" Then")[0]
-    pipeline.replica.execute_as_admin(emptying)
     pipeline.source.execute("alter table k add primary key (a); alter table k replica identity default")
+    pipeline.until(lambda: "has rows in standby" in left_out(pipeline).get("public.k", ""), "why", JOIN_S)
+    (found,) = findings()
+    pipeline.replica.execute_as_admin(found["hint"].split("replica: ")[1].split(";")[0])
     pipeline.until(lambda: not findings(), "the finding's end", JOIN_S)
     pipeline.source.execute("update k set b = 'z'")
+    pipeline.wait()
+    pipeline.verify()
+
+
+REFUSED = {
+    "another version of it": (
+        "create unlogged table lead (id int primary key, amount numeric(8,2))",
+        "alter table lead alter amount type numeric(12,4); alter table lead set logged",
+        "its column amount is numeric(8,2) instead of numeric(12,4)",
+        "drop table lead",
+    ),
+    "a key that it got later": (
+        "create unlogged table lead (name text)",
+        "alter table lead add column id serial primary key; alter table lead set logged",
+        "it lacks column id (integer)",
+        "drop table lead",
+    ),
+    "a column that is computed there": (
+        "create unlogged table lead (id int primary key, total int generated always as (id * 2) stored)",
+        "alter table lead alter total drop expression; alter table lead set logged",
+        "it computes column total itself",
+        "drop table lead",
+    ),
+    "the bounds of a partition": (
+        "create table lead (id int primary key) partition by range (id);"
+        " create table lead_1 partition of lead for values from (0) to (100)",
+        "alter table lead detach partition lead_1;"
+        " create table lead_2 partition of lead for values from (50) to (100)",
+        'partition "lead_2" would overlap partition "lead_1"',
+        "alter table lead detach partition lead_1",
+    ),
+    "a column of the partitioned table": (
+        "create table lead (id int primary key) partition by range (id)",
+        "alter table lead add column note text;"
+        " create table lead_1 partition of lead for values from (0) to (100)",
+        'contains column "note" not found in parent "lead"',
+        "alter table lead add column note text",
+    ),
+    "the name of an index": (
+        "create table other (id int primary key); create index moved on other (id)",
+        "drop index moved; create table lead (id int primary key); create index moved on lead (id)",
+        'relation "moved" already exists',
+        "drop index moved",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "change", "seen", "mend"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_table_that_a_replica_cannot_take_in_as_it_is_joins_once_it_can(
+    directory_pipeline: Pipeline, before: str, change: str, seen: str, mend: str
+) -> None:
+    """The first copy made what the replica has of it."""
+    pipeline = directory_pipeline
+    pipeline.source.execute(f"create table work (id int primary key); {before}")
+    running = pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute(change)
+
+    def reasons() -> str:
+        return " ".join(left_out(pipeline).values())
+
+    pipeline.until(lambda: "replica standby cannot" in reasons(), "the reason", JOIN_S)
+    assert seen in reasons()
+    pipeline.source.execute("insert into work values (1)")
+    pipeline.wait()
+    pipeline.replica.execute_as_admin(mend)
+    pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
     pipeline.wait()
     pipeline.verify()

@@ -1,0 +1,118 @@
+"""A joining table on a replica: made as the source has it, or found there, prepared by somebody.
+
+`take_in` is what apply does with it. `rehearse` does the same and takes it back: so capture learns, before
+the table is in the log, that a replica could not follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.firing import silencing, would_fire
+from connectors.postgres.fitting import require_fit
+from connectors.postgres.session import Session
+from connectors.postgres.statements import empty_sql
+from schemas.errors import OperatorNeeded
+from schemas.join import Join
+from schemas.table import ReplicaIdentity, TableSchema
+
+_KIND: Final = """
+    select c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = %s and c.relname = %s
+"""
+_MAKE_ROOM: Final = (
+    "Mend on the replica what its message says, or make the table there as it is on the source, without rows;"
+    " then start again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """is_prepared: it was there. is_attached: it is a partition, as on the source."""
+
+    is_prepared: bool
+    is_attached: bool
+
+
+def take_in(
+    conn: Session, join: Join, version: TableSchema | None, *, replica: str, replica_role: bool
+) -> Taken:
+    """In the session's open transaction. `version`: what the log's rows have; None: not known.
+
+    Raises psycopg.Error, OperatorNeeded (`join-not-empty`, `join-refused`, `replica-schema`,
+    `replica-triggers`).
+    """
+    is_prepared = _kind_of(conn, join.schema, join.table) is not None
+    is_attached = False
+    if is_prepared:
+        _require_prepared(conn, join, version, replica=replica, replica_role=replica_role)
+    else:
+        _run(conn, join.ddl)
+        is_attached = bool(join.parent) and _kind_of(conn, *join.parent) == "p"
+        if is_attached:
+            _run(conn, join.attach)
+        _run(conn, silencing(_target(conn, join, replica_role=replica_role).firing))
+    target = _target(conn, join, replica_role=replica_role)
+    if target.firing:
+        raise would_fire(
+            f"writes to {target.qualified_name} of {replica}", target.firing, replica_role=replica_role
+        )
+    return Taken(is_prepared, is_attached)
+
+
+def rehearse(conn: Session, join: Join, version: TableSchema, *, replica: str, replica_role: bool) -> None:
+    """Raises what `take_in` does; nothing of it stays. The session must be in autocommit."""
+    with conn.transaction(force_rollback=True):
+        take_in(conn, join, version, replica=replica, replica_role=replica_role)
+
+
+def join_refused(error: psycopg.Error, doing: str) -> OperatorNeeded:
+    """The replica's server refused to make the table."""
+    seen = error.diag.message_primary or type(error).__name__
+    return OperatorNeeded(f"{doing}: {seen}", code="join-refused", hint=_MAKE_ROOM)
+
+
+def _require_prepared(
+    conn: Session, join: Join, version: TableSchema | None, *, replica: str, replica_role: bool
+) -> None:
+    target = _target(conn, join, replica_role=replica_role)
+    name = sql.Identifier(join.schema, join.table)
+    if conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is not None:
+        raise OperatorNeeded(
+            f"{name.as_string()} has rows in {replica} already",
+            code="join-not-empty",
+            hint="Look at them, empty the table on the replica"
+            f" ({empty_sql(join.schema, join.table)}) and start again.",
+        )
+    if version is None:
+        return
+    require_fit(version, target, replica=replica)
+    key = [sql.Identifier(version.columns[i].name) for i in version.key_indexes]
+    if key and not target.key and version.replica_identity is not ReplicaIdentity.FULL:
+        statement = sql.SQL("alter table {} add primary key ({});").format(name, sql.SQL(", ").join(key))
+        raise OperatorNeeded(
+            f"{name.as_string()} of {replica} has no key",
+            code="replica-schema",
+            hint=f"Give it the source's and start again: {statement.as_string()}",
+        )
+
+
+def _target(conn: Session, join: Join, *, replica_role: bool) -> TargetTable:
+    return load_table(conn, join.schema, join.table, replica_role=replica_role)
+
+
+def _run(conn: Session, statements: Sequence[str]) -> None:
+    for statement in statements:
+        conn.execute(statement.encode())
+
+
+def _kind_of(conn: Session, schema: str, name: str) -> str | None:
+    """pg_class.relkind; None if the replica has nothing of that name."""
+    found = conn.execute(_KIND, [schema, name]).fetchone()
+    return None if found is None else str(found[0])

@@ -1,0 +1,82 @@
+"""What the configured replicas say of a table that is to join: the log must not hold what one of them could
+not follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from connectors.postgres import progress
+from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.dependencies import Dependency, missing
+from connectors.postgres.joined_table import rehearse
+from connectors.postgres.session import Session, connect
+from pipeline.capture.options import CaptureOptions
+from schemas.errors import KeepstreamError
+from schemas.join import Join
+from schemas.table import TableSchema
+
+ANSWERS_S: Final = 3
+"""Capture stands still while a replica is asked."""
+
+_MAKE_THERE: Final = "Make that there as on the source; of a schema our role needs USAGE and CREATE"
+SOON: Final = "tried again every ten seconds"
+_BUSY: Final = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+)
+
+
+class Replicas:
+    """Of one capture. One whose first copy is not made yet has nothing to say: that brings everything."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self._options = options
+
+    def lacking(self, needed: tuple[Dependency, ...]) -> str | None:
+        """Which replica lacks what a table needs beside itself; None if it can be made on all of them."""
+        if not needed:
+            return None
+
+        def ask(replica: Session, name: str) -> str | None:
+            lacks = ", ".join(each.shown for each in missing(replica, needed))
+            return f"replica {name} lacks what it needs: {lacks}. {_MAKE_THERE}; {SOON}" if lacks else None
+
+        return self._ask_all(ask)
+
+    def refusing(self, join: Join, version: TableSchema) -> str | None:
+        """Which replica could not make it, or has another table of its name; None if all can take it in."""
+
+        def ask(replica: Session, name: str) -> str | None:
+            role = may_switch_triggers_off(replica)
+            replica.execute(f"set lock_timeout = '1s'; set statement_timeout = '{ANSWERS_S}s'")
+            try:
+                rehearse(replica, join, version, replica=name, replica_role=role)
+            except _BUSY:
+                return None  # apply waits longer
+            except psycopg.Error as error:
+                seen = error.diag.message_primary or type(error).__name__
+                return f"replica {name} cannot make it: {seen}; {SOON}"
+            except KeepstreamError as error:
+                return f"replica {name} cannot take it: {error.message}. {error.hint} ({SOON})"
+            return None
+
+        return self._ask_all(ask)
+
+    def _ask_all(self, ask: Callable[[Session, str], str | None]) -> str | None:
+        for name, replica in self._options.replicas.items():
+            soon = make_conninfo(replica.conninfo, connect_timeout=ANSWERS_S)
+            try:
+                with connect(soon, purpose=f"{self._options.name}:join") as session:
+                    if progress.read(session, self._options.name) is None:
+                        continue
+                    refused = ask(session, name)
+            except KeepstreamError as error:
+                return f"replica {name} did not say whether it can take it ({error.code}); {SOON}"
+            if refused is not None:
+                return refused
+        return None
