@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar, assert_never
 
 import psycopg
@@ -11,8 +11,10 @@ from psycopg import sql
 
 from connectors.postgres import statements
 from connectors.postgres.added_column import add_column, require_values
+from connectors.postgres.apply_catalog import TargetTable, identity_restarts, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
+from connectors.postgres.firing import would_fire
 from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.joined_table import Taken, join_refused, take_in
 from connectors.postgres.pipe import Pipe, Uncounted
@@ -86,9 +88,28 @@ class BarrierWriter:
 
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
         targets = [self._plans.target(self._plans.table(table)) for table in payload.tables]
-        text = statements.truncate(targets, restart_identity=payload.restart_identity)
-        for statement in (_LOCK_TIMEOUT, text, _NO_LOCK_TIMEOUT):
+        if self._plans.are_referred_to(targets):
+            emptying = self._deleting(targets, ref, restart_identity=payload.restart_identity)
+        else:
+            emptying = [statements.truncate(targets, restart_identity=payload.restart_identity)]
+        for statement in (_LOCK_TIMEOUT, *emptying, _NO_LOCK_TIMEOUT):
             self._pipe.run(statement, tag=Uncounted(ref))
+
+    def _deleting(
+        self, targets: Sequence[TargetTable], ref: ChangeRef, *, restart_identity: bool
+    ) -> list[bytes]:
+        """What empties them where a foreign key of another table makes PostgreSQL refuse TRUNCATE.
+
+        If that key acted on our writes, ON DELETE CASCADE would empty the other table, too. So what acts is
+        looked for anew, under a lock that lets nothing more of it be made.
+        """
+        with self._session(ref):
+            with self._limited_waits():
+                self._conn.execute(statements.lock_for_delete(targets))
+            for target in targets:
+                self._require_quiet(target.schema, target.name)
+            restarts = identity_restarts(self._conn, targets) if restart_identity else []
+        return [*map(statements.delete_all, targets), *restarts]
 
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
         there = self._plans.target(table).columns
@@ -124,6 +145,15 @@ class BarrierWriter:
         name = sql.Identifier(join.schema, join.table)
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
+
+    def _require_quiet(self, schema: str, name: str) -> None:
+        target = self._target(schema, name)
+        if target.firing:
+            doing = f"writes to {target.qualified_name} of {self._replica}"
+            raise would_fire(doing, target.firing, replica_role=self._replica_role)
+
+    def _target(self, schema: str, name: str) -> TargetTable:
+        return load_table(self._conn, schema, name, replica_role=self._replica_role)
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:

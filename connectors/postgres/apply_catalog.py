@@ -1,8 +1,9 @@
-"""What apply must know of a table of the replica: its columns, its key, and what would fire on a write."""
+"""What apply must know of tables of the replica: their columns and keys, what would fire on a write, and what
+refers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -145,3 +146,51 @@ def _no_table(schema: str, name: str, found: tuple[Any, ...] | None) -> Operator
         code="replica-schema",
         hint=f"Create it as it is on the source (pg_dump --schema-only -t '{schema}.{name}'), start again.",
     )
+
+
+# Statements that empty a partitioned table empty its partitions.
+_EMPTIED: Final = """
+    with listed (oid) as (
+        select c.oid
+          from unnest(%s::text[], %s::text[]) t (schema, name)
+          join pg_namespace n on n.nspname = t.schema
+          join pg_class c on c.relnamespace = n.oid and c.relname = t.name
+    )
+    select oid from listed
+     union
+    select p.relid from listed cross join lateral pg_partition_tree(listed.oid) p
+"""
+
+_REFERRED_TO: Final = """
+    select exists (
+        select from pg_constraint
+         where contype = 'f' and confrelid = any(%(tables)s::oid[]) and conrelid <> all(%(tables)s::oid[])
+    )
+"""
+
+_RESTARTS: Final = """
+    select format('alter sequence %%s restart', s.oid::regclass)
+      from pg_depend d join pg_class s on s.oid = d.objid and s.relkind = 'S'
+     where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+       and d.refobjid = any(%(tables)s::oid[]) and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+     order by 1
+"""
+
+
+def are_referred_to(conn: Session, targets: Sequence[TargetTable]) -> bool:
+    """Whether PostgreSQL refuses TRUNCATE of just these: another table has a foreign key to one of them."""
+    with wrapped("looking for foreign keys to tables"):
+        ((found,),) = conn.execute(_REFERRED_TO, {"tables": _emptied(conn, targets)}).fetchall()
+    return bool(found)
+
+
+def identity_restarts(conn: Session, targets: Sequence[TargetTable]) -> list[bytes]:
+    """What RESTART IDENTITY does, as SQL: for each sequence that a column of theirs owns."""
+    with wrapped("looking for the sequences of tables"):
+        found = conn.execute(_RESTARTS, {"tables": _emptied(conn, targets)}).fetchall()
+    return [statement.encode() for (statement,) in found]
+
+
+def _emptied(conn: Session, targets: Sequence[TargetTable]) -> list[int]:
+    names = [target.schema for target in targets], [target.name for target in targets]
+    return [oid for (oid,) in conn.execute(_EMPTIED, names)]

@@ -16,7 +16,7 @@ import psycopg
 from connectors.postgres.pipe import StatementFailed
 from connectors.postgres.session import sql_error
 from connectors.postgres.sqlstate import NOT_THERE, missed_in_function
-from schemas.errors import Divergence, KeepstreamError, OperatorNeeded
+from schemas.errors import Divergence, KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, format_lsn
 
 
@@ -96,11 +96,10 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
     if state.startswith(_SCHEMA):
         return _misfit(error, doing)
     if state == "0A000" and ref is not None and ref.what == "truncate":
-        return OperatorNeeded(
-            f"{ref}: a table that only the replica has refers to it",
+        return RetryLater(
+            f"{ref}: the replica got a foreign key to one of the tables meanwhile",
             code="truncate-refused",
-            hint="Empty that table, or drop its foreign key, and start again (PostgreSQL's DETAIL in the"
-            " replica's log names it).",
+            hint="The next attempt sees it and empties the tables with DELETE.",
         )
     return sql_error(error, doing)
 

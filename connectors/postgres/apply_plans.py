@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres import statements
-from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
 from connectors.postgres.apply_sets import SetPlan, make_plan
 from connectors.postgres.firing import would_fire
@@ -54,6 +54,7 @@ class Plans:
         self._targets: dict[tuple[str, str], TargetTable] = {}
         self._set_plans: dict[bytes, SetPlan | None] = {}
         self._fit: set[bytes] = set()
+        self._referred_to: dict[tuple[tuple[str, str], ...], bool] = {}
 
     def find(self, change: Change) -> Plan:
         """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
@@ -117,12 +118,21 @@ class Plans:
             self._fit.add(table.id)
         return target
 
+    def are_referred_to(self, targets: Sequence[TargetTable]) -> bool:
+        """Whether a table outside of `targets` has a foreign key to one of them; looked up once, too."""
+        names = tuple((target.schema, target.name) for target in targets)
+        if names not in self._referred_to:
+            with self._pipe.suspended():
+                self._referred_to[names] = are_referred_to(self._conn, targets)
+        return self._referred_to[names]
+
     def forget(self) -> None:
         """The replica's schema changed, or prepared statements are gone."""
         self._fit.clear()
         self._plans.clear()
         self._targets.clear()
         self._set_plans.clear()
+        self._referred_to.clear()
 
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
         table = self.table(change.table)

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, read_firing, would_fire
+from connectors.postgres.fitting import require_fit
 from connectors.postgres.publication import TableName
+from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
-from schemas.errors import OperatorNeeded
 
 _EXISTING: Final = """
     select n.nspname, c.relname from pg_catalog.pg_class c
@@ -22,13 +23,17 @@ _EXISTING: Final = """
 
 
 def find_targets(
-    replica: Session, tables: Sequence[SnapshotTable], *, replica_role: bool
+    source: Session, replica: Session, tables: Sequence[SnapshotTable], *, replica_role: bool
 ) -> dict[int, TableName]:
     """By each table's OID, the replica's table that takes its rows: the one of its name, or, for a
     partition that the replica does not have, the nearest parent that it has.
 
-    Raises OperatorNeeded (`replica-schema`, `replica-column`, `replica-triggers`).
+    Raises OperatorNeeded (`replica-schema`, `replica-triggers`).
     """
+    versions = {
+        (version.schema, version.name): version
+        for version in tables_of(source, [table.oid for table in tables])
+    }
     with wrapped("listing the replica's tables"):
         existing = {(schema, name) for schema, name in replica.execute(_EXISTING)}
     targets = {}
@@ -36,25 +41,13 @@ def find_targets(
         candidates = (table.table_name, *table.ancestors)
         name = next((name for name in candidates if name in existing), table.table_name)
         target = load_table(replica, *name, replica_role=replica_role)
-        _require_columns(table, target)
+        if table.table_name in versions:
+            require_fit(versions[table.table_name], target, replica="the replica")
         if target.firing:
             doing = f"copying into {target.qualified_name} of the replica"
             raise would_fire(doing, target.firing, replica_role=replica_role)
         targets[table.oid] = name
     return targets
-
-
-def _require_columns(table: SnapshotTable, target: TargetTable) -> None:
-    missing = [name for name in table.columns if name not in target.columns]
-    computed = [name for name in table.columns if name in target.generated_columns]
-    if missing or computed:
-        seen = f"lacks {', '.join(missing)}" if missing else f"computes {', '.join(computed)} itself"
-        raise OperatorNeeded(
-            f"{target.qualified_name} of the replica {seen}",
-            code="replica-column",
-            hint="Give it the source's columns, or let keepstream make the schema: empty the database and "
-            "set `initial: copy`.",
-        )
 
 
 def silence_triggers(replica: Session, *, replica_role: bool) -> list[Deferred]:

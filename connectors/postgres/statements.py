@@ -249,6 +249,20 @@ def truncate(targets: Sequence[TargetTable], *, restart_identity: bool) -> bytes
     The stream names every published table that the source truncated, CASCADE's too. So there is no
     CASCADE here: it could only empty tables that are the replica's own.
     """
-    names = sql.SQL(", ").join(map(relation, targets))
     end = " restart identity" if restart_identity else ""
-    return sql.SQL("truncate {}{}").format(names, sql.SQL(end)).as_bytes(None)
+    return sql.SQL("truncate {}{}").format(_relations(targets), sql.SQL(end)).as_bytes(None)
+
+
+def delete_all(target: TargetTable) -> bytes:
+    """DELETE of every row."""
+    return sql.SQL("delete from {}").format(relation(target)).as_bytes(None)
+
+
+def lock_for_delete(targets: Sequence[TargetTable]) -> bytes:
+    """The lock that DELETE takes, on several tables at once: until COMMIT nobody makes a foreign key to them
+    or a trigger of them."""
+    return sql.SQL("lock table {} in row exclusive mode").format(_relations(targets)).as_bytes(None)
+
+
+def _relations(targets: Sequence[TargetTable]) -> sql.Composable:
+    return sql.SQL(", ").join(map(relation, targets))

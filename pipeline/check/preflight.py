@@ -11,6 +11,7 @@ from contextlib import closing
 from connectors.postgres.catalog import list_tables
 from connectors.postgres.instance import read_instance
 from connectors.postgres.publication import read_publication
+from connectors.postgres.relation import tables_of
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
@@ -95,7 +96,8 @@ class Preflight:
         )
         yield from check_endangered(tables, publication)
         yield from check_uncarried_objects(session)
-        self._source = SourceFacts(server, instance, selection, read_source_schema(session))
+        versions = tables_of(session, [table.oid for table in selection.wanted])
+        self._source = SourceFacts(server, instance, selection, read_source_schema(session), versions)
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from connectors.postgres import progress, source_schema
+from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.firing import silencing
+from connectors.postgres.fitting import misfits
 from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.leftovers import filled_tables, user_objects
+from connectors.postgres.publication import TableName
 from connectors.postgres.server import Server, read_role, read_server
 from connectors.postgres.session import Session
 from connectors.postgres.target import PreparedTable, read_prepared_tables
@@ -22,6 +25,7 @@ from pipeline.config import Initial
 from pipeline.selection import Selection
 from schemas.errors import OperatorNeeded
 from schemas.finding import Finding
+from schemas.table import TableSchema
 
 NAMED_AT_MOST = 10
 
@@ -34,6 +38,7 @@ class SourceFacts:
     instance: Instance
     selection: Selection
     schema: source_schema.SourceSchema
+    versions: tuple[TableSchema, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +243,25 @@ class ReplicaCheck:
                     f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
                     sql="truncate " + ", ".join(_identifier(*table) for table in filled) + ";",
                 )
-        if not missing:
+        unfit = list(self._unfit({(table.schema, table.name) for table in tables}))
+        yield from unfit
+        if not missing and not unfit:
             yield self._place.ok("replica-prepared", "content", f"has all {len(wanted)} tables")
+
+    def _unfit(self, there: Collection[TableName]) -> Iterator[Finding]:
+        """Tables that would not hold every value of the source's as it is."""
+        for version in self._source.versions if self._source else ():
+            if (version.schema, version.name) not in there:
+                continue
+            target = load_table(self._session, version.schema, version.name, replica_role=False)
+            found = list(misfits(version, target))
+            if found:
+                yield self._place.error(
+                    "replica-schema",
+                    version.qualified_name,
+                    "; ".join(each.seen for each in found),
+                    sql="\n".join(each.fix for each in found),
+                )
 
     def _writes(self, tables: Sequence[PreparedTable], *, quiet: bool) -> Iterator[Finding]:
         wanted = set(self._source.selection.names) if self._source else None

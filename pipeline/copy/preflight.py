@@ -31,7 +31,7 @@ def require_copyable(
     _require_encoding(source, replica)
     tables = tables_to_copy(options, source)
     if options.initial is Initial.DATA:
-        targets = find_targets(replica, tables, replica_role=replica_role)
+        targets = find_targets(source, replica, tables, replica_role=replica_role)
         _refuse_filled([] if has_leftovers else leftovers.filled_tables(replica, list(targets.values())))
         return
     facts = source_schema.read_source_schema(source)

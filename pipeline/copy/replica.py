@@ -315,7 +315,7 @@ class _FirstCopy:
         """Where each table's rows go, by its OID."""
         if self._options.initial is Initial.COPY:
             return {table.oid: table.table_name for table in tables}
-        return find_targets(self._replica, tables, replica_role=self._replica_role)
+        return find_targets(self._observer.session, self._replica, tables, replica_role=self._replica_role)
 
     def _finish_schema(self, run: CopyRun, schema: _Schema | None) -> None:
         """Indexes, constraints, triggers; what the replica is made without is written down there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 
 import pytest
 
@@ -19,7 +20,7 @@ from schemas.change import (
     Operation,
     Truncate,
 )
-from schemas.errors import HistoryBroken, OperatorNeeded
+from schemas.errors import HistoryBroken
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKey, JoinKeys
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -172,6 +173,16 @@ def test_a_new_epoch_voids_unfinished_parts(  # P7
     assert replica.execute("select id, name from public.customer order by id") == [(1, "whole"), (2, "whole")]
 
 
+OWN = "create table public.own (customer int references public.customer on delete cascade)"
+
+
+def truncate(*tables: Rows, restart_identity: bool = False) -> Change:
+    payload = Truncate(
+        tuple(rows.table.id for rows in tables), cascade=True, restart_identity=restart_identity
+    )
+    return Change(Operation.TRUNCATE, bytes(8), payload=payload)
+
+
 def test_a_truncate_empties_all_its_tables_and_restarts_identities(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:
@@ -181,12 +192,11 @@ def test_a_truncate_empties_all_its_tables_and_restarts_identities(
     )
     contact = rows_of(replica, "public.contact")
     tables = [customer.table, contact.table]
-    truncate = Truncate((customer.table.id, contact.table.id), cascade=True, restart_identity=True)
     replica.execute("select nextval('public.contact_id_seq')")
     made_log.commit(
         contact.insert("5", "1"),  # child before parent
         customer.insert("1", None, None, None),
-        Change(Operation.TRUNCATE, bytes(8), payload=truncate),
+        truncate(customer, contact, restart_identity=True),
         customer.insert("2", None, None, None),
         tables=tables,
     )
@@ -196,16 +206,97 @@ def test_a_truncate_empties_all_its_tables_and_restarts_identities(
     assert replica.execute("select nextval('public.contact_id_seq')") == [(1,)]
 
 
-def test_a_truncate_never_empties_tables_that_only_the_replica_has(
+def test_a_truncate_leaves_the_rows_of_a_table_that_only_the_replica_has(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:
-    replica.execute("create table public.own (customer int references public.customer)")
-    truncate = Truncate((customer.table.id,), cascade=True, restart_identity=False)
-    made_log.commit(Change(Operation.TRUNCATE, bytes(8), payload=truncate), tables=[customer.table])
-    error = replicating.start().ended_with()
-    assert isinstance(error, OperatorNeeded)
-    assert error.code == "truncate-refused"
-    assert replica.execute("select count(*) from public.own") == [(0,)]
+    replica.execute(
+        f"insert into public.customer values (1); {OWN}; insert into public.own values (1);"
+        " create sequence public.numbers start 5 owned by public.customer.note;"
+        " create sequence public.others owned by public.own.customer;"
+        " select nextval('public.numbers'), nextval('public.others')"
+    )
+    made_log.commit(
+        customer.insert("2", None, None, None),
+        truncate(customer, restart_identity=True),
+        customer.insert("3", None, None, None),
+        tables=[customer.table],
+    )
+    replicating.catch_up()
+    assert ids(replica) == [3]
+    assert replica.execute("select customer from public.own") == [(1,)]
+    assert replica.execute("select nextval('public.numbers'), nextval('public.others')") == [(5, 2)]
+
+
+def test_a_truncate_of_partitions_is_followed_where_their_whole_refers_to_another_table(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    replica.execute(
+        "create table public.visit (id int primary key, customer int references public.customer,"
+        " before int references public.visit) partition by range (id);"
+        " create table public.visit1 partition of public.visit for values from (0) to (10);"
+        " create table public.visit2 partition of public.visit for values from (10) to (20);"
+        " insert into public.customer values (1); insert into public.visit values (1, 1, 1), (11, 1, 1)"
+    )
+    visits = rows_of(replica, "public.visit1")
+    made_log.commit(truncate(customer, visits), tables=[customer.table, visits.table])
+    replicating.catch_up()
+    assert ids(replica) == []
+    assert replica.execute("select id from public.visit") == [(11,)]
+
+
+def test_a_truncate_of_a_table_that_is_partitioned_here_and_refers_to_itself_stays_one(
+    replica: Database, made_log: MadeLog, replicating: Replicating
+) -> None:
+    replica.execute(
+        "create table public.visit (id int primary key, before int references public.visit)"
+        " partition by range (id);"
+        " create table public.visit1 partition of public.visit for values from (0) to (10);"
+        " insert into public.visit values (1, 1)"
+    )
+    visits = rows_of(replica, "public.visit")
+    file = "select pg_relation_filenode('public.visit1')"
+    before = replica.execute(file)
+    made_log.commit(truncate(visits), tables=[visits.table])
+    replicating.catch_up()
+    assert replica.execute("select count(*) from public.visit") == [(0,)]
+    assert replica.execute(file) != before
+
+
+def test_a_truncate_is_followed_where_the_foreign_key_is_younger_than_applys_look(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    with replicating.running() as applying:
+        made_log.commit(truncate(customer), tables=[customer.table])
+        replicating.wait_for(made_log.lsn)
+        replica.execute(OWN)
+        made_log.commit(customer.insert("1", None, None, None))
+        made_log.commit(truncate(customer))
+        replicating.wait_for(made_log.lsn)
+    assert ids(replica) == []
+    (code, message), *_ = {(e.code, e.message) for each in applying.reports if (e := each.last_error)}
+    assert code == "truncate-refused"
+    assert message.endswith("): the replica got a foreign key to one of the tables meanwhile")
+
+
+def test_a_truncate_stops_where_a_new_foreign_key_would_empty_another_table(
+    new_replica: Callable[..., Database], made_log: MadeLog
+) -> None:
+    """Our role may not keep foreign keys still; this one is made when apply has looked at the table."""
+    replica = new_replica()
+    replica.execute_as_admin("revoke set on parameter session_replication_role from keepstream")
+    replica.execute(CUSTOMER)
+    customer = rows_of(replica, "public.customer")
+    replicating = Replicating(replica, made_log)
+    applying = replicating.start()
+    made_log.commit(customer.insert("1", None, None, None), tables=[customer.table])
+    replicating.wait_for(made_log.lsn)
+    replica.execute(f"{OWN}; insert into public.own values (1)")
+    made_log.commit(truncate(customer))
+    error = applying.ended_with()
+    assert error.code == "replica-triggers"
+    acting = "foreign key own_customer_fkey"
+    assert error.message.endswith(f": writes to public.customer of standby would fire {acting}")
+    assert replica.execute("select customer from public.own") == [(1,)]
 
 
 def test_added_columns_give_old_rows_their_value_and_new_rows_theirs(

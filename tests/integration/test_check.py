@@ -448,6 +448,26 @@ def test_a_prepared_replica_must_have_the_tables_and_no_rows(
     assert errors(preflight(config)) == []
 
 
+@pytest.mark.parametrize("initial", ["data", "none"])
+def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
+    owning: Database, replica: Database, log: Path, initial: str
+) -> None:
+    owning.execute("create table deal (id int primary key, amount numeric(12,4), total int, note text)")
+    replica.execute(
+        "create table deal (id int primary key, amount numeric(12,2),"
+        " total int generated always as (id * 2) stored)"
+    )
+    config = configure(owning.dsn, log, replica.dsn, initial=initial)
+    found = by_code(preflight(config))["replica-schema"]
+    assert (found.severity, found.subject) == (Severity.ERROR, "public.deal")
+    assert found.message == (
+        "its column amount is numeric(12,2) instead of numeric(12,4); it computes column total itself;"
+        " it lacks column note (text)"
+    )
+    replica.execute(found.fix)
+    assert "replica-schema" not in errors(preflight(config))
+
+
 def test_a_replica_that_cannot_hold_the_source_s_texts_is_refused(
     owning: Database, replica: Database, log: Path
 ) -> None:

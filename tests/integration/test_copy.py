@@ -265,9 +265,20 @@ def test_a_prepared_table_without_a_column_of_the_source_is_refused(
         copy(source, replica, initial=Initial.DATA)
 
     assert (refused.value.code, refused.value.message) == (
-        "replica-column",
-        "public.t of the replica lacks b",
+        "replica-schema",
+        "public.t of the replica cannot hold what public.t holds: it lacks column b (integer)",
     )
+
+
+def test_a_prepared_table_whose_types_would_round_is_refused(source: Database, replica: Database) -> None:
+    source.execute("create table t (a numeric(12,4)); insert into t values (1.2345)")
+    replica.execute("create table t (a numeric(12,2))")
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+    assert refused.value.code == "replica-schema"
+    replica.execute(refused.value.hint.split("start again: ")[1])
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select a::text from t") == [("1.2345",)]
 
 
 def test_initial_none_only_records_the_position_that_the_caller_vouches_for(

@@ -197,6 +197,48 @@ def join(arena: Arena, given: Parameters) -> None:
     require_command(arena, "verify", "standby", "--json")
 
 
+def leave(arena: Arena, given: Parameters) -> None:
+    """A table's writes fail in the application; capture takes it out of the publication and is killed at it.
+    The replica keeps the rows from before, and the table joins again."""
+    table = f"left_{given['failpoint'].rpartition('.')[2]}"
+    arena.joined = True
+    arena.source.execute(
+        f"create table {table} (n int, pad text); alter table {table} replica identity full;"
+        f" insert into {table} values (1, 'joined')"
+    )
+    arena.capture.ensure()
+    arena.apply.ensure()
+    arena.wait_for(lambda: _has(arena, table), "the joining", _JOIN_S)
+    arena.source.execute(
+        f"insert into {table} values (2, 'late');"
+        f" alter table {table} add column twice int generated always as (n * 2) virtual"
+    )
+    arena.capture.start(failpoint=given["failpoint"])
+    arena.capture.settle()
+    arena.capture.start()
+    arena.wait_for(lambda: not _is_published(arena, table), "the leaving", _JOIN_S)
+    arena.source.execute(f"update {table} set pad = 'unseen'")
+    with arena.traffic.paused():
+        arena.catch_up()
+        kept = arena.replica.execute(f"select n, pad from {table} order by n")
+        if kept != [(1, "joined"), (2, "late")]:
+            raise Violation(Verdict.TORN, f"of a table that left the replica kept {kept}")
+    arena.replica.execute_as_admin(f"drop table {table}")
+    arena.source.execute(
+        f"alter table {table} add primary key (n); alter table {table} replica identity default"
+    )
+    arena.wait_for(lambda: _has(arena, table), "the joining again", _JOIN_S)
+    with arena.traffic.paused():
+        arena.catch_up()
+    require_command(arena, "verify", "standby", "--json")
+
+
+def _is_published(arena: Arena, table: str) -> bool:
+    arena.glance()
+    query = "select 1 from pg_publication_tables where tablename = %s"
+    return bool(arena.source.execute(query, [table]))
+
+
 def _has(arena: Arena, table: str) -> bool:
     arena.glance()
     with contextlib.suppress(psycopg.Error):

@@ -56,6 +56,7 @@ JOIN = (
     "capture.join_rows_sent",
     "capture.after_join_committed",
 )
+LEAVE = ("capture.after_leave_announced", "capture.after_leave")
 SETUP = ("capture.publication_created", "capture.slot_created")
 ONCE = frozenset(
     {"capture.before_start_record", "capture.after_start_record", "capture.before_anchor"}
@@ -95,7 +96,7 @@ def expected_failpoints(log: str) -> frozenset[str]:
     """Those that a run with enough faults must have hit."""
     segments = ("log.segment_created",) if log == "directory" else ()
     others = ("capture.before_heartbeat", "verify.held", *segments)
-    return frozenset(CAPTURE + WRITER[log] + APPLY + COPY + JOIN + SETUP + others)
+    return frozenset(CAPTURE + WRITER[log] + APPLY + COPY + JOIN + LEAVE + SETUP + others)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Plan:
         kinds = [kind for kind, count in self._deck.items() for _ in range(count)]
         kinds *= max(1, _WORLD_CARDS // len(kinds))
         self._random.shuffle(kinds)
-        ending = ["join", self._last[self._worlds % len(self._last)]] if self._last else []
+        ending = ["join", "leave", self._last[self._worlds % len(self._last)]] if self._last else []
         self._worlds += 1
         for number, kind in enumerate((kinds + ending)[:limit], first):
             yield Fault(number, kind, self._parameters(kind))
@@ -140,6 +141,8 @@ class Plan:
         if kind == "join":
             places = (*JOIN, "log.segment_created") if self._log == "directory" else JOIN
             return {"failpoint": self._deal("join", places)}
+        if kind == "leave":
+            return {"failpoint": self._deal("leave", LEAVE)}
         if kind.startswith("crash"):
             how = self._random.choice(["immediate", "kill"])
             return {"how": how, "after_s": self._time(0.6), "down_s": self._time(0.8)}

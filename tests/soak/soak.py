@@ -54,6 +54,7 @@ ACTS: dict[str, Act] = {
     "pause": episodes.pause,
     "verify": episodes.verify,
     "join": episodes.join,
+    "leave": episodes.leave,
     "damage": damage,
     "kill kafka": brokers.kill_kafka,
     "stranger": brokers.stranger,

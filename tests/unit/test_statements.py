@@ -140,3 +140,14 @@ def test_truncate_takes_all_tables_at_once_and_never_cascades() -> None:
         statements.truncate([target(), target(kind="p")], restart_identity=True)
         == b'truncate only "crm"."Kunde", "crm"."Kunde" restart identity'
     )
+
+
+def test_what_empties_tables_without_truncate_keeps_away_from_a_parents_children() -> None:
+    targets = [target(), target(kind="p")]
+    assert statements.lock_for_delete(targets) == (
+        b'lock table only "crm"."Kunde", "crm"."Kunde" in row exclusive mode'
+    )
+    assert [statements.delete_all(each) for each in targets] == [
+        b'delete from only "crm"."Kunde"',
+        b'delete from "crm"."Kunde"',
+    ]
