@@ -1,7 +1,7 @@
 """Publishing a stage's reports beside the log, at most about once a second.
 
 The process that owns slot or replica and one that does not have a key each: a second process, which stands
-by, never writes over what the first one says. An owner that is none any more says so under both.
+by, never writes over what the first one says. Who becomes the owner, or is none any more, says so under both.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Board:
         now, is_now = time.monotonic(), (report.state, report.owner)
         if is_now == self._last and now - self._published_at < every_s * 0.9:
             return
-        gave_up = self._last is not None and self._last[1] and not report.owner
+        turned = report.owner if self._last is None else self._last[1] is not report.owner
         self._published_at, self._last = now, is_now
         content = report.model_dump_json().encode()
         try:
             self._log.put_report(report_key(report.stage, owner=report.owner), content)
-            if gave_up:
-                self._log.put_report(report_key(report.stage, owner=True), content)
+            if turned:
+                self._log.put_report(report_key(report.stage, owner=not report.owner), content)
             self._refused = None
         except RetryLater as error:
             logger.debug("report not published", extra={"code": error.code})

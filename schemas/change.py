@@ -75,8 +75,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class AddedColumn:
-    """A column that ADD COLUMN made. `missing` is PostgreSQL's text of the value that existing
-    rows have (None: NULL); `default` is the default's SQL expression, if there is one."""
+    """A column that ADD COLUMN made. `type_name` is SQL: its type, be it a domain, and its collation where
+    that is not its type's. `missing` is PostgreSQL's text of the value that existing rows have (None:
+    NULL); `default` is the default's SQL expression, if there is one."""
 
     name: str
     type_name: str

@@ -21,7 +21,7 @@ from connectors.log.chain import Chain, SegmentFolder
 from connectors.log.directory_findings import inspect_folder
 from connectors.log.directory_reader import DirectoryReader
 from connectors.log.directory_writer import DirectoryWriter
-from connectors.log.disk import disk_error, is_folder, sync_folder_or_die, sync_or_die
+from connectors.log.disk import FULL, disk_error, is_folder, sync_folder_or_die, sync_or_die
 from connectors.log.limits import refuse_oversized
 from connectors.log.place import MAX_GENERATION, pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName
@@ -32,6 +32,7 @@ from schemas.finding import Finding
 
 _STAGE = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _LOG_ID_BYTES = 16
+_STAT_BLOCK_BYTES = 512
 
 
 class DirectoryLog:
@@ -122,7 +123,8 @@ class DirectoryLog:
                 file.write(report)
             draft.replace(target)
         except OSError as error:
-            raise disk_error(error, target) from error
+            if error.errno not in FULL or not _write_over(target, report):
+                raise disk_error(error, target) from error
 
     def reports(self) -> Mapping[str, bytes]:
         try:
@@ -239,3 +241,18 @@ def _bounds(files: list[tuple[SegmentName, int]]) -> Bounds:
     """From the valid length of each file, oldest first."""
     filled = [(name, size) for name, size in files if size > HEADER_BYTES] or files[-1:]
     return Bounds(pack_place(filled[0][0], HEADER_BYTES), pack_place(*filled[-1]))
+
+
+def _write_over(target: Path, report: bytes) -> bool:
+    """Into the space of the report before, the only one on a full disk, so that `status` can say that it is
+    full. Whoever reads just then may find neither whole."""
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+        with open(descriptor, "wb", buffering=0) as file:
+            if len(report) > os.fstat(descriptor).st_blocks * _STAT_BLOCK_BYTES:
+                return False
+            file.write(report)
+            file.truncate()
+    except OSError:
+        return False
+    return True

@@ -30,9 +30,10 @@ def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: Adde
     """Add it, in the session's open transaction. A default that the replica cannot make is left out and kept
     in keepstream.deferred_ddl: what the source writes has the values already."""
     label = sql.Identifier(column.name)
-    made = sql.SQL("alter table {} add column {} {}").format(table, label, sql.SQL(column.type_name))
-    if column.missing is not None:
-        made = sql.SQL("{} default {}").format(made, sql.Literal(column.missing))
+    # NULL is said, too: where the replica's domain has a default, that would fill them.
+    made = sql.SQL("alter table {} add column {} {} default {}").format(
+        table, label, sql.SQL(column.type_name), sql.Literal(column.missing)
+    )
     if column.not_null and column.missing is not None:
         made = sql.SQL("{} not null").format(made)
     conn.execute(made)

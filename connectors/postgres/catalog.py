@@ -233,7 +233,7 @@ class CatalogColumn:
     """A column as the catalog has it. `type_name` is format_type()'s. `identity`: `a` always, `d` by
     default, else ''. `generated`: `s` stored, `v` virtual, else ''. `default`: its SQL expression;
     None for a generated column, too. `missing`: PostgreSQL's text of the value that rows from before
-    ADD COLUMN have, where `has_missing`."""
+    ADD COLUMN have, where `has_missing`. `collation`: its name as SQL; None for its type's own."""
 
     number: int
     name: str
@@ -246,6 +246,7 @@ class CatalogColumn:
     default: str | None
     has_missing: bool
     missing: str | None
+    collation: str | None = None
 
 
 # attmissingval is an anyarray of one element; its text is taken out of the array's, whatever the element's
@@ -257,8 +258,10 @@ _COLUMNS: Final = r"""
            case when a.attgenerated = '' then pg_get_expr(d.adbin, 0) end, a.atthasmissing,
            case when held.text like '{"%%'
                 then regexp_replace(substr(held.text, 3, length(held.text) - 4), '\\(.)', '\1', 'g')
-                else substr(held.text, 2, length(held.text) - 2) end
+                else substr(held.text, 2, length(held.text) - 2) end,
+           case when a.attcollation <> t.typcollation then a.attcollation::regcollation::text end
       from pg_attribute a
+      join pg_type t on t.oid = a.atttypid
       cross join lateral (select a.attmissingval::text as text) held
       left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where a.attrelid = %s and a.attnum > 0 and not a.attisdropped

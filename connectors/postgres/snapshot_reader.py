@@ -106,7 +106,8 @@ _COLUMNS = """
 
 
 def columns_of(session: Session, tables: Sequence[SnapshotTable]) -> dict[int, tuple[CatalogColumn, ...]]:
-    """The columns of these tables by OID, as the session's snapshot shows them; defaults are left out."""
+    """The columns of these tables by OID, as the session's snapshot shows them, without their defaults and
+    collations."""
     found: dict[int, list[CatalogColumn]] = {table.oid: [] for table in tables}
     with wrapped("reading the columns of tables"):
         for oid, *values in session.execute(_COLUMNS, [list(found)]):

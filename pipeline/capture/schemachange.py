@@ -53,11 +53,16 @@ def _describe(table: TableSchema, column: Column, found: CatalogColumn | None) -
     # A column without a value in the rows from before it got its NOT NULL later, when they had been filled.
     return AddedColumn(
         column.name,
-        column.type_name,
+        _declared(found),
         found.not_null and found.has_missing,
         found.default,
         found.missing if found.has_missing else None,
     )
+
+
+def _declared(found: CatalogColumn) -> str:
+    """Its type, with its collation if that is its own. The stream names only the base type of a domain."""
+    return found.type_name if found.collation is None else f"{found.type_name} collate {found.collation}"
 
 
 def _refuse(table: TableSchema, seen: str) -> RefusedData:

@@ -38,12 +38,10 @@ class VerifyScreen:
             self._bar.stop()
 
     def tell(self, text: str) -> None:
-        """One line; the same line again only after a while."""
-        now = time.monotonic()
-        if text == self._told and now - self._line_at < _LINE_EVERY_S:
-            return
-        self._told, self._line_at = text, now
-        self._write(text)
+        """One line; not again before there was another."""
+        if text != self._told:
+            self._told, self._line_at = text, time.monotonic()
+            self._write(text)
 
     def show(self, seen: VerifyProgress) -> None:
         text = describe(seen)

@@ -164,12 +164,11 @@ class _Waiting:
 
     def _tell_obstacle(self, progress: Progress | None) -> None:
         obstacle = replica_obstacle(self._options.replica, progress)
-        if obstacle is None:
-            self._told = None
-        elif obstacle.seen != self._told:
+        if obstacle is not None:
             self._say(obstacle.seen, hint=obstacle.hint)
 
     def _say(self, seen: str, *, hint: str = "") -> None:
+        """Not again before it is something else: an applier that comes and goes at one place is told once."""
         if seen != self._told:
             self._told = seen
             self._tell(f"{self._options.replica} {seen}. {hint}".strip())

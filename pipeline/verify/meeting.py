@@ -156,6 +156,7 @@ class _Steps:
         self._prolonged_at = 0.0
         self._behind_open: Lsn | None = None
         self._blockers: tuple[Blocker, ...] = ()
+        self._open_told: set[tuple[int | None, str]] = set()
         self._goal: Lsn | None = None
 
     def begin(self, *, source: Session, replica: Session) -> None:
@@ -177,10 +178,13 @@ class _Steps:
         self._watch.tell("waiting until the replica has caught up")
         while (progress := self._progress()).position.lsn < self._goal:
             self._require_free(progress)
-            obstacle = replica_obstacle(self._options.replica, progress)
-            if obstacle is not None:
-                self._watch.tell(f"the replica {obstacle.seen}. {obstacle.hint}")
+            self._tell_obstacle(progress)
             self._watch.pause(POLL_S)
+
+    def _tell_obstacle(self, progress: Progress) -> None:
+        obstacle = replica_obstacle(self._options.replica, progress)
+        if obstacle is not None:
+            self._watch.tell(f"the replica {obstacle.seen}. {obstacle.hint}")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -226,19 +230,27 @@ class _Steps:
         self._blockers = tuple(blockers)
         if blockers and self._behind_open is not None:
             self._move(max(self._behind_open, self._held_at or self._behind_open))
-            self._watch.tell(f"open transactions on the source: {'; '.join(map(str, blockers))}")
+            self._tell_open()
         else:
             self._prolong()
         self._behind_open = insert_lsn(self._source)
+
+    def _tell_open(self) -> None:
+        """Those that were told before only grow older."""
+        seen = {(blocker.pid, blocker.gid) for blocker in self._blockers}
+        if seen != self._open_told:
+            self._open_told = seen
+            self._watch.tell(f"open transactions on the source: {'; '.join(map(str, self._blockers))}")
 
     def go_on_to(self, lsn: Lsn) -> None:
         """Wait until the replica stands at `lsn` exactly."""
         self._blockers, self._goal = (), lsn
         self._move(lsn)
         push_log(self._source, MESSAGE_PREFIX)
-        while (at := self._progress().position.lsn) != lsn:
-            if at > lsn:
+        while (progress := self._progress()).position.lsn != lsn:
+            if progress.position.lsn > lsn:
                 raise _hold_lost(f"the replica passed {format_lsn(lsn)}")
+            self._tell_obstacle(progress)
             self._prolong()
             self._watch.pause(POLL_S)
 

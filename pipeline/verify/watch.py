@@ -31,7 +31,7 @@ _HANGS_S = 1.5
 T = TypeVar("T")
 
 Tell = Callable[[str], None]
-"""Told in one line what is being done or waited for."""
+"""Told in one line what is being done or waited for, as often as it is seen."""
 
 
 class VerifyStopped(RetryLater):

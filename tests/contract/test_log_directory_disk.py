@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from connectors.log import directory_writer, watch
 from connectors.log.directory import DirectoryLog
 from connectors.log.place import unpack_place
 from connectors.log.segment import HEADER_BYTES, WATERMARK_OFFSET, SegmentName
-from schemas.errors import HistoryBroken, OperatorNeeded
+from schemas.errors import HistoryBroken, OperatorNeeded, RetryLater
 from schemas.finding import Severity
 from tests.contract.logs import append_all, begin, read_all, read_count, start_of, wait_durable
 
@@ -132,6 +134,27 @@ def test_a_full_disk_is_said_and_costs_nothing_that_was_durable(log: DirectoryLo
     assert "df -h" in lines[0]
     assert lines[1:] == ["begun anew", "log-full"]
     assert read_all(log) == [start_of(1), b"kept", start_of(2), start_of(3), b"space again"]
+
+
+def test_a_full_disk_takes_the_next_report_where_the_last_one_stood(
+    log: DirectoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.put_report("capture", b'{"state": "streaming"}')
+    real_open = os.open
+
+    def open_when_full(path: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_open(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", open_when_full)
+    log.put_report("capture", b'{"state": "retrying", "error": "log-full"}')
+    log.put_report("capture", b'{"state": "retrying"}')
+    for stage, report in (("apply:a", b"{}"), ("capture", bytes(1_000_000))):
+        with pytest.raises(RetryLater) as caught:
+            log.put_report(stage, report)
+        assert caught.value.code == "log-full"
+    assert log.reports() == {"capture": b'{"state": "retrying"}'}
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 5, b"\x20\0\0\0torn", b"\0" * 4096, b"\xff" * 100])

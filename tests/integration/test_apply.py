@@ -359,6 +359,49 @@ def test_a_default_that_the_replica_cannot_make_is_kept_for_later(
     assert replica.execute("select no from public.customer where id = 4") == [(10,)]
 
 
+@pytest.mark.parametrize(
+    ("declared", "lacks", "made"),
+    [
+        ('s."Odd d"', 'type "s.Odd d"', "create domain s.\"Odd d\" as text default 'x'"),
+        (
+            'text collate s."my coll"',
+            'collation "s.my coll"',
+            "create collation s.\"my coll\" (provider = libc, locale = 'C')",
+        ),
+    ],
+    ids=["domain", "collation"],
+)
+def test_a_domain_or_collation_that_the_replica_lacks_stops_until_it_is_made(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    customer: Rows,
+    declared: str,
+    lacks: str,
+    made: str,
+) -> None:
+    replica.execute(
+        "create schema s; grant usage on schema s to public; insert into public.customer (id) values (1)"
+    )
+    before = customer.table
+    columns = (*before.columns, Column("extra", 65000 if "Odd" in declared else 25, -1, "text", False))
+    after = TableSchema("public", "customer", before.replica_identity, columns)
+    added = ColumnsAdded(before.id, (AddedColumn("extra", declared, False, None, None),))
+    change = Change(Operation.DDL, after.id, payload=added)
+    made_log.commit(change, Rows(after).insert("2", None, None, None, "Zug"), tables=[before, after])
+    error = replicating.start().ended_with()
+    assert error.code == "replica-schema"
+    assert lacks in error.message
+    assert error.hint.startswith("Make that on the replica as it is on the source")
+    replica.execute(made)
+    replicating.catch_up()
+    assert replica.execute("select id, extra from public.customer order by id") == [(1, None), (2, "Zug")]
+    assert replica.execute(
+        "select format_type(atttypid, -1), attcollation::regcollation::text from pg_attribute"
+        " where attrelid = 'public.customer'::regclass and attname = 'extra'"
+    ) == [('s."Odd d"', '"default"') if "Odd" in declared else ("text", 's."my coll"')]
+
+
 def test_a_column_that_the_replica_has_already_is_not_added_again(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:

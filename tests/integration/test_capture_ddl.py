@@ -89,6 +89,59 @@ def test_a_constant_default_of_any_type_is_told_as_postgresql_writes_it(
     assert [column.missing for column in payload.columns] == [shown]  # type: ignore[union-attr]
 
 
+DECLARED = {
+    "a domain": ("dd", "public.dd"),
+    "a domain over it in another schema": ('s."Odd d"', 's."Odd d"'),
+    "an array of it": ('s."Odd d"[]', 's."Odd d"[]'),
+    "a modifier": ("numeric(10,2)", "numeric(10,2)"),
+    "a collation": ('varchar(9) collate "C"', 'character varying(9) collate "C"'),
+    "one in another schema": ('text[] collate s."my coll"', 'text[] collate s."my coll"'),
+    "a domain's own collation": ("s.plain", "s.plain"),
+    "a domain with another one": ('s.plain collate "POSIX"', 's.plain collate "POSIX"'),
+}
+
+
+@pytest.mark.parametrize(("declared", "told"), DECLARED.values(), ids=DECLARED)
+def test_an_added_column_is_told_as_it_was_declared(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, declared: str, told: str
+) -> None:
+    source.execute(
+        'create schema s; create domain dd as varchar(10); create domain s."Odd d" as dd;'
+        "create collation s.\"my coll\" (provider = libc, locale = 'C');"
+        'create domain s.plain as text collate "C";'
+        "create table customer (id int primary key); insert into customer values (1)"
+    )
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"alter table customer add column extra {declared}")
+        source.execute("insert into customer values (2)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    payload = content.transactions[0][0].payload
+    assert [column.type_name for column in payload.columns] == [told]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [("five", (None, "5")), ("five default 7", ("7", "7")), ("five default null", ("NULL::integer", None))],
+)
+def test_the_default_of_a_domain_is_a_value_of_old_rows_and_no_default_of_the_column(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    declared: str,
+    told: tuple[str | None, str | None],
+) -> None:
+    source.execute("create domain five as int default 5")
+    source.execute("create table customer (id int primary key); insert into customer values (1)")
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(f"alter table customer add column extra {declared}")
+        source.execute("insert into customer values (2)")
+        content.wait(lambda c: len(c.transactions) == 1, "the transaction")
+    (added,) = content.transactions[0][0].payload.columns  # type: ignore[union-attr]
+    assert (added.default, added.missing) == told
+
+
 def test_whoever_has_a_table_locked_does_not_hold_up_its_description(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -306,6 +306,7 @@ def test_a_long_transaction_on_the_source_delays_it_but_not_the_replica(director
         assert running.alive
         assert running.wait(30) == 7
         assert "error[verify-timeout]" in running.output
+        assert running.output.count("verify: open transactions on the source: pid") == 1
         assert f"transactions stay open on the source: pid {writer.info.backend_pid} " in running.output
         again = pipeline.start("verify", "standby", "--json")
         pipeline.until(lambda: "open transactions on the source: pid" in again.output, "it to be told")
@@ -332,8 +333,10 @@ def test_what_cannot_be_compared_is_refused_at_once_with_its_remedy(directory_pi
     assert "hint: Let it go on with `keepstream resume standby`." in done.stderr
     assert pipeline.run("resume", "standby").code == 0
 
+    pipeline.until(lambda: source_is_at(pipeline) == replica_is_at(pipeline), "nothing to be on its way")
     apply.end()
     done = compare(pipeline, "--timeout", "1", code=7)
+    assert done.stderr.count("verify: the replica is at ") == 1
     assert "and no applier is connected to it" in done.stderr
     assert "`keepstream apply standby`" in done.stderr
     pipeline.start("apply", "standby")
@@ -344,6 +347,14 @@ def test_what_cannot_be_compared_is_refused_at_once_with_its_remedy(directory_pi
     assert f"capture does not run: slot {pipeline.slot} is read by nobody" in done.stderr
     assert done.stdout == ""
     assert pipeline.replica.execute("select hold_at from keepstream.progress") == [(None,)]
+
+
+def source_is_at(pipeline: Pipeline) -> str:
+    return str(pipeline.source.execute("select pg_current_wal_insert_lsn()")[0][0])
+
+
+def replica_is_at(pipeline: Pipeline) -> str:
+    return str(pipeline.replica.execute("select position from keepstream.progress")[0][0])
 
 
 def test_a_replica_that_is_being_copied_is_refused(directory_pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from connectors.postgres.progress import install, write_copying_marker
+from connectors.postgres.progress import install, read, write_copying_marker
 from connectors.postgres.session import connect
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database, frozen
@@ -67,6 +67,31 @@ def test_its_timeout_says_what_is_in_the_way(directory_pipeline: Pipeline) -> No
     done = pipeline.run("wait", "standby", "--timeout", "1")
     assert done.code == 7
     assert f"capture does not run: slot {pipeline.slot} is read by nobody\n" in done.stderr
+
+
+def test_an_applier_that_comes_and_goes_at_one_place_is_told_once(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    begin(pipeline)
+    pipeline.wait()
+    for running in pipeline.started:
+        running.end()
+    pipeline.source.execute("insert into customer values (1, 'not captured')")
+    waiting = pipeline.start("wait", "standby")
+    pipeline.until(lambda: "no applier is connected" in waiting.output, "it to be told")
+    with connect(pipeline.replica.dsn, purpose="test") as session:
+
+        def is_alive() -> bool:
+            progress = read(session, pipeline.name)
+            return progress is not None and progress.alive
+
+        apply = pipeline.start("apply", "standby")
+        pipeline.until(is_alive, "the applier")
+        apply.end()
+        pipeline.until(lambda: not is_alive(), "it to go")
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    assert waiting.wait(30) == 0
+    assert waiting.output.count("no applier is connected") == 1
 
 
 def test_a_first_copy_is_waited_for(directory_pipeline: Pipeline) -> None:
