@@ -121,10 +121,13 @@ def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOp
     return FirstCopyOptions(log, copy, replica_named(config, name).initial)
 
 
-def verify_options(config: Config, replica: str, *, workers: int, timeout_s: float) -> VerifyOptions:
-    """What a verification of this replica needs. Raises UsageError (`replica-unknown`)."""
-    from pipeline.verify.meeting import VerifyOptions
+def verify_options(config: Config, replica: str, *, workers: int, timeout_s: float | None) -> VerifyOptions:
+    """What a verification of this replica needs. timeout_s None: long enough for a delay that it keeps.
 
+    Raises UsageError (`replica-unknown`)."""
+    from pipeline.verify.meeting import TIMEOUT_S, VerifyOptions
+
+    delay_s = replica_named(config, replica).delay.total_seconds()
     return VerifyOptions(
         name=config.name,
         replica=replica,
@@ -132,7 +135,7 @@ def verify_options(config: Config, replica: str, *, workers: int, timeout_s: flo
         replica_conninfo=replica_conninfo(config, replica),
         publication=config.publication_name,
         slot=config.slot_name,
-        delay_s=replica_named(config, replica).delay.total_seconds(),
+        delay_s=delay_s,
         workers=workers,
-        timeout_s=timeout_s,
+        timeout_s=TIMEOUT_S + delay_s if timeout_s is None else timeout_s,
     )

@@ -16,5 +16,7 @@ def main() -> int:
     if not _STAGES.isdisjoint(words):
         end_on_sigterm(INTERRUPTED if any(word.startswith(_ONE_TIME) for word in words) else 0)
     from pipeline.cli import main as run_command
+    from pipeline.cli.streams import set_up_streams
 
+    set_up_streams()
     return run_command()

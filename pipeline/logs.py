@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from pipeline.printable import printable, printable_json, printable_lines
+
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -51,7 +53,7 @@ def say(text: str) -> None:
         logger = logging.getLogger("keepstream.cli")
         logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, text, (), None))
     else:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable_lines(text)}\n")
         sys.stderr.flush()
 
 
@@ -66,7 +68,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = f"{_time(record)} {record.levelname.lower():7} {_topic(record)}: {record.getMessage()}"
         fields = "".join(f" {name}={_text(value)}" for name, value in fields_of(record).items())
-        return head + fields + _traceback(record)
+        return printable(head + fields) + printable_lines(_traceback(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -83,7 +85,7 @@ class JsonFormatter(logging.Formatter):
         trace = _traceback(record)
         if trace:
             line["traceback"] = trace.strip()
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -120,21 +120,24 @@ def _refuse_other_start(log: ChangeLog, reader: _Peeked, end: int, stream: bytes
     if begins is None:
         return
     if not isinstance(begins.body, Anchor) or (begins.number > 1 and begins.digest != frame.digest):
-        seen = "in the middle of an epoch: somebody else than Keepstream cut it"
+        seen, begins_at = "in the middle of an epoch: somebody else than Keepstream cut it", ""
     elif begins.body.at.lsn > position.lsn:
         seen = f"at {begins.body.at}, after position {position}"
+        begins_at = str(begins.body.at)
     else:
         return
-    raise _trimmed(f"the log {log.name} begins {seen}")
+    raise _trimmed(f"the log {log.name} begins {seen}", begins_at)
 
 
-def _trimmed(seen: str) -> PlaceTrimmed:
-    return PlaceTrimmed(
+def _trimmed(seen: str, begins_at: str = "") -> PlaceTrimmed:
+    error = PlaceTrimmed(
         seen,
         code="log-trimmed",
         hint="What the replica lacks was trimmed away. Copy anew: empty the replica's database and run"
         " `keepstream run`; a longer `log.retain` keeps more.",
     )
+    error.begins_at = begins_at
+    return error
 
 
 def _first_chained(reader: _Peeked, end: int, stream: bytes) -> Frame | None:

@@ -14,6 +14,7 @@
     │   ├── LoginRefused      … a server answers but does not let us in     exit 5
     │   ├── HistoryBroken     … a gap, a foreign or recreated slot, topic, publication
     │   ├── PlaceTrimmed      … a reader whose place in the log is gone
+    │   ├── OutputFailed      … standard output cannot be written           exit 1 (pipeline/cli/streams.py)
     │   └── Divergence        … replica and log disagree                    exit 6
     ├── Unhealthy             a waited-for condition did not come           exit 7
     ├── RefusedData           a value or schema change cannot be carried    exit 4
@@ -93,7 +94,10 @@ class HistoryBroken(OperatorNeeded):
 
 
 class PlaceTrimmed(OperatorNeeded):
-    """The reader's place was trimmed away from the log (P12)."""
+    """The reader's place was trimmed away from the log (P12). `begins_at`: the LSN at which the log begins,
+    as text; empty where that is not known."""
+
+    begins_at: str = ""
 
 
 class Divergence(OperatorNeeded):

@@ -1,12 +1,11 @@
 """`keepstream [-c FILE] VERB`: global options, and how every error ends.
 
 stdout holds results only. Exit codes: 0 ok, 1 failure, 2 usage, 3 config, 4 precondition,
-5 unreachable, 6 difference found, 7 unhealthy, 130 interrupted.
+5 unreachable, 6 difference found, 7 unhealthy, 130 interrupted, 141 nobody reads the results any more.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.errors import CUT_OFF, describe_unexpected, report_error
+from pipeline.cli.errors import describe_unexpected, report_error, show_traceback
 from pipeline.cli.invocation import Invocation, invocation
+from pipeline.cli.streams import CUT_OFF, OutputFailed, ReaderGone
 from pipeline.cli.verbs import VerbGroup
 from pipeline.logs import LogFormat, LogLevel
 from pipeline.signals import INTERRUPTED
@@ -91,6 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     current = Invocation()
     current.set_up_logs()
     sys.excepthook = lambda kind, error, trace: _report_unexpected(current, kind, error, trace)
+    try:
+        code = _run(current, arguments)
+        sys.stdout.flush()
+    except OutputFailed as error:
+        report_error(error, current.log_format)
+        return error.exit_code
+    except ReaderGone:
+        return CUT_OFF
+    return code
+
+
+def _run(current: Invocation, arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -105,10 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         report_error(_usage_error(error), current.log_format)
         return UsageError.exit_code
-    except BrokenPipeError:
-        # Who read our results has seen enough; and nothing is left to be written when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CUT_OFF
     except typer.Abort:
         return INTERRUPTED
     return code if isinstance(code, int) else 0
@@ -133,5 +141,5 @@ def _report_unexpected(
 ) -> None:
     """A bug: Python ends with exit code 1 after this."""
     if current.log_level is LogLevel.DEBUG:
-        sys.__excepthook__(kind, error, trace)
+        show_traceback(kind, error, trace)
     report_error(describe_unexpected(error, trace), current.log_format)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.invocation import invocation
-from pipeline.cli.output import console, print_json, print_text
+from pipeline.cli.output import console, print_json, print_sql, styled
 from pipeline.quantities import counted
 from schemas.finding import Finding, Severity
 
@@ -47,7 +47,7 @@ def check(
     findings = preflight(config)
     if fix_sql:
         for line in fix_lines(findings):
-            print_text(line)
+            print_sql(line)
     elif as_json:
         print_json({"ok": exit_code(findings) == 0, "findings": [_as_json(finding) for finding in findings]})
     else:
@@ -82,16 +82,19 @@ def _print(findings: list[Finding], config: Config) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    from pipeline.printable import printable_lines, printable_sql
+
     out = console()
     for where, group in groupby(findings, key=lambda finding: finding.where):
-        out.print(Text.assemble((where, "bold"), "  ", (_address(where, config), "dim")))
+        out.print(Text.assemble(styled(where, "bold"), "  ", styled(_address(where, config), "dim")))
         for finding in group:
             head = Text.assemble((f"{finding.severity.value:8}", _STYLES[finding.severity]))
-            line = head + Text(f"{finding.subject}: {finding.message}")
+            line = head + styled(f"{finding.subject}: {finding.message}")
             out.print(Padding(line, (0, 0, 0, 2), expand=False))
             if finding.fix and finding.severity is not Severity.OK:
                 # a fix is there to be copied: it is never wrapped, and never cut
-                out.print(Text(indent(finding.fix, " " * 10), style="cyan"), soft_wrap=True)
+                fix = printable_sql(finding.fix) if finding.fix_is_sql else printable_lines(finding.fix)
+                out.print(Text(indent(fix, " " * 10), style="cyan"), soft_wrap=True)
     out.print(Text(_summary(findings)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -9,32 +10,34 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.logs import LogFormat
+from pipeline.printable import printable_json, printable_lines
 from schemas.errors import InternalError, KeepstreamError
-
-CUT_OFF = 141
-"""Exit code where nobody reads stdout any more, as shells give it for SIGPIPE."""
 
 
 def report_error(error: KeepstreamError, log_format: LogFormat = LogFormat.TEXT) -> None:
-    sys.stderr.write(render_error(error, log_format) + "\n")
-    sys.stderr.flush()
+    """Where it cannot be said, the exit code still says it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(render_error(error, log_format) + "\n")
+        sys.stderr.flush()
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def render_error(error: KeepstreamError, log_format: LogFormat) -> str:
     if log_format is LogFormat.JSON:
-        return json.dumps(
-            {
-                "level": "error",
-                "event": "ended by an error",
-                "code": error.code,
-                "error": error.message,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-            },
-            ensure_ascii=False,
-        )
+        said = {
+            "level": "error",
+            "event": "ended by an error",
+            "code": error.code,
+            "error": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        return printable_json(json.dumps(said, ensure_ascii=False))
     hint = f"\nhint: {error.hint}" if error.hint else ""
-    return f"error[{error.code}]: {error.message}{hint}"
+    return printable_lines(f"error[{error.code}]: {error.message}{hint}")
 
 
 def describe_unexpected(error: BaseException, trace: TracebackType | None) -> InternalError:

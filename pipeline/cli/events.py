@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.invocation import invocation
+from pipeline.cli.output import json_line
+from pipeline.printable import printable
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,15 +46,13 @@ def tail(
 
     patterns, beginning = [_pattern(text) for text in table or ()], _beginning(start)
     log = open_log(invocation(context).config)
-    show = _json_line if as_json else _line
+    show = json_line if as_json else _line
     try:
         reading = EventTail(log, beginning)
         for event in reading.events(stop_on_signals(), follow=follow, before_waiting=sys.stdout.flush):
             if not patterns or _named_by(patterns, event):
                 sys.stdout.write(show(event) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
     finally:
         log.close()
 
@@ -90,10 +89,6 @@ def _beginning(start: str) -> Beginning:
     return Beginning(lsn=lsn or ZERO, time=time or 0)
 
 
-def _json_line(event: dict[str, Any]) -> str:
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-
-
 def _line(event: dict[str, Any]) -> str:
     name = f"{event['schema']}.{event['name']}" if event["name"] else ""
     shown = [event["commit_time"], event["commit_lsn"], f"{event['op']:<8}", name]
@@ -101,7 +96,7 @@ def _line(event: dict[str, Any]) -> str:
     if event["after"] is not None:
         known = (event["before"] or {}) | (event["key"] or {})
         shown += _pairs({k: v for k, v in event["after"].items() if k not in known or known[k] != v})
-    return "  ".join(part for part in shown if part)
+    return printable("  ".join(part for part in shown if part))
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.invocation import invocation
-from pipeline.cli.output import print_text
+from pipeline.cli.output import print_sql, print_text
 from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
@@ -49,7 +49,7 @@ def init(
     given = _Given(name, source, log, tuple(replica or ()), keyless)
     if grants:
         existing = not (source or replica) and path.exists()
-        print_text(_grants(invocation(context).config if existing else _config(given.choices(), path)))
+        print_sql(_grants(invocation(context).config if existing else _config(given.choices(), path)))
         return
     if path.exists():
         raise _exists(path)

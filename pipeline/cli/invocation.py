@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 CONFIG_VARIABLE = "KEEPSTREAM_CONFIG"
 
+LONGEST_S = 365 * 86400.0
+"""The most that an option for seconds takes: what waits could not be given infinity."""
+
 
 @dataclass
 class Invocation:

@@ -1,18 +1,26 @@
-"""How a status looks: a table for people, one line each second where there is no terminal."""
+"""How a status looks: a table for people, one line each second where there is no terminal.
+
+A narrow terminal gets fewer columns, never cut ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.output import console, human_bytes, human_seconds, print_json_line, print_text
+from pipeline.cli.output import console, human_bytes, human_seconds, print_json_line, print_text, styled
+from pipeline.printable import printable_lines
+
+_COLUMNS = ("stage", "state", "position", "lag", "lag bytes", "changes/s", "bytes/s")
+_LEFT_OUT = ("bytes/s", "changes/s", "lag bytes", "position", "lag")
+"""Where there is no room: the first before the others."""
 
 _STYLES = {
     "streaming": "green",
@@ -29,34 +37,54 @@ _STYLES = {
 
 def render(seen: dict[str, Any]) -> Group:
     """Everything, for `console().print`. `seen` is the status's JSON. Values are never read as markup."""
-    return Group(_head(seen), _stages(seen), _slot_line(seen), *_more(seen))
+    return Group(_head(seen), _Stages(seen), _slot_line(seen), *_more(seen))
 
 
 def _head(seen: dict[str, Any]) -> Text:
-    return Text.assemble((seen["name"], "bold"), "  ", _state(seen["state"]))
+    return Text.assemble(styled(seen["name"], "bold"), "  ", _state(seen["state"]))
 
 
 def _state(state: str | None) -> Text:
-    return Text(state or "unknown", style=_STYLES.get(state or "", "yellow"))
+    return styled(state or "unknown", style=_STYLES.get(state or "", "yellow"))
 
 
-def _stages(seen: dict[str, Any]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("stage", "state", "position", "lag", "lag bytes", "changes/s", "bytes/s"):
-        table.add_column(column)
-    stages = {"capture": seen["capture"], **seen["replicas"]}
-    for name, stage in stages.items():
-        rates = stage["rates"]
-        table.add_row(
-            Text(name),
-            _state(stage["state"]),
-            stage["end_lsn"] or "-",
-            human_seconds(stage["lag_s"]),
-            human_bytes(stage["lag_bytes"]),
-            _number(rates["changes_per_s"]),
-            human_bytes(rates["bytes_per_s"]),
-        )
-    return table
+class _Stages:
+    """The table of stages, with as many columns as there is room for."""
+
+    def __init__(self, seen: dict[str, Any]) -> None:
+        stages = {"capture": seen["capture"], **seen["replicas"]}
+        self._rows = [_cells(name, stage) for name, stage in stages.items()]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        unbounded = options.update(max_width=1000)
+        table = self._table(())
+        for count in range(1, len(_LEFT_OUT) + 1):
+            if console.measure(table, options=unbounded).maximum <= options.max_width:
+                break
+            table = self._table(_LEFT_OUT[:count])
+        yield table
+
+    def _table(self, left_out: Sequence[str]) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        shown = [column for column in _COLUMNS if column not in left_out]
+        for column in shown:
+            table.add_column(column, overflow="fold")
+        for row in self._rows:
+            table.add_row(*(row[column] for column in shown))
+        return table
+
+
+def _cells(name: str, stage: dict[str, Any]) -> dict[str, Text]:
+    rates = stage["rates"]
+    return {
+        "stage": styled(name),
+        "state": _state(stage["state"]),
+        "position": styled(stage["end_lsn"] or "-"),
+        "lag": styled(human_seconds(stage["lag_s"])),
+        "lag bytes": styled(human_bytes(stage["lag_bytes"])),
+        "changes/s": styled(_number(rates["changes_per_s"])),
+        "bytes/s": styled(human_bytes(rates["bytes_per_s"])),
+    }
 
 
 def _number(value: float | None) -> str:
@@ -66,12 +94,12 @@ def _number(value: float | None) -> str:
 def _slot_line(seen: dict[str, Any]) -> Text:
     slot = seen["slot"]
     if not slot["exists"]:
-        return Text(f"slot {slot['name']}: {'unknown' if slot['exists'] is None else 'does not exist'}")
+        return styled(f"slot {slot['name']}: {'unknown' if slot['exists'] is None else 'does not exist'}")
     active = "active" if slot["active"] else "INACTIVE"
     full = f", full in {human_seconds(slot['time_to_full_s'])}" if slot["time_to_full_s"] is not None else ""
     limit = seen["source"]["keep_limit_bytes"]
     limits = f" of at most {human_bytes(limit)}" if limit is not None else ""
-    return Text(
+    return styled(
         f"slot {slot['name']}: {active}, keeps {human_bytes(slot['retained_bytes'])} of WAL{limits}{full}"
         f" ({slot['wal_status']}; the source writes {human_bytes(slot['wal_bytes_per_s'])}/s)"
     )
@@ -81,28 +109,28 @@ def _more(seen: dict[str, Any]) -> Iterator[Text]:
     for name, stage in {"capture": seen["capture"], **seen["replicas"]}.items():
         yield from _stage_lines(name, stage)
     for left_out in seen["not_replicated"]:
-        yield Text(f"not replicated: {left_out['table']} ({left_out['reason']})", style="yellow")
+        yield styled(f"not replicated: {left_out['table']} ({left_out['reason']})", style="yellow")
     for finding in seen["findings"]:
         style = "red" if finding["severity"] == "error" else "yellow"
-        yield Text(f"{finding['where']}: {finding['message']} [{finding['code']}]", style=style)
+        yield styled(f"{finding['where']}: {finding['message']} [{finding['code']}]", style=style)
         if finding["hint"]:
-            yield Text(f"  {finding['hint']}", style=style)
+            yield Text(printable_lines(f"  {finding['hint']}"), style=style)
 
 
 def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
     if stage.get("copy"):
-        yield Text(f"{name}: {_copy_line(stage['copy'])}")
+        yield styled(f"{name}: {_copy_line(stage['copy'])}")
     if stage.get("hold"):
         hold = stage["hold"]
-        yield Text(f"{name}: held at {hold['at']} ({hold['kind']})", style="yellow")
+        yield styled(f"{name}: held at {hold['at']} ({hold['kind']})", style="yellow")
     if stage["waiting_for"]:
-        yield Text(f"{name}: waits for {stage['waiting_for']}")
+        yield styled(f"{name}: waits for {stage['waiting_for']}")
     standby = stage["standby"]
     if standby:
-        yield Text(f"{name}: process {standby['pid']} on {standby['host']} stands by")
+        yield styled(f"{name}: process {standby['pid']} on {standby['host']} stands by")
     error = stage["last_error"]
     if error:
-        yield Text(f"{name}: last error [{error['code']}] {error['message']}", style="red")
+        yield styled(f"{name}: last error [{error['code']}] {error['message']}", style="red")
 
 
 def _copy_line(copy: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.invocation import invocation
+from pipeline.cli.invocation import LONGEST_S, invocation
 from pipeline.signals import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -37,8 +37,14 @@ def verify(
         int, typer.Option(min=1, max=32, help="Sessions that read, on each of the two servers.")
     ] = 2,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds until both sides must stand at one LSN.")
-    ] = 300.0,
+        float | None,
+        typer.Option(
+            "--timeout",
+            min=1,
+            max=LONGEST_S,
+            help="Seconds until both sides must stand at one LSN; else 300 and the replica's delay.",
+        ),
+    ] = None,
 ) -> None:
     """Compare a replica with the source at one LSN, every table. Exit code 6 if anything differs.
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.logs import say
+from pipeline.printable import printable
 from pipeline.quantities import human_seconds
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class VerifyScreen:
 
     def _write(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(f"verify: {text}", markup=False, highlight=False)
+            self._bar.console.print(printable(f"verify: {text}"), markup=False, highlight=False)
         else:
             say(f"verify: {text}")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.invocation import invocation
+from pipeline.cli.invocation import LONGEST_S, invocation
 from pipeline.logs import say
 
 app = typer.Typer()
@@ -19,7 +19,9 @@ def wait(
     *,
     timeout_s: Annotated[
         float | None,
-        typer.Option("--timeout", min=0, help="Seconds; then exit code 7. Without it: for ever."),
+        typer.Option(
+            "--timeout", min=0, max=LONGEST_S, help="Seconds; then exit code 7. Without it: for ever."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

@@ -124,7 +124,10 @@ def parse_duration(value: object) -> timedelta:
     parts = _DURATION.findall(text)
     if not parts or _DURATION.sub("", text).strip():
         raise ValueError("must be a duration with its unit: 500ms, 30s, 5m, 2h, 7d, 1w")
-    return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    try:
+        return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    except OverflowError:
+        raise ValueError("must be a duration of less than a billion days") from None
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]

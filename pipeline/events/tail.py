@@ -7,6 +7,7 @@ left unfinished never becomes an event: it comes again from its first part (P7).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipeline.events.spool import PartSpool
 from pipeline.follow import Followed, Follower, find_tail, follow_from_start
 from pipeline.reentry import follow_from
 from schemas.change import Change
+from schemas.errors import PlaceTrimmed
 from schemas.frame import Part, Transactions
 from schemas.lsn import ZERO, Lsn, Position
 
@@ -38,11 +40,13 @@ class Beginning:
 
 
 class EventTail:
-    """One reading of the log. Raises PlaceTrimmed if it no longer reaches back to the beginning."""
+    """One reading of the log. Raises PlaceTrimmed (`log-trimmed`) if it does not reach back to the beginning,
+    or is trimmed past what was not read yet."""
 
     def __init__(self, log: ChangeLog, beginning: Beginning) -> None:
         self._log = log
-        self._follower, self._beginning = _begin(log, beginning)
+        with _without_a_replica():
+            self._follower, self._beginning = _begin(log, beginning)
         self._encoder = EventEncoder(self._follower.tables)
         self._spool: PartSpool | None = None
 
@@ -57,7 +61,9 @@ class EventTail:
         while not stop.is_set():
             if not follow and self._follower.next_place >= end:
                 return
-            for followed in self._follower.read(_READ_S):
+            with _without_a_replica():
+                came = self._follower.read(_READ_S)
+            for followed in came:
                 yield from self._frame(followed)
             before_waiting()
 
@@ -98,6 +104,17 @@ class EventTail:
             shared = committed.to_json(ordinal)
             for event in self._encoder.encode(change):
                 yield event | shared
+
+
+@contextlib.contextmanager
+def _without_a_replica() -> Iterator[None]:
+    """Whoever only looks has nothing to copy anew: the error says where reading can begin."""
+    try:
+        yield
+    except PlaceTrimmed as error:
+        there = f"an LSN from {error.begins_at} on" if error.begins_at else "a later LSN"
+        hint = f"Begin where the log does, with `--from start`, or with {there}."
+        raise PlaceTrimmed(error.message, code=error.code, hint=hint) from error
 
 
 def _begin(log: ChangeLog, beginning: Beginning) -> tuple[Follower, Beginning]:

@@ -14,6 +14,7 @@ makes it come about. It expires by itself soon after this process dies.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
@@ -41,6 +42,7 @@ from pipeline.verify.watch import Watch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
 
+TIMEOUT_S = 300.0
 HOLD_S = 5.0
 LOCKED_S = 10
 """How long a session that holds locks on restless tables may idle, or wait for another lock."""
@@ -53,8 +55,8 @@ _REASON_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What to compare. `timeout_s` bounds the time until both sides stand at one LSN, beside the delay
-    that the replica is configured to keep. `workers`: sessions that read, on each side."""
+    """What to compare. `timeout_s` bounds the time until both sides stand at one LSN; it must be longer
+    than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side."""
 
     name: str
     replica: str
@@ -64,7 +66,7 @@ class VerifyOptions:
     slot: str
     delay_s: float = 0.0
     workers: int = 2
-    timeout_s: float = 300.0
+    timeout_s: float = TIMEOUT_S
 
     @property
     def purpose(self) -> str:
@@ -105,8 +107,7 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
     """
     with contextlib.ExitStack() as stack:
         steps = _Steps(options, watch)
-        limit_s = options.timeout_s + options.delay_s
-        with watch.deadline(limit_s, steps.late):
+        with watch.deadline(options.timeout_s, steps.late):
             source, reader, replica, keeper = (
                 stack.enter_context(watch.session(conninfo, purpose=options.purpose))
                 for conninfo in [options.source_conninfo] * 2 + [options.replica_conninfo] * 2
@@ -123,7 +124,7 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
                     options.source_conninfo,
                     purpose=options.purpose,
                     observer=source,
-                    limit_s=limit_s,
+                    limit_s=options.timeout_s,
                     on_wait=steps.follow_open_transactions,
                 )
                 snapshot = watch.in_time(exporting, undo=ExportedSnapshot.close)
@@ -171,6 +172,8 @@ class _Steps:
         self._goal = insert_lsn(self._source)
         if progress.position.lsn > self._goal:
             raise replica_ahead(self._options.replica, progress.position.lsn, self._goal)
+        if self._options.timeout_s <= self._options.delay_s:
+            raise self._too_short()
         push_log(self._source, MESSAGE_PREFIX)
         if self._options.delay_s:
             self._watch.tell(f"the replica keeps a delay of {human_seconds(self._options.delay_s)}")
@@ -270,7 +273,9 @@ class _Steps:
 
     def late(self) -> KeepstreamError:
         """Why this took longer than it may."""
-        waited = f"replica {self._options.replica} and the source did not come to one LSN in time"
+        delay_s = self._options.delay_s
+        delayed = f", which keeps a delay of {human_seconds(delay_s)}," if delay_s else ""
+        waited = f"replica {self._options.replica}{delayed} and the source did not come to one LSN in time"
         if self._blockers:
             named = "; ".join(map(str, self._blockers))
             return Unhealthy(
@@ -283,6 +288,18 @@ class _Steps:
         obstacle = reason.result() if reason.done() else NOBODY_ANSWERS
         goal = "" if self._goal is None else f" at {format_lsn(self._goal)}"
         return Unhealthy(f"{waited}{goal}: it {obstacle.seen}", code="verify-timeout", hint=obstacle.hint)
+
+    def _too_short(self) -> Unhealthy:
+        """Certain from the start: no transaction of now, our message among them, gets there sooner."""
+        options = self._options
+        delay = human_seconds(options.delay_s)
+        return Unhealthy(
+            f"replica {options.replica} keeps a delay of {delay}: within"
+            f" {human_seconds(options.timeout_s)} it does not come to one LSN with the source",
+            code="verify-timeout",
+            hint=f"Give more time than its delay: `keepstream verify {options.replica}"
+            f" --timeout {math.ceil(options.delay_s + TIMEOUT_S)}`.",
+        )
 
     def _obstacle(self) -> Obstacle:
         options = self._options

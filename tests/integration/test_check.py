@@ -557,3 +557,21 @@ def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s
     )
     assert main(["-c", str(path), "check"]) == 0
     assert owning.password not in shown + capsys.readouterr().out
+
+
+def test_sql_that_mends_a_table_of_an_evil_name_is_shown_and_run_without_driving_the_terminal(
+    owning: Database, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "x\x1b]0;owned\x07\n\r\x9b\\\"'"
+    owning.execute(sql.SQL("create table {} (x int)").format(sql.Identifier(evil)).as_string())
+    path = tmp_path / "keepstream.yaml"
+    path.write_text(f"name: crm\nsource: {owning.dsn}\nlog: file://{log}\n")
+    path.chmod(0o600)
+    assert main(["-c", str(path), "check"]) == 4
+    shown = capsys.readouterr().out
+    assert r"""public.x\x1b]0;owned\x07\n\r\x9b\"': no primary key""" in shown
+    assert main(["-c", str(path), "check", "--fix-sql"]) == 4
+    mending = capsys.readouterr().out
+    assert (shown + mending).replace("\n", "").isprintable()
+    owning.execute_as_admin("\n".join(line for line in mending.splitlines() if "alter system" not in line))
+    assert main(["-c", str(path), "check"]) == 0

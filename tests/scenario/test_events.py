@@ -205,8 +205,34 @@ def test_a_reader_that_goes_away_ends_it_without_an_error(directory_pipeline: Pi
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["op"] == "insert"
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(20) == 141
         assert process.stderr.read() == ""
+
+
+def test_a_beginning_before_the_log_s_is_refused_with_where_it_begins(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    begun(pipeline)
+    pipeline.source.execute("insert into customer values (1)")
+    captured(pipeline)
+    done = pipeline.run("events", "tail", "--no-follow", "--from", "0/1")
+    begins = re.search(r"begins at ([0-9A-F]+/[0-9A-F]+), after position 0/1\n", done.stderr)
+    assert (done.code, done.stdout) == (4, "")
+    assert begins, done.stderr
+    assert "error[log-trimmed]: the log " in done.stderr
+    hint = f"hint: Begin where the log does, with `--from start`, or with an LSN from {begins[1]} on.\n"
+    assert done.stderr.endswith(hint)
+    assert len(events(pipeline, "--from", begins[1])) == 1
+
+
+def test_text_has_one_line_for_each_event_whatever_its_names_are(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute('create table "x\x1b]0;y\x07\n\x9b" (id int primary key, "a\nb" text)')
+    begun(pipeline)
+    pipeline.source.execute("""insert into "x\x1b]0;y\x07\n\x9b" values (1, e'\\x1b\u009b')""")
+    captured(pipeline)
+    (line,) = pipeline.run("events", "tail", "--no-follow", "--from", "start").stdout.splitlines()
+    assert line.isprintable()
+    assert line.endswith(r'public.x\x1b]0;y\x07\n\x9b  id="1"  a\nb="\u001b\x9b"')
 
 
 def test_what_cannot_be_understood_ends_with_2(directory_pipeline: Pipeline) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -301,6 +304,21 @@ def test_watching_prints_lines_where_there_is_no_terminal(directory_pipeline: Pi
     assert watching.output.startswith(
         "stopped: capture stopped; standby stopped at - lag - -; slot keeps -\n"
     )
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--watch"], ["--watch", "--json"]])
+def test_a_reader_that_went_away_and_a_full_disk_are_no_bugs(
+    directory_pipeline: Pipeline, options: list[str]
+) -> None:
+    command = (
+        f"{sys.executable} -m pipeline.cli -c {directory_pipeline.config_path} status {shlex.join(options)}"
+    )
+    for redirected, code, said in (("| true", "141", ""), (">/dev/full", "1", "No space left on device\n")):
+        script = f"{command} {redirected}; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == code
+        assert "bug" not in done.stderr
+        assert said in done.stderr
 
 
 def test_a_condition_that_nobody_knows_ends_with_2(directory_pipeline: Pipeline) -> None:

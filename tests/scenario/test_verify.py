@@ -314,6 +314,40 @@ def test_a_long_transaction_on_the_source_delays_it_but_not_the_replica(director
     assert again.wait(30) == 0, again.output
 
 
+def test_a_timeout_that_a_delay_outlasts_is_refused_at_once(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    begin(pipeline)
+    pipeline.settings["replicas"]["standby"]["delay"] = "1h"
+    pipeline.write_config()
+    began = time.monotonic()
+    done = compare(pipeline, "--timeout", "30", code=7)
+    assert time.monotonic() - began < 10
+    assert done.stderr.endswith(
+        "error[verify-timeout]: replica standby keeps a delay of 1 h 00 min: within 30.0 s it does not come"
+        " to one LSN with the source\nhint: Give more time than its delay: `keepstream verify standby"
+        " --timeout 3900`.\n"
+    )
+
+
+def test_a_delay_s_verification_ends_in_time(directory_pipeline: Pipeline) -> None:
+    """Its applier, that was started with a longer delay, never comes to the source's LSN."""
+    pipeline = directory_pipeline
+    pipeline.settings["replicas"]["standby"]["delay"] = "1h"
+    pipeline.source.execute(SCHEMA)
+    pipeline.replica.execute(SCHEMA)
+    pipeline.settings["replicas"]["standby"]["initial"] = "none"
+    pipeline.write_config()
+    pipeline.start("capture")
+    pipeline.start("apply", "standby")
+    pipeline.until(lambda: pipeline.run("status", "--json").json["replicas"]["standby"]["end_lsn"], "apply")
+    pipeline.settings["replicas"]["standby"]["delay"] = "1s"
+    pipeline.write_config()
+    began = time.monotonic()
+    done = compare(pipeline, "--timeout", "3", code=7)
+    assert time.monotonic() - began < 8
+    assert "replica standby, which keeps a delay of 1.0 s, and the source did not come to one" in done.stderr
+
+
 def test_what_cannot_be_compared_is_refused_at_once_with_its_remedy(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     pipeline.source.execute(SCHEMA)

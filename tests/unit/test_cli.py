@@ -66,6 +66,10 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         (["chek"], "error[usage]: no such command 'chek'. Did you mean 'check'?\n"),
         (["--log-format", "xml", "check"], "error[usage]: invalid value for '--log-format'"),
         (["check", "--nonsense"], "error[usage]: no such option: --nonsense"),
+        (["wait", "standby", "--timeout", "inf"], "error[usage]: invalid value for '--timeout'"),
+        (["wait", "standby", "--timeout", "1e10"], "error[usage]: invalid value for '--timeout'"),
+        (["wait", "standby", "--timeout", "nan"], "error[usage]: invalid value for '--timeout'"),
+        (["verify", "standby", "--timeout", "inf"], "error[usage]: invalid value for '--timeout'"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2_and_nothing_on_stdout(
@@ -109,6 +113,16 @@ def test_an_error_is_one_json_object_when_logs_are_json(tmp_path: Path) -> None:
 def test_an_error_shows_code_message_and_hint() -> None:
     error = Divergence("row is missing", code="row-missing", hint="Copy anew.")
     assert render_error(error, LogFormat.TEXT) == "error[row-missing]: row is missing\nhint: Copy anew."
+
+
+def test_an_error_never_drives_the_terminal() -> None:
+    error = Divergence("table x\x1b]0;y\x07 differs", code="row-missing", hint="Look:\n  at \x9b.")
+    assert render_error(error, LogFormat.TEXT) == (
+        "error[row-missing]: table x\\x1b]0;y\\x07 differs\nhint: Look:\n  at \\x9b."
+    )
+    as_json = render_error(error, LogFormat.JSON)
+    assert as_json.isprintable()
+    assert json.loads(as_json)["hint"] == error.hint
 
 
 def test_a_bug_shows_its_type_and_place_but_not_its_text() -> None:

@@ -39,6 +39,12 @@ def test_a_duration_without_a_known_unit_is_refused(text: object) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["99999999999999d", "9" * 400 + "s"])
+def test_a_duration_without_end_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a duration of less than a billion days"):
+        parse_duration(text)
+
+
 @pytest.mark.parametrize(
     ("pattern", "matching", "other"),
     [

@@ -28,6 +28,14 @@ def test_a_text_line_has_time_level_topic_event_and_fields() -> None:
     )
 
 
+def test_no_control_character_gets_raw_into_a_line() -> None:
+    evil = record("table \x1b]0;x\x07 joins\n", table="\x9b\x1b", error="\x9bplain")
+    text, as_json = TextFormatter().format(evil), JsonFormatter().format(evil)
+    assert text.endswith('capture: table \\x1b]0;x\\x07 joins\\n table="\\x9b\\u001b" error="\\x9bplain"')
+    assert as_json.isprintable()
+    assert json.loads(as_json)["table"] == "\x9b\x1b"
+
+
 def test_a_json_line_is_one_object_with_the_same() -> None:
     line = json.loads(JsonFormatter().format(record("slot falls behind", slot="ü", bytes=3, why=None)))
     assert line == {
