@@ -12,7 +12,9 @@ from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import TableName
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import NotReplicated
+from schemas.table import ReplicaIdentity
 
+EXCLUDED = "excluded by source.tables"
 UNDECIDED = "undecided: set source.keyless, or give it a key"
 
 
@@ -57,7 +59,7 @@ def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> 
 
 def _exclusion(table: Table, chosen: Tables) -> str | None:
     if not chosen.selects(table.schema, table.name):
-        return "excluded by source.tables"
+        return EXCLUDED
     return table.uncarried_reason
 
 
@@ -68,4 +70,8 @@ def _keyless_reason(table: Table, keyless: Keyless) -> str | None:
         return f"{problem}; excluded by source.keyless"
     if keyless is Keyless.REFUSE:
         return f"{problem}; {UNDECIDED}"
-    return table.full_problem
+    if table.full_problem is None:
+        return None
+    if table.replica_identity is ReplicaIdentity.FULL:
+        return problem
+    return f"{problem}; source.keyless: full does not help, because it has {table.full_problem}"

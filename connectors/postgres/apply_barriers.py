@@ -14,9 +14,9 @@ from connectors.postgres.added_column import add_column, require_values
 from connectors.postgres.apply_catalog import TargetTable, identity_restarts, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
-from connectors.postgres.firing import would_fire
+from connectors.postgres.fitting import require_quiet
 from connectors.postgres.joined_keys import make_keys, without_inherited
-from connectors.postgres.joined_table import Taken, join_refused, take_in
+from connectors.postgres.joined_table import Place, Taken, join_refused, take_in
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.session import Session, sql_error
 from schemas.barrier import (
@@ -60,6 +60,7 @@ class BarrierWriter:
         self._plans = plans
         self._replica = replica
         self._joining: sql.Composed | None = None
+        self._place = Place(pipeline, replica, replica_role)
         self._taken = Taken(is_prepared=False, is_attached=False)
 
     def apply(self, source: SourceRef, ordinal: int, change: Change) -> None:
@@ -107,7 +108,8 @@ class BarrierWriter:
             with self._limited_waits():
                 self._conn.execute(statements.lock_for_delete(targets))
             for target in targets:
-                self._require_quiet(target.schema, target.name)
+                there = load_table(self._conn, target.schema, target.name, replica_role=self._replica_role)
+                require_quiet(there, replica=self._replica, replica_role=self._replica_role)
             restarts = identity_restarts(self._conn, targets) if restart_identity else []
         return [*map(statements.delete_all, targets), *restarts]
 
@@ -138,22 +140,11 @@ class BarrierWriter:
         """The table's definition; its rows follow in messages of their own."""
         version = self._plans.find_version(join.schema, join.table, join.columns)
         with self._session(ref, refused=join_refused), self._limited_waits():
-            self._taken = take_in(
-                self._conn, join, version, replica=self._replica, replica_role=self._replica_role
-            )
+            self._taken = take_in(self._conn, join, version, at=self._place)
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         name = sql.Identifier(join.schema, join.table)
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
-
-    def _require_quiet(self, schema: str, name: str) -> None:
-        target = self._target(schema, name)
-        if target.firing:
-            doing = f"writes to {target.qualified_name} of {self._replica}"
-            raise would_fire(doing, target.firing, replica_role=self._replica_role)
-
-    def _target(self, schema: str, name: str) -> TargetTable:
-        return load_table(self._conn, schema, name, replica_role=self._replica_role)
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:

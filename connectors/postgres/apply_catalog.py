@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from connectors.postgres.firing import Firing, read_firing_of
+from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
@@ -48,7 +49,8 @@ class TargetTable:
 
     key: columns of the primary key, else of a unique index on NOT NULL columns that is enforced row by
     row; empty if there is none. deferrable_keys: constraints that are not enforced while
-    `session_replication_role` is `replica` (P15). firing: what acts on our writes.
+    `session_replication_role` is `replica` (P15). firing: what acts on our writes. policed: that
+    policies would refuse them.
     """
 
     schema: str
@@ -58,6 +60,7 @@ class TargetTable:
     key: tuple[str, ...]
     deferrable_keys: tuple[tuple[str, ...], ...]
     firing: tuple[Firing, ...]
+    policed: Policed | None = None
 
     @property
     def qualified_name(self) -> str:
@@ -125,6 +128,7 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         key=_choose_key(keys),
         deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
         firing=read_firing_of(conn, oid, replica_role=replica_role),
+        policed=next(iter(read_policed(conn, oid)), None),
     )
 
 

@@ -9,8 +9,7 @@ from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
 from connectors.postgres.apply_sets import SetPlan, make_plan
-from connectors.postgres.firing import would_fire
-from connectors.postgres.fitting import require_fit
+from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
 from connectors.postgres.statements import Bind, Old, Statement
@@ -58,7 +57,7 @@ class Plans:
 
     def find(self, change: Change) -> Plan:
         """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
-        `replica-triggers`, `identity-missing`), InternalError (`table-unknown`)."""
+        `replica-triggers`, `replica-row-security`, `identity-missing`), InternalError (`table-unknown`)."""
         kind = (
             change.table,
             change.operation,
@@ -104,9 +103,7 @@ class Plans:
         if target is None:
             with self._pipe.suspended():
                 target = load_table(self._conn, *name, replica_role=self._replica_role)
-            if target.firing:
-                doing = f"writes to {target.qualified_name} of {self._replica}"
-                raise would_fire(doing, target.firing, replica_role=self._replica_role)
+            require_quiet(target, replica=self._replica, replica_role=self._replica_role)
             self._targets[name] = target
         return target
 

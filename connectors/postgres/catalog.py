@@ -99,7 +99,8 @@ class Table:
         """Why an UPDATE or DELETE of this table would fail in the application, or arrive without a key,
         if it were published now; None if it is safe."""
         if self.replica_identity is ReplicaIdentity.FULL:
-            return self.full_problem
+            problem = self.full_problem
+            return None if problem is None else f"replica identity full with {problem}"
         if self.replica_identity is ReplicaIdentity.NOTHING:
             return "replica identity nothing"
         index = self._identity_index
@@ -113,12 +114,12 @@ class Table:
 
     @property
     def full_problem(self) -> str | None:
-        """Why REPLICA IDENTITY FULL would not help either: since PostgreSQL 18 it makes every UPDATE of
-        a published table with generated columns fail that the publication does not send."""
+        """The columns for which REPLICA IDENTITY FULL does not help either: since PostgreSQL 18 it makes
+        every UPDATE of a published table with generated columns fail that the publication does not send."""
         if self.virtual_columns:
-            return "replica identity full with virtual generated columns"
+            return "virtual generated columns"
         if self.unsent_columns:
-            return "replica identity full with generated columns that the publication does not send"
+            return "generated columns that the publication does not send"
         return None
 
     @property

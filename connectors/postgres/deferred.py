@@ -32,7 +32,8 @@ def because_not_replicated(referenced: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A statement that the replica was made without. `kind`: `foreign key`, `trigger` or `default`."""
+    """A statement that the replica was made without. `kind`: `foreign key`, `trigger`, `rule`,
+    `row security` or `default`."""
 
     kind: str
     object: str

@@ -1,4 +1,5 @@
-"""Whether a replica's table can hold what the log has of it: every column, and every value unchanged.
+"""Whether a replica's table can take what the log has of it: every column, every value unchanged, and nothing
+of its own acts on our writes.
 
 PostgreSQL takes a value's text into another type, too, and may round, cut or normalise it without a word:
 7.7777 into numeric(8,2), a time with its zone into one without, json into jsonb. So another type is accepted
@@ -15,6 +16,8 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.apply_catalog import HeldType, TargetColumn, TargetTable
+from connectors.postgres.firing import would_fire
+from connectors.postgres.row_security import would_apply
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import FIRST_USER_OID, element_of, scale_of
 from schemas.table import Column, TableSchema
@@ -76,6 +79,16 @@ def misfits(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
         else:
             continue
         yield Misfit(seen, fix.as_string())
+
+
+def require_quiet(target: TargetTable, *, replica: str, replica_role: bool) -> None:
+    """Nothing of the replica's acts on our writes to it, or hides rows from them. Raises OperatorNeeded
+    (`replica-triggers`, `replica-row-security`)."""
+    doing = f"writes to {target.qualified_name} of {replica}"
+    if target.policed is not None:
+        raise would_apply(doing, target.policed)
+    if target.firing:
+        raise would_fire(doing, target.firing, replica_role=replica_role)
 
 
 def _may_change(column: Column, there: TargetColumn) -> bool:

@@ -13,9 +13,11 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from connectors.postgres import deferred
 from connectors.postgres.apply_catalog import TargetTable, load_table
-from connectors.postgres.firing import silencing, would_fire
-from connectors.postgres.fitting import require_fit
+from connectors.postgres.firing import silencing
+from connectors.postgres.fitting import require_fit, require_quiet
+from connectors.postgres.row_security import lift_forced
 from connectors.postgres.session import Session
 from connectors.postgres.statements import empty_sql
 from schemas.errors import OperatorNeeded
@@ -33,6 +35,16 @@ _MAKE_ROOM: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Whose table it becomes: pipeline and replica by name. `replica_role`: our sessions there may set
+    session_replication_role."""
+
+    pipeline: str
+    replica: str
+    replica_role: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """is_prepared: it was there. is_attached: it is a partition, as on the source."""
 
@@ -40,36 +52,30 @@ class Taken:
     is_attached: bool
 
 
-def take_in(
-    conn: Session, join: Join, version: TableSchema | None, *, replica: str, replica_role: bool
-) -> Taken:
+def take_in(conn: Session, join: Join, version: TableSchema | None, *, at: Place) -> Taken:
     """In the session's open transaction. `version`: what the log's rows have; None: not known.
 
     Raises psycopg.Error, OperatorNeeded (`join-not-empty`, `join-refused`, `replica-schema`,
-    `replica-triggers`).
+    `replica-triggers`, `replica-row-security`).
     """
     is_prepared = _kind_of(conn, join.schema, join.table) is not None
     is_attached = False
     if is_prepared:
-        _require_prepared(conn, join, version, replica=replica, replica_role=replica_role)
+        _require_prepared(conn, join, version, at)
     else:
         _run(conn, join.ddl)
         is_attached = bool(join.parent) and _kind_of(conn, *join.parent) == "p"
         if is_attached:
             _run(conn, join.attach)
-        _run(conn, silencing(_target(conn, join, replica_role=replica_role).firing))
-    target = _target(conn, join, replica_role=replica_role)
-    if target.firing:
-        raise would_fire(
-            f"writes to {target.qualified_name} of {replica}", target.firing, replica_role=replica_role
-        )
+        _silence(conn, _target(conn, join, at), at)
+    require_quiet(_target(conn, join, at), replica=at.replica, replica_role=at.replica_role)
     return Taken(is_prepared, is_attached)
 
 
-def rehearse(conn: Session, join: Join, version: TableSchema, *, replica: str, replica_role: bool) -> None:
+def rehearse(conn: Session, join: Join, version: TableSchema, *, at: Place) -> None:
     """Raises what `take_in` does; nothing of it stays. The session must be in autocommit."""
     with conn.transaction(force_rollback=True):
-        take_in(conn, join, version, replica=replica, replica_role=replica_role)
+        take_in(conn, join, version, at=at)
 
 
 def join_refused(error: psycopg.Error, doing: str) -> OperatorNeeded:
@@ -78,33 +84,38 @@ def join_refused(error: psycopg.Error, doing: str) -> OperatorNeeded:
     return OperatorNeeded(f"{doing}: {seen}", code="join-refused", hint=_MAKE_ROOM)
 
 
-def _require_prepared(
-    conn: Session, join: Join, version: TableSchema | None, *, replica: str, replica_role: bool
-) -> None:
-    target = _target(conn, join, replica_role=replica_role)
+def _silence(conn: Session, target: TargetTable, at: Place) -> None:
+    """Of a table that we made: what would act on our writes keeps still, and policies do not bind us."""
+    _run(conn, silencing(target.firing))
+    for each in lift_forced(conn, [target.policed] if target.policed else []):
+        deferred.keep(conn, at.pipeline, each)
+
+
+def _require_prepared(conn: Session, join: Join, version: TableSchema | None, at: Place) -> None:
+    target = _target(conn, join, at)
     name = sql.Identifier(join.schema, join.table)
     if conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is not None:
         raise OperatorNeeded(
-            f"{name.as_string()} has rows in {replica} already",
+            f"{name.as_string()} has rows in {at.replica} already",
             code="join-not-empty",
             hint="Look at them, empty the table on the replica"
             f" ({empty_sql(join.schema, join.table)}) and start again.",
         )
     if version is None:
         return
-    require_fit(version, target, replica=replica)
+    require_fit(version, target, replica=at.replica)
     key = [sql.Identifier(version.columns[i].name) for i in version.key_indexes]
     if key and not target.key and version.replica_identity is not ReplicaIdentity.FULL:
         statement = sql.SQL("alter table {} add primary key ({});").format(name, sql.SQL(", ").join(key))
         raise OperatorNeeded(
-            f"{name.as_string()} of {replica} has no key",
+            f"{name.as_string()} of {at.replica} has no key",
             code="replica-schema",
             hint=f"Give it the source's and start again: {statement.as_string()}",
         )
 
 
-def _target(conn: Session, join: Join, *, replica_role: bool) -> TargetTable:
-    return load_table(conn, join.schema, join.table, replica_role=replica_role)
+def _target(conn: Session, join: Join, at: Place) -> TargetTable:
+    return load_table(conn, join.schema, join.table, replica_role=at.replica_role)
 
 
 def _run(conn: Session, statements: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from connectors.postgres.firing import FOREIGN_KEY, read_firing, would_fire
 from connectors.postgres.fitting import require_fit
 from connectors.postgres.publication import TableName
 from connectors.postgres.relation import tables_of
+from connectors.postgres.row_security import would_apply
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
 
@@ -28,7 +29,7 @@ def find_targets(
     """By each table's OID, the replica's table that takes its rows: the one of its name, or, for a
     partition that the replica does not have, the nearest parent that it has.
 
-    Raises OperatorNeeded (`replica-schema`, `replica-triggers`).
+    Raises OperatorNeeded (`replica-schema`, `replica-triggers`, `replica-row-security`).
     """
     versions = {
         (version.schema, version.name): version
@@ -43,8 +44,10 @@ def find_targets(
         target = load_table(replica, *name, replica_role=replica_role)
         if table.table_name in versions:
             require_fit(versions[table.table_name], target, replica="the replica")
+        doing = f"copying into {target.qualified_name} of the replica"
+        if target.policed is not None:
+            raise would_apply(doing, target.policed)
         if target.firing:
-            doing = f"copying into {target.qualified_name} of the replica"
             raise would_fire(doing, target.firing, replica_role=replica_role)
         targets[table.oid] = name
     return targets

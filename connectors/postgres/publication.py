@@ -172,10 +172,15 @@ def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None
     _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
 
 
+def drop_table_sql(name: str, table: TableName) -> str:
+    """ALTER PUBLICATION … DROP TABLE."""
+    statement = sql.SQL("alter publication {} drop table {}").format(sql.Identifier(name), _only([table]))
+    return statement.as_string()
+
+
 def drop_table(session: Session, name: str, table: TableName) -> None:
     """Take a table out. Rows that are written after the commit are not in the stream."""
-    statement = sql.SQL("alter publication {} drop table {}").format(sql.Identifier(name), _only([table]))
-    _run(session, statement.as_string(), f"taking {'.'.join(table)} out of publication {name}")
+    _run(session, drop_table_sql(name, table), f"taking {'.'.join(table)} out of publication {name}")
 
 
 def drop_publication(session: Session, name: str) -> None:
@@ -189,6 +194,11 @@ def full_identity_sql(table: TableName) -> str:
     return sql.SQL("alter table only {} replica identity full").format(sql.Identifier(*table)).as_string()
 
 
+def index_identity_sql(table: TableName, index: str) -> str:
+    """The statement that makes an index, given as SQL, a table's replica identity."""
+    return f"alter table only {sql.Identifier(*table).as_string()} replica identity using index {index};"
+
+
 def set_full_identity(session: Session, table: TableName) -> None:
     """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
     RetryLater (`lock-timeout`) where the table is in use all the time."""
@@ -197,19 +207,25 @@ def set_full_identity(session: Session, table: TableName) -> None:
         session.execute(full_identity_sql(table).encode())
 
 
-def identity_remedy(table: Table, publication: str) -> str:
-    """What makes UPDATE and DELETE of a published table work again in the application."""
-    name = sql.Identifier(table.schema, table.name).as_string()
+def identity_sql(table: Table) -> str | None:
+    """The statement that makes UPDATE and DELETE of a published table work again in the application; None if
+    it has neither a usable index nor can have REPLICA IDENTITY FULL."""
     if table.full_problem is None:
         return full_identity_sql((table.schema, table.name)) + ";"
     for index in table.usable_indexes:
-        shown = sql.Identifier(index.name).as_string()
-        return f"alter table {name} replica identity using index {shown};"
-    taken_out = f"alter publication {sql.Identifier(publication).as_string()} drop table only {name};"
+        return index_identity_sql((table.schema, table.name), sql.Identifier(index.name).as_string())
+    return None
+
+
+def identity_remedy(table: Table, publication: str) -> str:
+    """The same with words for the tables that have none."""
+    statement = identity_sql(table)
+    if statement is not None:
+        return statement
     return (
         "Give it a primary key, or a unique index on NOT NULL columns and:"
-        f" alter table {name} replica identity using index …; at once, at the price of beginning anew with"
-        f" Keepstream: {taken_out}"
+        f" {index_identity_sql((table.schema, table.name), '…')} at once, at the price of beginning anew with"
+        f" Keepstream: {drop_table_sql(publication, (table.schema, table.name))};"
     )
 
 

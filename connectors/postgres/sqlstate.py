@@ -161,7 +161,18 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     if state is None:
         return _without_sqlstate(exc, doing)
     kind, code, hint = _rule(state)
-    return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint or missed_in_function(exc) or "")
+    hint = _of_row_security(exc) or hint or missed_in_function(exc) or ""
+    return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
+
+
+def _of_row_security(exc: psycopg.Error) -> str | None:
+    """The hint where `row_security` off made a policy raise. The message is in the server's language."""
+    if exc.diag.source_function != "check_enable_rls":
+        return None
+    return (
+        "Run on that server as a superuser: alter role … bypassrls; Or, if our role owns the table there:"
+        " alter table … no force row level security;"
+    )
 
 
 def missed_in_function(exc: psycopg.Error) -> str | None:

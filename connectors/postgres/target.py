@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.firing import Firing, read_firing
+from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedTable:
     """A table of the replica. `writable`: we may do to it all that the stream does. `firing`: what
-    acts on our writes."""
+    acts on our writes. `policed`: that policies would refuse them."""
 
     schema: str
     name: str
     writable: bool
     firing: tuple[Firing, ...]
+    policed: Policed | None
 
 
 _PREPARED: Final = """
@@ -39,9 +41,12 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
     firing: dict[tuple[str, str], list[Firing]] = {}
     for each in read_firing(session, replica_role=replica_role):
         firing.setdefault((each.schema, each.table), []).append(each)
+    policed = {(each.schema, each.table): each for each in read_policed(session)}
     with wrapped("looking at the replica's tables"):
         rows = session.execute(_PREPARED).fetchall()
     return tuple(
-        PreparedTable(schema, name, writable, tuple(firing.get((schema, name), ())))
+        PreparedTable(
+            schema, name, writable, tuple(firing.get((schema, name), ())), policed.get((schema, name))
+        )
         for schema, name, writable in rows
     )

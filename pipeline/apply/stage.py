@@ -29,7 +29,11 @@ _REPORT_EVERY_S = 1.0
 _SWITCH_S = 0.0005
 """The thread that writes sets mostly waits for the replica: its answers must not lie for Python's 5 ms, until
 the thread that decodes gives way."""
-_SHOWN = {Blocked.HELD: StageState.PAUSED, Blocked.END_TIME: StageState.PAUSED}
+_SHOWN = {
+    Blocked.HELD: StageState.PAUSED,
+    Blocked.END_TIME: StageState.PAUSED,
+    Blocked.DELAYED: StageState.STREAMING,  # what waits for its time is work to do
+}
 
 
 def run_apply(options: ApplyOptions, stop: threading.Event, report: Report) -> bool:

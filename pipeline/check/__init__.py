@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from pipeline.check.findings import exit_code, refusal
-from pipeline.check.preflight import preflight
+from pipeline.check.preflight import CONFIG, preflight
 from pipeline.config import Config
 from schemas.finding import Severity
 
@@ -15,10 +15,11 @@ logger = logging.getLogger("keepstream.check")
 
 
 def require_fit(config: Config) -> None:
-    """What `run` asks before it makes anything: logs the warnings, raises the first error found."""
+    """What `run` asks before it makes anything: logs what does not stop it, raises the first error
+    that does. Who may read the file was said when it was read."""
     findings = preflight(config)
     for finding in findings:
-        if finding.severity is Severity.WARNING:
+        if finding.where != CONFIG.where and (finding.severity is Severity.WARNING or not finding.blocks):
             logger.warning(
                 "preflight warns",
                 extra={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.errors import ConfigError, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
@@ -23,9 +23,11 @@ class Place:
     def warning(self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "") -> Finding:
         return self._finding(Severity.WARNING, code, subject, message, fix, sql)
 
-    def error(self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "") -> Finding:
+    def error(
+        self, code: str, subject: str, message: str, *, fix: str = "", sql: str = "", blocks: bool = True
+    ) -> Finding:
         """A precondition that does not hold (exit code 4). `sql` is run at this place, `fix` is prose."""
-        return self._finding(Severity.ERROR, code, subject, message, fix, sql)
+        return replace(self._finding(Severity.ERROR, code, subject, message, fix, sql), blocks=blocks)
 
     def caught(self, error: KeepstreamError, subject: str) -> Finding:
         """An error that ended the look at `subject`."""
@@ -52,9 +54,9 @@ def comment(text: str) -> str:
 def refusal(findings: list[Finding]) -> KeepstreamError | None:
     """The error that ends a `run` whose preflight found these; None if nothing stands in its way.
 
-    Its exit code is the first ERROR's: 3, 4 or 5.
+    Its exit code is the first such ERROR's: 3, 4 or 5.
     """
-    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR and finding.blocks]
     if not errors:
         return None
     first = errors[0]
@@ -76,6 +78,5 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """0, or the first ERROR's."""
-    error = refusal(findings)
-    return error.exit_code if error else 0
+    """Of `check`: 0, or the first ERROR's."""
+    return next((finding.exit_code for finding in findings if finding.severity is Severity.ERROR), 0)

@@ -94,7 +94,9 @@ class Preflight:
         yield from check_publication(
             session, publication_name, publication, selection, role, established=established
         )
-        yield from check_endangered(tables, publication)
+        yield from check_endangered(
+            session, tables, publication, config.source.keyless, established=established
+        )
         yield from check_uncarried_objects(session)
         versions = tables_of(session, [table.oid for table in selection.wanted])
         self._source = SourceFacts(server, instance, selection, read_source_schema(session), versions)

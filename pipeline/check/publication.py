@@ -12,12 +12,15 @@ from connectors.postgres.publication import (
     Publication,
     add_tables_sql,
     create_publication_sql,
-    identity_remedy,
+    drop_table_sql,
+    identity_sql,
+    index_identity_sql,
 )
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
-from pipeline.selection import Selection
+from pipeline.config import Keyless
+from pipeline.selection import EXCLUDED, Selection
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
@@ -51,20 +54,43 @@ def check_publication(
     yield from _unwanted(publication, selection)
 
 
-def check_endangered(tables: Iterable[Table], publication: Publication | None) -> Iterator[Finding]:
-    """Published tables whose UPDATE and DELETE fail in the application now, and that capture may not mend. A
-    warning: nothing is gained by keeping capture from running."""
+def check_endangered(
+    session: Session,
+    tables: Iterable[Table],
+    publication: Publication | None,
+    keyless: Keyless,
+    *,
+    established: bool,
+) -> Iterator[Finding]:
+    """Published tables whose UPDATE and DELETE fail in the application now, whatever the configuration says
+    of them. Once the pipeline runs, nothing is gained by keeping capture from starting: it may mend them."""
     listed = {table.oid for table in publication.tables} if publication else set()
     for table in tables:
-        problem = table.identity_problem
-        if table.oid in listed and problem is not None and not (table.owned and table.full_problem is None):
-            assert publication is not None
-            yield SOURCE.warning(
-                "writes-fail",
-                table.qualified_name,
-                f"its UPDATE and DELETE fail in the application, because it is published: {problem}",
-                fix=identity_remedy(table, publication.name),
-            )
+        if publication is None or table.oid not in listed or table.identity_problem is None:
+            continue
+        helps = table.owned and table.full_problem is None
+        may_leave = not helps and has_role(session, publication.owner)
+        yield SOURCE.error(
+            "writes-fail",
+            table.qualified_name,
+            "its UPDATE and DELETE fail in the application, because it is published:"
+            f" {table.identity_problem}",
+            sql=identity_sql(table) or _key_needed(table, publication, may_leave=may_leave),
+            blocks=not (established or (helps and keyless is Keyless.FULL)),
+        )
+
+
+def _key_needed(table: Table, publication: Publication, *, may_leave: bool) -> str:
+    """`may_leave`: capture can take the table out of the publication by itself (docs/decisions/010)."""
+    name = (table.schema, table.name)
+    ways = [
+        "give it a primary key, or a unique index on NOT NULL columns and:",
+        index_identity_sql(name, "INDEX_NAME"),
+        "or start Keepstream: capture takes it out of the publication"
+        if may_leave
+        else f"or at once, and then {BEGIN_ANEW}:\n{drop_table_sql(publication.name, name)};",
+    ]
+    return "\n".join(map(comment, ways))
 
 
 def _may_be_made(session: Session, name: str, selection: Selection, role: Role) -> Finding:
@@ -184,11 +210,12 @@ def _lend(session: Session, owners: list[str], role: Role) -> Iterator[str]:
 
 
 def _unwanted(publication: Publication, selection: Selection) -> Iterator[Finding]:
+    """But for those that lack a key, which are `check_endangered`'s."""
     wanted = {table.oid for table in selection.wanted}
     reasons = {left_out.table: left_out.reason for left_out in selection.not_replicated}
     for table in publication.tables:
-        if table.oid not in wanted:
-            name = f"{table.schema}.{table.name}"
+        name = f"{table.schema}.{table.name}"
+        if table.oid not in wanted and reasons.get(name, EXCLUDED) == EXCLUDED:
             yield SOURCE.warning(
                 "table-published-unwanted",
                 name,

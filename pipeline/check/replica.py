@@ -16,6 +16,7 @@ from connectors.postgres.fitting import misfits
 from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.leftovers import filled_tables, user_objects
 from connectors.postgres.publication import TableName
+from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Server, read_role, read_server
 from connectors.postgres.session import Session
 from connectors.postgres.target import PreparedTable, read_prepared_tables
@@ -274,6 +275,9 @@ class ReplicaCheck:
                 f"{self._role.name} may not write to {len(refused)} tables: {_named(refused)}",
                 fix=f"Run there: grant OWNER_OF_THE_TABLES to {_identifier(self._role.name)};",
             )
+        policed = [table.policed for table in ours if table.policed]
+        if policed:
+            yield self._policed(policed)
         firing = [table for table in ours if table.firing]
         if firing:
             yield self._fires(firing, quiet=quiet)
@@ -285,6 +289,18 @@ class ReplicaCheck:
                 "role",
                 f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
             )
+
+    def _policed(self, policed: Sequence[Policed]) -> Finding:
+        names = [f"{each.schema}.{each.table}" for each in policed]
+        lifting = [each.lifting() for each in policed if each.owned]
+        others = ["-- or, for what it owns itself:", *map(comment, lifting)] if lifting else []
+        return self._place.error(
+            "replica-row-security",
+            "role",
+            f"row-level security applies to {self._role.name} on {len(policed)} tables, whose writes would be"
+            f" refused: {_named(names)}",
+            sql="\n".join([exempting(policed), *others]),
+        )
 
     def _fires(self, tables: Sequence[PreparedTable], *, quiet: bool) -> Finding:
         first = tables[0]

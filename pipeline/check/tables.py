@@ -14,13 +14,13 @@ from connectors.postgres.catalog import (
     list_sequences,
 )
 from connectors.postgres.instance import read_oid_columns
-from connectors.postgres.publication import Publication, full_identity_sql
+from connectors.postgres.publication import Publication, full_identity_sql, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
 from pipeline.config import Keyless, TablePattern, Tables
 from pipeline.quantities import human_bytes
-from pipeline.selection import Selection
+from pipeline.selection import EXCLUDED, Selection
 from schemas.finding import Finding
 
 SOURCE = Place("source")
@@ -43,18 +43,21 @@ def check_tables(
 def check_identities(
     selection: Selection, keyless: Keyless, publication: Publication | None, *, established: bool
 ) -> Iterator[Finding]:
-    """Tables whose rows have no key in the stream.
+    """Tables whose rows have no key in the stream; those that are published are `check_endangered`'s.
 
     `established`: the slot exists, so that a table which is not published has come later.
     """
-    published = {table.oid for table in publication.tables} if publication else set()
+    published = {f"{table.schema}.{table.name}" for table in publication.tables} if publication else set()
     for table in selection.undecided:
-        yield _undecided(table, later=established and table.oid not in published)
+        if table.qualified_name not in published:
+            yield _undecided(table, later=established)
     for table in selection.make_full:
-        yield _make_full(table)
+        if table.owned or table.qualified_name not in published:
+            yield _make_full(table)
     if keyless is not Keyless.REFUSE:
         for left_out in selection.not_replicated:
-            if not left_out.reason.startswith("excluded by source.tables"):
+            is_told = left_out.reason == EXCLUDED or left_out.table in published
+            if not is_told:
                 yield SOURCE.warning(
                     "table-left-out", left_out.table, f"is not replicated: {left_out.reason}"
                 )
@@ -147,27 +150,22 @@ def _undecided(table: Table, *, later: bool) -> Finding:
 
 def _identity_choices(table: Table) -> str:
     """SQL of the best way, the others as comments: USING INDEX, FULL, and leaving it out."""
-    name = _table(table)
-    ways = [
-        f"alter table only {name} replica identity using index {_identifier(index.name)};"
-        for index in table.usable_indexes
-    ]
+    name = (table.schema, table.name)
+    ways = [index_identity_sql(name, _identifier(index.name)) for index in table.usable_indexes]
     if table.full_problem is None:
-        ways.append(full_identity_sql((table.schema, table.name)) + ";  -- every column is the key")
+        ways.append(full_identity_sql(name) + ";  -- every column is the key")
     if not table.usable_indexes:
-        ways.append(
-            f"alter table only {name} replica identity using index INDEX_NAME;"
-            "  -- with a unique index on NOT NULL columns"
-        )
+        ways.append(f"{index_identity_sql(name, 'INDEX_NAME')}  -- with a unique index on NOT NULL columns")
         ways.sort(key=lambda way: "INDEX_NAME" in way)
     first, *others = ways
     if "INDEX_NAME" in first:
         first = comment(first)
     choices = [first, *(comment(f"or: {way}") for way in others)]
     pattern = TablePattern.naming(table.schema, table.name)
+    for_all = "exclude" if table.full_problem else "full, or exclude"
     choices += [
         f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{json.dumps(pattern.text)}]",
-        "-- or decide for all such tables: source.keyless: full, or exclude",
+        f"-- or decide for all such tables: source.keyless: {for_all}",
     ]
     return "\n".join(choices)
 

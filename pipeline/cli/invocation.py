@@ -34,10 +34,11 @@ class Invocation:
 
     @cached_property
     def config(self) -> Config:
-        """The loaded file. Raises ConfigError."""
+        """The loaded file. Raises ConfigError. A child of `run`, which has warned, does not warn."""
         from pipeline.config import load_config  # pydantic and yaml: `--help` need not wait for them
+        from pipeline.supervisor import is_supervised
 
-        return load_config(self.path)
+        return load_config(self.path, warn=not is_supervised())
 
     def set_up_logs(self) -> None:
         set_up_logs(self.log_format, self.log_level)

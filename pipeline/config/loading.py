@@ -34,13 +34,15 @@ _PARTS: dict[tuple[str, ...], type[BaseModel]] = {
 }
 
 
-def load_config(path: Path = DEFAULT_PATH, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read and validate a file. Warns (log) if others may read it.
+def load_config(
+    path: Path = DEFAULT_PATH, environment: Mapping[str, str] = os.environ, *, warn: bool = True
+) -> Config:
+    """Read and validate a file. Warns (log) if others may read it, unless told not to.
 
     Raises ConfigError: `config-missing`, `config-unreadable`, `config-yaml`, `config-invalid`.
     """
     config = parse_config(_read(path), name=str(path), environment=environment)
-    if readable_by_others(path):
+    if warn and readable_by_others(path):
         logger.warning(
             "configuration is readable by others", extra={"file": str(path), "fix": f"chmod 600 {path}"}
         )

@@ -25,6 +25,7 @@ from connectors.postgres.deferred import defer, forget
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
+from connectors.postgres.row_security import lift_forced, read_policed
 from connectors.postgres.sequences import SequenceValue, advance_sequences, read_sequences
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import (
@@ -325,6 +326,7 @@ class _FirstCopy:
         self._restore(schema, "post-data", CopyPhase.INDEXES, jobs=max(2, self._options.workers))
         deferred = schema.choice.deferred()
         deferred += silence_triggers(self._replica, replica_role=self._replica_role)
+        deferred += lift_forced(self._replica, read_policed(self._replica))
         forget(self._replica, run.name)  # of an earlier life of this pipeline
         defer(self._replica, run.name, deferred)
         self._meter.leave_out(f"{d.kind} {d.object}: {d.reason}" for d in deferred)

@@ -218,14 +218,41 @@ def test_a_missing_privilege_stops(
     assert replicating.start().ended_with().code == "privilege-missing"
 
 
-def test_row_security_that_would_hide_rows_stops(
+FORCED = "alter table public.customer enable row level security, force row level security"
+
+
+def test_row_security_that_would_hide_rows_stops_with_the_sql_that_mends_it(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
-    replica.execute("alter table public.customer enable row level security, force row level security")
+    replica.execute(FORCED)
     made_log.commit(rows.insert("1", "x"), tables=[rows.table])
     error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("replica-row-security", 4)
+    assert error.message == (
+        "writes to public.customer of standby would be refused: row-level security applies to our role"
+        " keepstream there"
+    )
+    assert error.hint == (
+        'Run on the replica as a superuser: alter role "keepstream" bypassrls; Or as the table\'s owner:'
+        ' alter table only "public"."customer" no force row level security;'
+    )
+    replica.execute(error.hint.split("owner: ")[1])
+    replicating.catch_up()
+    assert names(replica) == [(1, "x")]
+
+
+def test_row_security_that_is_forced_while_apply_runs_stops_with_a_hint_that_helps(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    made_log.commit(rows.insert("1", "x"), tables=[rows.table])
+    applying = replicating.start()
+    replicating.wait_for(made_log.lsn)
+    replica.execute(FORCED)
+    made_log.commit(rows.insert("2", "x"))
+    error = applying.ended_with()
     assert error.code == "privilege-missing"
-    assert "row-level security" in error.message
+    assert error.message.startswith("insert of public.customer")
+    assert "alter role … bypassrls;" in error.hint
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01", "53100", "55P03", "53200"])

@@ -224,8 +224,12 @@ def test_until_a_time_does_not_begin_a_big_transaction_that_is_past_it(
     assert ids(replica) == [1]
 
 
-def test_a_delayed_replica_applies_what_is_old_enough(
-    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+def test_a_delayed_replica_applies_what_is_old_enough_and_is_not_idle_while_the_rest_waits(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hour = 3600 * 1_000_000
     write(made_log, rows, 1, 2, time=made_log.now() - 2 * hour)
@@ -234,12 +238,14 @@ def test_a_delayed_replica_applies_what_is_old_enough(
     )
     made_log.close_parts(opened)
     recent = write(made_log, rows, 4, 4)
+    monkeypatch.setattr("pipeline.apply.stage.IDLE_AFTER_S", 0.0)
     with replicating.running(delay_us=hour) as applying:
         replicating.wait_for(opened.end_lsn)
         replicating.wait(
             lambda: bool(applying.reports) and applying.reports[-1].waiting_for == "its delay of 3600 s",
             "the delay in the report",
         )
+        assert applying.reports[-1].state is StageState.STREAMING
     assert ids(replica) == [1, 2, 3]
     time.sleep(max(0.0, (recent[0].commit_time + 1_000_000 - made_log.now()) / 1e6))
     with replicating.running(delay_us=1_000_000):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.check import preflight, refusal
+from pipeline.check import exit_code, preflight, refusal
 from pipeline.cli import main
 from pipeline.cli.check import fix_lines
 from pipeline.config import Config, parse_config
-from schemas.errors import LoginRefused, OperatorNeeded, RetryLater
+from schemas.errors import BEGIN_ANEW, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
 from tests.fix_postgres import Database
 
@@ -142,6 +142,91 @@ def test_a_keyless_table_that_appears_later_is_a_warning(owning: Database, log: 
     found = by_code(preflight(configure(owning.dsn, log)))
     assert found["replica-identity"].severity is Severity.WARNING
     assert found["slot-without-log"].severity is Severity.ERROR
+
+
+@pytest.mark.parametrize("more", ["", "  keyless: exclude\n", "  tables: {exclude: [public.customer]}\n"])
+def test_a_published_table_that_lost_its_key_is_an_error_that_no_setting_hides_and_no_obstacle_for_run(
+    source: Database, log: Path, more: str
+) -> None:
+    source.execute(f"{CUSTOMER}; create publication keepstream_crm for table only customer")
+    established(source)
+    source.execute("alter table customer drop constraint customer_pkey")
+    config = configure(source.dsn, log, more=more)
+    findings = [finding for finding in preflight(config) if finding.subject == "public.customer"]
+    assert errors(findings) == ["writes-fail"]
+    assert (exit_code(findings), refusal(findings)) == (4, None)
+    found = by_code(findings)["writes-fail"]
+    assert found.message == (
+        "its UPDATE and DELETE fail in the application, because it is published: no primary key"
+    )
+    assert found.fix == 'alter table only "public"."customer" replica identity full;'
+    source.execute("\n".join(fix_lines(findings)))
+    source.execute("update customer set name = 'x'")
+    assert "writes-fail" not in by_code(preflight(config))
+
+
+def test_a_published_table_without_a_key_keeps_a_pipeline_from_beginning(source: Database, log: Path) -> None:
+    source.execute("create table keyless (x int); create publication keepstream_crm for table only keyless")
+    findings = preflight(configure(source.dsn, log))
+    assert errors(findings) == ["writes-fail"]
+    error = refusal(findings)
+    assert error is not None
+    assert 'alter table only "public"."keyless" replica identity full;' in error.hint
+
+
+@pytest.mark.parametrize("lent", [False, True])
+def test_a_published_table_that_only_a_key_helps_is_told_what_else_it_can_do(
+    source: Database, log: Path, lent: bool
+) -> None:
+    source.execute(f"{CUSTOMER}; create publication keepstream_crm for table only customer")
+    source.execute("alter table customer add twice int generated always as (id * 2) virtual")
+    source.execute("alter table customer drop constraint customer_pkey")
+    if lent:
+        source.grant_ownership()
+    fix = by_code(preflight(configure(source.dsn, log)))["writes-fail"].fix.splitlines()
+    assert fix[:2] == [
+        "-- give it a primary key, or a unique index on NOT NULL columns and:",
+        '-- alter table only "public"."customer" replica identity using index INDEX_NAME;',
+    ]
+    assert fix[2:] == (
+        ["-- or start Keepstream: capture takes it out of the publication"]
+        if lent
+        else [
+            f"-- or at once, and then {BEGIN_ANEW}:",
+            '-- alter publication "keepstream_crm" drop table only "public"."customer";',
+        ]
+    )
+
+
+def test_keyless_full_is_not_offered_to_a_table_that_it_does_not_help(owning: Database, log: Path) -> None:
+    owning.execute("create table t (x int, y int generated always as (x * 2) virtual)")
+    found = by_code(preflight(configure(owning.dsn, log)))["replica-identity"]
+    assert found.fix.splitlines() == [
+        '-- alter table only "public"."t" replica identity using index INDEX_NAME;'
+        "  -- with a unique index on NOT NULL columns",
+        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.t"]',
+        "-- or decide for all such tables: source.keyless: exclude",
+    ]
+
+
+def test_why_keyless_full_leaves_a_table_out_is_said_as_it_is(owning: Database, log: Path) -> None:
+    owning.execute("create table t (x int, y int generated always as (x * 2) virtual)")
+    owning.execute("create table u (x int, y int generated always as (x * 2) virtual)")
+    owning.execute("alter table u replica identity full")
+    findings = preflight(configure(owning.dsn, log, more="  keyless: full\n"))
+    assert [finding.message for finding in findings if finding.code == "table-left-out"] == [
+        "is not replicated: no primary key; source.keyless: full does not help, because it has virtual"
+        " generated columns",
+        "is not replicated: replica identity full with virtual generated columns",
+    ]
+
+
+def test_a_key_with_a_stored_generated_column_is_helped_by_keyless_full(owning: Database, log: Path) -> None:
+    owning.execute("create table t (x int, y int generated always as (x * 2) stored primary key)")
+    found = by_code(preflight(configure(owning.dsn, log, more="  keyless: full\n")))
+    assert found["replica-identity-full"].message == (
+        "primary key contains a generated column: gets replica identity full (source.keyless)"
+    )
 
 
 def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> None:
@@ -432,6 +517,34 @@ def test_what_would_fire_even_on_a_replica_is_refused_with_the_sql_that_mends_it
         ]
     replica.execute(by_code(findings)["replica-triggers"].fix)
     assert errors(preflight(config)) == []
+
+
+def test_policies_that_would_refuse_our_writes_to_a_prepared_replica_are_an_error(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(f"{CUSTOMER}; create table lead (id int primary key)")
+    replica.execute(f"{CUSTOMER}; create table lead (id int primary key)")
+    replica.execute("alter table customer enable row level security, force row level security")
+    replica.execute("alter table lead enable row level security")
+    replica.execute_as_admin("alter table lead owner to postgres; grant all on lead to keepstream")
+    config = configure(owning.dsn, log, replica.dsn, initial="none")
+    findings = preflight(config)
+    assert errors(findings) == ["replica-row-security"]
+    found = by_code(findings)["replica-row-security"]
+    assert found.message == (
+        "row-level security applies to keepstream on 2 tables, whose writes would be refused:"
+        " public.customer, public.lead"
+    )
+    assert found.fix.splitlines() == [
+        'alter role "keepstream" bypassrls;',
+        "-- or, for what it owns itself:",
+        '-- alter table only "public"."customer" no force row level security;',
+    ]
+    try:
+        replica.execute_as_admin(found.fix)
+        assert errors(preflight(config)) == []
+    finally:
+        replica.execute_as_admin("alter role keepstream nobypassrls")
 
 
 def test_a_prepared_replica_must_have_the_tables_and_no_rows(

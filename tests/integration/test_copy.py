@@ -380,6 +380,67 @@ def test_row_level_security_that_hides_rows_is_refused(source: Database, replica
     assert refused.value.message == ("row-level security hides rows of public.t from our role on the source")
 
 
+def test_a_replica_is_made_without_forced_row_level_security_which_would_bind_only_our_role(
+    source: Database, replica: Database
+) -> None:
+    source.execute(
+        "create table t (a int); insert into t values (1); create policy none on t using (false);"
+        " alter table t enable row level security, force row level security"
+    )
+    source.execute_as_admin("alter role keepstream bypassrls")
+    try:
+        _, told = copy(source, replica)
+    finally:
+        source.execute_as_admin("alter role keepstream nobypassrls")
+
+    security = "select relrowsecurity, relforcerowsecurity from pg_class where relname = 't'"
+    assert replica.execute(security) == [(True, False)]
+    assert told[-1].left_out == (
+        "row security public.t: FORCE would apply the policies to our role, which owns the table here",
+    )
+    replica.execute("update t set a = 2")
+    assert replica.execute("select a from t") == [(2,)]
+    ((statement,),) = replica.execute("select statement from keepstream.deferred_ddl")
+    replica.execute(statement)
+    assert replica.execute(security) == [(True, True)]
+
+
+def test_a_replica_keeps_forced_row_level_security_that_our_role_bypasses(
+    source: Database, new_replica: Callable[..., Database]
+) -> None:
+    replica = new_replica()
+    source.execute(
+        "create table t (a int); alter table t enable row level security, force row level security"
+    )
+    for each in (source, replica):
+        each.execute_as_admin("alter role keepstream bypassrls")
+    try:
+        _, told = copy(source, replica)
+    finally:
+        source.execute_as_admin("alter role keepstream nobypassrls")
+
+    assert replica.execute("select relforcerowsecurity from pg_class where relname = 't'") == [(True,)]
+    assert told[-1].left_out == ()
+
+
+def test_rows_alone_are_not_copied_where_a_policy_of_the_replica_would_refuse_them(
+    source: Database, replica: Database
+) -> None:
+    source.execute("create table t (a int); insert into t values (1)")
+    replica.execute(
+        "create table t (a int); alter table t enable row level security, force row level security"
+    )
+
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+
+    assert refused.value.code == "replica-row-security"
+    assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
+    replica.execute(refused.value.hint.split("owner: ")[1])
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select a from t") == [(1,)]
+
+
 def test_a_table_that_our_role_may_not_read_is_refused(
     source: Database, replica: Database, new_source: Callable[..., Database]
 ) -> None:

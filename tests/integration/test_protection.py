@@ -155,5 +155,6 @@ def test_a_publication_that_is_not_ours_is_left_as_it_is(
         assert "alter publication" in each.fix
     with connect(source.dsn, purpose="test") as session:
         tables = list_tables(session, publication="keepstream_crm")
-        (finding,) = check_endangered(tables, read_publication(session, "keepstream_crm"))
+        publication = read_publication(session, "keepstream_crm")
+        (finding,) = check_endangered(session, tables, publication, Keyless.FULL, established=True)
     assert (finding.code, finding.subject) == ("writes-fail", "public.visit")

@@ -53,6 +53,16 @@ def test_run_copies_an_empty_replica_and_then_streams(pipeline: Pipeline) -> Non
     assert running.end() == 0
 
 
+def test_a_file_that_others_may_read_is_warned_of_once_a_run(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute("create table t (id int primary key)")
+    pipeline.config_path.chmod(0o644)
+    running = pipeline.start("run")
+    pipeline.wait()
+    assert running.output.count("readable by others") == 1
+    assert running.output.count("chmod 600") == 1
+
+
 def test_a_row_altered_on_the_replica_is_named(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     for side in (pipeline.source, pipeline.replica):

@@ -235,7 +235,7 @@ def leave(arena: Arena, given: Parameters) -> None:
 
 def _is_published(arena: Arena, table: str) -> bool:
     arena.glance()
-    query = "select 1 from pg_publication_tables where tablename = %s"
+    query = "select 1 from pg_publication_tables where tablename = %s and pubname like 'keepstream%%'"
     return bool(arena.source.execute(query, [table]))
 
 
