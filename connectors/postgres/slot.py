@@ -16,6 +16,7 @@ import psycopg
 
 from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.session import Session, wrapped
+from connectors.postgres.walsender import PLUGIN
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, parse_lsn
 
@@ -34,6 +35,7 @@ class SlotState:
         (max_slot_wal_keep_size); None: no limit, or lost already.
     wal_status: reserved, extended, unreserved (about to be lost) or lost.
     inactive_s: seconds since its owner left; None while it is active.
+    read_in: the database of the session that read this.
     """
 
     name: str
@@ -49,6 +51,12 @@ class SlotState:
     invalidation_reason: str | None
     catalog_xmin_age: int | None
     inactive_s: float | None
+    read_in: str
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it only has the name: no capture of the database that it was read in makes such a slot."""
+        return (self.plugin, self.database, self.temporary) != (PLUGIN, self.read_in, False)
 
     @property
     def lost(self) -> bool:
@@ -65,7 +73,8 @@ _STATE: Final = """
            s.safe_wal_size, coalesce(s.wal_status, 'lost'), to_jsonb(s) ->> 'invalidation_reason',
            age(s.catalog_xmin),
            case when not s.active then extract(
-               epoch from clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 end
+               epoch from clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 end,
+           current_database()::text
       from pg_replication_slots s
      where s.slot_name = %s
 """

@@ -12,7 +12,7 @@ import datetime
 import secrets
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,19 +28,31 @@ from schemas.lsn import Lsn
 @dataclass(frozen=True, slots=True)
 class Blocker:
     """An open transaction that something of ours waits for. `pid` is None for a prepared one, whose
-    name is in `gid`. `age_s` is None where our role may not see it (pg_read_all_stats)."""
+    name is in `gid`. `age_s` is None, and `state`, of its session, empty, where our role may not see it
+    (pg_read_all_stats)."""
 
     pid: int | None
     application: str
     user: str
     age_s: float | None
     gid: str = ""
+    state: str = ""
 
     def __str__(self) -> str:
         age = "" if self.age_s is None else f", open for {self.age_s:.0f} s"
         if self.pid is None:
             return f"prepared transaction {self.gid!r} of {self.user}{age}"
-        return f"pid {self.pid} ({self.application or 'no application_name'}, {self.user}{age})"
+        state = self.state and f", {self.state}"
+        return f"pid {self.pid} ({self.application or 'no application_name'}, {self.user}{state}{age})"
+
+
+_NAMED: Final = 5
+
+
+def name_blockers(blockers: Sequence[Blocker]) -> str:
+    """The first few, in one line; of those that a slot waits for they are the oldest."""
+    more = [f"{len(blockers) - _NAMED} more"] if len(blockers) > _NAMED else []
+    return "; ".join([*map(str, blockers[:_NAMED]), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +146,7 @@ def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:
     pids = [str(blocker.pid) for blocker in blockers if blocker.pid is not None]
     ends = [f"select pg_terminate_backend({pid});" for pid in pids]
     ends += [f"rollback prepared {sql.Literal(b.gid).as_string()};" for b in blockers if b.pid is None]
-    named = "; ".join(map(str, blockers)) or "none that we can see"
+    named = name_blockers(blockers) or "none that we can see"
     return RetryLater(
         f"no snapshot after {seconds:.0f} s, because transactions stay open: {named}",
         code="snapshot-blocked",
@@ -149,17 +161,18 @@ _SLOT_BLOCKERS: Final = """
         select max(age(transactionid)) as age from pg_catalog.pg_locks
          where pid = %(pid)s and locktype = 'transactionid' and not granted
     )
-    select a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, ''
+    select a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, '', coalesce(a.state, '')
       from pg_catalog.pg_stat_activity a, waited w
      where a.backend_xid is not null and age(a.backend_xid) >= w.age and a.pid <> %(pid)s
      union all
-    select null, '', p.owner, p.prepared, p.gid
+    select null, '', p.owner, p.prepared, p.gid, ''
       from pg_catalog.pg_prepared_xacts p, waited w where age(p.transaction) >= w.age
      order by 4 nulls last
 """
 
 _LOCK_BLOCKERS: Final = """
-    select distinct a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, ''
+    select distinct a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, '',
+           coalesce(a.state, '')
       from pg_catalog.pg_stat_activity mine
      cross join lateral unnest(pg_catalog.pg_blocking_pids(mine.pid)) as blocking
       join pg_catalog.pg_stat_activity a on a.pid = blocking
@@ -181,10 +194,10 @@ def lock_blockers(observer: Session, application: str) -> list[Blocker]:
 
 
 def _blocker(
-    pid: int | None, application: str, user: str, since: datetime.datetime | None, gid: str
+    pid: int | None, application: str, user: str, since: datetime.datetime | None, gid: str, state: str
 ) -> Blocker:
     age_s = None if since is None else (datetime.datetime.now(datetime.UTC) - since).total_seconds()
-    return Blocker(pid, application, user, age_s, gid)
+    return Blocker(pid, application, user, age_s, gid, state)
 
 
 def held_back(observer: Session, snapshot: ExportedSnapshot) -> HeldBack | None:

@@ -11,7 +11,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import PLUGIN, SystemIdentity, TimelineSwitch, Walsender
+from connectors.postgres.walsender import SystemIdentity, TimelineSwitch, Walsender
 from pipeline.capture.announcements import (
     announced_joins,
     announced_xids,
@@ -80,7 +80,7 @@ def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iter
     )
 
 
-def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Position | None) -> None:
+def check_slot(name: str, slot: SlotState | None, *, tail: Position | None) -> None:
     """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently.
 
     `tail` None: its position is not compared, because another capture may be moving it.
@@ -91,15 +91,8 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             code="slot-missing",
             hint=f"It was dropped, so changes since then are lost to the log. {IF_MEANT}",
         )
-    if (slot.plugin, slot.database, slot.temporary) != (PLUGIN, database, False):
-        raise HistoryBroken(
-            f"slot {name} is another one: "
-            + (f"plugin {slot.plugin}, database {slot.database}" if slot.plugin else "a physical one"),
-            code="slot-foreign",
-            hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
-            " keepstream.yaml). If nobody needs that slot, drop it (select"
-            f" pg_drop_replication_slot('{name}');), and as ours is gone, {BEGIN_ANEW}.",
-        )
+    if slot.foreign:
+        raise slot_foreign(slot, promised=True)
     if slot.lost:
         raise HistoryBroken(
             f"slot {name} was invalidated: {slot.invalidation_reason or 'its WAL was removed'}",
@@ -107,24 +100,50 @@ def check_slot(name: str, slot: SlotState | None, *, database: str, tail: Positi
             hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
             f" idle_replication_slot_timeout on the source. {IF_MEANT}",
         )
-    confirmed = slot.confirmed_flush_lsn
-    if tail is not None and confirmed is not None and confirmed > tail.lsn:
+    advanced = None if tail is None else slot_advanced(slot, tail)
+    if advanced is not None:
+        raise advanced
+
+
+def check_leftover(slot: SlotState, log: str, *, begun: bool) -> None:
+    """P6: a slot beside a log that has promised nothing is one that a capture made, which `begun` the log
+    and was killed before its first ANCHOR."""
+    if slot.foreign:
+        raise slot_foreign(slot, promised=False)
+    if not begun:
         raise HistoryBroken(
-            f"slot {name} stands at {format_lsn(confirmed)}, the log ends at {tail}",
-            code="slot-advanced",
-            hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
-            f" to the log. {IF_MEANT}",
+            f"slot {slot.name} exists and the log {log} is empty",
+            code="slot-without-log",
+            hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
+            f" back; or, if it is gone, drop the slot (select pg_drop_replication_slot('{slot.name}');) and"
+            f" {BEGIN_ANEW}.",
         )
 
 
-def slot_without_log(slot: str, log: str) -> HistoryBroken:
-    """A slot beside an empty log (P6)."""
+def slot_foreign(slot: SlotState, *, promised: bool) -> HistoryBroken:
+    """A slot that is not ours bears our name. `promised`: the log holds changes that came from ours."""
+    temporary = ", temporary" if slot.temporary else ""
+    of = f"plugin {slot.plugin}, database {slot.database}{temporary}" if slot.plugin else "a physical one"
+    anew = f", and as ours is gone, {BEGIN_ANEW}" if promised else ""
     return HistoryBroken(
-        f"slot {slot} exists and the log {log} is empty",
-        code="slot-without-log",
-        hint="The slot belongs to a log that is gone, or to another pipeline of this name. Bring the log"
-        f" back; or, if it is gone, drop the slot (select pg_drop_replication_slot('{slot}');) and"
-        f" {BEGIN_ANEW}.",
+        f"slot {slot.name} is another one: {of}",
+        code="slot-foreign",
+        hint="Somebody else made a slot of this name. Rename one of the two pipelines (`name` in"
+        " keepstream.yaml). Only if nobody needs that slot, drop it (select"
+        f" pg_drop_replication_slot('{slot.name}');){anew}.",
+    )
+
+
+def slot_advanced(slot: SlotState, tail: Position) -> HistoryBroken | None:
+    """What it means that the slot stands past the log's tail; None if it does not."""
+    confirmed = slot.confirmed_flush_lsn
+    if confirmed is None or confirmed <= tail.lsn:
+        return None
+    return HistoryBroken(
+        f"slot {slot.name} stands at {format_lsn(confirmed)}, the log ends at {tail}",
+        code="slot-advanced",
+        hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
+        f" to the log. {IF_MEANT}",
     )
 
 

@@ -74,6 +74,7 @@ class Pump:
         while not stop.is_set():
             self.step()
         self._append(self._packer.flush())
+        self._rates.position = self._chain.position
         deadline = time.monotonic() + 5.0
         while not self._chain.all_durable and time.monotonic() < deadline:
             self._confirm(0.1)

@@ -37,6 +37,7 @@ class CaptureStage:
         self._rates = Rates()
         self._state = StageState.STARTING
         self._waiting_for: str | None = None
+        self._waiting_key: object = None
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
         self._tables = Tables()
@@ -101,10 +102,11 @@ class CaptureStage:
         self._last_error = ReportedError.of(error)
         logger.warning("capture retries", extra={"code": error.code, "error": error.message})
 
-    def _wait_for(self, what: str) -> None:
-        if what != self._waiting_for:
+    def _wait_for(self, what: str, *, key: object = None) -> None:
+        key = what if key is None else key
+        if self._waiting_for is None or key != self._waiting_key:
             logger.info("capture waits", extra={"waiting_for": what})
-        self._waiting_for = what
+        self._waiting_for, self._waiting_key = what, key
 
     def _set_tables(self, tables: Tables) -> None:
         self._tables = tables

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
@@ -21,15 +22,16 @@ from connectors.postgres import slot as slots
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.snapshot import name_blockers, slot_blockers
 from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
     check_cluster,
+    check_leftover,
     check_published,
     check_slot,
     published_now,
-    slot_without_log,
 )
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
@@ -48,8 +50,13 @@ _AGAIN_S = 1.0
 _LOCK_WAIT_MS = 5000
 """For no look at the catalog does capture wait longer; it begins again, and says so."""
 
-Waiting = Callable[[str], None]
-"""Called about once a second with what capture waits for; may raise to give up."""
+
+class Waiting(Protocol):
+    """Called about once a second with what capture waits for; may raise to give up."""
+
+    def __call__(self, what: str, *, key: object = None) -> None:
+        """`key`: by which it is the same as before, where `what` tells times; None: by `what`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -113,8 +120,8 @@ class Startup:
     def _begin(self, sql: Session, tail: Follower) -> OpenCapture:
         options = self._options
         leftover = slots.read_slot(sql, options.slot)
-        if leftover is not None and tail.chain.stream is None:
-            raise slot_without_log(options.slot, options.log.name)
+        if leftover is not None:
+            check_leftover(leftover, options.log.name, begun=tail.chain.stream is not None)
         stream_id = tail.chain.stream or uuid.uuid4().bytes
         walsender = self._walsender(stream_id)
         system = walsender.identify_system()
@@ -123,7 +130,7 @@ class Startup:
         self._ensure_publication(sql, selection)
         if leftover is not None:
             slots.drop_slot(sql, options.slot)
-        created = self._create_slot(walsender)
+        created = self._create_slot(sql, walsender)
         failpoint("capture.slot_created")
         live, identity = self._published_at(created)
         source = SourceIdentity(system.system_id, system.timeline, identity)
@@ -162,15 +169,20 @@ class Startup:
             else:
                 return
 
-    def _create_slot(self, walsender: Walsender) -> CreatedSlot:
+    def _create_slot(self, sql: Session, walsender: Walsender) -> CreatedSlot:
+        """Those that it waits for are named (P17)."""
         options = self._options
 
         def waiting(seconds: float) -> None:
             if self._stop.is_set():
                 raise RetryLater("stopped while waiting for the slot", code="stopped")
             if seconds > 1:
+                blockers = slot_blockers(sql, walsender.backend_pid)
+                named = name_blockers(blockers) or "none that our role may see (pg_read_all_stats)"
                 self._waiting(
-                    f"slot {options.slot}: open transactions on the source must end first ({seconds:.0f} s)"
+                    f"slot {options.slot}: open transactions on the source must end first"
+                    f" ({seconds:.0f} s): {named}",
+                    key=frozenset((blocker.pid, blocker.gid) for blocker in blockers),
                 )
 
         return walsender.create_slot(options.slot, temporary=False, export_snapshot=True, waiting=waiting)
@@ -192,9 +204,8 @@ class Startup:
         stream_id = seen.chain.stream
         assert stream_id is not None
         walsender = self._walsender(stream_id)
-        system = self._check_system(walsender, seen)
-        slot = slots.read_slot(sql, options.slot)
-        check_slot(options.slot, slot, database=system.database, tail=None)
+        self._check_system(walsender, seen)
+        check_slot(options.slot, slots.read_slot(sql, options.slot), tail=None)
         stream = self._own_slot(sql, walsender, stream_id)
         if stream is None:
             self._close_all()
@@ -236,7 +247,7 @@ class Startup:
         finally:
             walsender.close()
         slot = slots.read_slot(sql, options.slot)
-        check_slot(options.slot, slot, database=system.database, tail=tail.chain.tail)
+        check_slot(options.slot, slot, tail=tail.chain.tail)
         assert slot is not None
         identity = check_published(sql, options.publication, anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO

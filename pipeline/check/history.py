@@ -53,20 +53,20 @@ def check_history(session: Session, seen: HistorySeen, config: Config) -> Iterat
     slot, tail = seen.slot, seen.tail
     if tail is not None and tail.chain.promised:
         yield from _continued(session, config, slot, tail)
-    elif slot is not None and (tail is None or tail.chain.stream is None):
-        error = history.slot_without_log(config.slot_name, config.log.url)
-        yield SOURCE.caught(error, f"slot {config.slot_name}")
     elif slot is None:
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
+    else:
+        begun = seen.stream is not None
+        broken = _broken(partial(history.check_leftover, slot, config.log.url, begun=begun))
+        if broken is not None:
+            yield SOURCE.caught(broken, f"slot {config.slot_name}")
 
 
 def _continued(session: Session, config: Config, slot: SlotState | None, tail: Follower) -> Iterator[Finding]:
     anchor, end = tail.last_anchor, tail.chain.tail
     assert anchor is not None
     subject = f"slot {config.slot_name}"
-    broken = _broken(
-        partial(history.check_slot, config.slot_name, slot, database=session.info.dbname, tail=end)
-    )
+    broken = _broken(partial(history.check_slot, config.slot_name, slot, tail=end))
     if broken is not None:
         yield SOURCE.caught(broken, subject)
     elif slot is not None:

@@ -83,7 +83,8 @@ class Preflight:
     def _server_and_tables(self, session: Session) -> Iterator[Finding]:
         config = self._config
         server, role, instance = read_server(session), read_role(session), read_instance(session)
-        established = read_slot(session, config.slot_name) is not None
+        slot = read_slot(session, config.slot_name)
+        established = slot is not None and not slot.foreign
         yield from check_source(server, instance, role, config, established=established)
         publication_name = config.publication_name
         tables = list_tables(session, publication=publication_name)

@@ -94,7 +94,8 @@ def _number(value: float | None) -> str:
 def _slot_line(seen: dict[str, Any]) -> Text:
     slot = seen["slot"]
     if not slot["exists"]:
-        return styled(f"slot {slot['name']}: {'unknown' if slot['exists'] is None else 'does not exist'}")
+        missing = "is not ours" if slot["foreign"] else "does not exist"
+        return styled(f"slot {slot['name']}: {'unknown' if slot['exists'] is None else missing}")
     active = "active" if slot["active"] else "INACTIVE"
     full = f", full in {human_seconds(slot['time_to_full_s'])}" if slot["time_to_full_s"] is not None else ""
     limit = seen["source"]["keep_limit_bytes"]

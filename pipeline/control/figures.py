@@ -35,10 +35,11 @@ _COPY = {
 
 def slot_json(seen: Observation) -> dict[str, Any]:
     source = seen.source if isinstance(seen.source, SourceSeen) else None
-    slot, rate = (source.slot, source.wal_bytes_per_s) if source else (None, None)
+    slot, rate = (source.own_slot, source.wal_bytes_per_s) if source else (None, None)
     return {
         "name": seen.slot_name,
         "exists": None if source is None else slot is not None,
+        "foreign": None if source is None else slot is not source.slot,
         "active": None if slot is None else slot.active_pid is not None,
         "restart_lsn": lsn_text(slot.restart_lsn) if slot else None,
         "confirmed_lsn": lsn_text(slot.confirmed_flush_lsn) if slot else None,

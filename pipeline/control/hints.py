@@ -20,6 +20,8 @@ HINTS = {
     " it answers, apply goes on by itself; `keepstream status` shows it.",
     "log-missing": "It was deleted, or the configuration names another one. Put it back. If it is lost,"
     " {begin_anew}.",
+    "log-end-unknown": "The log's newest records could not be read in time. `keepstream check` reads them,"
+    " however long that takes, and compares log and slot.",
     "apply-stuck": "On the replica: {waits} `keepstream apply {replica} --take-over` ends a session that"
     " hangs.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"

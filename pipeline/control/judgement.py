@@ -9,8 +9,9 @@ States and figures are documented in docs/operating.md. The rules:
     None      cannot be known from here; findings say why. Reports stand in the log: with it out of reach
               nobody knows what a stage does
 
-Positions come from slot and progress row, which are the truth; reports, which are hints, say what a
-stage does and how far what it has *seen* is done.
+Positions come from slot, log and progress row, which are the truth; reports, which are hints, say what a
+stage does and how far what it has *seen* is done. A slot that only bears our name says nothing, and one that
+nobody owns says where the log stands only as far as capture or the log itself says so, too.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from enum import Enum
 from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotState
+from pipeline.capture.history import slot_advanced, slot_foreign
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.hints import hint_for
-from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
+from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
-from schemas.errors import KeepstreamError
-from schemas.lsn import Lsn, parse_lsn
+from schemas.errors import HistoryBroken, KeepstreamError
+from schemas.lsn import Lsn, Position, parse_lsn
 
 STALL_S = 30.0
 """A position that did not move for this long although there is work to do is stuck."""
@@ -82,8 +84,8 @@ class _Judge:
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
         self._source = seen.source if isinstance(seen.source, SourceSeen) else None
-        self._slot = self._source.slot if self._source else None
-        self._reports = seen.log.reports if isinstance(seen.log, LogSeen) else {}
+        self._slot = self._source.own_slot if self._source else None
+        self._log = seen.log if isinstance(seen.log, LogSeen) else LogSeen(exists=True, reports={})
         self._findings: list[StatusFinding] = list(_unreachable(seen))
         self._capture_heard = self._hear(CAPTURE_STAGE, session=self._is_slot_active)
 
@@ -108,7 +110,7 @@ class _Judge:
         )
 
     def _hear(self, stage: str, *, session: bool) -> Heard:
-        return hear(stage, self._reports, self._seen.dead, at=self._seen.at, session=session)
+        return hear(stage, self._log.reports, self._seen.dead, at=self._seen.at, session=session)
 
     # capture
 
@@ -119,9 +121,7 @@ class _Judge:
     def _capture(self) -> Stage:
         heard = self._capture_heard
         lag_s = self._capture_lag_s()
-        done = max(
-            (lsn for lsn in (_lsn(heard.report, "complete_lsn"), self._confirmed()) if lsn), default=None
-        )
+        done = max((lsn for lsn in (_lsn(heard.report, "complete_lsn"), self._held()) if lsn), default=None)
         return Stage(
             state=self._capture_state(lag_s),
             end_lsn=figures.lsn_text(self._captured()),
@@ -133,17 +133,24 @@ class _Judge:
     def _confirmed(self) -> Lsn | None:
         return self._slot.confirmed_flush_lsn if self._slot else None
 
+    def _held(self) -> Lsn | None:
+        """How far the log goes by the slot, or, where that proves nothing, by the log itself."""
+        if self._source is None or not self._log.exists:
+            return None
+        if is_end_needed(self._source, self._log):
+            return self._log.end.lsn if isinstance(self._log.end, Position) else None
+        return self._confirmed()
+
     def _captured(self) -> Lsn | None:
         """Where the log stands, as far as is known."""
-        known = [lsn for lsn in (_position(self._capture_heard.report), self._confirmed()) if lsn is not None]
-        return max(known, default=None)
+        return max((lsn for lsn in (self._log.captured, self._held()) if lsn is not None), default=None)
 
     def _capture_lag_s(self) -> float | None:
         """How long ago the oldest commit may have been made that is not in the log; None: not known."""
         if self._source is None:
             return None
         report = self._capture_heard.report
-        done = max(_lsn(report, "complete_lsn") or 0, self._confirmed() or 0)
+        done = max(_lsn(report, "complete_lsn") or 0, self._held() or 0)
         if done >= self._source.insert_lsn:
             return 0.0
         return self._since_complete_s(report, self._is_live_capture())
@@ -334,13 +341,31 @@ class _Judge:
 
     def _look_at_slot(self, slot: SlotState | None) -> None:
         if slot is None:
-            if self._source is not None and (_position(self._capture_heard.report) or self._followers()):
-                self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
+            self._look_for_slot()
             return
         if slot.lost:
             self._warn("slot-lost", "slot", f"slot {slot.name} was invalidated: {slot.invalidation_reason}")
         elif slot.wal_status == "unreserved":
             self._warn("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
+        self._compare_with_log(slot)
+
+    def _look_for_slot(self) -> None:
+        """There is none of ours."""
+        if self._source is None:
+            return
+        promised = bool(self._log.captured or self._followers())
+        if self._source.slot is not None:
+            self._warn_of(slot_foreign(self._source.slot, promised=promised))
+        elif promised:
+            self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
+
+    def _compare_with_log(self, slot: SlotState) -> None:
+        end = self._log.end
+        if isinstance(end, KeepstreamError):
+            seen = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"
+            self._warn("log-end-unknown", "log", seen)
+        elif end is not None and (advanced := slot_advanced(slot, end)) is not None:
+            self._warn_of(advanced)
 
     def _look_at_tables(self, capture: Stage) -> None:
         if capture.report is None or not capture.heard.fresh:
@@ -359,6 +384,10 @@ class _Judge:
             )
             self._warn("table-left", "source", seen, hint=each.fix)
 
+    def _warn_of(self, error: HistoryBroken) -> None:
+        """Of the slot: what would stop capture if it began now."""
+        self._warn(error.code, "slot", error.message, hint=error.hint)
+
     def _warn(self, code: str, where: str, message: str, *, hint: str | None = None) -> None:
         if hint is None:
             hint = hint_for(code, replica=where.removeprefix("replica "))
@@ -376,10 +405,6 @@ def _unreachable(seen: Observation) -> Iterator[StatusFinding]:
     for where, result in places:
         if isinstance(result, KeepstreamError):
             yield StatusFinding("error", result.code, where, result.message, result.hint)
-
-
-def _position(report: StageReport | None) -> Lsn | None:
-    return parse_lsn(report.position) if report is not None and report.position else None
 
 
 def _lsn(report: StageReport | None, name: str) -> Lsn | None:

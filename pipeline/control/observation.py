@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from connectors.postgres.progress import Progress
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
-from pipeline.reports import NotReplicated, StageReport
+from pipeline.board import report_key
+from pipeline.reports import CAPTURE_STAGE, NotReplicated, StageReport
 from schemas.errors import KeepstreamError
-from schemas.lsn import Lsn
+from schemas.lsn import ZERO, Lsn, Position, parse_lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class SourceSeen:
     wal_bytes_per_s: float | None = None
     left_out: tuple[NotReplicated, ...] = ()
 
+    @property
+    def own_slot(self) -> SlotState | None:
+        """The slot, unless it only bears our name: what it says is then of another pipeline."""
+        return None if self.slot is None or self.slot.foreign else self.slot
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSeen:
@@ -41,10 +47,19 @@ class ReplicaSeen:
 
 @dataclass(frozen=True, slots=True)
 class LogSeen:
-    """`exists`: whether there is a log at all. `reports` by key (`pipeline.board`)."""
+    """`exists`: whether there is a log at all. `reports` by key (`pipeline.board`). `end`: where the log
+    ends, as read after the slot was; None: it was not read (`is_end_needed`), or has promised nothing."""
 
     exists: bool
     reports: Mapping[str, StageReport]
+    end: Position | KeepstreamError | None = None
+
+    @property
+    def captured(self) -> Lsn | None:
+        """How far the log went when a capture last spoke of it; it holds at least that."""
+        reports = (self.reports.get(report_key(CAPTURE_STAGE, owner=owner)) for owner in (True, False))
+        known = [parse_lsn(report.position) for report in reports if report and report.position]
+        return max(known, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +77,12 @@ class Observation:
     log: LogSeen | KeepstreamError
     replicas: Mapping[str, ReplicaSeen | KeepstreamError]
     dead: frozenset[str] = frozenset()
+
+
+def is_end_needed(source: SourceSeen, log: LogSeen) -> bool:
+    """Whether only the log itself can say how far it goes. What its owner confirms to the slot is in the
+    log; a slot that nobody owns may have been advanced, or made anew, unless capture went as far."""
+    slot = source.own_slot
+    if slot is None or slot.active_pid is not None or slot.confirmed_flush_lsn is None:
+        return False
+    return log.exists and slot.confirmed_flush_lsn > (log.captured or ZERO)

@@ -26,11 +26,12 @@ from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports
 from pipeline.config import Config
-from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
+from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
+from pipeline.follow import find_tail
 from pipeline.reports import NotReplicated, StageReport
 from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
-from schemas.lsn import Lsn
+from schemas.lsn import Lsn, Position
 
 LOOK_S = 4.0
 RATE_WINDOW_S = 0.2
@@ -49,6 +50,7 @@ class Observer:
         self._log = open_log(config)
         self._source = _Watched("source", _SourceLook(config))
         self._reports = _Watched("log", _LogLook(self._log))
+        self._end = _Watched("the log's end", _EndLook(config))
         self._replicas = {
             name: _Watched(f"replica {name}", _ReplicaLook(config, name)) for name in config.replicas
         }
@@ -59,21 +61,29 @@ class Observer:
         watched: list[_Watched[Any]] = [self._source, self._reports, *self._replicas.values()]
         for server in watched:
             server.begin()
-        log = self._reports.result(deadline)
+        log, source = self._reports.result(deadline), self._source.result(deadline)
+        if isinstance(log, LogSeen) and isinstance(source, SourceSeen) and is_end_needed(source, log):
+            log = replace(log, end=self._look_at_end(deadline))
         reports = log.reports if isinstance(log, LogSeen) else {}
         return Observation(
             name=self._config.name,
             slot_name=self._config.slot_name,
             log_name=self._log.name,
             log=log,
-            source=self._source.result(deadline),
+            source=source,
             replicas={name: server.result(deadline) for name, server in self._replicas.items()},
             at=time.time(),
             dead=frozenset(_dead(reports)),
         )
 
+    def _look_at_end(self, deadline: float) -> Position | KeepstreamError | None:
+        """An answer that was asked for at an earlier look is older than what is now known of the slot."""
+        is_new = self._end.begin()
+        return self._end.result(deadline) if is_new else _not_in_time("the log's end")
+
     def close(self) -> None:
         self._source.close()
+        self._end.close()
         for server in self._replicas.values():
             server.close()
         if self._reports.close():
@@ -88,10 +98,13 @@ class _Watched(Generic[Seen]):
         self._look = look
         self._running: Future[Seen] | None = None
 
-    def begin(self) -> None:
-        if self._running is None or self._running.done():
-            self._running = Future()
-            Thread(target=self._take, args=[self._running], name=self._name, daemon=True).start()
+    def begin(self) -> bool:
+        """False: an earlier look still runs."""
+        if self._running is not None and not self._running.done():
+            return False
+        self._running = Future()
+        Thread(target=self._take, args=[self._running], name=self._name, daemon=True).start()
+        return True
 
     def result(self, deadline: float) -> Seen | KeepstreamError:
         assert self._running is not None
@@ -100,11 +113,7 @@ class _Watched(Generic[Seen]):
         except KeepstreamError as error:
             return error
         except NotInTime:
-            return RetryLater(
-                f"{self._name} did not answer in time",
-                code="no-answer",
-                hint="Look whether that server runs, and can be reached from this host.",
-            )
+            return _not_in_time(self._name)
 
     def close(self) -> bool:
         """Whether it was idle; a session in use is left to its thread."""
@@ -121,6 +130,14 @@ class _Watched(Generic[Seen]):
         finally:
             if not future.done():
                 future.set_exception(InternalError(f"the look at {self._name} failed", code="internal"))
+
+
+def _not_in_time(name: str) -> RetryLater:
+    return RetryLater(
+        f"{name} did not answer in time",
+        code="no-answer",
+        hint="Look whether that server runs, and can be reached from this host.",
+    )
 
 
 class _Look(ABC, Generic[Seen]):
@@ -199,6 +216,29 @@ class _LogLook(_Look[LogSeen]):
 
     def take(self) -> LogSeen:
         return LogSeen(self._log.exists(), read_reports(self._log))
+
+
+class _EndLook(_Look[Position | None]):
+    """Where the log ends; None: it has promised nothing. Its newest records are read again only when
+    others came. On a log of its own, because it may still be reading while others look."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(None)
+        self._log = open_log(config)
+        self._read_to: int | None = None
+        self._position: Position | None = None
+
+    def take(self) -> Position | None:
+        end = self._log.bounds().end
+        if end != self._read_to:
+            tail = find_tail(self._log)
+            tail.close()
+            self._position = tail.chain.tail if tail.chain.promised else None
+            self._read_to = end
+        return self._position
+
+    def close(self) -> None:
+        self._log.close()
 
 
 class _ReplicaLook(_Look[ReplicaSeen]):

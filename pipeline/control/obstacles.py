@@ -77,8 +77,8 @@ def _find(replica: str, progress: Progress | None, source: Session, slot: str) -
         return found
     assert progress is not None
     state = read_slot(source, slot)
-    if state is None or state.active_pid is None:
-        seen = "does not exist" if state is None else "is read by nobody"
+    if state is None or state.foreign or state.active_pid is None:
+        seen = "does not exist" if state is None else "is not ours" if state.foreign else "is read by nobody"
         return Obstacle(
             f"is at {progress.position}, and capture does not run: slot {slot} {seen}",
             f"Start `keepstream run` or `keepstream capture`. {_IF_STOPPED}",

@@ -18,6 +18,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.capture.history import slot_foreign
 from pipeline.config import Config
 from pipeline.control.judgement import judge_status
 from pipeline.control.observation import Observation, ReplicaSeen, SourceSeen
@@ -117,7 +118,7 @@ def _running(seen: Status) -> Iterator[str]:
 
 def _sessions(seen: Observation) -> Iterator[str]:
     """What stages hold on the servers. One that has just begun holds it before its first report."""
-    slot = seen.source.slot if isinstance(seen.source, SourceSeen) else None
+    slot = seen.source.own_slot if isinstance(seen.source, SourceSeen) else None
     if slot is not None and slot.active_pid is not None:
         yield f"slot {slot.name} is in use by process {slot.active_pid} of the source"
     for name, replica in seen.replicas.items():
@@ -139,13 +140,10 @@ def _our_slot(session: Session, name: str) -> bool:
     slot = slots.read_slot(session, name)
     if slot is None:
         return False
-    if slot.plugin == "pgoutput" and slot.database == session.info.dbname:
-        return True
-    raise OperatorNeeded(
-        f"slot {name} belongs to database {slot.database} and plugin {slot.plugin}: it is not ours",
-        code="slot-foreign",
-        hint=f"Nothing was removed. If nobody needs it: select pg_drop_replication_slot('{name}');",
-    )
+    if slot.foreign:
+        error = slot_foreign(slot, promised=False)
+        raise OperatorNeeded(error.message, code=error.code, hint=f"Nothing was removed. {error.hint}")
+    return True
 
 
 def _on_replicas(config: Config) -> Iterator[Thing]:

@@ -14,6 +14,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.session import connect
+from connectors.postgres.snapshot import name_blockers
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.progress import CopyPhase, CopyProgress
@@ -124,7 +125,7 @@ class FirstCopyStage:
         return None
 
     def _on_progress(self, seen: CopyProgress) -> None:
-        waiting = "; ".join(map(str, seen.blockers)) or None
+        waiting = name_blockers(seen.blockers) or None
         details = asdict(seen) | {
             "phase": seen.phase.value,
             "blockers": [str(blocker) for blocker in seen.blockers],
@@ -190,5 +191,5 @@ def _log_fields(seen: CopyProgress) -> dict[str, object]:
     elif seen.items_total:
         fields |= {"items": f"{seen.items_done}/{seen.items_total}"}
     if seen.blockers:
-        fields["waiting_for"] = "; ".join(map(str, seen.blockers))
+        fields["waiting_for"] = name_blockers(seen.blockers)
     return fields

@@ -27,7 +27,13 @@ from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.publication import TableName
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.snapshot import Blocker, ExportedSnapshot, begin_in_snapshot, export_snapshot
+from connectors.postgres.snapshot import (
+    Blocker,
+    ExportedSnapshot,
+    begin_in_snapshot,
+    export_snapshot,
+    name_blockers,
+)
 from connectors.postgres.snapshot_reader import lock_those_there
 from pipeline.background import in_background
 from pipeline.control.obstacles import (
@@ -243,7 +249,7 @@ class _Steps:
         seen = {(blocker.pid, blocker.gid) for blocker in self._blockers}
         if seen != self._open_told:
             self._open_told = seen
-            self._watch.tell(f"open transactions on the source: {'; '.join(map(str, self._blockers))}")
+            self._watch.tell(f"open transactions on the source: {name_blockers(self._blockers)}")
 
     def go_on_to(self, lsn: Lsn) -> None:
         """Wait until the replica stands at `lsn` exactly."""
@@ -277,9 +283,8 @@ class _Steps:
         delayed = f", which keeps a delay of {human_seconds(delay_s)}," if delay_s else ""
         waited = f"replica {self._options.replica}{delayed} and the source did not come to one LSN in time"
         if self._blockers:
-            named = "; ".join(map(str, self._blockers))
             return Unhealthy(
-                f"{waited}: transactions stay open on the source: {named}",
+                f"{waited}: transactions stay open on the source: {name_blockers(self._blockers)}",
                 code="verify-timeout",
                 hint="Verify when they have ended, end them, or give more time with --timeout.",
             )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
@@ -175,6 +177,31 @@ def test_readers_of_a_table_without_key_keep_capture_waiting_and_no_writer(
             source.execute("update visit set page = 'b'")
             content.wait(lambda c: bool(c.rows("public.visit")), "the update")
             assert running.error is None
+
+
+def test_those_that_the_slot_waits_for_are_named_and_logged_when_they_change(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "keepstream.capture")
+    source.execute("create table customer (id int primary key)")
+    source.execute("begin; insert into customer values (1); prepare transaction 'left behind'")
+    with psycopg.connect(source.owner_dsn, application_name="nightly report") as idle:
+        idle.execute("insert into customer values (2)")
+        one = rf"pid {idle.info.backend_pid} \(nightly report, crm, idle in transaction, open for \d+ s\)"
+        other = r"prepared transaction 'left behind' of crm, open for \d+ s"
+        with capturing(options) as running:
+            waits = rf"slot {options.slot}: open transactions on the source must end first \(\d+ s\): "
+            require(lambda: bool(running.waiting_for), 20, what="the slot's wait")
+            first = running.waiting_for
+            require(lambda: running.waiting_for != first, 10, what="its next second")
+            assert re.fullmatch(f"{waits}{other}; {one}", running.waiting_for or "")
+            idle.commit()
+            require(lambda: "nightly" not in (running.waiting_for or ""), 10, what="one to wait for")
+            assert re.fullmatch(waits + other, running.waiting_for or "")
+            source.execute("rollback prepared 'left behind'")
+            begun(change_log)
+    said = [record.__dict__["waiting_for"] for record in caplog.records if record.msg == "capture waits"]
+    assert [len(re.findall("open for", waits)) for waits in said] == [2, 1]
 
 
 def test_a_new_table_without_key_never_makes_the_applications_writes_fail(

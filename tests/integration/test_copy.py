@@ -562,7 +562,8 @@ def test_an_open_transaction_is_named_while_the_snapshot_waits_for_it(
         pid = idle.info.backend_pid
         position = copy_replica(copy_options(source, replica), told, stop)
     assert position.lsn > 0
-    assert re.fullmatch(rf"pid {pid} \(nightly report, crm(, open for \d+ s)?\)", blocked[0])
+    named = rf"pid {pid} \(nightly report, crm, idle in transaction(, open for \d+ s)?\)"
+    assert re.fullmatch(named, blocked[0])
     assert replica.execute("select count(*) from t") == [(0,)]
 
 

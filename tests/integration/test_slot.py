@@ -202,6 +202,16 @@ def test_the_space_for_wal_is_what_may_be_seen(source: Database, session: Sessio
     assert seen.insert_lsn >= space.insert_lsn
 
 
+def test_a_slot_is_foreign_where_another_database_made_it(
+    source: Database, session: Session, slot: str
+) -> None:
+    with connect(source.server.dsn("postgres"), purpose="test") as elsewhere:
+        here, there = read_slot(session, slot), read_slot(elsewhere, slot)
+    assert here is not None
+    assert there is not None
+    assert (here.foreign, there.foreign) == (False, True)
+
+
 def test_a_limit_shows_how_much_can_still_be_written(new_source: Callable[..., Database]) -> None:
     source = new_source({"max_slot_wal_keep_size": "64MB"})
     walsender = Walsender(source.dsn, purpose="test")

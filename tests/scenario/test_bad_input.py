@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.fix_pipeline import Finished, Pipeline, make_pipeline
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Server
 
 
 @pytest.fixture
@@ -121,6 +121,59 @@ def test_a_slot_of_our_name_that_somebody_else_made(directory_pipeline: Pipeline
     alone = pipeline.run("capture")
     assert alone.code == 4
     assert "error[slot-without-log]: " in alone.stderr
+
+
+@pytest.fixture
+def elsewhere(source_server: Server) -> Iterator[Database]:
+    """Another database of the source's cluster."""
+    database = source_server.new_database()
+    yield database
+    database.drop()
+
+
+def another_database_s(pipeline: Pipeline, elsewhere: Database) -> None:
+    elsewhere.execute_as_admin("select pg_create_logical_replication_slot(%s, 'pgoutput')", [pipeline.slot])
+
+
+def another_plugin_s(pipeline: Pipeline, elsewhere: Database) -> None:
+    pipeline.source.execute_as_admin(
+        "select pg_create_logical_replication_slot(%s, 'test_decoding')", [pipeline.slot]
+    )
+
+
+def a_physical_one(pipeline: Pipeline, elsewhere: Database) -> None:
+    pipeline.source.execute_as_admin("select pg_create_physical_replication_slot(%s)", [pipeline.slot])
+
+
+@pytest.mark.parametrize("make", [another_database_s, another_plugin_s, a_physical_one])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_slot_that_only_bears_our_name_is_nobody_s_to_drop(
+    directory_pipeline: Pipeline,
+    elsewhere: Database,
+    make: Callable[[Pipeline, Database], None],
+    begun: bool,
+) -> None:
+    """Nor where a capture had begun the log, which may make a slot of its own anew."""
+    pipeline = directory_pipeline
+    if begun:
+        killed = pipeline.start("capture", env={"KEEPSTREAM_FAILPOINT": "capture.publication_created"})
+        assert killed.wait(30) == -9
+    make(pipeline, elsewhere)
+    for verb in (["run"], ["capture"], ["check", "--json"]):
+        done = pipeline.run(*verb)
+        said = f"{done.stdout}{done.stderr}"
+        assert done.code == 4, said
+        assert "slot-foreign" in said
+        assert "slot-without-log" not in said
+        assert "Only if nobody needs that slot, drop it" in " ".join(said.split())
+    seen = pipeline.run("status", "--json").json
+    assert [finding["code"] for finding in seen["findings"]] == ["slot-foreign"]
+    assert (seen["slot"]["exists"], seen["slot"]["foreign"]) == (False, True)
+    assert [seen["capture"][name] for name in ("state", "position", "lag_bytes")] == ["stopped", None, None]
+    assert f"slot {pipeline.slot}: is not ours" in pipeline.run("status").stdout
+    kept = "select slot_name from pg_replication_slots where slot_name = %s"
+    assert pipeline.source.execute(kept, [pipeline.slot]) == [(pipeline.slot,)]
+    pipeline.source.execute_as_admin("select pg_drop_replication_slot(%s)", [pipeline.slot])
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,22 @@ def test_a_history_that_was_broken_while_we_were_away(
     assert contents(pipeline) == before, "something was written into the log"
 
 
+@pytest.mark.parametrize("damage", [recreate_slot, advance_slot])
+def test_status_tells_a_slot_past_the_log_s_end_from_where_the_log_stands(
+    pipeline: Pipeline, damage: Callable[[Pipeline], None]
+) -> None:
+    establish(pipeline)
+    before = pipeline.run("status", "--json").json
+    assert before["findings"] == []
+    damage(pipeline)
+    seen = pipeline.run("status", "--json").json
+    assert [finding["code"] for finding in seen["findings"]] == ["slot-advanced"]
+    assert BEGIN_ANEW in seen["findings"][0]["hint"]
+    assert seen["capture"]["position"] == before["capture"]["position"]
+    assert seen["capture"]["lag_bytes"] > 0
+    assert seen["capture"]["lag_s"] > 0
+
+
 def contents(pipeline: Pipeline) -> dict[str, int]:
     """The segment files of a directory log and their sizes."""
     folder = pipeline.folder / "log" / f"{pipeline.name}.log"

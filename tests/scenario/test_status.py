@@ -138,6 +138,33 @@ def test_a_killed_process_is_stopped_and_a_frozen_one_is_stalled(directory_pipel
     assert replica_of(pipeline)["state"] == "stopped"
 
 
+def test_a_capture_that_was_killed_after_it_confirmed_is_no_gap(directory_pipeline: Pipeline) -> None:
+    """What it confirmed last it never reported: the report from before is put back."""
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    assert pipeline.start("apply", "standby").alive
+    first = pipeline.start("capture")
+    pipeline.wait()
+    pipeline.until(lambda: status(pipeline)["capture"]["state"] in ("streaming", "idle"), "its report")
+    assert first.end() == 0
+    stopped = status(pipeline)["capture"]
+    report = pipeline.folder / "log" / f"{pipeline.name}.log" / "status" / "capture.json"
+    before = report.read_bytes()
+    killed = pipeline.start("capture")
+    pipeline.source.execute("insert into customer values (1, 'Ada')")
+    pipeline.wait()
+    moved = (
+        f"select confirmed_flush_lsn > '{stopped['position']}' from pg_replication_slots where slot_name = %s"
+    )
+    pipeline.until(lambda: pipeline.source.execute(moved, [pipeline.slot]) == [(True,)], "a confirmed row")
+    killed.kill()
+    report.write_bytes(before)
+    pipeline.until(lambda: not status(pipeline)["slot"]["active"], "a slot that nobody owns")
+    seen = status(pipeline)
+    assert (seen["capture"]["pid"], seen["findings"]) == (stopped["pid"], [])
+    assert lsn(stopped["position"]) < lsn(seen["slot"]["confirmed_lsn"]) <= lsn(seen["capture"]["position"])
+
+
 def test_a_first_copy_shows_how_far_it_is_and_what_it_holds_back(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     pipeline.source.execute(

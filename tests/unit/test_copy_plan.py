@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from connectors.postgres.part_copier import Part, copy_statements
 from connectors.postgres.sequences import SequenceValue
-from connectors.postgres.snapshot import Blocker
+from connectors.postgres.snapshot import Blocker, name_blockers
 from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
@@ -119,8 +119,14 @@ def test_a_sequence_is_passed_in_its_own_direction() -> None:
 
 def test_blockers_are_named_for_people() -> None:
     assert str(Blocker(7, "report", "crm", 61.4)) == "pid 7 (report, crm, open for 61 s)"
+    assert str(Blocker(7, "report", "crm", 61.4, state="idle in transaction")) == (
+        "pid 7 (report, crm, idle in transaction, open for 61 s)"
+    )
     assert str(Blocker(7, "", "crm", None)) == "pid 7 (no application_name, crm)"
     assert str(Blocker(None, "", "crm", 3.0, "x'y")) == 'prepared transaction "x\'y" of crm, open for 3 s'
+    many = [Blocker(pid, "app", "crm", None) for pid in range(7)]
+    assert name_blockers(many[:2]) == "pid 0 (app, crm); pid 1 (app, crm)"
+    assert name_blockers(many).endswith("pid 4 (app, crm); 2 more")
 
 
 def options(**more: object) -> CopyOptions:

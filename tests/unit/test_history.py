@@ -9,6 +9,7 @@ from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
 from pipeline.capture.announcements import join_token
 from pipeline.capture.history import (
+    check_leftover,
     check_publication,
     check_slot,
     check_system,
@@ -42,13 +43,14 @@ def slot(**changes: object) -> SlotState:
         "invalidation_reason": None,
         "catalog_xmin_age": 1,
         "inactive_s": None,
+        "read_in": "crm",
     }
     return SlotState(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_p10_the_known_cluster_with_all_that_the_log_has_is_accepted() -> None:
     check_system(ANCHOR, TAIL, SystemIdentity("4711", 1, Lsn(0x2000), "crm"))
-    check_slot("keepstream_crm", slot(), database="crm", tail=TAIL)
+    check_slot("keepstream_crm", slot(), tail=TAIL)
 
 
 def test_p10_another_cluster_and_a_rolled_back_one_stop() -> None:
@@ -82,14 +84,45 @@ def test_p10_a_new_timeline_is_accepted_only_if_the_log_ends_before_the_switch()
 )
 def test_p10_a_slot_that_cannot_be_ours_stops(seen: SlotState | None, code: str) -> None:
     with pytest.raises(HistoryBroken) as caught:
-        check_slot("keepstream_crm", seen, database="crm", tail=TAIL)
+        check_slot("keepstream_crm", seen, tail=TAIL)
     assert caught.value.code == code
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [
+        (slot(plugin="test_decoding"), "plugin test_decoding, database crm"),
+        (slot(database="other"), "plugin pgoutput, database other"),
+        (slot(temporary=True), "plugin pgoutput, database crm, temporary"),
+        (slot(plugin="", database=""), "a physical one"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_p6_a_slot_that_only_bears_our_name_is_no_leftover_of_ours(
+    seen: SlotState, kind: str, begun: bool
+) -> None:
+    """Dropping it would destroy another pipeline's history."""
+    with pytest.raises(HistoryBroken) as caught:
+        check_leftover(seen, "file:///log/crm.log", begun=begun)
+    assert caught.value.code == "slot-foreign"
+    assert caught.value.message == f"slot keepstream_crm is another one: {kind}"
+    assert caught.value.hint == (
+        "Somebody else made a slot of this name. Rename one of the two pipelines (`name` in keepstream.yaml)."
+        " Only if nobody needs that slot, drop it (select pg_drop_replication_slot('keepstream_crm');)."
+    )
+
+
+def test_p6_a_slot_of_ours_beside_an_empty_log_stops_unless_we_had_begun_it() -> None:
+    check_leftover(slot(), "file:///log/crm.log", begun=True)
+    with pytest.raises(HistoryBroken) as caught:
+        check_leftover(slot(), "file:///log/crm.log", begun=False)
+    assert caught.value.code == "slot-without-log"
+
+
 def test_p10_a_slot_that_went_back_after_a_crash_is_fine() -> None:
     behind = slot(confirmed_flush_lsn=Lsn(0x100))
-    check_slot("keepstream_crm", behind, database="crm", tail=TAIL)
+    check_slot("keepstream_crm", behind, tail=TAIL)
     assert behind.confirmed_flush_lsn is not None
 
 

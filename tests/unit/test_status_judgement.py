@@ -21,10 +21,10 @@ from pipeline.control import judgement
 from pipeline.control.hearsay import hear
 from pipeline.control.hints import HINTS, hint_for
 from pipeline.control.judgement import judge_status, worst
-from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen
+from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
 from pipeline.control.status import Stage, Status
 from pipeline.reports import Endangered, NotReplicated, StageReport, StageState
-from schemas.errors import KeepstreamError, RetryLater
+from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
 
 NOW = 1_700_000_000.0
@@ -45,6 +45,7 @@ SLOT = SlotState(
     invalidation_reason=None,
     catalog_xmin_age=3,
     inactive_s=None,
+    read_in="crm",
 )
 OWNER = SlotOwner(pid=11, application_name="keepstream:crm:00", started_at="", silent_s=1.0)
 SOURCE = SourceSeen(
@@ -94,9 +95,11 @@ def judged(
     log: KeepstreamError | None = None,
     dead: frozenset[str] = frozenset(),
     log_exists: bool = True,
+    end: int | KeepstreamError | None = None,
 ) -> Status:
     reports = {made.stage: made for made in (capture, apply) if made is not None}
     seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s)
+    ends = Position(Lsn(end)) if isinstance(end, int) else end
     return judge_status(
         Observation(
             name="crm",
@@ -104,7 +107,7 @@ def judged(
             slot_name="keepstream_crm",
             log_name="file:///log/crm.log",
             source=source,
-            log=log or LogSeen(log_exists, reports),
+            log=log or LogSeen(log_exists, reports, ends),
             replicas={"standby": seen},
             dead=dead,
         )
@@ -415,6 +418,81 @@ def test_a_slot_that_was_not_made_yet_is_not_missing() -> None:
     first = report(state=StageState.STARTING, position=None, details={"complete_lsn": None})
     assert codes(judged(source=free, capture=first)) == []
     assert codes(judged(source=free, capture=first, replica=row())) == ["slot-missing"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"database": "other"}, {"plugin": "test_decoding"}, {"plugin": "", "database": ""}]
+)
+@pytest.mark.parametrize("active_pid", [11, None])
+def test_a_slot_that_only_bears_our_name_says_nothing_of_ours(
+    changes: dict[str, Any], active_pid: int | None
+) -> None:
+    foreign = replace(SOURCE, slot=replace(SLOT, active_pid=active_pid, **changes))
+    seen = judged(source=foreign)
+    assert (seen.capture.state, seen.capture.end_lsn, seen.capture.lag_bytes) == (
+        StageState.STOPPED, None, None,
+    )  # fmt: skip
+    assert (seen.slot["exists"], seen.slot["foreign"], seen.slot["confirmed_lsn"]) == (False, True, None)
+    (finding,) = seen.findings
+    assert (finding.code, finding.where) == ("slot-foreign", "slot")
+    assert "Rename one of the two pipelines" in finding.hint
+    assert BEGIN_ANEW not in finding.hint
+    (finding,) = judged(source=foreign, replica=row()).findings
+    assert finding.code == "slot-foreign"
+    assert BEGIN_ANEW in finding.hint
+
+
+LEFT_AT = Lsn(9_000)
+LEFT: dict[str, Any] = {"position": format_lsn(LEFT_AT), "details": {"complete_lsn": format_lsn(LEFT_AT)}}
+
+
+@pytest.mark.parametrize("state", [StageState.STOPPED, StageState.STREAMING])
+def test_a_slot_past_the_log_s_end_is_a_gap_and_not_where_the_log_stands(state: StageState) -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    last = report(state=state, age_s=300, **LEFT)
+    seen = judged(source=free, capture=last, end=9_100, replica=row(9_100))
+    assert (seen.capture.end_lsn, seen.capture.lag_bytes) == (format_lsn(9_100), 900)
+    assert standby(seen)["lag_s"] == seen.capture.lag_s == 300.0
+    (finding,) = seen.findings
+    assert (finding.code, finding.where) == ("slot-advanced", "slot")
+    assert finding.message == "slot keepstream_crm stands at 0/2710, the log ends at 0/238C"
+    assert BEGIN_ANEW in finding.hint
+
+
+def test_a_capture_that_was_killed_after_it_confirmed_has_left_no_gap() -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    seen = judged(source=free, capture=report(**LEFT), end=INSERT, dead=frozenset({"capture"}))
+    assert (seen.capture.end_lsn, codes(seen)) == (format_lsn(INSERT), [])
+    seen = judged(source=SOURCE, capture=report(**LEFT))
+    assert (seen.capture.end_lsn, codes(seen)) == (format_lsn(INSERT), [])
+
+
+def test_a_log_whose_end_could_not_be_read_goes_as_far_as_capture_said() -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    seen = judged(source=free, capture=report(state=StageState.STOPPED, **LEFT), end=AWAY)
+    assert (seen.capture.end_lsn, seen.capture.lag_bytes) == (format_lsn(LEFT_AT), 1_000)
+    assert codes(seen) == ["log-end-unknown"]
+    assert judged(source=free).capture.end_lsn is None
+
+
+@pytest.mark.parametrize(
+    ("slot", "position", "needed"),
+    [
+        (replace(SLOT, active_pid=None), LEFT_AT, True),
+        (replace(SLOT, active_pid=None), None, True),
+        (replace(SLOT, active_pid=None), INSERT, False),
+        (replace(SLOT, active_pid=None, database="other"), LEFT_AT, False),
+        (SLOT, LEFT_AT, False),
+        (None, LEFT_AT, False),
+    ],
+)
+def test_the_log_is_read_only_where_slot_and_report_leave_its_end_open(
+    slot: SlotState | None, position: Lsn | None, needed: bool
+) -> None:
+    said = report(position=None if position is None else format_lsn(position))
+    source = replace(SOURCE, slot=slot)
+    assert is_end_needed(source, LogSeen(True, {"capture": said})) is needed
+    assert not is_end_needed(source, LogSeen(False, {"capture": said}))
 
 
 def test_left_out_tables_come_from_capture_or_else_from_the_catalog() -> None:
