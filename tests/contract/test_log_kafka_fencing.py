@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from connectors.interfaces import ChangeLog
 from connectors.log import kafka_reader, open_log
 from pipeline.dev.kafka_server import EmbeddedKafka
+from pipeline.dev.process import require
 from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, PlaceTrimmed
 from tests.contract.conftest import new_name
 from tests.contract.logs import append_all, begin, read_all, read_count, start_of, wait_durable
@@ -194,6 +196,8 @@ def test_p8_a_send_that_times_out_is_never_called_durable(own_kafka: EmbeddedKaf
     append_all(writer, [b"a"])
     assert own_kafka.pid is not None
     os.kill(own_kafka.pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{own_kafka.pid}/task")
+    require(lambda: all(") T " in stat.read_text() for stat in tasks.glob("*/stat")), 10, what="the freezing")
     try:
         writer.append(b"into the void")
         with pytest.raises(LogFenced):
