@@ -26,13 +26,11 @@ _TEXT, _VARCHAR, _NUMERIC = 25, 1043, 1700
 _ENUM: Final = "e"
 
 # By pg_type's names; any text goes into `text`, and into `character varying` without a length.
-_NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 650: "cidr", 700: "float4", 3802: "jsonb"}
+_NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
 _WIDER: Final = {
     "int2": {"int4", "int8", "numeric"},
     "int4": {"int8", "numeric"},
     "int8": {"numeric"},
-    "float4": {"float8"},
-    "cidr": {"inet"},
     "jsonb": {"json"},
 }
 _TIMES: Final = frozenset({1083, 1114, 1184, 1266})

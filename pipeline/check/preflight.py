@@ -100,7 +100,10 @@ class Preflight:
         )
         yield from check_uncarried_objects(session)
         versions = tables_of(session, [table.oid for table in selection.wanted])
-        self._source = SourceFacts(server, instance, selection, read_source_schema(session), versions)
+        listed = publication.tables if publication else ()
+        published = frozenset((table.schema, table.name) for table in listed)
+        schema = read_source_schema(session)
+        self._source = SourceFacts(server, instance, selection, schema, versions, published)
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config

@@ -179,7 +179,7 @@ def _incomplete(
             f"{add_tables_sql(publication.name, names)};",
         )
     message += f"; {role.name} may not add them, and a change by anybody else would break the history"
-    owners = sorted({publication.owner, *(table.owner for table in missing)})
+    owners = sorted({publication.owner, *(table.owner for table in missing)} - {role.name})
     if superusers(session, [publication.owner]):
         return SOURCE.warning(
             "tables-not-published", subject, message, fix=_of_superuser(publication, owners)

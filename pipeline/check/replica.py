@@ -40,6 +40,7 @@ class SourceFacts:
     selection: Selection
     schema: source_schema.SourceSchema
     versions: tuple[TableSchema, ...]
+    published: frozenset[TableName]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class ReplicaCheck:
         tables = read_prepared_tables(self._session, replica_role=quiet)
         if row is not None and row.state is progress.ReplicaState.STREAMING:
             yield self._ours(row)
-            yield from self._writes(tables, quiet=quiet)
+            yield from self._writes(self._written(tables), quiet=quiet)
         elif self._initial is Initial.COPY:
             yield from self._fresh(unfinished=row is not None)
             yield self._session_role(quiet=quiet)
@@ -263,6 +264,11 @@ class ReplicaCheck:
                     "; ".join(each.seen for each in found),
                     sql="\n".join(each.fix for each in found),
                 )
+
+    def _written(self, tables: Sequence[PreparedTable]) -> list[PreparedTable]:
+        """Those that a pipeline that runs writes to. A table that has not joined keeps no other from it."""
+        published = self._source.published if self._source else frozenset()
+        return [table for table in tables if not self._source or (table.schema, table.name) in published]
 
     def _writes(self, tables: Sequence[PreparedTable], *, quiet: bool) -> Iterator[Finding]:
         wanted = set(self._source.selection.names) if self._source else None
