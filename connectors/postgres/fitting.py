@@ -79,10 +79,10 @@ def misfits(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
         yield Misfit(seen, fix.as_string())
 
 
-def require_quiet(target: TargetTable, *, replica: str, replica_role: bool) -> None:
+def require_quiet(target: TargetTable, *, replica: str, replica_role: bool, verb: str = "writes to") -> None:
     """Nothing of the replica's acts on our writes to it, or hides rows from them. Raises OperatorNeeded
     (`replica-triggers`, `replica-row-security`)."""
-    doing = f"writes to {target.qualified_name} of {replica}"
+    doing = f"{verb} {target.qualified_name} of {replica}"
     if target.policed is not None:
         raise would_apply(doing, target.policed)
     if target.firing:

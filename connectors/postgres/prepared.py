@@ -8,11 +8,10 @@ from typing import Final
 
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.deferred import Deferred
-from connectors.postgres.firing import FOREIGN_KEY, read_firing, would_fire
-from connectors.postgres.fitting import require_fit
+from connectors.postgres.firing import FOREIGN_KEY, read_firing
+from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.publication import TableName
 from connectors.postgres.relation import tables_of
-from connectors.postgres.row_security import would_apply
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
 
@@ -44,11 +43,7 @@ def find_targets(
         target = load_table(replica, *name, replica_role=replica_role)
         if table.table_name in versions:
             require_fit(versions[table.table_name], target, replica="the replica")
-        doing = f"copying into {target.qualified_name} of the replica"
-        if target.policed is not None:
-            raise would_apply(doing, target.policed)
-        if target.firing:
-            raise would_fire(doing, target.firing, replica_role=replica_role)
+        require_quiet(target, replica="the replica", replica_role=replica_role, verb="copying into")
         targets[table.oid] = name
     return targets
 

@@ -39,7 +39,8 @@ _COLUMNS: Final = """
 """
 _PUBLISHED: Final = _COLUMNS.format(
     tables="""pg_publication_tables p
-      join pg_class c on c.oid = format('%%I.%%I', p.schemaname, p.tablename)::regclass""",
+      join pg_namespace pn on pn.nspname = p.schemaname
+      join pg_class c on c.relnamespace = pn.oid and c.relname = p.tablename""",
     sent="a.attname = any (p.attnames)",
     which="p.pubname = %s",
 )
