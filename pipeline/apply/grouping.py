@@ -156,13 +156,13 @@ class Planner:
                 left -= isinstance(item, Whole)
                 if isinstance(item, Standing) and item.hint is not None:
                     self._anchor = item
-            self._arrive(step.position)
+            self._arrive(step.position, step.transactions[-1].transaction.position)
         elif isinstance(step, ApplyPart):
             self.backlog.pop()
             self._open = step.part
             if step.position is not None:
                 self._open = None
-                self._arrive(step.position)
+                self._arrive(step.position, step.part.position)
         elif isinstance(step, RollBack):
             self._open = None
         else:
@@ -181,8 +181,10 @@ class Planner:
         """A group failed: plan its transactions alone, so that the replica comes as far as it can."""
         self._singles = transactions
 
-    def _arrive(self, position: Position) -> None:
+    def _arrive(self, position: Position, end: Position | None = None) -> None:
+        """`end`: of the transaction whose commit record has the position, which a hold may have cut short."""
         self.position = position
+        self.standing = _further(self.standing, end)
         if self.standing is not None and self.standing.lsn <= position.lsn:
             self.standing = None
         self._use_anchor()
@@ -211,7 +213,7 @@ class Planner:
         stopped = None if self.inside else self._stops(brakes, part)
         if stopped is not None:
             return stopped
-        return ApplyPart(part, None if part.position is None else _after(part.position, brakes))
+        return ApplyPart(part, None if part.position is None else _after(part, part.position, brakes))
 
     def _stops(self, brakes: Brakes, transaction: Transaction | Part) -> Step | None:
         """What to do instead of beginning with this transaction; None: begin."""
@@ -241,7 +243,8 @@ class Planner:
                 break
             group.append(loaded)
             changes, size_bytes = more, more_bytes
-        end = _after(group[-1].transaction.position, brakes)
+        last = group[-1].transaction
+        end = _after(last, last.position, brakes)
         return Group(tuple(group), end, barrier, changes, size_bytes)
 
     def _followers(self) -> Iterator[Whole]:
@@ -265,12 +268,18 @@ class Planner:
                 return
 
 
-def _after(end: Position, brakes: Brakes) -> Position:
+def _after(transaction: Transaction | Part, end: Position, brakes: Brakes) -> Position:
     """Where the replica stands after a transaction: at its end, or at a hold inside of its commit record.
-    Both hold the same transactions (P1)."""
-    if brakes.hold is None or end.lsn <= brakes.hold:
+    Both hold the same transactions (P1). A hold that came when its parts were being applied is passed."""
+    if brakes.hold is None or not transaction.commit_lsn < brakes.hold < end.lsn:
         return end
     return Position(brakes.hold, end.xid, end.commit_time)
+
+
+def _further(one: Position | None, other: Position | None) -> Position | None:
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda position: position.lsn)
 
 
 def is_barrier(changes: Sequence[Change]) -> bool:

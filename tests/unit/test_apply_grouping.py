@@ -232,6 +232,7 @@ def test_a_hold_inside_of_a_commit_record_is_reached_exactly(numbers: Sequence[i
     assert [number for numbers in drain(made, brakes) for number in numbers] == [1, 2]
     assert made.position == Position(Lsn(205), 2, 2)
     assert made.next(brakes, Limits()) is Blocked.HELD
+    assert made.stand(None) == Move(Position(Lsn(210), 2, 2))
     resumed = planner(several(numbers), at=made.position)
     assert [number for numbers in drain(resumed) for number in numbers] == list(numbers)[2:]
 
@@ -333,6 +334,16 @@ def test_parts_end_exactly_at_a_hold_inside_of_their_commit_record() -> None:  #
         made.done(step)
     assert made.position == Position(Lsn(105), 1, 1)
     assert made.next(brakes, Limits()) is Blocked.HELD
+
+
+def test_a_hold_before_parts_that_were_begun_is_passed() -> None:  # P1
+    """The replica holds that transaction then, and says so."""
+    made = planner(part(1, 1), part(1, 2, last=True))
+    made.done(ApplyPart(part(1, 1), None))
+    for hold in (Lsn(90), Lsn(100)):
+        assert made.next(Brakes(hold=hold), Limits()) == ApplyPart(
+            part(1, 2, last=True), Position(Lsn(110), 1, 1)
+        )
 
 
 def test_the_lag_of_a_big_transaction_is_known_from_its_first_part() -> None:
