@@ -59,8 +59,10 @@ class _Peeked:
 
 
 def _from_hint(log: ChangeLog, stream: bytes, position: Position, told: AnchorHint | None) -> Follower | None:
+    if told is None:
+        return None
     bounds = log.bounds()
-    if told is None or not bounds.first <= told.place < bounds.end:
+    if not bounds.first <= told.place < bounds.end:
         return None
     with ExitStack() as closing:
         reader = _open(log, told.place, closing)

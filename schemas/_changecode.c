@@ -10,9 +10,7 @@
 #include <Python.h>
 #include <string.h>
 
-#include "_varint.h"
-
-#define TABLE_BYTES 8
+#include "_change.h"
 
 /* The fields of schemas.change.Change. */
 enum { OPERATION, TABLE, OLD_KEY, OLD_ROW, ROW, ABSENT, PAYLOAD, FIELDS };
@@ -92,45 +90,32 @@ encode_row_change(PyObject *module, PyObject *change)
 
 /* ---- reading */
 
-/* A length or a count. 0 and a new *pos, or -1. */
-static int
-read_count(const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, Py_ssize_t *value)
+static PyObject *
+make_bytes(Piece piece)
 {
-    int64_t number;
-    if (read_long(data, end, pos, &number) < 0 || number < 0)
-        return -1;
-    *value = (Py_ssize_t)number;
-    return 0;
+    return PyBytes_FromStringAndSize((const char *)piece.start, piece.size);
 }
 
 static PyObject *
-read_bytes(PyObject *block, Py_ssize_t *pos)
+make_bytes_or_none(Piece piece)
 {
-    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
-    Py_ssize_t end = PyBytes_GET_SIZE(block), length;
-    if (read_count(data, end, pos, &length) < 0 || length > end - *pos)
-        return NULL;
-    *pos += length;
-    return PyBytes_FromStringAndSize((const char *)data + *pos - length, length);
+    return piece.start != NULL ? make_bytes(piece) : Py_NewRef(Py_None);
 }
 
 static PyObject *
-read_absent(PyObject *block, Py_ssize_t *pos)
+make_absent(const ChangeView *change)
 {
-    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
-    Py_ssize_t end = PyBytes_GET_SIZE(block), count, index;
-    if (read_count(data, end, pos, &count) < 0 || count > end - *pos)
-        return NULL;
-    PyObject *absent = PyTuple_New(count);
-    for (Py_ssize_t i = 0; absent != NULL && i < count; i++) {
-        PyObject *number = read_count(data, end, pos, &index) < 0 ? NULL : PyLong_FromSsize_t(index);
+    PyObject *absent = PyTuple_New(change->absent_count);
+    ptrdiff_t pos = 0, index;
+    read_count(change->absent.start, change->absent.size, &pos, &index); /* its length */
+    for (Py_ssize_t i = 0; absent != NULL && i < change->absent_count; i++) {
+        read_count(change->absent.start, change->absent.size, &pos, &index);
+        PyObject *number = PyLong_FromSsize_t(index);
         if (number == NULL)
             Py_CLEAR(absent);
         else
             PyTuple_SET_ITEM(absent, i, number);
     }
-    if (absent != NULL && count && (*pos >= end || data[(*pos)++] != 0))
-        Py_CLEAR(absent); /* an array in more than one block */
     return absent;
 }
 
@@ -141,36 +126,34 @@ payload_branch(uint8_t operation)
     return operation < 3 ? 0 : (uint8_t)((operation - 2) << 1);
 }
 
+/* A new reference for one of the fields. 0, or -1 with an exception. */
+static int
+set_field(PyObject *fields, int field, PyObject *value)
+{
+    if (value == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, field, value);
+    return 0;
+}
+
 /* The fields of one change. 0 and a new *pos, or -1 with or without an exception. */
 static int
 read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ssize_t *pos, PyObject *fields)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
     Py_ssize_t end = PyBytes_GET_SIZE(block), p = *pos;
-    PyObject *value;
-    if (end - p < TABLE_BYTES + 3 || data[p] & 1 || data[p] >> 1 >= PyTuple_GET_SIZE(operations))
+    ChangeView change;
+    if (view_change(data, end, &p, &change) < 0 || change.operation >= PyTuple_GET_SIZE(operations) ||
+        data[p] != payload_branch(change.operation))
         return -1;
-    PyTuple_SET_ITEM(fields, OPERATION, Py_NewRef(PyTuple_GET_ITEM(operations, data[p] >> 1)));
-    if ((value = PyBytes_FromStringAndSize((const char *)data + p + 1, TABLE_BYTES)) == NULL)
-        return -1;
-    PyTuple_SET_ITEM(fields, TABLE, value);
-    p += 1 + TABLE_BYTES;
-    uint8_t branch = data[p++];
-    if (branch != 0 && branch != 2 && branch != 4)
-        return -1;
-    if ((value = branch ? read_bytes(block, &p) : Py_NewRef(Py_None)) == NULL)
-        return -1;
-    PyTuple_SET_ITEM(fields, branch == 4 ? OLD_ROW : OLD_KEY, value);
-    PyTuple_SET_ITEM(fields, branch == 4 ? OLD_KEY : OLD_ROW, Py_NewRef(Py_None));
-    if (p >= end || (data[p] != 0 && data[p] != 2))
-        return -1;
-    if ((value = data[p++] ? read_bytes(block, &p) : Py_NewRef(Py_None)) == NULL)
-        return -1;
-    PyTuple_SET_ITEM(fields, ROW, value);
-    if ((value = read_absent(block, &p)) == NULL)
-        return -1;
-    PyTuple_SET_ITEM(fields, ABSENT, value);
-    if (p >= end || data[p] != payload_branch(data[*pos] >> 1))
+    Piece table = {change.table, TABLE_BYTES}, none = {NULL, 0};
+    int is_row = change.old_branch == OLD_IS_ROW;
+    if (set_field(fields, OPERATION, Py_NewRef(PyTuple_GET_ITEM(operations, change.operation))) < 0 ||
+        set_field(fields, TABLE, make_bytes(table)) < 0 ||
+        set_field(fields, OLD_KEY, make_bytes_or_none(is_row ? none : change.old)) < 0 ||
+        set_field(fields, OLD_ROW, make_bytes_or_none(is_row ? change.old : none)) < 0 ||
+        set_field(fields, ROW, make_bytes_or_none(change.row)) < 0 ||
+        set_field(fields, ABSENT, make_absent(&change)) < 0)
         return -1;
     if (data[p] == 0) {
         PyTuple_SET_ITEM(fields, PAYLOAD, Py_NewRef(Py_None));
@@ -243,6 +226,141 @@ decode_changes(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return changes;
 }
 
+/* ---- rows that are not decoded */
+
+PyDoc_STRVAR(are_rows_doc,
+"are_rows(block, count) -> bool\n\n"
+"Whether so many changes stand in the block, back to back, and each is one row.");
+
+static PyObject *
+are_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2 || !PyBytes_Check(args[0]) || !PyLong_Check(args[1]))
+        return PyErr_Format(PyExc_TypeError, "are_rows(bytes, int)");
+    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(args[0]);
+    Py_ssize_t pos = 0, end = PyBytes_GET_SIZE(args[0]), left = PyLong_AsSsize_t(args[1]);
+    if (left == -1 && PyErr_Occurred())
+        return NULL;
+    ChangeView change;
+    for (; pos < end; left--)
+        if (view_row_change(data, end, &pos, &change) < 0)
+            Py_RETURN_FALSE;
+    return PyBool_FromLong(left == 0);
+}
+
+/* What stands of one table: how many changes, how many bytes they are, and the largest of them; then where the
+ * next one goes. */
+typedef struct {
+    uint8_t table[TABLE_BYTES];
+    Py_ssize_t count, size, widest;
+    PyObject *block;
+    char *next;
+} Share;
+
+/* In a row there are few tables, and mostly the same as just before. NULL with an exception. */
+static Share *
+find_share(Share **shares, Py_ssize_t *known, Py_ssize_t *room, const uint8_t *table)
+{
+    for (Py_ssize_t i = *known - 1; i >= 0; i--)
+        if (memcmp((*shares)[i].table, table, TABLE_BYTES) == 0)
+            return &(*shares)[i];
+    if (*known == *room) {
+        Share *more = PyMem_Resize(*shares, Share, (size_t)*room * 2);
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        *shares = more;
+        *room *= 2;
+    }
+    Share *made = &(*shares)[(*known)++];
+    *made = (Share){.count = 0};
+    memcpy(made->table, table, TABLE_BYTES);
+    return made;
+}
+
+/* Count the changes of all blocks (copying 0), or copy them. 0, or -1 with an exception. */
+static int
+walk_blocks(PyObject *blocks, Share **shares, Py_ssize_t *known, Py_ssize_t *room, int copying)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(blocks); i++) {
+        PyObject *block = PyList_GET_ITEM(blocks, i);
+        if (!PyBytes_Check(block)) {
+            PyErr_SetString(PyExc_TypeError, "a block is bytes");
+            return -1;
+        }
+        const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(block);
+        Py_ssize_t pos = 0, end = PyBytes_GET_SIZE(block);
+        while (pos < end) {
+            Py_ssize_t start = pos;
+            ChangeView change;
+            if (view_row_change(data, end, &pos, &change) < 0) {
+                PyErr_SetString(PyExc_ValueError, "not a change of one row");
+                return -1;
+            }
+            Share *share = find_share(shares, known, room, change.table);
+            if (share == NULL)
+                return -1;
+            if (copying) {
+                memcpy(share->next, data + start, (size_t)(pos - start));
+                share->next += pos - start;
+            } else {
+                share->count++;
+                share->size += pos - start;
+                if (pos - start > share->widest)
+                    share->widest = pos - start;
+            }
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+make_shares(Share *shares, Py_ssize_t known)
+{
+    PyObject *by_table = PyDict_New();
+    for (Py_ssize_t i = 0; by_table != NULL && i < known; i++) {
+        PyObject *table = PyBytes_FromStringAndSize((const char *)shares[i].table, TABLE_BYTES);
+        PyObject *share =
+            table != NULL ? Py_BuildValue("nOn", shares[i].count, shares[i].block, shares[i].widest) : NULL;
+        if (share == NULL || PyDict_SetItem(by_table, table, share) < 0)
+            Py_CLEAR(by_table);
+        Py_XDECREF(share);
+        Py_XDECREF(table);
+    }
+    return by_table;
+}
+
+PyDoc_STRVAR(split_by_table_doc,
+"split_by_table(blocks) -> {table: (count, block, widest)}\n\n"
+"blocks: a list of encoded changes, all of one row, back to back. Of each table its own, in the same order.\n"
+"widest: how many bytes the largest of them takes.\n"
+"Raises ValueError for anything else.");
+
+static PyObject *
+split_by_table(PyObject *module, PyObject *blocks)
+{
+    if (!PyList_Check(blocks))
+        return PyErr_Format(PyExc_TypeError, "blocks are a list");
+    Py_ssize_t known = 0, room = 8;
+    Share *shares = PyMem_New(Share, (size_t)room);
+    if (shares == NULL)
+        return PyErr_NoMemory();
+    PyObject *by_table = NULL;
+    int failed = walk_blocks(blocks, &shares, &known, &room, 0);
+    for (Py_ssize_t i = 0; !failed && i < known; i++) {
+        shares[i].block = PyBytes_FromStringAndSize(NULL, shares[i].size);
+        failed = shares[i].block == NULL;
+        shares[i].next = failed ? NULL : PyBytes_AS_STRING(shares[i].block);
+    }
+    if (!failed && walk_blocks(blocks, &shares, &known, &room, 1) == 0)
+        by_table = make_shares(shares, known);
+    for (Py_ssize_t i = 0; i < known; i++)
+        Py_XDECREF(shares[i].block);
+    PyMem_Free(shares);
+    return by_table;
+}
+
 /* ---- reading whole transactions */
 
 /* The fields of schemas.frame.Transaction. */
@@ -252,15 +370,15 @@ static PyObject *
 read_origin(PyObject *record, Py_ssize_t *pos)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(record);
-    Py_ssize_t end = PyBytes_GET_SIZE(record), length;
+    Py_ssize_t end = PyBytes_GET_SIZE(record);
+    Piece text;
     if (*pos >= end || (data[*pos] != 0 && data[*pos] != 2))
         return NULL;
     if (data[(*pos)++] == 0)
         return Py_NewRef(Py_None);
-    if (read_count(data, end, pos, &length) < 0 || length > end - *pos)
+    if (view_bytes(data, end, pos, &text) < 0)
         return NULL;
-    *pos += length;
-    return PyUnicode_DecodeUTF8((const char *)data + *pos - length, length, NULL);
+    return PyUnicode_DecodeUTF8((const char *)text.start, text.size, NULL);
 }
 
 /* An array of changes in one block with its size, not decoded. 0 and a new *pos, or -1. */
@@ -269,10 +387,13 @@ read_block(PyObject *record, Py_ssize_t *pos, PyObject *fields)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(record);
     Py_ssize_t end = PyBytes_GET_SIZE(record);
+    Piece block = {data, 0};
     int64_t count;
     if (read_long(data, end, pos, &count) < 0 || count > 0 || count == INT64_MIN)
         return -1;
-    PyObject *changes = count ? read_bytes(record, pos) : PyBytes_FromStringAndSize(NULL, 0);
+    if (count && view_bytes(data, end, pos, &block) < 0)
+        return -1;
+    PyObject *changes = make_bytes(block);
     if (changes == NULL)
         return -1;
     PyTuple_SET_ITEM(fields, CHANGES, changes);
@@ -335,6 +456,8 @@ static PyMethodDef methods[] = {
     {"encode_row_change", encode_row_change, METH_O, encode_row_change_doc},
     {"decode_transactions", (PyCFunction)(void (*)(void))decode_transactions, METH_FASTCALL,
      decode_transactions_doc},
+    {"are_rows", (PyCFunction)(void (*)(void))are_rows, METH_FASTCALL, are_rows_doc},
+    {"split_by_table", split_by_table, METH_O, split_by_table_doc},
     {"decode_changes", (PyCFunction)(void (*)(void))decode_changes, METH_FASTCALL, decode_changes_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -14,135 +14,17 @@
 #include <Python.h>
 #include <string.h>
 
+#include "_texts.h"
 #include "_tuple.h"
-
-static PyObject *
-make_integer(int64_t value)
-{
-    char text[20];
-    char *p = text + sizeof(text);
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-    do {
-        *--p = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest);
-    if (value < 0)
-        *--p = '-';
-    return PyBytes_FromStringAndSize(p, text + sizeof(text) - p);
-}
-
-static char *
-put_digits(char *p, unsigned value, int count)
-{
-    for (int i = count - 1; i >= 0; i--) {
-        p[i] = (char)('0' + value % 10);
-        value /= 10;
-    }
-    return p + count;
-}
-
-/* `2024-05-01 12:34:56.78` and `+00`; us is of the years 1970 to 9999. Calendar: days counted from
- * 0000-03-01 in eras of 400 years. */
-static PyObject *
-make_timestamp(int64_t us, int zone)
-{
-    char text[32];
-    char *p = text;
-    int64_t days = us / DAY_US, rest = us % DAY_US;
-    unsigned shifted = (unsigned)(days + 719468);
-    unsigned era = shifted / 146097, day_of_era = shifted % 146097;
-    unsigned year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    unsigned day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    unsigned month_index = (5 * day_of_year + 2) / 153;
-    unsigned day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    unsigned month = month_index < 10 ? month_index + 3 : month_index - 9;
-    unsigned year = year_of_era + era * 400 + (month <= 2);
-    unsigned seconds = (unsigned)(rest / SECOND_US), micros = (unsigned)(rest % SECOND_US);
-    p = put_digits(p, year, 4);
-    *p++ = '-';
-    p = put_digits(p, month, 2);
-    *p++ = '-';
-    p = put_digits(p, day, 2);
-    *p++ = ' ';
-    p = put_digits(p, seconds / 3600, 2);
-    *p++ = ':';
-    p = put_digits(p, seconds / 60 % 60, 2);
-    *p++ = ':';
-    p = put_digits(p, seconds % 60, 2);
-    if (micros) {
-        *p++ = '.';
-        p = put_digits(p, micros, 6);
-        while (p[-1] == '0')
-            p--;
-    }
-    if (zone) {
-        memcpy(p, "+00", 3);
-        p += 3;
-    }
-    return PyBytes_FromStringAndSize(text, p - text);
-}
-
-/* The column's codec: a new reference and a new *pos. NULL with or without an exception. */
-static PyObject *
-call_codec(PyObject *codec, PyObject *data, Py_ssize_t end, Py_ssize_t *pos)
-{
-    PyObject *pair = PyObject_CallFunction(codec, "On", data, *pos);
-    if (pair == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_ValueError) || PyErr_ExceptionMatches(PyExc_IndexError))
-            PyErr_Clear(); /* `refuse` says what is wrong */
-        return NULL;
-    }
-    PyObject *text = NULL;
-    if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2) {
-        Py_ssize_t after = PyLong_AsSsize_t(PyTuple_GET_ITEM(pair, 1));
-        if (after >= *pos && after <= end) {
-            *pos = after;
-            text = Py_NewRef(PyTuple_GET_ITEM(pair, 0));
-        }
-    }
-    Py_DECREF(pair);
-    return text;
-}
 
 /* One value after its branch. NULL with an exception, or without one: the data is malformed. */
 static PyObject *
 decode_value(char kind, PyObject *codec, PyObject *row, Py_ssize_t end, Py_ssize_t *pos)
 {
-    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(row);
-    Py_ssize_t p = *pos;
-    int64_t value;
-    switch (kind) {
-    case KIND_TEXT:
-        if (read_long(data, end, &p, &value) < 0 || value < 0 || value > end - p)
-            return NULL;
-        *pos = p + (Py_ssize_t)value;
-        return PyBytes_FromStringAndSize((const char *)data + p, (Py_ssize_t)value);
-    case KIND_INT:
-    case KIND_LONG:
-        if (read_long(data, end, &p, &value) < 0)
-            return NULL;
-        if (kind == KIND_INT && (value < INT32_MIN || value > INT32_MAX))
-            return NULL;
-        *pos = p;
-        return make_integer(value);
-    case KIND_BOOLEAN:
-        if (p >= end || data[p] > 1)
-            return NULL;
-        *pos = p + 1;
-        return PyBytes_FromStringAndSize(data[p] ? "t" : "f", 1);
-    case KIND_TIMESTAMP:
-    case KIND_TIMESTAMPTZ:
-        if (read_long(data, end, &p, &value) < 0)
-            return NULL;
-        if (value >= 0 && value < YEAR_10000_US) {
-            *pos = p;
-            return make_timestamp(value, kind == KIND_TIMESTAMPTZ);
-        }
-        return call_codec(codec, row, end, pos);
-    default:
-        return call_codec(codec, row, end, pos);
-    }
+    Text text;
+    if (read_text(kind, codec, row, end, pos, &text) < 0)
+        return NULL;
+    return text.made != NULL ? text.made : PyBytes_FromStringAndSize(text.start, text.size);
 }
 
 /* Never returns a value: `refuse` raises. */

@@ -1,4 +1,7 @@
-/* Avro's int and long, as the modules in C read and write them; schemas/varint.py tells the format. */
+/* Avro's int and long, and bytes behind their length, as the modules in C read and write them; schemas/varint.py
+ * tells the format. */
+
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +30,36 @@ read_long(const uint8_t *data, ptrdiff_t end, ptrdiff_t *pos, int64_t *value)
         }
     }
     return -1;
+}
+
+/* A piece of the data; `start` is NULL where there is none. */
+typedef struct {
+    const uint8_t *start;
+    ptrdiff_t size;
+} Piece;
+
+/* A length or a count. 0 and a new *pos, or -1. */
+static inline int
+read_count(const uint8_t *data, ptrdiff_t end, ptrdiff_t *pos, ptrdiff_t *value)
+{
+    int64_t number;
+    if (read_long(data, end, pos, &number) < 0 || number < 0)
+        return -1;
+    *value = (ptrdiff_t)number;
+    return 0;
+}
+
+/* A length and so many bytes. 0 and a new *pos, or -1. */
+static inline int
+view_bytes(const uint8_t *data, ptrdiff_t end, ptrdiff_t *pos, Piece *piece)
+{
+    ptrdiff_t length;
+    if (read_count(data, end, pos, &length) < 0 || length > end - *pos)
+        return -1;
+    piece->start = data + *pos;
+    piece->size = length;
+    *pos += length;
+    return 0;
 }
 
 /* Where the next byte goes. There is room for MOST_BYTES_OF_A_LONG. */

@@ -145,6 +145,12 @@ def key_decoder(table: TableSchema) -> RowDecoder:
     return compile_decoder([codecs[i] for i in table.key_indexes], partial(_refuse_record, table))
 
 
+def decoders_of(table: TableSchema) -> tuple[bytes, tuple[Callable[[bytes, int], tuple[bytes, int]], ...]]:
+    """What code in C is told of a version's rows in the log: a letter for each column, and its decoder."""
+    codecs = _codecs(table)
+    return kinds_of(codecs), tuple(codec.decode for codec in codecs)
+
+
 def _sent(table: TableSchema, skipped: tuple[int, ...]) -> tuple[Column | None, ...]:
     """The columns as a tuple has them; None for one that the table's version lacks."""
     columns = iter(table.columns)

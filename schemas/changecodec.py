@@ -28,6 +28,13 @@ encode_row_change: Callable[[Change], bytes] | None = find_compiled(
     "schemas._changecode", "encode_row_change"
 )
 walk_changes: Callable[..., list[Change]] | None = find_compiled("schemas._changecode", "decode_changes")
+are_rows: Callable[[bytes, int], bool] | None = find_compiled("schemas._changecode", "are_rows")
+"""(block, count): whether that many changes stand in it, each of one row. None where there is no C."""
+split_by_table: Callable[[list[bytes]], dict[bytes, tuple[int, bytes, int]]] | None = find_compiled(
+    "schemas._changecode", "split_by_table"
+)
+"""Blocks of changes of one row each → of each table how many they are, a block of its own, and the size of
+the largest one."""
 
 _OPERATIONS = tuple(Operation)
 _PAYLOAD_BRANCHES = (0, 0, 0, 2, 4, 6)

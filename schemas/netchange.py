@@ -60,12 +60,13 @@ class _Life:
 
 
 class Netting:
-    """Nets runs of one table version. `key`: columns that name a row, of which no two are alike."""
+    """Nets runs of one table version. `key`: columns that name a row, of which no two are alike.
+    key_is_identity: they are the replica identity, so that an UPDATE without an old row keeps them."""
 
     def __init__(self, table: TableSchema, key: Sequence[int]) -> None:
         self._decode_row = row_decoder(table)
         self._decode_key = key_decoder(table)
-        self._key_is_identity = tuple(key) == table.key_indexes
+        self.key_is_identity = tuple(key) == table.key_indexes
         self._key = tuple(key)
         self._key_set = frozenset(self._key)
         self._key_of = _picker(self._key)
@@ -95,7 +96,7 @@ class Netting:
     def _net_apart(self, changes: Sequence[Change], rows: Sequence[Row | None]) -> NetChange | None:
         """The same for what is most common in bulk: rows that are inserted or updated once each and keep
         their keys. None if it is not that."""
-        stays = self._key_is_identity
+        stays = self.key_is_identity
         inserted: list[Row] = []
         updated: dict[tuple[int, ...], list[Row]] = {}
         for (operation, _, old_key, old_row, _, absent, _), row in zip(changes, rows, strict=True):
@@ -126,7 +127,7 @@ class Netting:
         if absent and not set(absent).isdisjoint(self._key):
             raise NotNettable("a column of the key did not come")
         key = self._key_of(row)
-        stays = self._key_is_identity and change.old_key is None and change.old_row is None
+        stays = self.key_is_identity and change.old_key is None and change.old_row is None
         old = key if stays else self._old_key(change)
         life = lives.get(old)
         if life is not None and absent:
@@ -145,7 +146,7 @@ class Netting:
 
     def _old_key(self, change: Change) -> Key:
         if change.old_key is not None:
-            if not self._key_is_identity:
+            if not self.key_is_identity:
                 raise NotNettable("the old row came by another key")
             return tuple(self._decode_key(change.old_key, 0))
         if change.old_row is None:

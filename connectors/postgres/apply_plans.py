@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
-from connectors.postgres.apply_sets import SetPlan, make_plan
 from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
+from connectors.postgres.set_plans import SetPlan, make_plan
 from connectors.postgres.statements import Bind, Old, Statement
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation

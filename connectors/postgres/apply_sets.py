@@ -1,7 +1,7 @@
 """Writing the net change of many changes at once: the fast path's SQL (P15).
 
     begin()            a savepoint
-    write(net)         sets of one table, as often as there are tables
+    write(rows)        sets of one table, as often as there are tables
     settle()           everything was answered and counted right
     SetRefused         everything since `begin` is undone; the changes must be written one by one
 
@@ -16,22 +16,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, LiteralString, NoReturn
 
 import psycopg
 from psycopg import sql
 
 from connectors.failpoints import failpoint
-from connectors.postgres.apply_catalog import TargetTable
 from connectors.postgres.copystream import finish_query, run_query, send_query, send_rows
-from connectors.postgres.copytext import NotUtf8, encode_rows
 from connectors.postgres.pipe import STOP_GRACE_S, Pipe, Uncounted
 from connectors.postgres.session import Session, sql_error
+from connectors.postgres.set_plans import CopyRows, SetPlan, SetRows
 from connectors.postgres.statements import relation
 from schemas.errors import RetryLater
-from schemas.netchange import Key, NetChange, Netting, Row
-from schemas.table import ReplicaIdentity, TableSchema
 
 STAGES_LIMIT: Final = 50
 """Staging tables of one session. Each is emptied by every COMMIT that used one of them."""
@@ -47,50 +44,6 @@ class SetRefused(Exception):
         super().__init__(f"{table}: {reason}")
         self.table = table
         self.reason = reason
-
-
-@dataclass(slots=True, eq=False)
-class SetPlan:
-    """How one table version is written with sets; `netting` makes what `SetWriter.write` takes."""
-
-    table: TableSchema
-    target: TargetTable
-    key: tuple[int, ...]
-    netting: Netting
-    columns: tuple[int, ...]
-    """Of the log's row, without those that the replica generates."""
-    statements: dict[object, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.table.qualified_name
-
-
-def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
-    """None unless sets are provably equal to single changes there (P15)."""
-    names = [column.name for column in table.columns]
-    key = _key(table, target)
-    columns = tuple(i for i, name in enumerate(names) if name not in target.generated_columns)
-    written = {names[i] for i in columns}
-    if (
-        not key
-        or not set(key) <= set(columns)
-        or written != set(target.columns) - target.generated_columns
-        or target.deferrable_keys
-        or any(target.columns[names[i]].identity_always for i in columns if i not in key)
-    ):
-        return None
-    return SetPlan(table, target, key, Netting(table, key), columns)
-
-
-def _key(table: TableSchema, target: TargetTable) -> tuple[int, ...]:
-    """Columns that both name a row in the log and are unique, row by row, on the replica."""
-    names = [column.name for column in table.columns]
-    if table.replica_identity is ReplicaIdentity.FULL:
-        known = target.key if set(target.key) <= set(names) else ()
-        return tuple(sorted(names.index(name) for name in known))
-    identity = table.key_indexes
-    return identity if {names[i] for i in identity} == set(target.key) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +73,19 @@ class SetWriter:
         self._fresh.clear()
         self._pipe.run(b"savepoint keepstream_sets", tag=_SAVEPOINT)
 
-    def write(self, plan: SetPlan, net: NetChange) -> None:
+    def write(self, plan: SetPlan, sets: SetRows) -> None:
         """Send the sets of one table. Raises SetRefused, RetryLater."""
         if self._pipe.is_open:
             self._pipe.sync()
             self._pipe.close()
-        try:
-            if net.passed:
-                self._by_key(plan, net.passed, _IS_THERE, rows=0)
-            if net.deleted:
-                self._by_key(plan, net.deleted, _DELETE, rows=len(net.deleted))
-            for absent, rows in net.updated.items():
-                self._update(plan, absent, rows)
-            if net.inserted:
-                self._insert(plan, net.inserted)
-        except NotUtf8:
-            self._refuse(plan, "not-utf8")
+        if sets.passed is not None:
+            self._by_key(plan, sets.passed, _IS_THERE, touches=0)
+        if sets.deleted is not None:
+            self._by_key(plan, sets.deleted, _DELETE, touches=sets.deleted.count)
+        for absent, rows in sets.updated.items():
+            self._update(plan, absent, rows)
+        if sets.inserted is not None:
+            self._insert(plan, sets.inserted)
         failpoint("apply.sets_sent")
 
     def settle(self) -> None:
@@ -170,27 +120,27 @@ class SetWriter:
         """Whether `forget` should be called before the next target transaction."""
         return len(self._stages) >= STAGES_LIMIT
 
-    def _by_key(self, plan: SetPlan, keys: Sequence[Key], text: LiteralString, *, rows: int) -> None:
-        stage = self._stage(plan, plan.key, list(map(list, keys)))
+    def _by_key(self, plan: SetPlan, keys: CopyRows, text: LiteralString, *, touches: int) -> None:
+        stage = self._stage(plan, plan.key, keys)
         query = plan.statements.get(text)
         if query is None:
             query = sql.SQL(text).format(relation(plan.target), stage, _same_key(plan)).as_string()
             plan.statements[text] = query
-        self._send(plan, query, rows=rows)
+        self._send(plan, query, rows=touches)
 
-    def _update(self, plan: SetPlan, absent: tuple[int, ...], rows: list[Row]) -> None:
-        given = [i for i in plan.columns if i not in absent]
-        stage = self._stage(plan, given, _narrow(plan, given, rows))
+    def _update(self, plan: SetPlan, absent: tuple[int, ...], rows: CopyRows) -> None:
+        given = plan.given(absent)
+        stage = self._stage(plan, given, rows)
         query = plan.statements.get(absent)
         if query is None:
             query = plan.statements[absent] = _update_sql(plan, stage, given)
-        self._send(plan, query, rows=len(rows))
+        self._send(plan, query, rows=rows.count)
 
-    def _insert(self, plan: SetPlan, rows: list[Row]) -> None:
+    def _insert(self, plan: SetPlan, rows: CopyRows) -> None:
         target = sql.Identifier(plan.target.schema, plan.target.name)
-        self._copy(plan, _copy_sql(plan, target, plan.columns), _narrow(plan, plan.columns, rows))
+        self._copy(plan, _copy_sql(plan, target, plan.columns), rows)
 
-    def _stage(self, plan: SetPlan, columns: Sequence[int], rows: list[Row]) -> sql.Identifier:
+    def _stage(self, plan: SetPlan, columns: Sequence[int], rows: CopyRows) -> sql.Identifier:
         """The plan's staging table, which then holds just these rows."""
         stage = self._stages.get(plan)
         if stage is None:
@@ -206,14 +156,13 @@ class SetWriter:
         self._copy(plan, _copy_sql(plan, stage, columns), rows)
         return stage
 
-    def _copy(self, plan: SetPlan, query: str, rows: list[Row]) -> None:
-        encoded = encode_rows(rows)
+    def _copy(self, plan: SetPlan, query: str, rows: CopyRows) -> None:
         self._answer()
         try:
-            send_rows(self._conn.pgconn, query, encoded, self._tick)
+            send_rows(self._conn.pgconn, query, rows.text, self._tick)
         except psycopg.Error as error:
             self._failed(plan, error)
-        self._sent = _Sent(plan, len(rows))
+        self._sent = _Sent(plan, rows.count)
 
     def _send(self, plan: SetPlan, query: str, *, rows: int | None) -> None:
         self._answer()
@@ -295,10 +244,3 @@ def _update_sql(plan: SetPlan, stage: sql.Identifier, given: Sequence[int]) -> s
         return sql.SQL(_IS_THERE).format(target, stage, same).as_string()
     assigned = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(name) for name in names)
     return sql.SQL("update {} t set {} from {} s where {}").format(target, assigned, stage, same).as_string()
-
-
-def _narrow(plan: SetPlan, columns: Sequence[int], rows: list[Row]) -> list[Row]:
-    """Rows of these columns only."""
-    if len(columns) == len(plan.table.columns):
-        return rows
-    return [[row[i] for i in columns] for row in rows]

@@ -25,16 +25,16 @@ from connectors.postgres.apply_barriers import BarrierWriter
 from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount
 from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
-from connectors.postgres.apply_sets import SetPlan, SetWriter
+from connectors.postgres.apply_sets import SetWriter
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit
 from connectors.postgres.session import Session, wrapped
+from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
-from schemas.netchange import NetChange
 from schemas.table import TableSchema
 
 PREPARED_LIMIT: Final = 2000
@@ -137,11 +137,11 @@ class ReplicaWriter:
         with explained(self._replica):
             self._sets.begin()
 
-    def write_set(self, plan: SetPlan, net: NetChange) -> None:
+    def write_set(self, plan: SetPlan, sets: SetRows) -> None:
         """Send the net change of one table. Raises SetRefused: everything since `begin_sets` was undone; and
         what `apply` does, for single changes that were sent before."""
         with explained(self._replica):
-            self._sets.write(plan, net)
+            self._sets.write(plan, sets)
 
     def settle_sets(self) -> None:
         """Wait until all sets were answered. Raises what `write_set` does."""

@@ -138,14 +138,14 @@ class Applier:
         writer.commit()
 
     def _get_ready(self, group: Group) -> None:
-        """Read and decode what comes next while the replica works. If that fails, first this group is
-        committed, and nothing is read any more."""
+        """Read what comes next, and make it ready, while the replica works. If that fails, first this group
+        is committed, and nothing is read any more."""
         planner, limits = self.opened.planner, self._counters.limits()
         if self._failure is not None:
             return
         try:
             self._read_more(limits, beside_bytes=group.size_bytes)
-            planner.get_ready(group, limits)
+            self.paths.get_ready(planner.following(group, limits))
         except KeepstreamError as error:
             self._failure = error
 

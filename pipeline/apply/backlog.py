@@ -9,37 +9,38 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pipeline.follow import AnchorHint, Followed, SameHistory
 from schemas.change import Change
+from schemas.changecodec import are_rows
 from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, Transaction, Transactions
 from schemas.lsn import Position
 
 
-class Loaded(NamedTuple):
-    """A transaction with its changes decoded. `plain`: each of them is one row. (A tuple: there are many.)"""
-
-    transaction: Transaction
-    changes: Sequence[Change]
-    plain: bool
-
-
 @dataclass(slots=True)
 class Whole:
-    """A whole transaction, decoded when that is first wanted."""
+    """A whole transaction. Its changes are decoded when they are first wanted."""
 
     transaction: Transaction
-    _loaded: Loaded | None = None
+    _plain: bool | None = None
+    _changes: Sequence[Change] | None = None
 
-    def load(self) -> Loaded:
-        """Raises RefusedData (`frame-format`)."""
-        loaded = self._loaded
-        if loaded is None:
-            changes = self.transaction.iter_changes()
-            plain = not [change for change in changes if change.payload is not None]
-            loaded = self._loaded = Loaded(self.transaction, changes, plain)
-        return loaded
+    @property
+    def plain(self) -> bool:
+        """Whether each change is one row. Raises RefusedData (`frame-format`)."""
+        if self._plain is None:
+            transaction = self.transaction
+            self._plain = are_rows is not None and are_rows(transaction.changes, transaction.change_count)
+            if not self._plain:
+                self._plain = all(change.payload is None for change in self.changes)
+        return self._plain
+
+    @property
+    def changes(self) -> Sequence[Change]:
+        """In source order. Raises RefusedData (`frame-format`)."""
+        if self._changes is None:
+            self._changes = self.transaction.iter_changes()
+        return self._changes
 
 
 @dataclass(frozen=True, slots=True)

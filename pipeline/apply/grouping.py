@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from pipeline.apply.backlog import Aborted, Backlog, Loaded, PartOf, Standing, Whole
+from pipeline.apply.backlog import Aborted, Backlog, PartOf, Standing, Whole
 from schemas.barrier import barrier_of
 from schemas.change import Change
 from schemas.frame import Part, Transaction
@@ -52,7 +52,7 @@ class Brakes:
 class Group:
     """Apply these in one target transaction, which ends at `position`. `barrier`: it is one."""
 
-    transactions: tuple[Loaded, ...]
+    transactions: tuple[Whole, ...]
     position: Position
     barrier: bool
     changes: int
@@ -118,15 +118,17 @@ class Planner:
         before it is planned. `beside_bytes`: so much of what is there belongs to the group before."""
         return self.backlog.size_bytes - beside_bytes < limits.size_bytes and self._is_behind()
 
-    def get_ready(self, group: Group, limits: Limits) -> None:
-        """Decode what may be the group after this one, which is under way."""
+    def following(self, group: Group, limits: Limits) -> list[Whole]:
+        """What may be the group after this one, which is under way."""
+        found: list[Whole] = []
         changes = size_bytes = 0
         for item in islice(self._wholes(), len(group.transactions), None):
             changes += item.transaction.change_count
             size_bytes += len(item.transaction.changes)
             if changes > limits.changes or size_bytes > limits.size_bytes:
-                return
-            item.load()
+                break
+            found.append(item)
+        return found
 
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
@@ -229,19 +231,18 @@ class Planner:
         stopped = self._stops(brakes, first.transaction)
         if stopped is not None:
             return stopped
-        group = [first.load()]
-        changes, size_bytes = len(group[0].changes), len(first.transaction.changes)
-        barrier = not group[0].plain and is_barrier(group[0].changes)
+        group = [first]
+        changes, size_bytes = first.transaction.change_count, len(first.transaction.changes)
+        barrier = not first.plain and is_barrier(first.changes)
         for item in () if barrier else self._followers():
             transaction = item.transaction
             more, more_bytes = changes + transaction.change_count, size_bytes + len(transaction.changes)
             full = more > limits.changes or more_bytes > limits.size_bytes
             if full or len(group) >= limits.transactions or self._stops(brakes, transaction) is not None:
                 break
-            loaded = item.load()
-            if not loaded.plain and is_barrier(loaded.changes):
+            if not item.plain and is_barrier(item.changes):
                 break
-            group.append(loaded)
+            group.append(item)
             changes, size_bytes = more, more_bytes
         last = group[-1].transaction
         end = _after(last, last.position, brakes)

@@ -14,69 +14,39 @@ waits for the replica. Until it has ended (`_settle`) nobody else uses the sessi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from connectors.postgres.apply_errors import SourceRef
-from connectors.postgres.apply_sets import SetPlan, SetRefused
+from connectors.postgres.apply_sets import SetRefused
+from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.writer import ReplicaWriter
-from pipeline.apply.backlog import Loaded
+from pipeline.apply import slices
+from pipeline.apply.backlog import Whole
+from pipeline.apply.slices import Gathered, Run, Slice, only, size_of
 from pipeline.background import in_background
 from schemas.barrier import barrier_of
 from schemas.change import Change
-from schemas.netchange import NetChange, NotNettable
+from schemas.netchange import NotNettable
 
 logger = logging.getLogger("keepstream.apply")
 
-SLICE_CHANGES = 4_000
-SLICE_BYTES = 2 * 1024 * 1024
 SET_CHANGES = int(os.environ.get("KEEPSTREAM_SET_CHANGES", "100"))
 """So many changes of one table are worth the round trips that sets take. Tests set the variable, so that
 small transactions go as sets, too."""
-WIDE_BYTES = 256 * 1024
-"""Larger rows go one by one: sets hold several copies of a row in memory."""
 HUGE_BYTES = 4 * 1024 * 1024
 """Of a larger row nothing is gathered and nothing kept while it is sent."""
 _PATIENCE_SLICES = 64
 
 
-_Set = tuple[SetPlan, NetChange, int]
+_Set = tuple[SetPlan, SetRows, int]
 """How, what, and of how many changes."""
-
-
-class Run(NamedTuple):
-    """Changes of one source transaction that stand together; `ordinals` are theirs. (A tuple: there are
-    many.)"""
-
-    source: SourceRef
-    ordinals: Sequence[int]
-    changes: Sequence[Change]
-
-
-@dataclass(slots=True)
-class Slice:
-    """What is gathered, in source order."""
-
-    runs: list[Run] = field(default_factory=list)
-    changes: int = 0
-    size_bytes: int = 0
-    widest_bytes: int = 0
-    """No row is wider: what the largest run takes."""
-
-    def add(self, run: Run, size_bytes: int) -> None:
-        self.runs.append(run)
-        self.changes += len(run.changes)
-        self.size_bytes += size_bytes
-        self.widest_bytes = max(self.widest_bytes, size_bytes)
-
-    @property
-    def is_full(self) -> bool:
-        return self.changes >= SLICE_CHANGES or self.size_bytes >= SLICE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +68,7 @@ class Paths:
         self.refused = 0
         self._writer = writer
         self._gathered = Slice()
+        self._ready = Slice()
         self._under_way: UnderWay | None = None
         self._patience: dict[str, tuple[int, int]] = {}
 
@@ -111,7 +82,7 @@ class Paths:
         rows: list[Change] = []
         ordinals: list[int] = []
         for change in changes:
-            if change.payload is None and _size_of(change) > HUGE_BYTES:
+            if change.payload is None and size_of(change) > HUGE_BYTES:
                 held = [change]
                 del change
                 self._gather(source, ordinals, rows)
@@ -122,7 +93,7 @@ class Paths:
             elif change.payload is None:
                 rows.append(change)
                 ordinals.append(ordinal)
-                if len(rows) >= SLICE_CHANGES:
+                if len(rows) >= slices.SLICE_CHANGES:
                     self._gather(source, ordinals, rows)
                     rows, ordinals = [], []
             elif barrier_of(change) is not None:
@@ -134,19 +105,46 @@ class Paths:
         self._gather(source, ordinals, rows)
         return ordinal
 
-    def add_whole(self, transactions: Iterable[Loaded]) -> None:
+    def add_whole(self, transactions: Sequence[Whole]) -> None:
         """Take whole transactions: the same as `add` for each, and fast for many small ones."""
-        gathered = self._gathered
-        for transaction, changes, plain in transactions:
-            source = SourceRef(transaction.xid, transaction.commit_lsn)
-            count = len(changes)
-            if plain and count <= SLICE_CHANGES:
-                gathered.add(Run(source, range(count), changes), len(transaction.changes))
+        for whole in transactions[self._take_ready(transactions) :]:
+            gathered = self._gathered
+            if gathered.takes(whole):
+                gathered.add_whole(whole)
                 if gathered.is_full:
                     self._send()
             else:
-                self.add(source, changes)
-            gathered = self._gathered
+                transaction = whole.transaction
+                self.add(SourceRef(transaction.xid, transaction.commit_lsn), whole.changes)
+
+    def get_ready(self, transactions: Iterable[Whole]) -> None:
+        """Make ready what may be the first slice of these, which `add_whole` may be given next. Asks the
+        replica nothing. Raises RefusedData (`frame-format`)."""
+        ready = Slice()
+        for whole in transactions:
+            if ready.is_full or not ready.takes(whole):
+                break
+            ready.add_whole(whole)
+        for table, gathered in ready.by_table().items() if ready.changes >= SET_CHANGES else ():
+            if gathered.goes_as_sets(SET_CHANGES) and self._writer.knows_set_plan(table):
+                plan = self._writer.set_plan(table)
+                if plan is not None:
+                    with contextlib.suppress(NotNettable):
+                        gathered.rows(plan)
+        self._ready = ready
+
+    def _take_ready(self, transactions: Sequence[Whole]) -> int:
+        """Begin with the slice that was made ready, if it is what comes; how many of them it holds."""
+        ready, self._ready = self._ready, Slice()
+        count = len(ready.runs)
+        if not count or self._gathered.runs or any(map(operator.is_not, ready.runs, transactions)):
+            return 0
+        if count > len(transactions):
+            return 0
+        self._gathered = ready
+        if ready.is_full:
+            self._send()
+        return count
 
     def send(self) -> bool:
         """Send everything that was taken; returns whether sets of it are under way."""
@@ -167,8 +165,8 @@ class Paths:
     def _gather(self, source: SourceRef, ordinals: Sequence[int], rows: Sequence[Change]) -> None:
         if not rows:
             return
-        size_bytes = sum(map(_size_of, rows))
-        self._gathered.add(Run(source, ordinals, rows), size_bytes)
+        size_bytes = sum(map(size_of, rows))
+        self._gathered.add(Run(source, ordinals, rows), len(rows), size_bytes)
         if self._gathered.is_full:
             self._send()
 
@@ -178,7 +176,7 @@ class Paths:
         gathered, self._gathered = self._gathered, Slice()
         if gathered.changes < SET_CHANGES:
             self._settle()
-            self._send_singly(gathered.runs)
+            self._send_singly(gathered.decoded())
             return
         sets, singles = self._divide(gathered)
         self._settle()
@@ -194,8 +192,8 @@ class Paths:
         self._writer.begin_sets()
         for run in singles:
             self._writer.apply(run.source, run.changes, run.ordinals)
-        for plan, net, _ in sets:
-            self._writer.write_set(plan, net)
+        for plan, rows, _ in sets:
+            self._writer.write_set(plan, rows)
         self._writer.settle_sets()
 
     def _settle(self) -> None:
@@ -210,7 +208,7 @@ class Paths:
             self.refused += 1
             self._lose_patience(refusal.table)
             logger.info("sets refused", extra={"table": refusal.table, "reason": refusal.reason})
-            self._send_singly(under_way.slice.runs)
+            self._send_singly(under_way.slice.decoded())
             return
         for table, count in under_way.as_sets.items():
             self.set_changes += count
@@ -226,33 +224,27 @@ class Paths:
 
     def _divide(self, gathered: Slice) -> tuple[list[_Set], list[Run]]:
         """The sets of a slice, and what is left of it."""
-        by_table: dict[bytes, list[Change]] = {}
-        for run in gathered.runs:
-            for change in run.changes:
-                by_table.setdefault(change.table, []).append(change)
-        sets = dict(self._nets(by_table, may_be_wide=gathered.widest_bytes > WIDE_BYTES))
-        if not sets:
-            return [], gathered.runs
+        by_table = gathered.by_table()
+        sets = dict(self._sets(by_table))
         left = by_table.keys() - sets.keys()
         if not left:
             return list(sets.values()), []
-        return list(sets.values()), [rest for run in gathered.runs if (rest := _only(run, left)).changes]
+        runs = gathered.decoded()
+        if not sets:
+            return [], runs
+        return list(sets.values()), [rest for run in runs if (rest := only(run, left)).changes]
 
-    def _nets(
-        self, by_table: dict[bytes, list[Change]], *, may_be_wide: bool
-    ) -> Iterator[tuple[bytes, _Set]]:
+    def _sets(self, by_table: dict[bytes, Gathered]) -> Iterator[tuple[bytes, _Set]]:
         versions = Counter(self._writer.table_name(table) for table in by_table)
-        for table, changes in by_table.items():
+        for table, gathered in by_table.items():
             alone = versions[self._writer.table_name(table)] == 1  # else their order among each other counts
-            if not alone or len(changes) < SET_CHANGES:
-                continue
-            if may_be_wide and any(map(_is_wide, changes)):
+            if not alone or not gathered.goes_as_sets(SET_CHANGES):
                 continue
             plan = self._plan(table)
             if plan is None or not self._is_patient(plan.name):
                 continue
             try:
-                yield table, (plan, plan.netting.net(changes), len(changes))
+                yield table, (plan, gathered.rows(plan), gathered.count)
             except NotNettable as reason:
                 logger.debug("changes not netted", extra={"table": plan.name, "reason": str(reason)})
 
@@ -276,18 +268,3 @@ class Paths:
     def _lose_patience(self, table: str) -> None:
         refusals = self._patience.get(table, (0, 0))[1] + 1
         self._patience[table] = min(_PATIENCE_SLICES, 2**refusals), refusals
-
-
-def _size_of(change: Change) -> int:
-    """Bytes of its rows."""
-    return len(change.row or b"") + len(change.old_row or b"")
-
-
-def _is_wide(change: Change) -> bool:
-    return len(change.row or b"") > WIDE_BYTES or len(change.old_row or b"") > WIDE_BYTES
-
-
-def _only(run: Run, tables: set[bytes]) -> Run:
-    """The changes of a run that are of these tables."""
-    kept = [(o, c) for o, c in zip(run.ordinals, run.changes, strict=True) if c.table in tables]
-    return Run(run.source, [o for o, _ in kept], [c for _, c in kept])

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pipeline.apply import paths
+from pipeline.apply import paths, slices
+from pipeline.apply.backlog import Whole
+from pipeline.apply.counters import Counters
+from pipeline.apply.grouping import Limits
+from pipeline.apply.slices import WIDE_BYTES
 from schemas.change import UNCHANGED, Change, Message, Operation, TextValue
 from schemas.table import ReplicaIdentity
 from tests.fix_apply import MadeLog, Replicating, Rows, rows_of
@@ -95,7 +99,7 @@ def test_one_target_transaction_takes_many_slices(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction in parts: each slice has a savepoint, and the staging table is used again and again."""
-    monkeypatch.setattr(paths, "SLICE_CHANGES", 3)
+    monkeypatch.setattr(slices, "SLICE_CHANGES", 3)
     replica.execute("create table public.t (id int primary key, n int)")
     rows = rows_of(replica, "public.t")
     changes = [rows.insert(str(i), "0") for i in range(1, 11)]
@@ -170,9 +174,9 @@ def test_a_run_that_cannot_be_netted_goes_one_by_one(replica: Database, taken: T
 def test_a_wide_row_goes_one_by_one(replica: Database, taken: Taken) -> None:
     replica.execute("create table public.t (id int primary key, body text)")
     rows = rows_of(replica, "public.t")
-    taken.apply(rows, rows.insert("1", "x" * (paths.WIDE_BYTES + 1)), rows.insert("2", "y"))
+    taken.apply(rows, rows.insert("1", "x" * (WIDE_BYTES + 1)), rows.insert("2", "y"))
     assert replica.execute("select id, length(body) from public.t order by id") == [
-        (1, paths.WIDE_BYTES + 1),
+        (1, WIDE_BYTES + 1),
         (2, 1),
     ]
     assert taken.counts == (0, 2, 0)
@@ -212,7 +216,7 @@ def test_what_is_sent_again_after_a_refusal_is_counted_once(
 def test_after_a_refusal_the_table_goes_one_by_one_for_a_while_and_then_as_sets_again(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "SLICE_CHANGES", 3)
+    monkeypatch.setattr(slices, "SLICE_CHANGES", 3)
     replica.execute("create table public.t (id int primary key, mail text unique)")
     replica.execute("insert into public.t values (1, 'a'), (2, 'b')")
     rows = rows_of(replica, "public.t")
@@ -285,7 +289,7 @@ def test_a_single_change_that_is_refused_beside_sets_is_named(
 def test_a_new_epoch_voids_parts_whose_sets_are_under_way(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "SLICE_CHANGES", 2)
+    monkeypatch.setattr(slices, "SLICE_CHANGES", 2)
     replica.execute("create table public.t (id int primary key, n int)")
     rows = rows_of(replica, "public.t")
     made_log = taken.made_log
@@ -413,14 +417,25 @@ class RandomHistory:
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("group", [40, 2_000])
 def test_both_paths_make_the_same_rows_of_a_random_history(
-    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch, seed: int
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch, seed: int, group: int
 ) -> None:
-    """One history under two names: `fast` goes as sets, `exact` (which has an extra column) one by one."""
+    """One history under two names: `fast` goes as sets, `exact` (which has an extra column) one by one. Of
+    several groups, the next one is made ready while one is written."""
     columns = "id int primary key, mail text unique, body text"
     replica.execute(f"create table public.fast ({columns})")
     replica.execute(f"create table public.exact ({columns}, extra int)")
-    monkeypatch.setattr(paths, "SLICE_CHANGES", 20)
+    monkeypatch.setattr(slices, "SLICE_CHANGES", 20)
+    monkeypatch.setattr(Counters, "limits", lambda _: Limits(changes=group))
+    ready: list[int] = []
+    take_ready = paths.Paths._take_ready
+
+    def noted(self: paths.Paths, transactions: Sequence[Whole]) -> int:
+        ready.append(take_ready(self, transactions))
+        return ready[-1]
+
+    monkeypatch.setattr(paths.Paths, "_take_ready", noted)
     for name in ("fast", "exact"):
         rows = rows_of(replica, f"public.{name}", columns=["id", "mail", "body"])
         for changes in RandomHistory(rows, seed).transactions(60):
@@ -432,3 +447,4 @@ def test_both_paths_make_the_same_rows_of_a_random_history(
     assert fast == exact
     assert len(fast) > 0
     assert taken.sets > 0
+    assert group == 2_000 or any(ready)

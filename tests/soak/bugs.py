@@ -13,7 +13,7 @@ from typing import Any
 
 from connectors.postgres import claim
 from connectors.postgres.apply_catalog import TargetTable
-from connectors.postgres.apply_sets import SetPlan
+from connectors.postgres.set_plans import SetPlan
 from connectors.postgres.snapshot_tables import Observer
 from pipeline.apply import grouping
 from pipeline.apply.backlog import Backlog
@@ -21,7 +21,7 @@ from pipeline.capture.chainwriter import ChainWriter
 from pipeline.follow import Followed, SameHistory
 from schemas import framecodec
 from schemas.change import Change
-from schemas.frame import Frame, Transactions
+from schemas.frame import Frame, Part, Transaction, Transactions
 from schemas.lsn import Position
 from schemas.netchange import NetChange, Netting
 from schemas.table import TableSchema
@@ -97,8 +97,8 @@ def frame_only() -> None:
             ends.update({one.end_lsn: last for one in body.transactions})
         feed(self, followed)
 
-    def after_frame(end: Position, brakes: grouping.Brakes) -> Position:
-        return after(ends.get(end.lsn, end), brakes)
+    def after_frame(transaction: Transaction | Part, end: Position, brakes: grouping.Brakes) -> Position:
+        return after(transaction, ends.get(end.lsn, end), brakes)
 
     _put(Backlog, "feed", feed_noting_ends)
     _put(grouping, "_after", after_frame)
@@ -142,9 +142,10 @@ def unconditional_sets() -> None:
     def net_all(self: Netting, changes: Sequence[Change]) -> NetChange:
         return net(self, [change._replace(absent=()) for change in changes])
 
-    from connectors.postgres import apply_plans
+    from connectors.postgres import apply_plans, set_plans
 
     _put(apply_plans, "make_plan", make_plan)
+    _put(set_plans, "encode_apart", None)
     _put(Netting, "net", net_all)
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from connectors.postgres import copytext, runs
+from connectors.postgres import copytext, runs, set_plans
 from schemas import changecodec, framecodec, rowcode
 from schemas.compiled import find_compiled
 
@@ -20,8 +20,11 @@ def test_every_function_in_c_is_found() -> None:
         rowcode.decode_row,
         changecodec.encode_row_change,
         changecodec.walk_changes,
+        changecodec.are_rows,
+        changecodec.split_by_table,
         framecodec.decode_transactions,
         copytext.encode_in_c,
+        set_plans.encode_apart,
         runs._encode_changes,
         runs._encode_transactions,
     ):
