@@ -49,6 +49,7 @@ class KafkaReader:
         self._next = place
         self._settled_at = 0.0
         self._consumer: Any = None
+        self._answered = False
 
     def read(self, timeout_s: float) -> list[Record]:
         """See `LogReader.read`."""
@@ -69,9 +70,13 @@ class KafkaReader:
         self._woken.set()
 
     def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close(timeout_ms=1000)
-            self._consumer = None
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        if self._answered:
+            self._clients.give_back(consumer)
+        else:
+            consumer.close(timeout_ms=1000)
 
     def _begin(self) -> None:
         topic_id = find_topic_id(self._clients, self._topic)
@@ -88,6 +93,7 @@ class KafkaReader:
         self._settled_at = time.monotonic() + _SETTLING_S
 
     def _poll(self, timeout_s: float) -> list[Record]:
+        self._answered = False
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_MAX_RECORDS)
         except KafkaError as error:
@@ -97,7 +103,7 @@ class KafkaReader:
             for record in polled.get(self._partition, ())
         ]
         if records:
-            self._next = records[-1].next_place
+            self._next, self._answered = records[-1].next_place, True
         return records
 
     def _read_error(self, error: KafkaError) -> KeepstreamError:

@@ -33,6 +33,8 @@ _BEGIN_S = 60.0
 _WAIT_S = 1.0
 _BUSY_CHECK_S = 0.05
 _IDLE_CHECK_S = 0.01
+_PROOF_SHARE = 0.05
+"""Of the time may be spent on asking for the topic's id, whose answer the writer waits for."""
 _TOPIC_PROOF_S = 60.0
 _SILENCE_S = 5.0
 
@@ -70,6 +72,7 @@ class KafkaWriter:
         self._durable = 0
         self._reported = 0
         self._topic_checked_at = 0.0
+        self._topic_check_s = 0.0
         self._unproven_since = 0.0
         self._error: KeepstreamError | None = None
 
@@ -191,7 +194,7 @@ class KafkaWriter:
         Asked after the records were acknowledged, but not for each: the thread waits for the answer.
         """
         now = time.monotonic()
-        pause_s = _BUSY_CHECK_S if self._in_flight else _IDLE_CHECK_S
+        pause_s = _BUSY_CHECK_S if self._in_flight else min(_BUSY_CHECK_S, self._topic_check_s / _PROOF_SHARE)
         if self._contiguous == self._durable or now - self._topic_checked_at < pause_s:
             return
         self._topic_checked_at = now
@@ -201,6 +204,7 @@ class KafkaWriter:
             if now - self._unproven_since > _TOPIC_PROOF_S:
                 self._give_up(error)
             return
+        self._topic_check_s = time.monotonic() - now
         if topic_id != self._topic_id:
             self._give_up(self._fenced("the topic was deleted and made anew", "log-recreated"))
             return

@@ -3,8 +3,9 @@ only after them (P3, P9).
 
 One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
 exactly that, and append the rest. While the log is busy with the frame before, the rest gathers a little
-longer (`HOLD_S`): a frame costs capture, log and replicas more than the transactions in it. Housekeeping
-(anchors, heartbeats, the publication's identity, new tables) happens only between transactions.
+longer (`HOLD_S`): a frame costs capture, log and replicas more than the transactions in it; while capture is
+behind, still longer (`BEHIND_HOLD_S`). Housekeeping (anchors, heartbeats, the publication's identity, new
+tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
 HOLD_S = 0.01
 """How long whole transactions may gather while the log has not answered for the frame before."""
+BEHIND_HOLD_S = 0.03
+BEHIND_US = 1_000_000
+"""Where they were committed that long before the server sent them, they are late, and more are coming: they
+gather for `BEHIND_HOLD_S`, or until a frame is full."""
 
 
 class Pump:
@@ -68,6 +73,7 @@ class Pump:
         self._transaction: Begin | None = None
         self._skipping = False
         self._held_since = 0.0
+        self._is_behind = False
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -85,6 +91,8 @@ class Pump:
         stream = self._capture.stream
         batch = stream.read(self._read_s())
         self._take_all(batch.messages)
+        if batch.messages:
+            self._is_behind = batch.server_time - self._rates.last_commit_time > BEHIND_US
         if self._transaction is None and batch.wal_end >= self._tail.lsn:
             self._resent.prove()
         self._confirm(0.0)
@@ -107,10 +115,13 @@ class Pump:
         if not self._packer.holds_transactions:
             self._held_since = now
             return
-        left_s = HOLD_S - (now - self._held_since)
-        if self._chain.is_idle(0.0) or left_s <= 0 or self._housekeeping.is_look_due(now):
+        left_s = self._held_since + (BEHIND_HOLD_S if self._is_behind else HOLD_S) - now
+        is_free = not self._is_behind and self._chain.is_idle(0.0)
+        if is_free or left_s <= 0 or self._housekeeping.is_look_due(now):
             self._append(self._packer.flush())
             self._held_since = now
+        elif self._is_behind:
+            time.sleep(left_s)  # the stream is read meanwhile
         else:
             self._chain.is_idle(left_s)
 
@@ -143,7 +154,7 @@ class Pump:
         if run.transactions:
             position = Position(Lsn(run.end_lsn), run.xid, run.commit_time)
             self._append(packer.take(run.encoded, run.transactions, run.changes, position))
-            self._rates.last_commit_lsn = Lsn(run.commit_lsn)
+            self._rates.last_commit_lsn, self._rates.last_commit_time = Lsn(run.commit_lsn), run.commit_time
         if run.is_full:
             self._append(packer.flush())
         self._anchor_if_due()
@@ -208,7 +219,7 @@ class Pump:
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
         self._versions.xid = 0
-        self._rates.last_commit_lsn = commit.commit_lsn
+        self._rates.last_commit_lsn, self._rates.last_commit_time = commit.commit_lsn, commit.commit_time
         if self._skipping:
             self._skipping = False
             self._resent.see(

@@ -13,7 +13,8 @@ class Rates:
     """Totals since the start of the process, and rates over the time since the last `take_rates`.
 
     Everything that was committed before `complete_at` (Unix time), and everything below `complete_lsn`,
-    is durable in the log. `beat_at`: when the loop last went round, by `time.monotonic()`.
+    is durable in the log. `last_commit_time`: the source's, µs since 1970. `beat_at`: when the loop last
+    went round, by `time.monotonic()`.
     """
 
     changes: int = 0
@@ -23,6 +24,7 @@ class Rates:
     complete_lsn: Lsn = ZERO
     complete_at: float | None = None
     last_commit_lsn: Lsn | None = None
+    last_commit_time: int = 0
     last_change_at: float = field(default_factory=time.monotonic)
     beat_at: float = field(default_factory=time.monotonic)
     _taken_at: float = field(default_factory=time.monotonic)
