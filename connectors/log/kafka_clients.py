@@ -104,7 +104,7 @@ class KafkaClients:
     def give_back(self, consumer: Any) -> None:
         """It answered when it was last asked."""
         with self._lock:
-            if self._idle is None:
+            if self._idle is None and self._admin is not None:  # nobody would close it after `close`
                 self._idle = consumer, time.monotonic()
                 return
         consumer.close(timeout_ms=1000)
