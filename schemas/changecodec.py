@@ -30,8 +30,8 @@ encode_row_change: Callable[[Change], bytes] | None = find_compiled(
 walk_changes: Callable[..., list[Change]] | None = find_compiled("schemas._changecode", "decode_changes")
 are_rows: Callable[[bytes, int], bool] | None = find_compiled("schemas._changecode", "are_rows")
 """(block, count): whether that many changes stand in it, each of one row. None where there is no C."""
-split_by_table: Callable[[list[bytes]], dict[bytes, tuple[int, bytes, int]]] | None = find_compiled(
-    "schemas._changecode", "split_by_table"
+split_by_table: Callable[[Sequence[bytes | None]], dict[bytes, tuple[int, bytes, int]]] | None = (
+    find_compiled("schemas._changecode", "split_by_table")
 )
 """Blocks of changes of one row each → of each table how many they are, a block of its own, and the size of
 the largest one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from schemas.change import Change
-from schemas.changecodec import decode_change, decode_changes, wrong_form
+from schemas.changecodec import are_rows, decode_change, decode_changes, wrong_form
 from schemas.lsn import Lsn, Position
 from schemas.table import TableSchema
 
@@ -95,6 +95,12 @@ class PartChanges:
 
     def __init__(self) -> None:
         self._fragments = io.BytesIO()  # one growing piece: many would leave holes in the heap
+
+    def are_rows_in(self, part: Part) -> bool:
+        """Whether its `changes` are all that it completes, and each is one row. False where that cannot be
+        told without decoding them."""
+        whole = not self._fragments.tell() and part.fragment is None
+        return whole and are_rows is not None and are_rows(part.changes, part.change_count)
 
     def feed(self, part: Part) -> Iterator[Change]:
         """The changes that this part completes, in source order. Raises RefusedData (`frame-format`)."""

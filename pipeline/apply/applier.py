@@ -15,6 +15,7 @@ from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, M
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.paths import Paths
+from pipeline.apply.slices import Encoded
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.frame import Part, PartChanges
 from schemas.lsn import Lsn, Position
@@ -157,7 +158,10 @@ class Applier:
             writer.begin(planner.position.lsn, _past(part), place=planner.hint)
         first = self._ordinal
         source = SourceRef(part.xid, part.commit_lsn)
-        self._ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
+        if self._parts.are_rows_in(part):
+            self._ordinal = self.paths.add_encoded(Encoded(source, first, part.change_count, part.changes))
+        else:
+            self._ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
         failpoint("apply.part_applied")
         if step.position is not None:
             self.paths.push()

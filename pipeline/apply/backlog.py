@@ -36,6 +36,11 @@ class Whole:
         return self._plain
 
     @property
+    def block(self) -> bytes:
+        """Its changes, encoded."""
+        return self.transaction.changes
+
+    @property
     def changes(self) -> Sequence[Change]:
         """In source order. Raises RefusedData (`frame-format`)."""
         if self._changes is None:

@@ -29,7 +29,7 @@ from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.writer import ReplicaWriter
 from pipeline.apply import slices
 from pipeline.apply.backlog import Whole
-from pipeline.apply.slices import Gathered, Run, Slice, only, size_of
+from pipeline.apply.slices import Encoded, Gathered, Run, Slice, only, size_of
 from pipeline.background import in_background
 from schemas.barrier import barrier_of
 from schemas.change import Change
@@ -104,6 +104,13 @@ class Paths:
             ordinal += 1
         self._gather(source, ordinals, rows)
         return ordinal
+
+    def add_encoded(self, run: Encoded) -> int:
+        """The same as `add`, of changes that are not decoded."""
+        self._gathered.add(run, run.change_count, len(run.block))
+        if self._gathered.is_full:
+            self._send()
+        return run.first_ordinal + run.change_count
 
     def add_whole(self, transactions: Sequence[Whole]) -> None:
         """Take whole transactions: the same as `add` for each, and fast for many small ones."""

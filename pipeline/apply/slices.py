@@ -1,7 +1,6 @@
 """What is gathered until it is worth sending: changes in source order, and what they are of each table.
 
-Whole transactions of plain rows are kept as the log has them, and only decoded where somebody needs their
-values one by one.
+Plain rows are kept as the log has them, and only decoded where somebody needs their values one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.set_plans import SetPlan, SetRows
 from pipeline.apply.backlog import Whole
 from schemas.change import Change
-from schemas.changecodec import split_by_table
+from schemas.changecodec import decode_changes, split_by_table
 
 SLICE_CHANGES = 16_000
 SLICE_BYTES = 6 * 1024 * 1024
@@ -29,6 +28,25 @@ class Run(NamedTuple):
     source: SourceRef
     ordinals: Sequence[int]
     changes: Sequence[Change]
+
+    @property
+    def block(self) -> None:
+        return None
+
+
+class Encoded(NamedTuple):
+    """The same of changes of one row each, as the log has them."""
+
+    source: SourceRef
+    first_ordinal: int
+    change_count: int
+    block: bytes
+
+    def decoded(self) -> Run:
+        """Raises RefusedData (`frame-format`)."""
+        count = self.change_count
+        ordinals = range(self.first_ordinal, self.first_ordinal + count)
+        return Run(self.source, ordinals, decode_changes(self.block, count))
 
 
 @dataclass(slots=True)
@@ -58,7 +76,7 @@ class Gathered:
 class Slice:
     """What is gathered, in source order."""
 
-    runs: list[Run | Whole] = field(default_factory=list)
+    runs: list[Run | Whole | Encoded] = field(default_factory=list)
     changes: int = 0
     size_bytes: int = 0
     widest_bytes: int = 0
@@ -72,7 +90,7 @@ class Slice:
     def add_whole(self, whole: Whole) -> None:
         self.add(whole, whole.transaction.change_count, len(whole.transaction.changes))
 
-    def add(self, run: Run | Whole, changes: int, size_bytes: int) -> None:
+    def add(self, run: Run | Whole | Encoded, changes: int, size_bytes: int) -> None:
         self._by_table = None
         self.runs.append(run)
         self.changes += changes
@@ -84,7 +102,7 @@ class Slice:
         return self.changes >= SLICE_CHANGES or self.size_bytes >= SLICE_BYTES
 
     def decoded(self) -> list[Run]:
-        return [run if isinstance(run, Run) else _decoded(run) for run in self.runs]
+        return [_decoded(run) for run in self.runs]
 
     def by_table(self) -> dict[bytes, Gathered]:
         """In each table's order."""
@@ -93,8 +111,8 @@ class Slice:
         return self._by_table
 
     def _split(self) -> dict[bytes, Gathered]:
-        blocks = [run.transaction.changes for run in self.runs if isinstance(run, Whole)]
-        if split_by_table is None or len(blocks) < len(self.runs):
+        blocks = [run.block for run in self.runs]
+        if split_by_table is None or None in blocks:
             return self._decoded_by_table()
         split = split_by_table(blocks)
         return {table: Gathered(count, widest, block) for table, (count, block, widest) in split.items()}
@@ -118,10 +136,14 @@ def size_of(change: Change) -> int:
     return len(change.row or b"") + len(change.old_row or b"")
 
 
-def _decoded(whole: Whole) -> Run:
-    transaction = whole.transaction
+def _decoded(run: Run | Whole | Encoded) -> Run:
+    if isinstance(run, Run):
+        return run
+    if isinstance(run, Encoded):
+        return run.decoded()
+    transaction = run.transaction
     source = SourceRef(transaction.xid, transaction.commit_lsn)
-    return Run(source, range(transaction.change_count), whole.changes)
+    return Run(source, range(transaction.change_count), run.changes)
 
 
 def only(run: Run, tables: set[bytes]) -> Run:
