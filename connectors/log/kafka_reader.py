@@ -27,9 +27,8 @@ from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrim
 
 # How long a `wake` can go unnoticed: kafka-python's consumer cannot be woken.
 _SLICE_S = 0.25
-# Until it has the topic's metadata, a new consumer sleeps through each poll.
-_FIRST_SLICE_S = 0.005
-_SETTLING_S = 0.5
+# Until it has the topic's metadata, a new consumer sleeps through each poll: short ones, for so long.
+_FIRST_SLICES = ((0.06, 0.005), (0.5, 0.025))
 _MAX_RECORDS = 500
 # How often Kafka is asked whether it is there, and the topic still the one we know.
 _IDENTITY_S = 5.0
@@ -47,7 +46,7 @@ class KafkaReader:
         self._topic_id = ""
         self._identity_checked = 0.0
         self._next = place
-        self._settled_at = 0.0
+        self._begun_at = 0.0
         self._consumer: Any = None
         self._answered = False
 
@@ -58,8 +57,7 @@ class KafkaReader:
             self._begin()
         while True:
             self._check_identity()  # before the poll: what was polled must be returned
-            slice_s = _SLICE_S if time.monotonic() > self._settled_at else _FIRST_SLICE_S
-            records = self._poll(max(0.0, min(slice_s, deadline - time.monotonic())))
+            records = self._poll(max(0.0, min(self._slice_s(), deadline - time.monotonic())))
             if records:
                 return records
             if self._woken.is_set() or time.monotonic() >= deadline:
@@ -90,7 +88,11 @@ class KafkaReader:
         self._consumer = self._clients.consumer()
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, self._next)
-        self._settled_at = time.monotonic() + _SETTLING_S
+        self._begun_at = time.monotonic()
+
+    def _slice_s(self) -> float:
+        age_s = time.monotonic() - self._begun_at
+        return next((slice_s for until_s, slice_s in _FIRST_SLICES if age_s < until_s), _SLICE_S)
 
     def _poll(self, timeout_s: float) -> list[Record]:
         self._answered = False
