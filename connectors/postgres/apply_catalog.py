@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from connectors.postgres.firing import Firing, read_firing_of
+from connectors.postgres.held_types import COMPOSITE, HeldType, Types
 from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
@@ -17,30 +18,22 @@ PARTITIONED: Final = "p"
 
 
 @dataclass(frozen=True, slots=True)
-class HeldType:
-    """A type that is no domain. `name` and `kind`: pg_type's typname and typtype."""
-
-    oid: int
-    modifier: int
-    name: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
 class TargetColumn:
     """`type_name` is SQL. `generated`: PostgreSQL computes it. `identity_always`: SET is refused.
-    `held`: the type, or the one below a domain."""
+    `held`: the type, or the one below a domain. `insisting`: SQL after which it takes NULL, of one that
+    refuses that and has nothing to fill it, so that no row can be inserted without it; else ''."""
 
     name: str
     type_name: str
     generated: bool
     identity_always: bool
     held: HeldType
+    insisting: str = ""
 
     @property
     def composite(self) -> bool:
         """Whether an untyped value beside it would be read as an anonymous record."""
-        return self.held.kind == "c"
+        return self.held.kind == COMPOSITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +72,24 @@ _TABLE: Final = """
      where n.nspname = %s and c.relname = %s
 """
 
+# A key's column cannot drop its NOT NULL before the key is dropped.
 _COLUMNS: Final = """
     select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
-           b.oid::bigint, coalesce(d.typmod, atttypmod), b.typname, b.typtype
+           atttypid::bigint, atttypmod,
+           case when atthasdef or attidentity <> '' or t.typdefault is not null then ''
+                when attnotnull then concat(
+                    (select format('alter table %%I.%%I drop constraint %%I; ', n.nspname, c.relname, conname)
+                       from pg_constraint
+                      where conrelid = attrelid and contype = 'p' and attnum = any (conkey)),
+                    format('alter table %%I.%%I alter column %%I drop not null;',
+                           n.nspname, c.relname, attname))
+                when t.typnotnull then format('alter domain %%I.%%I drop not null;', s.nspname, t.typname)
+                else '' end
       from pg_attribute
+      join pg_class c on c.oid = attrelid
+      join pg_namespace n on n.oid = c.relnamespace
       join pg_type t on t.oid = atttypid
-      left join lateral (
-        with recursive below(oid, typmod) as (
-            select t.typbasetype, t.typtypmod where t.typtype = 'd'
-            union all
-            select n.typbasetype, greatest(below.typmod, n.typtypmod)
-              from below join pg_type n on n.oid = below.oid where n.typtype = 'd'
-        )
-        select below.oid, below.typmod from below join pg_type n on n.oid = below.oid where n.typtype <> 'd'
-      ) d on true
-      join pg_type b on b.oid = coalesce(d.oid, t.oid)
+      join pg_namespace s on s.oid = t.typnamespace
      where attrelid = %s and attnum > 0 and not attisdropped
      order by attnum
 """
@@ -120,11 +116,12 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         oid, kind = found
         columns = conn.execute(_COLUMNS, [oid]).fetchall()
         keys = conn.execute(_KEYS, [oid]).fetchall()
+    types = Types(conn, {row[4] for row in columns})
     return TargetTable(
         schema=schema,
         name=name,
         kind=kind,
-        columns={row[0]: _column(*row) for row in columns},
+        columns={row[0]: _column(row, types) for row in columns},
         key=_choose_key(keys),
         deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
         firing=read_firing_of(conn, oid, replica_role=replica_role),
@@ -132,8 +129,9 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
     )
 
 
-def _column(name: str, type_name: str, generated: bool, always: bool, *held: Any) -> TargetColumn:
-    return TargetColumn(name, type_name, generated, always, HeldType(*held))
+def _column(row: tuple[Any, ...], types: Types) -> TargetColumn:
+    values = (*row[:4], types.held(*row[4:6]), row[6])
+    return TargetColumn(*values)
 
 
 def _choose_key(keys: list[tuple[Any, ...]]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import psycopg
 
 from connectors.postgres.pipe import StatementFailed
 from connectors.postgres.session import sql_error
-from connectors.postgres.sqlstate import NOT_THERE, missed_in_function
+from connectors.postgres.sqlstate import NOT_THERE, allowing_null, missed_in_function
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, format_lsn
 
@@ -72,6 +72,7 @@ _DIVERGENCES: Final = {
     "P0": ("trigger-raised", "a trigger of the replica refuses it"),
 }
 
+_SEE: Final = "See what differs with `keepstream verify {}`."
 _MAKE_IT: Final = (
     "Make that on the replica as it is on the source (pg_dump --schema-only shows how) and start again."
 )
@@ -87,12 +88,10 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
     state = error.sqlstate or ""
     for prefix, (code, seen) in _DIVERGENCES.items():
         if state.startswith(prefix):
-            name = error.diag.constraint_name
-            seen += f" (constraint {name})" if name else ""
-            hint = f"See what differs with `keepstream verify {replica}`."
-            return Divergence(
-                f"{doing}: {seen}", code=code, hint=skip_hint(ref.source, replica) if ref else hint
-            )
+            seen += _named(error)
+            hint = skip_hint(ref.source, replica) if ref else _SEE.format(replica)
+            nulls = allowing_null(error)
+            return Divergence(f"{doing}: {seen}", code=code, hint=f"{nulls} {hint}" if nulls else hint)
     if state.startswith(_SCHEMA):
         return _misfit(error, doing)
     if state == "0A000" and ref is not None and ref.what == "truncate":
@@ -102,6 +101,15 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
             hint="The next attempt sees it and empties the tables with DELETE.",
         )
     return sql_error(error, doing)
+
+
+def _named(error: psycopg.Error) -> str:
+    names = (
+        ("constraint", error.diag.constraint_name),
+        ("column", error.diag.column_name),
+        ("domain", error.diag.datatype_name),
+    )
+    return next((f" ({what} {name})" for what, name in names if name), "")
 
 
 def _misfit(error: psycopg.Error, doing: str) -> OperatorNeeded:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
-from connectors.postgres.fitting import require_fit, require_quiet
+from connectors.postgres.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
 from connectors.postgres.set_plans import SetPlan, make_plan
@@ -52,7 +52,7 @@ class Plans:
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._targets: dict[tuple[str, str], TargetTable] = {}
         self._set_plans: dict[bytes, SetPlan | None] = {}
-        self._fit: set[bytes] = set()
+        self._fit: set[tuple[bytes, bool]] = set()
         self._referred_to: dict[tuple[tuple[str, str], ...], bool] = {}
 
     def find(self, change: Change) -> Plan:
@@ -71,7 +71,9 @@ class Plans:
         """How to write many changes of that table version at once; None: only one by one."""
         if table_id not in self._set_plans:
             table = self.table(table_id)
-            self._set_plans[table_id] = make_plan(table, self._fitting(table))
+            target = self._fitting(table, inserting=False)
+            insists = any(unfilled(table, target))  # an INSERT on its own says so
+            self._set_plans[table_id] = None if insists else make_plan(table, target)
         return self._set_plans[table_id]
 
     def knows_set_plan(self, table_id: bytes) -> bool:
@@ -107,12 +109,12 @@ class Plans:
             self._targets[name] = target
         return target
 
-    def _fitting(self, table: TableSchema) -> TargetTable:
+    def _fitting(self, table: TableSchema, *, inserting: bool) -> TargetTable:
         """The same, which can hold rows of this version."""
         target = self.target(table)
-        if table.id not in self._fit:
-            require_fit(table, target, replica=self._replica)
-            self._fit.add(table.id)
+        if (table.id, inserting) not in self._fit:
+            require_fit(table, target, replica=self._replica, inserting=inserting)
+            self._fit.add((table.id, inserting))
         return target
 
     def are_referred_to(self, targets: Sequence[TargetTable]) -> bool:
@@ -133,7 +135,8 @@ class Plans:
 
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
         table = self.table(change.table)
-        statement = _statement(table, self._fitting(table), change)
+        target = self._fitting(table, inserting=change.operation is Operation.INSERT)
+        statement = _statement(table, target, change)
         by_key = change.old_row is None
         plan = Plan(
             name=self._pipe.prepare(statement.sql, statement.what),

@@ -2,8 +2,7 @@
 of its own acts on our writes.
 
 PostgreSQL takes a value's text into another type, too, and may round, cut or normalise it without a word:
-7.7777 into numeric(8,2), a time with its zone into one without, json into jsonb. So another type is accepted
-only where that cannot happen. What a type refuses aloud (a number that is too large) is left to it.
+7.7777 into numeric(8,2), a time with its zone into one without, json into jsonb. `narrowing` says where.
 """
 
 from __future__ import annotations
@@ -15,41 +14,50 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.apply_catalog import HeldType, TargetColumn, TargetTable
+from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.firing import would_fire
+from connectors.postgres.held_types import HeldColumns, HeldType
+from connectors.postgres.narrowing import Narrowing, narrowing
 from connectors.postgres.row_security import would_apply
 from schemas.errors import OperatorNeeded
-from schemas.pgtypes import FIRST_USER_OID, element_of, scale_of
+from schemas.pgtypes import FIRST_USER_OID
 from schemas.table import Column, TableSchema
 
-_TEXT, _VARCHAR, _NUMERIC = 25, 1043, 1700
-_ENUM: Final = "e"
-
-# By pg_type's names; any text goes into `text`, and into `character varying` without a length.
+# By pg_type's names.
 _NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
-_WIDER: Final = {
-    "int2": {"int4", "int8", "numeric"},
-    "int4": {"int8", "numeric"},
-    "int8": {"numeric"},
-    "jsonb": {"json"},
-}
-_TIMES: Final = frozenset({1083, 1114, 1184, 1266})
-_TIME_DIGITS: Final = 6
-_LENGTHS: Final = frozenset({1043, 1562})
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """`seen` in words; `fix`: SQL that mends it."""
+    """`seen` in words; `fix`: SQL that mends it. `rounds`: it has another type."""
 
     seen: str
     fix: str
+    rounds: bool = False
 
 
-def require_fit(table: TableSchema, target: TargetTable, *, replica: str) -> None:
-    """Raises OperatorNeeded (`replica-schema`) with every column that does not fit."""
-    found = list(misfits(table, target))
+def require_fit(
+    table: TableSchema,
+    target: TargetTable,
+    *,
+    replica: str,
+    source: HeldColumns | None = None,
+    inserting: bool = True,
+) -> None:
+    """Raises OperatorNeeded (`replica-schema`) with every column that does not fit. `inserting`: it gets
+    rows."""
+    found = [*misfits(table, target, source), *(unfilled(table, target) if inserting else ())]
+    _refuse(found, table, target, replica)
+
+
+def require_as_wide(table: TableSchema, target: TargetTable, *, replica: str, source: HeldColumns) -> None:
+    """The same of the types of those columns that are there: a replica that is behind gets others later."""
+    found = [each for each in misfits(table, target, source) if each.rounds]
+    _refuse(found, table, target, replica)
+
+
+def _refuse(found: list[Misfit], table: TableSchema, target: TargetTable, replica: str) -> None:
     if found:
         raise OperatorNeeded(
             f"{target.qualified_name} of {replica} cannot hold what {table.qualified_name} holds:"
@@ -59,8 +67,9 @@ def require_fit(table: TableSchema, target: TargetTable, *, replica: str) -> Non
         )
 
 
-def misfits(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
-    """All that does not fit."""
+def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None = None) -> Iterator[Misfit]:
+    """All that does not fit. `source`: what the source's columns hold, where its catalog could be asked: the
+    log knows neither the modifier of a domain nor what a composite type consists of."""
     name = sql.Identifier(target.schema, target.name)
     for column in table.columns:
         label, type_name = sql.Identifier(column.name), column.type_name
@@ -74,9 +83,20 @@ def misfits(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
         elif _may_change(column, there):
             seen = f"its column {column.name} is {there.type_name} instead of {type_name}"
             fix = sql.SQL("alter table {} alter column {} type {};").format(name, label, sql.SQL(type_name))
+        elif found := _narrower_inside(column, there, source):
+            seen, fix = _describe(there, found), _widening(name, there, found)
         else:
             continue
-        yield Misfit(seen, fix.as_string())
+        rounds = there is not None and not there.generated
+        yield Misfit(seen, fix.as_string(), rounds=rounds)
+
+
+def unfilled(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
+    """Columns of the replica's own without which no row can be inserted."""
+    known = set(table.column_names)
+    for column in target.columns.values():
+        if column.insisting and column.name not in known:
+            yield Misfit(f"its own column {column.name} is NOT NULL and has no default", column.insisting)
 
 
 def require_quiet(target: TargetTable, *, replica: str, replica_role: bool, verb: str = "writes to") -> None:
@@ -90,19 +110,42 @@ def require_quiet(target: TargetTable, *, replica: str, replica_role: bool, verb
 
 
 def _may_change(column: Column, there: TargetColumn) -> bool:
-    held = there.held
+    """As far as the log tells."""
     if there.type_name == column.type_name:
         return False
-    if held.oid == _TEXT or (held.oid == _VARCHAR and held.modifier < 0):
-        return False
-    if column.type_oid < FIRST_USER_OID and held.oid == column.type_oid:
-        return not _is_as_wide(held, column.type_modifier)
-    name = _type_name(column)
-    if held.name == name:
-        return False  # a user's type, or a domain, whose own modifier is not in the log
-    if held.name in _WIDER.get(name, ()):
-        return held.oid == _NUMERIC and held.modifier >= 0
-    return held.kind != _ENUM
+    logged = HeldType(column.type_oid, column.type_modifier, _type_name(column), kind="")
+    return narrowing(logged, there.held) is not None
+
+
+def _narrower_inside(column: Column, there: TargetColumn, source: HeldColumns | None) -> Narrowing | None:
+    ours = (source or {}).get(column.name)
+    return None if ours is None else narrowing(ours, there.held)
+
+
+def _describe(there: TargetColumn, found: Narrowing) -> str:
+    seen, wanted = found.there.type_name, found.source.type_name
+    inside = "" if seen == there.type_name else f" with {seen}"
+    where = f" in attribute {found.attribute}" if found.holder else ""
+    return f"its column {there.name} is {there.type_name}{inside} instead of {wanted}{where}"
+
+
+def _widening(table: sql.Identifier, there: TargetColumn, found: Narrowing) -> sql.Composed:
+    """A composite type's attribute can be altered while no column is of that type. Other types that a column
+    consists of cannot: it becomes text, which holds any value as it is."""
+    column, holder = sql.Identifier(there.name), found.holder
+    altering = sql.SQL("alter table {} alter column {} type ").format(table, column)
+    if found.there == there.held:
+        return altering + sql.SQL(found.source.type_name + ";")
+    to_text = altering + sql.SQL("text;")
+    if holder is None:
+        return to_text
+    attribute = sql.SQL(" alter type {} alter attribute {} type {};").format(
+        sql.Identifier(holder.schema, holder.name),
+        sql.Identifier(found.attribute),
+        sql.SQL(found.source.type_name),
+    )
+    back = sql.SQL("{type} using {}::{type};").format(column, type=sql.SQL(there.type_name))
+    return to_text + attribute + sql.SQL(" ") + altering + back
 
 
 def _type_name(column: Column) -> str:
@@ -111,17 +154,3 @@ def _type_name(column: Column) -> str:
         return _NAMES.get(column.type_oid, "")
     quoted: list[str] = _QUOTED.findall(column.type_name)
     return quoted[-1].replace('""', '"') if quoted else column.type_name
-
-
-def _is_as_wide(held: HeldType, modifier: int) -> bool:
-    """Of two modifiers of one type: whether the replica's takes every value as it is."""
-    if held.modifier in (modifier, -1):
-        return True
-    oid = element_of(held.oid) or held.oid
-    if oid in _TIMES:
-        return held.modifier >= (modifier if modifier >= 0 else _TIME_DIGITS)
-    if modifier < 0:
-        return False
-    if oid == _NUMERIC:
-        return scale_of(held.modifier) >= scale_of(modifier)
-    return oid in _LENGTHS and held.modifier >= modifier

@@ -17,6 +17,7 @@ from connectors.postgres import deferred
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.firing import silencing
 from connectors.postgres.fitting import require_fit, require_quiet
+from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.row_security import lift_forced
 from connectors.postgres.session import Session
 from connectors.postgres.statements import empty_sql
@@ -52,8 +53,16 @@ class Taken:
     is_attached: bool
 
 
-def take_in(conn: Session, join: Join, version: TableSchema | None, *, at: Place) -> Taken:
-    """In the session's open transaction. `version`: what the log's rows have; None: not known.
+def take_in(
+    conn: Session,
+    join: Join,
+    version: TableSchema | None,
+    *,
+    at: Place,
+    source: HeldColumns | None = None,
+) -> Taken:
+    """In the session's open transaction. `version`: what the log's rows have; None: not known. `source`: what
+    the source's columns hold, where its catalog could be asked.
 
     Raises psycopg.Error, OperatorNeeded (`join-not-empty`, `join-refused`, `replica-schema`,
     `replica-triggers`, `replica-row-security`).
@@ -61,7 +70,7 @@ def take_in(conn: Session, join: Join, version: TableSchema | None, *, at: Place
     is_prepared = _kind_of(conn, join.schema, join.table) is not None
     is_attached = False
     if is_prepared:
-        _require_prepared(conn, join, version, at)
+        _require_prepared(conn, join, version, at, source)
     else:
         _run(conn, join.ddl)
         is_attached = bool(join.parent) and _kind_of(conn, *join.parent) == "p"
@@ -72,10 +81,10 @@ def take_in(conn: Session, join: Join, version: TableSchema | None, *, at: Place
     return Taken(is_prepared, is_attached)
 
 
-def rehearse(conn: Session, join: Join, version: TableSchema, *, at: Place) -> None:
+def rehearse(conn: Session, join: Join, version: TableSchema, *, at: Place, source: HeldColumns) -> None:
     """Raises what `take_in` does; nothing of it stays. The session must be in autocommit."""
     with conn.transaction(force_rollback=True):
-        take_in(conn, join, version, at=at)
+        take_in(conn, join, version, at=at, source=source)
 
 
 def join_refused(error: psycopg.Error, doing: str) -> OperatorNeeded:
@@ -91,7 +100,9 @@ def _silence(conn: Session, target: TargetTable, at: Place) -> None:
         deferred.keep(conn, at.pipeline, each)
 
 
-def _require_prepared(conn: Session, join: Join, version: TableSchema | None, at: Place) -> None:
+def _require_prepared(
+    conn: Session, join: Join, version: TableSchema | None, at: Place, source: HeldColumns | None
+) -> None:
     target = _target(conn, join, at)
     name = sql.Identifier(join.schema, join.table)
     if conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is not None:
@@ -103,7 +114,7 @@ def _require_prepared(conn: Session, join: Join, version: TableSchema | None, at
         )
     if version is None:
         return
-    require_fit(version, target, replica=at.replica)
+    require_fit(version, target, replica=at.replica, source=source)
     key = [sql.Identifier(version.columns[i].name) for i in version.key_indexes]
     if key and not target.key and version.replica_identity is not ReplicaIdentity.FULL:
         statement = sql.SQL("alter table {} add primary key ({});").format(name, sql.SQL(", ").join(key))

@@ -1,5 +1,5 @@
-"""A replica whose schema is there already (`initial: data`): where each table's rows go, and whether
-they can go there; and triggers of a replica that must not act on what is copied and applied."""
+"""A replica whose schema is there already (`initial: data`, `none`): where each table's rows go, and
+whether they can go there; and triggers of a replica that must not act on what is copied and applied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, read_firing
-from connectors.postgres.fitting import require_fit, require_quiet
+from connectors.postgres.fitting import require_as_wide, require_fit, require_quiet
+from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.publication import TableName
 from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
@@ -30,22 +31,36 @@ def find_targets(
 
     Raises OperatorNeeded (`replica-schema`, `replica-triggers`, `replica-row-security`).
     """
-    versions = {
-        (version.schema, version.name): version
-        for version in tables_of(source, [table.oid for table in tables])
-    }
-    with wrapped("listing the replica's tables"):
-        existing = {(schema, name) for schema, name in replica.execute(_EXISTING)}
-    targets = {}
+    oids = [table.oid for table in tables]
+    versions = {(version.schema, version.name): version for version in tables_of(source, oids)}
+    held = read_held_columns(source, oids)
+    existing, targets = _existing(replica), {}
     for table in tables:
         candidates = (table.table_name, *table.ancestors)
         name = next((name for name in candidates if name in existing), table.table_name)
         target = load_table(replica, *name, replica_role=replica_role)
         if table.table_name in versions:
-            require_fit(versions[table.table_name], target, replica="the replica")
+            version, columns = versions[table.table_name], held.get(table.table_name)
+            require_fit(version, target, replica="the replica", source=columns)
         require_quiet(target, replica="the replica", replica_role=replica_role, verb="copying into")
         targets[table.oid] = name
     return targets
+
+
+def require_types(source: Session, replica: Session, tables: Sequence[int], *, replica_role: bool) -> None:
+    """Of those of the source's tables (OIDs) that the replica has. Raises OperatorNeeded
+    (`replica-schema`)."""
+    existing, held = _existing(replica), read_held_columns(source, tables)
+    for version in tables_of(source, tables):
+        name = (version.schema, version.name)
+        if name in existing:
+            target = load_table(replica, *name, replica_role=replica_role)
+            require_as_wide(version, target, replica="the replica", source=held[name])
+
+
+def _existing(replica: Session) -> set[TableName]:
+    with wrapped("listing the replica's tables"):
+        return {(schema, name) for schema, name in replica.execute(_EXISTING)}
 
 
 def silence_triggers(replica: Session, *, replica_role: bool) -> list[Deferred]:

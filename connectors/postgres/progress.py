@@ -77,7 +77,6 @@ class Progress:
 # The row is updated by every target transaction: a page of its own free space and no index on what
 # changes keep those updates in place (HOT), so that the table never grows.
 _INSTALL: Final = (
-    "create schema if not exists keepstream",
     """create table if not exists keepstream.progress (
         name text primary key,
         stream uuid not null,
@@ -113,6 +112,13 @@ _INSTALL: Final = (
     "'What operators made Keepstream do to this database beyond following the log.'",
 )
 
+_MAY_INSTALL: Final = """
+    select coalesce(
+        (select has_schema_privilege(oid, 'create') and has_schema_privilege(oid, 'usage')
+           from pg_catalog.pg_namespace where nspname = 'keepstream'),
+        has_database_privilege(current_database(), 'create'))
+"""
+
 _READ: Final = """
     select p.stream, p.position::text, p.xid, p.commit_time, p.token, p.state, p.place,
            p.backend_pid, p.backend_start, a.pid is not null, p.updated_at, p.format_version,
@@ -132,8 +138,23 @@ def install(conn: Session) -> None:
         with conn.transaction():
             # two pipelines may arrive at once; `create … if not exists` is not safe against that
             conn.execute("select pg_advisory_xact_lock(hashtext('keepstream.install'))")
+            if not _has_schema(
+                conn
+            ):  # PostgreSQL asks for CREATE on the database first, whether it is or not
+                conn.execute("create schema keepstream")
             for statement in _INSTALL:
                 conn.execute(statement)
+
+
+def may_install(conn: Session) -> bool:
+    """Whether our role can make schema and tables."""
+    with wrapped("looking for the schema keepstream"):
+        ((may,),) = conn.execute(_MAY_INSTALL).fetchall()
+    return bool(may)
+
+
+def _has_schema(conn: Session) -> bool:
+    return conn.execute("select to_regnamespace('keepstream') is not null").fetchall() == [(True,)]
 
 
 def read(conn: Session, name: str) -> Progress | None:

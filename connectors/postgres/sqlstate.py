@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from schemas.errors import (
     ConfigError,
@@ -69,6 +69,8 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     "22": (RefusedData, "value-refused", ""),
     "23": (RefusedData, "row-refused", ""),
 }
+
+_NOT_NULL: Final = "23502"
 
 # Classes whose message text PostgreSQL makes from names and settings only, never from row values.
 _TELLING: Final = (
@@ -161,7 +163,7 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     if state is None:
         return _without_sqlstate(exc, doing)
     kind, code, hint = _rule(state)
-    hint = _of_row_security(exc) or hint or missed_in_function(exc) or ""
+    hint = _of_row_security(exc) or allowing_null(exc) or hint or missed_in_function(exc) or ""
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
 
 
@@ -173,6 +175,24 @@ def _of_row_security(exc: psycopg.Error) -> str | None:
         "Run on that server as a superuser: alter role … bypassrls; Or, if our role owns the table there:"
         " alter table … no force row level security;"
     )
+
+
+def allowing_null(exc: psycopg.Error) -> str | None:
+    """The hint where NOT NULL of a column or a domain refused a row."""
+    diag = exc.diag
+    if exc.sqlstate != _NOT_NULL:
+        return None
+    if diag.schema_name and diag.table_name and diag.column_name:
+        table, column = (
+            sql.Identifier(*names) for names in ((diag.schema_name, diag.table_name), (diag.column_name,))
+        )
+        statement = sql.SQL("alter table {} alter column {} drop not null;").format(table, column)
+    elif diag.schema_name and diag.datatype_name:
+        domain = sql.Identifier(diag.schema_name, diag.datatype_name)
+        statement = sql.SQL("alter domain {} drop not null;").format(domain)
+    else:
+        return None
+    return f"If the source has such rows, let the replica take them and start again: {statement.as_string()}"
 
 
 def missed_in_function(exc: psycopg.Error) -> str | None:

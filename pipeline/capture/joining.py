@@ -33,6 +33,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table
 from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.foreignkeys import read_keys_of
+from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables, tables_of
 from connectors.postgres.session import Session, connect
@@ -158,9 +159,10 @@ def _read_definition(options: CaptureOptions, table: Table, replicas: Replicas) 
         )
         join = _describe(session, table, dumped)
         (version,) = tables_of(session, [table.oid]) or (None,)
+        held = read_held_columns(session, [table.oid])
     if version is None:
         raise NotNow("it has no columns")
-    _require_none(replicas.refusing(join, version))
+    _require_none(replicas.refusing(join, version, held[version.schema, version.name]))
     return defined, join
 
 

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from connectors.postgres import progress
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.dependencies import Dependency, missing
+from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.joined_table import Place, rehearse
 from connectors.postgres.session import Session, connect
 from pipeline.capture.options import CaptureOptions
@@ -48,14 +49,14 @@ class Replicas:
 
         return self._ask_all(ask)
 
-    def refusing(self, join: Join, version: TableSchema) -> str | None:
+    def refusing(self, join: Join, version: TableSchema, source: HeldColumns) -> str | None:
         """Which replica could not make it, or has another table of its name; None if all can take it in."""
 
         def ask(replica: Session, name: str) -> str | None:
             at = Place(self._options.name, name, may_switch_triggers_off(replica))
             replica.execute(f"set lock_timeout = '1s'; set statement_timeout = '{ANSWERS_S}s'")
             try:
-                rehearse(replica, join, version, at=at)
+                rehearse(replica, join, version, at=at, source=source)
             except _BUSY:
                 return None  # apply waits longer
             except psycopg.Error as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from connectors.postgres.catalog import list_tables
+from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.instance import read_instance
 from connectors.postgres.publication import read_publication
 from connectors.postgres.relation import tables_of
@@ -20,8 +21,9 @@ from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.log import LOG, check_log
+from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_publication
-from pipeline.check.replica import Followed, ReplicaCheck, SourceFacts
+from pipeline.check.replica import Followed, ReplicaCheck
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
 from pipeline.check.tools import check_tools
@@ -99,11 +101,12 @@ class Preflight:
             session, tables, publication, config.source.keyless, established=established
         )
         yield from check_uncarried_objects(session)
-        versions = tables_of(session, [table.oid for table in selection.wanted])
+        wanted = [table.oid for table in selection.wanted]
+        versions, held = tables_of(session, wanted), read_held_columns(session, wanted)
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
-        self._source = SourceFacts(server, instance, selection, schema, versions, published)
+        self._source = SourceFacts(server, instance, selection, schema, versions, held, published)
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from connectors.postgres import leftovers, source_schema
 from connectors.postgres.pgtools import PgTools, find_pgtools
-from connectors.postgres.prepared import find_targets
-from connectors.postgres.publication import TableName
+from connectors.postgres.prepared import find_targets, require_types
+from connectors.postgres.publication import TableName, read_publication
 from connectors.postgres.session import Session
 from connectors.postgres.snapshot_tables import (
     SnapshotTable,
@@ -27,6 +27,7 @@ def require_copyable(
     `has_leftovers`: what stands in the replica is a killed copy's, and will be cleared away.
     """
     if options.initial is Initial.NONE:
+        require_types(source, replica, _replicated(options, source), replica_role=replica_role)
         return
     _require_encoding(source, replica)
     tables = tables_to_copy(options, source)
@@ -46,6 +47,14 @@ def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]
     if options.publication is not None:
         return published_tables(reader, options.publication)
     return named_tables(reader, options.tables)
+
+
+def _replicated(options: CopyOptions, source: Session) -> list[int]:
+    """The OIDs of the tables that nobody copies: they need not be readable."""
+    if options.publication is None:
+        return [table.oid for table in named_tables(source, options.tables)]
+    publication = read_publication(source, options.publication)
+    return [] if publication is None else [table.oid for table in publication.tables]
 
 
 def tools_for(options: CopyOptions, source: Session) -> PgTools:

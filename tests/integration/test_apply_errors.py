@@ -458,3 +458,53 @@ def test_an_unknown_message_of_a_joining_table_stops_instead_of_being_left_out(
     message = Change(Operation.MESSAGE, bytes(8), payload=payload)
     error = failing(replicating, made_log, rows, message)
     assert (error.code, error.exit_code) == ("join-unknown", 1)
+
+
+def test_a_column_of_the_replica_s_own_that_nothing_fills_stops_the_first_insert_with_its_sql(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    replica.execute("insert into public.customer values (1, 'x'); alter table public.customer add ours int")
+    replica.execute(
+        "update public.customer set ours = 1; alter table public.customer alter ours set not null"
+    )
+    made_log.commit(rows.update("1", "y"), tables=[rows.table])
+    with replicating.running():
+        replicating.catch_up()
+    assert names(replica) == [(1, "y")]  # which does not need it
+    made_log.commit(rows.insert("2", "z"))
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("replica-schema", 4)
+    assert error.message == (
+        "public.customer of standby cannot hold what public.customer holds:"
+        " its own column ours is NOT NULL and has no default"
+    )
+    replica.execute(error.hint.split("start again: ")[1])
+    with replicating.running():
+        replicating.catch_up()
+    assert names(replica) == [(1, "y"), (2, "z")]
+
+
+@pytest.mark.parametrize(
+    ("alteration", "seen"),
+    [
+        ("alter table public.customer alter name set not null", "(column name)"),
+        (
+            "create domain public.said as text not null;"
+            " alter table public.customer alter name type public.said",
+            "(domain said)",
+        ),
+    ],
+)
+def test_not_null_of_the_replica_s_own_is_named_with_the_sql_that_lifts_it(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows, alteration: str, seen: str
+) -> None:
+    replica.execute("alter table public.customer drop constraint customer_name_check")
+    replica.execute(alteration)
+    made_log.commit(rows.insert("1", None), tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("constraint-violated", 6)
+    assert error.message.endswith(f"a constraint of the replica refuses it {seen}")
+    replica.execute(error.hint.split("start again: ")[1].split(";")[0])
+    with replicating.running():
+        replicating.catch_up()
+    assert names(replica) == [(1, None)]

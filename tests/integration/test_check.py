@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from psycopg import sql
 
+from connectors.postgres import progress
+from connectors.postgres.copy_run import begin_run, complete_run
+from connectors.postgres.session import connect
 from pipeline.check import exit_code, preflight, refusal
 from pipeline.cli import main
 from pipeline.cli.check import fix_lines
 from pipeline.config import Config, parse_config
 from schemas.errors import BEGIN_ANEW, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
+from schemas.lsn import Lsn, Position
 from tests.fix_postgres import Database
 
 CUSTOMER = "create table customer (id int primary key, name text)"
@@ -688,3 +692,63 @@ def test_sql_that_mends_a_table_of_an_evil_name_is_shown_and_run_without_driving
     assert (shown + mending).replace("\n", "").isprintable()
     owning.execute_as_admin("\n".join(line for line in mending.splitlines() if "alter system" not in line))
     assert main(["-c", str(path), "check"]) == 0
+
+
+@pytest.mark.parametrize("initial", ["data", "none"])
+def test_what_a_domain_of_a_prepared_replica_would_round_is_an_error_with_its_sql(
+    owning: Database, replica: Database, log: Path, initial: str
+) -> None:
+    schema = "create domain money2 as numeric(12,4); create table deal (id int primary key, amount money2)"
+    owning.execute(schema)
+    replica.execute(schema.replace("12,4", "8,2"))
+    config = configure(owning.dsn, log, replica.dsn, initial=initial)
+    found = by_code(preflight(config))["replica-schema"]
+    assert found.message == "its column amount is public.money2 with numeric(8,2) instead of numeric(12,4)"
+    replica.execute(found.fix)
+    assert errors(preflight(config)) == []
+
+
+@pytest.mark.parametrize("initial", ["data", "none"])
+def test_what_a_prepared_replica_insists_on_and_may_not_be_made_there_is_an_error(
+    owning: Database, replica: Database, log: Path, initial: str
+) -> None:
+    """So that it does not stop the copy in the middle."""
+    owning.execute(CUSTOMER)
+    replica.execute(f"{CUSTOMER}; alter table customer add column ours int not null")
+    (owner,) = replica.execute_as_admin(
+        "select pg_get_userbyid(datdba) from pg_database where datname = current_database()"
+    )
+    replica.execute_as_admin(f'alter database "{replica.name}" owner to postgres')
+    config = configure(owning.dsn, log, replica.dsn, initial=initial)
+    found = by_code(preflight(config))
+    assert errors(preflight(config)) == ["privilege-create", "replica-schema"]
+    assert found["replica-schema"].message == "its own column ours is NOT NULL and has no default"
+    role = f'"{owner[0]}"'
+    assert found["privilege-create"].fix == f'grant create on database "{replica.name}" to {role};'
+    replica.execute(found["replica-schema"].fix)
+    replica.execute_as_admin(f"create schema keepstream authorization {role}")
+    assert errors(preflight(config)) == []
+    replica.execute_as_admin("drop schema keepstream")
+    replica.execute_as_admin(found["privilege-create"].fix)
+    assert errors(preflight(config)) == []
+
+
+def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    schema = "create domain money2 as numeric(12,4); create table deal (id int primary key, amount money2)"
+    owning.execute(f"{schema}; alter table deal add later text")
+    replica.execute(schema)
+    config = configure(owning.dsn, log, replica.dsn)
+    owning.execute("create publication keepstream_crm for table deal")
+    with connect(replica.dsn, purpose="test") as session:
+        progress.install(session)
+        run = begin_run(session, "crm", stream=bytes(16), initial="copy", place="", has_leftovers=False)
+        complete_run(session, run, Position(Lsn(1)), place="")
+
+    def unfit() -> list[str]:
+        return [found.message for found in preflight(config) if found.code == "replica-schema"]
+
+    assert unfit() == []
+    replica.execute("alter table deal alter amount type numeric(12,2)")
+    assert unfit() == ["its column amount is numeric(12,2) instead of numeric(12,4)"]

@@ -293,6 +293,19 @@ REFUSED = {
         "its column amount is numeric(8,2) instead of numeric(12,4)",
         "drop table lead",
     ),
+    "another domain of its name": (
+        "create domain cents as numeric(8,2); create unlogged table lead (id int primary key, amount cents)",
+        "alter table lead alter amount type numeric(12,4); drop domain cents;"
+        " create domain cents as numeric(12,4); alter table lead alter amount type cents, set logged",
+        "its column amount is public.cents with numeric(8,2) instead of numeric(12,4)",
+        "drop table lead; drop domain cents; create domain cents as numeric(12,4)",
+    ),
+    "a column that nothing fills": (
+        "create unlogged table lead (id int primary key, ours int not null)",
+        "alter table lead drop ours; alter table lead set logged",
+        "its own column ours is NOT NULL and has no default",
+        "alter table lead alter ours drop not null",
+    ),
     "a key that it got later": (
         "create unlogged table lead (name text)",
         "alter table lead add column id serial primary key; alter table lead set logged",

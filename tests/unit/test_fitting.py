@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.apply_catalog import HeldType, TargetColumn, TargetTable
-from connectors.postgres.fitting import misfits
+from connectors.postgres.apply_catalog import TargetColumn, TargetTable
+from connectors.postgres.fitting import Misfit, misfits, unfilled
+from connectors.postgres.held_types import HeldType
 from schemas.pgtypes import format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
@@ -102,3 +103,66 @@ def test_a_column_that_is_computed_or_missing_is_named_with_its_remedy() -> None
     (lacking,) = misfits(table, TargetTable("crm", "Deal", "r", {}, (), (), ()))
     assert lacking.seen == "it lacks column c (text)"
     assert lacking.fix == 'alter table "crm"."Deal" add column "c" text;'
+
+
+MONEY = HeldType(1700, numeric(12, 4), "numeric", "b")
+CENTS = HeldType(1700, numeric(8, 2), "numeric", "b")
+
+
+def line(amount: HeldType) -> HeldType:
+    parts = (("what", HeldType(25, -1, "text", "b")), ("the amount", amount))
+    return HeldType(16600, -1, "line", "c", "crm", parts)
+
+
+def array(element: HeldType, name: str) -> HeldType:
+    return HeldType(16700, -1, name, "a", "crm", (("", element),))
+
+
+def deep(type_name: str, source: HeldType, there: HeldType) -> list[Misfit]:
+    """What is seen of a column that the log describes by that name."""
+    table = TableSchema("crm", "deal", ReplicaIdentity.DEFAULT, (Column("c", 16500, -1, type_name, False),))
+    target = TargetTable(
+        "crm", "deal", "r", {"c": TargetColumn("c", "crm.it", False, False, there)}, (), (), ()
+    )
+    assert list(misfits(table, target)) == []  # nothing that the log tells of
+    return list(misfits(table, target, {"c": source}))
+
+
+@pytest.mark.parametrize("there", [MONEY, HeldType(1700, -1, "numeric", "b"), HeldType(25, -1, "text", "b")])
+def test_what_a_domain_or_a_composite_type_consists_of_may_be_as_wide_or_wider(there: HeldType) -> None:
+    assert deep('"pg_catalog"."numeric"', MONEY, there) == []
+    assert deep('"crm"."line"', line(MONEY), line(there)) == []
+    assert deep('"crm"."_line"', array(line(MONEY), "_line"), array(line(there), "_line")) == []
+    assert deep('"crm"."_money"', array(MONEY, "_money"), array(there, "_money")) == []
+
+
+def test_what_a_domain_or_a_composite_type_consists_of_must_not_be_narrower() -> None:
+    (plain,) = deep('"pg_catalog"."numeric"', MONEY, CENTS)
+    assert plain.seen == "its column c is crm.it with numeric(8,2) instead of numeric(12,4)"
+    assert plain.fix == 'alter table "crm"."deal" alter column "c" type numeric(12,4);'
+    (composite,) = deep('"crm"."line"', line(MONEY), line(CENTS))
+    assert composite.seen == (
+        "its column c is crm.it with numeric(8,2) instead of numeric(12,4) in attribute the amount"
+    )
+    assert composite.fix == (
+        'alter table "crm"."deal" alter column "c" type text;'
+        ' alter type "crm"."line" alter attribute "the amount" type numeric(12,4);'
+        ' alter table "crm"."deal" alter column "c" type crm.it using "c"::crm.it;'
+    )
+    (elements,) = deep('"crm"."_money"', array(MONEY, "_money"), array(CENTS, "_money"))
+    assert elements.fix == 'alter table "crm"."deal" alter column "c" type text;'
+    assert deep('"crm"."_line"', array(line(MONEY), "_line"), array(line(CENTS), "_line")) != []
+
+
+def test_attributes_that_only_one_side_has_are_left_to_the_first_row_that_has_them() -> None:
+    shorter = HeldType(16600, -1, "line", "c", "crm", line(MONEY).parts[:1])
+    assert deep('"crm"."line"', line(MONEY), shorter) == []
+    assert deep('"crm"."line"', shorter, line(MONEY)) == []
+
+
+def test_a_column_of_the_replica_s_own_must_take_null_or_fill_itself() -> None:
+    table = TableSchema("crm", "deal", ReplicaIdentity.DEFAULT, (Column("c", 25, -1, "text", False),))
+    text = HeldType(25, -1, "text", "b")
+    columns = {name: TargetColumn(name, "text", False, False, text, "SQL;") for name in ("c", "own")}
+    found = list(unfilled(table, TargetTable("crm", "deal", "r", columns, (), (), ())))
+    assert found == [Misfit("its own column own is NOT NULL and has no default", "SQL;")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from connectors.postgres import statements
-from connectors.postgres.apply_catalog import HeldType, TargetColumn, TargetTable
+from connectors.postgres.apply_catalog import TargetColumn, TargetTable
+from connectors.postgres.held_types import HeldType
 from connectors.postgres.statements import Old, Statement
 from schemas.errors import OperatorNeeded
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -23,12 +26,12 @@ def table(identity: ReplicaIdentity = ReplicaIdentity.DEFAULT, *, key: str = "id
 
 def target(
     *,
-    columns: dict[str, dict[str, bool]] | None = None,
+    columns: dict[str, dict[str, Any]] | None = None,
     key: tuple[str, ...] = ("id",),
     kind: str = "r",
     deferrable: tuple[tuple[str, ...], ...] = (),
 ) -> TargetTable:
-    flags = {"generated": False, "identity_always": False}
+    flags: dict[str, Any] = {"generated": False, "identity_always": False}
     made = {
         name: TargetColumn(name, "text", **(flags | given), held=HeldType(25, -1, "text", "b"))
         for name, given in (columns or {"id": {}, "name": {}, "note": {}}).items()

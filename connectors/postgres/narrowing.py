@@ -1,0 +1,77 @@
+"""Whether a type of the replica's takes every value of one of the source's as it is.
+
+Another type is accepted only where PostgreSQL cannot round, cut or normalise a value's text without a word.
+What a type refuses aloud (a number that is too large, a label that an enum lacks, a composite value with too
+many attributes) is left to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.held_types import COMPOSITE, ENUM, HeldType
+from schemas.pgtypes import FIRST_USER_OID, element_of, scale_of
+
+_TEXT, _VARCHAR, _NUMERIC = 25, 1043, 1700
+
+# By pg_type's names; any text goes into `text`, and into `character varying` without a length.
+_WIDER: Final = {
+    "int2": {"int4", "int8", "numeric"},
+    "int4": {"int8", "numeric"},
+    "int8": {"numeric"},
+    "jsonb": {"json"},
+}
+_TIMES: Final = frozenset({1083, 1114, 1184, 1266})
+_TIME_DIGITS: Final = 6
+_LENGTHS: Final = frozenset({1043, 1562})
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Where a value could change: `there` is the replica's, perhaps deep inside. `holder`: the composite
+    type of the replica that has it as `attribute`; None if none does."""
+
+    source: HeldType
+    there: HeldType
+    holder: HeldType | None = None
+    attribute: str = ""
+
+
+def narrowing(source: HeldType, there: HeldType) -> Narrowing | None:
+    """The first place at which a value could change; None if there is none. What a type consists of is
+    compared as far as `source` tells it."""
+    if there.oid == _TEXT or (there.oid == _VARCHAR and there.modifier < 0):
+        return None
+    if source.oid < FIRST_USER_OID and there.oid == source.oid:
+        return None if _is_as_wide(there, source.modifier) else Narrowing(source, there)
+    if there.name == source.name or (source.is_array and there.is_array):
+        return _narrowing_inside(source, there)
+    if there.name in _WIDER.get(source.name, ()):
+        rounds = there.oid == _NUMERIC and there.modifier >= 0
+        return Narrowing(source, there) if rounds else None
+    return None if there.kind == ENUM else Narrowing(source, there)
+
+
+def _narrowing_inside(source: HeldType, there: HeldType) -> Narrowing | None:
+    for (_, ours), (attribute, theirs) in zip(source.parts, there.parts, strict=False):
+        found = narrowing(ours, theirs)
+        if found is not None and found.holder is None and there.kind == COMPOSITE:
+            return Narrowing(found.source, found.there, there, attribute)
+        if found is not None:
+            return found
+    return None
+
+
+def _is_as_wide(there: HeldType, modifier: int) -> bool:
+    """Of two modifiers of one type: whether the replica's takes every value as it is."""
+    if there.modifier in (modifier, -1):
+        return True
+    oid = element_of(there.oid) or there.oid
+    if oid in _TIMES:
+        return there.modifier >= (modifier if modifier >= 0 else _TIME_DIGITS)
+    if modifier < 0:
+        return False
+    if oid == _NUMERIC:
+        return scale_of(there.modifier) >= scale_of(modifier)
+    return oid in _LENGTHS and there.modifier >= modifier

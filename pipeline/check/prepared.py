@@ -1,0 +1,209 @@
+"""A replica's tables that are there: those that somebody prepared, or that a pipeline writes to already."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from connectors.postgres import source_schema
+from connectors.postgres.apply_catalog import load_table
+from connectors.postgres.firing import silencing
+from connectors.postgres.fitting import Misfit, misfits, unfilled
+from connectors.postgres.held_types import HeldColumns
+from connectors.postgres.instance import Instance
+from connectors.postgres.leftovers import filled_tables
+from connectors.postgres.publication import TableName
+from connectors.postgres.row_security import Policed, exempting
+from connectors.postgres.server import Role, Server
+from connectors.postgres.session import Session
+from connectors.postgres.target import PreparedTable
+from pipeline.check.findings import Place, comment
+from pipeline.config import Initial
+from pipeline.selection import Selection
+from schemas.finding import Finding
+from schemas.table import TableSchema
+
+NAMED_AT_MOST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What a replica is compared with. `held`: what its tables' columns hold."""
+
+    server: Server
+    instance: Instance
+    selection: Selection
+    schema: source_schema.SourceSchema
+    versions: tuple[TableSchema, ...]
+    held: Mapping[TableName, HeldColumns]
+    published: frozenset[TableName]
+
+
+class PreparedCheck:
+    """`tables`: those of the replica. `source` is None while that cannot be looked at. `quiet`: our role may
+    set session_replication_role."""
+
+    def __init__(
+        self,
+        session: Session,
+        place: Place,
+        role: Role,
+        source: SourceFacts | None,
+        tables: Sequence[PreparedTable],
+        *,
+        quiet: bool,
+    ) -> None:
+        self._session = session
+        self._place = place
+        self._role = role
+        self._source = source
+        self._tables = tables
+        self._quiet = quiet
+
+    def prepared(self, initial: Initial, *, unfinished: bool) -> Iterator[Finding]:
+        """That the tables are there, and can take what comes. `unfinished`: a copy was begun."""
+        tables = self._tables
+        wanted = set(self._source.selection.names) if self._source else set()
+        missing = sorted(wanted - {(table.schema, table.name) for table in tables})
+        if missing:
+            names = [f"{schema}.{name}" for schema, name in missing]
+            yield self._place.error(
+                "replica-schema",
+                "content",
+                f"lacks {len(missing)} of the source's tables: {_named(names)}",
+                fix="Make them as they are on the source (pg_dump --schema-only), or empty the database and"
+                " set `initial: copy`.",
+            )
+        if initial is Initial.DATA and not unfinished:
+            writable = [(t.schema, t.name) for t in tables if t.writable and (t.schema, t.name) in wanted]
+            filled = filled_tables(self._session, writable)
+            if filled:
+                yield self._place.error(
+                    "replica-not-empty",
+                    "content",
+                    f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
+                    sql="truncate " + ", ".join(_identifier(*table) for table in filled) + ";",
+                )
+        unfit = list(self._unfit())
+        yield from unfit
+        if not missing and not unfit:
+            yield self._place.ok("replica-prepared", "content", f"has all {len(wanted)} tables")
+
+    def narrowed(self) -> Iterator[Finding]:
+        """Tables that a pipeline writes to and that were altered since: they would round."""
+        for version, found in self._misfits(self._source.published if self._source else ()):
+            yield from self._refuse(version, [each for each in found if each.rounds])
+
+    def _unfit(self) -> Iterator[Finding]:
+        """Tables that would not hold every value of the source's as it is, or want more than it has."""
+        for version, found in self._misfits(self._source.held if self._source else ()):
+            yield from self._refuse(version, found)
+
+    def _misfits(self, wanted: Collection[TableName]) -> Iterator[tuple[TableSchema, list[Misfit]]]:
+        there = {(table.schema, table.name) for table in self._tables}.intersection(wanted)
+        for version in self._source.versions if self._source else ():
+            name = (version.schema, version.name)
+            if self._source and name in there:
+                target = load_table(self._session, *name, replica_role=False)
+                found = misfits(version, target, self._source.held.get(name))
+                yield version, [*found, *unfilled(version, target)]
+
+    def _refuse(self, version: TableSchema, found: Sequence[Misfit]) -> Iterator[Finding]:
+        if found:
+            yield self._place.error(
+                "replica-schema",
+                version.qualified_name,
+                "; ".join(each.seen for each in found),
+                sql="\n".join(each.fix for each in found),
+            )
+
+    def written(self) -> list[PreparedTable]:
+        """Those that a pipeline that runs writes to. A table that has not joined keeps no other from it."""
+        published = self._source.published if self._source else frozenset()
+        return [
+            table for table in self._tables if not self._source or (table.schema, table.name) in published
+        ]
+
+    def writes(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
+        """That nothing hinders our writes to these, or acts on them."""
+        wanted = set(self._source.selection.names) if self._source else None
+        ours = [table for table in tables if wanted is None or (table.schema, table.name) in wanted]
+        refused = [f"{table.schema}.{table.name}" for table in ours if not table.writable]
+        if refused:
+            yield self._place.error(
+                "privilege-write",
+                "role",
+                f"{self._role.name} may not write to {len(refused)} tables: {_named(refused)}",
+                fix=f"Run there: grant OWNER_OF_THE_TABLES to {_identifier(self._role.name)};",
+            )
+        policed = [table.policed for table in ours if table.policed]
+        if policed:
+            yield self._policed(policed)
+        firing = [table for table in ours if table.firing]
+        if firing:
+            yield self._fires(firing)
+        elif self._quiet:
+            yield self.session_role()
+        else:
+            yield self._place.note(
+                "session-replication-role",
+                "role",
+                f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
+            )
+
+    def _policed(self, policed: Sequence[Policed]) -> Finding:
+        names = [f"{each.schema}.{each.table}" for each in policed]
+        lifting = [each.lifting() for each in policed if each.owned]
+        others = ["-- or, for what it owns itself:", *map(comment, lifting)] if lifting else []
+        return self._place.error(
+            "replica-row-security",
+            "role",
+            f"row-level security applies to {self._role.name} on {len(policed)} tables, whose writes would be"
+            f" refused: {_named(names)}",
+            sql="\n".join([exempting(policed), *others]),
+        )
+
+    def _fires(self, tables: Sequence[PreparedTable]) -> Finding:
+        first = tables[0]
+        statements = silencing([each for table in tables for each in table.firing])
+        if self._quiet:
+            why = "triggers or rules that fire even where session_replication_role is replica are on"
+        else:
+            role = self._role.name
+            why = f"{role} may not set session_replication_role, and triggers, rules or foreign keys of"
+            statements = [self._grant(), "-- or, for all of them:", *map(comment, statements)]
+        return self._place.error(
+            "replica-triggers",
+            "role",
+            f"{why} {len(tables)} tables{', and' if self._quiet else ''} would act on what comes from the"
+            f" source: {first.schema}.{first.name} ({', '.join(map(str, first.firing))})",
+            sql="\n".join(statements),
+        )
+
+    def session_role(self) -> Finding:
+        """Whether a copy's triggers and foreign keys keep still."""
+        if self._quiet:
+            return self._place.ok(
+                "session-replication-role", "role", f"{self._role.name} may set session_replication_role"
+            )
+        return self._place.warning(
+            "session-replication-role",
+            "role",
+            f"{self._role.name} may not set session_replication_role: the replica is made without foreign"
+            " keys and with its triggers disabled",
+            sql=self._grant(),
+        )
+
+    def _grant(self) -> str:
+        return f"grant set on parameter session_replication_role to {_identifier(self._role.name)};"
+
+
+def _identifier(*names: str) -> str:
+    return sql.Identifier(*names).as_string()
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(names[:NAMED_AT_MOST]) + more
