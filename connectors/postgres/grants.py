@@ -5,6 +5,7 @@ It can be run again, grants nothing that is not needed, and contains no password
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from typing import Final
@@ -77,12 +78,15 @@ class Chosen:
     exclude: tuple[tuple[str, str], ...]
 
 
-_ROLE = """\
-do $$ begin
+_CREATE_ROLE = """\
+begin
     if not exists (select from pg_catalog.pg_roles where rolname = {role_text}) then
         create role {role};
     end if;
-end $$;
+end"""
+
+_ROLE = """\
+{create_role}
 alter role {role} {attributes};
 -- Its password, if it logs in with one:  \\password {role}
 grant connect on database {database} to {role};
@@ -97,12 +101,8 @@ grant pg_read_all_stats to {role};
 
 # Only tables whose rows can be told apart: on any other, publishing makes the application's UPDATE
 # and DELETE fail.
-_PUBLICATION = """\
-
--- Source {server}, database {database}: the publication. Run as the owner of the tables, who needs
--- CREATE on the database, or as a superuser. It lists the tables that can be replicated now.
--- A superuser gives it to the owner of the tables, if that is one: so tables can join later.
-do $$ declare
+_CREATE_PUBLICATION = """\
+declare
     tables text;
     owners oid[];
 begin
@@ -136,7 +136,14 @@ begin
             execute {give} || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(owners[1]));
         end if;
     end if;
-end $$;
+end"""
+
+_PUBLICATION = """\
+
+-- Source {server}, database {database}: the publication. Run as the owner of the tables, who needs
+-- CREATE on the database, or as a superuser. It lists the tables that can be replicated now.
+-- A superuser gives it to the owner of the tables, if that is one: so tables can join later.
+{create_publication}
 
 -- Instead of the publication above: lend the owner's rights, and Keepstream makes and keeps it by
 -- itself. New tables then join without your doing, and `keyless: full` can be carried out.
@@ -159,9 +166,7 @@ grant set on parameter session_replication_role to {role};
 def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
     """SQL for the source: the role, and the publication made by the owner of the tables."""
     login = login_of(conninfo)
-    return _fill(_SOURCE, login, role_sql=_role(login, "login replication")) + _fill(
-        _PUBLICATION,
-        login,
+    create_publication = _CREATE_PUBLICATION.format(
         include=_any_of(chosen.include),
         exclude=_any_of(chosen.exclude),
         publication_text=_literal(publication),
@@ -170,6 +175,9 @@ def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
         create_18=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18)),
         add=_literal(f"alter publication {_identifier(publication)} add table "),
         give=_literal(f"alter publication {_identifier(publication)} owner to "),
+    )
+    return _fill(_SOURCE, login, role_sql=_role(login, "login replication")) + _fill(
+        _PUBLICATION, login, create_publication=_block(create_publication)
     )
 
 
@@ -180,7 +188,15 @@ def replica_grants(conninfo: str) -> str:
 
 
 def _role(login: Login, attributes: str) -> str:
-    return _fill(_ROLE, login, attributes=attributes, role_text=_literal(login.role))
+    create_role = _fill(_CREATE_ROLE, login, role_text=_literal(login.role))
+    return _fill(_ROLE, login, attributes=attributes, create_role=_block(create_role))
+
+
+def _block(body: str) -> str:
+    """The DO that runs it, quoted by something that is not in it."""
+    tags = itertools.chain(["$$"], (f"$grants{number}$" for number in itertools.count(1)))
+    quote = next(tag for tag in tags if tag not in body)
+    return f"do {quote} {body} {quote};"
 
 
 def _fill(template: str, login: Login, **values: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+from psycopg import sql
 
 from pipeline.check import preflight
 from pipeline.cli import main
 from pipeline.config import load_config
+from pipeline.dev.postgres_server import binaries
 from schemas.finding import Severity
 from tests.fix_postgres import Database
 
@@ -103,3 +107,50 @@ def test_the_lent_rights_of_the_owner_let_the_publication_be_made(
             source.execute_as_admin(statement)
     codes = {f.code: f.message for f in preflight(load_config(path))}
     assert codes["publication"] == "will be made, with 6 tables"
+
+
+def test_names_and_patterns_that_hold_any_quote_are_granted_as_they_are(
+    source: Database, replica: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """psql runs what is printed: it has quotes and variables of its own."""
+    role = f"$$ks$grants1$ :x %s 'q\" {{y}} {secrets.token_hex(4)}"
+    source.execute(
+        """create table "a$$b %s" (id int primary key); create table "it's ""$grants1$" (id int primary key);
+           create table other (id int primary key)"""
+    )
+    path = tmp_path / "keepstream.yaml"
+    user = role.replace("\\", "\\\\").replace("'", "\\'").replace("$", "$$")
+
+    def conninfo(database: Database) -> str:
+        return (
+            f"host=127.0.0.1 port={database.server.port} dbname={database.name} user='{user}' password=first"
+        )
+
+    settings = {
+        "name": "crm",
+        "source": {
+            "url": conninfo(source),
+            "tables": {"include": ['public."a$$$$b %s"', 'public."it\'s ""$$grants1$$"']},
+        },
+        "log": f"file://{tmp_path}/log",
+        "replicas": {"standby": conninfo(replica)},
+    }
+    path.write_text(yaml.safe_dump(settings))
+    path.chmod(0o600)
+    assert main(["-c", str(path), "init", "--grants"]) == 0
+    for_source, for_replica = capsys.readouterr().out.split("\n-- Replica ", 1)
+    psql(source, for_source)
+    psql(replica, f"-- {for_replica}")
+    literal = sql.Literal(role).as_string()
+    for database in (source, replica):
+        found = database.execute_as_admin(f"select rolcanlogin from pg_roles where rolname = {literal}")
+        assert found == [(True,)]
+    listed = source.execute("select tablename from pg_publication_tables order by 1")
+    assert [name for (name,) in listed] == ["a$$b %s", "it's \"$grants1$"]
+
+
+def psql(database: Database, script: str) -> None:
+    """As the superuser."""
+    program = [str(binaries() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.admin_dsn]
+    ended = subprocess.run(program, input=script, text=True, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
