@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pipeline.printable import printable_sql
 from schemas.errors import ConfigError, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
 
@@ -66,7 +67,8 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
     }
     alike = [each for each in errors if (each.where, each.code) == (first.where, first.code)][:_NAMED]
     more = f" (and {len(errors) - len(alike)} more)" if len(errors) > len(alike) else ""
-    fixes = "\n".join(dict.fromkeys(each.fix for each in alike))
+    shown = printable_sql if first.fix_is_sql else str
+    fixes = "\n".join(dict.fromkeys(shown(each.fix) for each in alike))
     hint = f"Run on the {first.where}:\n{fixes}" if first.fix_is_sql else first.fix
     subjects = ", ".join(each.subject for each in alike)
     about = "" if first.message.startswith(subjects) or subjects == first.where else f"{subjects}: "

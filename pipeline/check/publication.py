@@ -204,7 +204,9 @@ def _lend(session: Session, owners: list[str], role: Role) -> Iterator[str]:
     for owner in owners:
         name = sql.Identifier(owner).as_string()
         if owner in barred:
-            yield f"-- {name} is a superuser: let another role own the tables, and lend the rights of that"
+            yield comment(
+                f"{name} is a superuser: let another role own the tables, and lend the rights of that"
+            )
         else:
             yield f"grant {name} to {ours};"
 

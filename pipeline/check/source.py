@@ -130,7 +130,7 @@ def _role(role: Role, instance: Instance, config: Config) -> Iterator[Finding]:
             "privilege-replication",
             "role",
             f"{role.name} may not replicate",
-            sql=f"alter role {name} replication;  -- on RDS: grant rds_replication to {name};",
+            sql=f"alter role {name} replication;\n" + comment(f"on RDS: grant rds_replication to {name};"),
         )
     else:
         yield _replication_login(role, config)

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.logs import LogFormat
-from pipeline.printable import printable_json, printable_lines
-from schemas.errors import InternalError, KeepstreamError
+from pipeline.printable import printable, printable_json, printable_lines
+from schemas.errors import ConfigError, InternalError, KeepstreamError, UsageError
 
 
 def report_error(error: KeepstreamError, log_format: LogFormat = LogFormat.TEXT) -> None:
@@ -36,8 +36,10 @@ def render_error(error: KeepstreamError, log_format: LogFormat) -> str:
             "exit_code": error.exit_code,
         }
         return printable_json(json.dumps(said, ensure_ascii=False))
-    hint = f"\nhint: {error.hint}" if error.hint else ""
-    return printable_lines(f"error[{error.code}]: {error.message}{hint}")
+    # a name may hold line breaks: what stands behind them must not look like a line of ours
+    shown = printable_lines if isinstance(error, ConfigError | UsageError) else printable
+    hint = printable_lines(error.hint).replace("\n", "\n  ")
+    return f"error[{error.code}]: {shown(error.message)}" + (f"\nhint: {hint}" if hint else "")
 
 
 def describe_unexpected(error: BaseException, trace: TracebackType | None) -> InternalError:

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.output import console, human_bytes, human_seconds, print_json_line, print_text, styled
-from pipeline.printable import printable_lines
 
 _COLUMNS = ("stage", "state", "position", "lag", "lag bytes", "changes/s", "bytes/s")
 _LEFT_OUT = ("bytes/s", "changes/s", "lag bytes", "position", "lag")
@@ -115,7 +114,7 @@ def _more(seen: dict[str, Any]) -> Iterator[Text]:
         style = "red" if finding["severity"] == "error" else "yellow"
         yield styled(f"{finding['where']}: {finding['message']} [{finding['code']}]", style=style)
         if finding["hint"]:
-            yield Text(printable_lines(f"  {finding['hint']}"), style=style)
+            yield styled(f"  {finding['hint']}", style=style)
 
 
 def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:

@@ -366,6 +366,20 @@ def test_tables_join_a_running_pipeline_once_the_owner_s_rights_are_lent(source:
     assert source.execute("select xmin::text from pg_publication") == before  # P11
 
 
+def test_a_superuser_s_name_cannot_end_the_comment_that_names_it(source: Database, log: Path) -> None:
+    source.execute(CUSTOMER)
+    source.execute("create publication keepstream_crm for table only customer")
+    established(source)
+    evil = sql.Identifier('x"\n; drop table customer; --').as_string()
+    source.execute_as_admin(f"create role {evil} superuser; alter table more owner to {evil}")
+    try:
+        found = by_code(preflight(configure(source.dsn, log)))["tables-not-published"]
+        assert [line[:6] for line in found.fix.splitlines()] == ["grant ", '-- "x"', "-- ; d"]
+        assert '\n-- "x' in "\n".join(fix_lines([found]))
+    finally:
+        source.execute_as_admin(f"alter table more owner to postgres; drop role {evil}")
+
+
 def test_nothing_that_changes_a_running_pipeline_s_publication_is_advised_as_if_it_were_harmless(
     source: Database, log: Path
 ) -> None:
@@ -396,7 +410,7 @@ def test_a_role_that_may_not_replicate_is_refused(owning: Database, log: Path) -
         found = by_code(preflight(configure(owning.dsn, log)))["privilege-replication"]
         assert (
             found.fix
-            == 'alter role "keepstream" replication;  -- on RDS: grant rds_replication to "keepstream";'
+            == 'alter role "keepstream" replication;\n-- on RDS: grant rds_replication to "keepstream";'
         )
     finally:
         owning.execute_as_admin("alter role keepstream replication")
@@ -679,14 +693,14 @@ def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s
 def test_sql_that_mends_a_table_of_an_evil_name_is_shown_and_run_without_driving_the_terminal(
     owning: Database, tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evil = "x\x1b]0;owned\x07\n\r\x9b\\\"'"
+    evil = "x\x1b]0;owned\x07\n\r\x9b\\\"'\u202e\u2066"
     owning.execute(sql.SQL("create table {} (x int)").format(sql.Identifier(evil)).as_string())
     path = tmp_path / "keepstream.yaml"
     path.write_text(f"name: crm\nsource: {owning.dsn}\nlog: file://{log}\n")
     path.chmod(0o600)
     assert main(["-c", str(path), "check"]) == 4
     shown = capsys.readouterr().out
-    assert r"""public.x\x1b]0;owned\x07\n\r\x9b\"': no primary key""" in shown
+    assert r"""public.x\x1b]0;owned\x07\n\r\x9b\"'\u202e\u2066: no primary key""" in shown
     assert main(["-c", str(path), "check", "--fix-sql"]) == 4
     mending = capsys.readouterr().out
     assert (shown + mending).replace("\n", "").isprintable()

@@ -118,7 +118,7 @@ def test_an_error_shows_code_message_and_hint() -> None:
 def test_an_error_never_drives_the_terminal() -> None:
     error = Divergence("table x\x1b]0;y\x07 differs", code="row-missing", hint="Look:\n  at \x9b.")
     assert render_error(error, LogFormat.TEXT) == (
-        "error[row-missing]: table x\\x1b]0;y\\x07 differs\nhint: Look:\n  at \\x9b."
+        "error[row-missing]: table x\\x1b]0;y\\x07 differs\nhint: Look:\n    at \\x9b."
     )
     as_json = render_error(error, LogFormat.JSON)
     assert as_json.isprintable()
