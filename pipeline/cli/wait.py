@@ -39,6 +39,7 @@ def wait(
         replica_conninfo=replica_conninfo(config, replica),
         slot=config.slot_name,
         timeout_s=timeout_s,
+        delay_s=config.replicas[replica].delay.total_seconds(),
     )
     waited = wait_for_replica(options, lambda text: say(f"wait: {text}"))
     if as_json:

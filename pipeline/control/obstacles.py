@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,10 +10,12 @@ from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
-from pipeline.quantities import human_bytes
+from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import HistoryBroken, KeepstreamError
 from schemas.lsn import Lsn, format_lsn
 
+ENOUGH_S: Final = 300.0
+"""How much longer than its delay a replica that follows may need."""
 _IF_STOPPED: Final = (
     "If it was started and retries, or an error stopped it, `keepstream status` shows why and what to do."
 )
@@ -60,18 +63,25 @@ def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None
 
 
 def find_obstacle(
-    replica: str, progress: Progress | None, *, source_conninfo: str, slot: str, purpose: str
+    replica: str,
+    progress: Progress | None,
+    *,
+    source_conninfo: str,
+    slot: str,
+    purpose: str,
+    delay_s: float = 0.0,
 ) -> Obstacle:
-    """The same, with a look at the source: whether capture runs, and how far the replica is behind."""
+    """The same, with a look at the source: whether capture runs, and how far the replica is behind, which
+    may be the delay that it is configured to keep."""
     try:
         with connect(source_conninfo, purpose=purpose) as source:
-            return _find(replica, progress, source, slot)
+            return _find(replica, progress, source, slot, delay_s)
     except KeepstreamError as error:
         at = "has no known position" if progress is None else f"is at {progress.position}"
         return Obstacle(f"{at}; the source cannot be asked: {error.message}", error.hint)
 
 
-def _find(replica: str, progress: Progress | None, source: Session, slot: str) -> Obstacle:
+def _find(replica: str, progress: Progress | None, source: Session, slot: str, delay_s: float) -> Obstacle:
     found = replica_obstacle(replica, progress)
     if found is not None:
         return found
@@ -84,9 +94,15 @@ def _find(replica: str, progress: Progress | None, source: Session, slot: str) -
             f"Start `keepstream run` or `keepstream capture`. {_IF_STOPPED}",
         )
     behind = human_bytes(max(0, insert_lsn(source) - progress.position.lsn))
+    seen = f"is at {progress.position}, {behind} of the source's WAL behind"
+    if delay_s:
+        enough = math.ceil(delay_s + ENOUGH_S)
+        return Obstacle(
+            f"{seen}, and keeps a delay of {human_seconds(delay_s)}",
+            f"Give it more time than its delay: --timeout {enough}.",
+        )
     return Obstacle(
-        f"is at {progress.position}, {behind} of the source's WAL behind",
-        "Look at `keepstream status`, and give it more time with --timeout if it is catching up.",
+        seen, "Look at `keepstream status`, and give it more time with --timeout if it is catching up."
     )
 
 

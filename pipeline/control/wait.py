@@ -36,7 +36,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class WaitOptions:
-    """Which replica, and for how long: None for ever."""
+    """Which replica, and for how long: None for ever. `delay_s`: what it is configured to keep."""
 
     name: str
     replica: str
@@ -44,6 +44,7 @@ class WaitOptions:
     replica_conninfo: str
     slot: str
     timeout_s: float | None = None
+    delay_s: float = 0.0
 
     @property
     def purpose(self) -> str:
@@ -186,4 +187,5 @@ class _Waiting:
             source_conninfo=options.source_conninfo,
             slot=options.slot,
             purpose=options.purpose,
+            delay_s=options.delay_s,
         )

@@ -169,3 +169,15 @@ def test_a_replica_of_another_source_is_not_taken_for_one_that_is_there(director
         done = pipeline.run(verb[0], "standby", *verb[1:])
         assert done.code == 4
         assert "error[replica-ahead]: replica standby is at FFF/0, but the source has only" in done.stderr
+
+
+def test_its_timeout_names_the_delay_that_a_replica_keeps(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.settings["replicas"]["standby"]["delay"] = "1h"
+    pipeline.write_config()
+    begin(pipeline)
+    pipeline.until(lambda: pipeline.run("status", "--json").json["replicas"]["standby"]["end_lsn"], "apply")
+    done = pipeline.run("wait", "standby", "--timeout", "2")
+    assert done.code == 7
+    assert "of the source's WAL behind, and keeps a delay of 1 h 00 min\n" in done.stderr
+    assert "hint: Give it more time than its delay: --timeout 3900.\n" in done.stderr
