@@ -19,6 +19,7 @@ from connectors.postgres.copystream import Tick, run_query
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
+from connectors.postgres.sqlstate import ROW_SECURITY
 from schemas.errors import BEGIN_ANEW, HistoryBroken, OperatorNeeded
 from schemas.pgtypes import BYTEA
 
@@ -211,8 +212,9 @@ def _refuse_hidden(tables: Sequence[str], server: str) -> None:
     if tables:
         raise OperatorNeeded(
             f"row-level security hides rows of {', '.join(tables)} from our role on {server}",
-            code="row-security-hides-rows",
-            hint=f"Run as a superuser on {server}: alter role … bypassrls; or exclude these tables under "
+            code=ROW_SECURITY,
+            hint=f"Run as a superuser on {server}: alter role … bypassrls; or, if our role owns "
+            "them there: alter table … no force row level security; or exclude them under "
             "source.tables.exclude.",
         )
 

@@ -70,6 +70,12 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     "23": (RefusedData, "row-refused", ""),
 }
 
+ROW_SECURITY: Final = "row-security-hides-rows"
+"""`row_security` is off in our sessions, so that a policy raises instead of hiding rows."""
+_EXEMPT: Final = (
+    "Run on that server as a superuser: alter role … bypassrls; Or, if our role owns the table there:"
+    " alter table … no force row level security;"
+)
 _NOT_NULL: Final = "23502"
 
 # Classes whose message text PostgreSQL makes from names and settings only, never from row values.
@@ -163,18 +169,10 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     if state is None:
         return _without_sqlstate(exc, doing)
     kind, code, hint = _rule(state)
-    hint = _of_row_security(exc) or allowing_null(exc) or hint or missed_in_function(exc) or ""
+    if exc.diag.source_function == "check_enable_rls":  # the message is in the server's language
+        code, hint = ROW_SECURITY, _EXEMPT
+    hint = allowing_null(exc) or hint or missed_in_function(exc) or ""
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
-
-
-def _of_row_security(exc: psycopg.Error) -> str | None:
-    """The hint where `row_security` off made a policy raise. The message is in the server's language."""
-    if exc.diag.source_function != "check_enable_rls":
-        return None
-    return (
-        "Run on that server as a superuser: alter role … bypassrls; Or, if our role owns the table there:"
-        " alter table … no force row level security;"
-    )
 
 
 def allowing_null(exc: psycopg.Error) -> str | None:

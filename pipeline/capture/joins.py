@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.session import wrapped
+from connectors.postgres.sqlstate import ROW_SECURITY
 from pipeline.capture.history import check_published
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table
 from pipeline.capture.options import CaptureOptions
@@ -55,6 +58,15 @@ _OTHER_PAUSES_S = (0.0, 60.0)
 they double. What an operator must mend is tried again at each look."""
 LOOK_LIMIT_S = 2.0
 """The stream stands still while tables join: those that are left wait for the next look."""
+
+
+def hidden_rows(table: Table, role: str) -> str:
+    """Why its policies keep it from joining, and the SQL that mends it."""
+    name, ours = sql.Identifier(table.schema, table.name), sql.Identifier(role)
+    exempting = sql.SQL("alter role {} bypassrls;").format(ours).as_string()
+    lifting = sql.SQL("alter table only {} no force row level security;").format(name).as_string()
+    forced = f", or, as it is FORCE that binds its owner, {lifting}" if table.owned else ""
+    return f"row-level security hides its rows from the source role: run as a superuser {exempting}{forced}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +221,20 @@ class Joins:
                 raise
             if isinstance(error, RetryLater):
                 self._tried[table.oid] = Tried.again(tried, error.code)
-            return _REASONS.get(error.code) or f"{error.message} ({error.code})"
+            return self._reason(table, error.code) or f"{error.message} ({error.code})"
         self._tried.pop(table.oid, None)
         if isinstance(joined, TableSchema):
             self._adopt_publication()
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
+
+    def _reason(self, table: Table, code: str) -> str | None:
+        """Hidden rows are told beside a missing privilege, too: mending that alone would not help."""
+        hidden = hidden_rows(table, self._capture.sql.info.user) if table.row_security else None
+        if code == ROW_SECURITY:
+            return hidden
+        reason = _REASONS.get(code)
+        return f"{reason}; and {hidden}" if hidden and code == "privilege-missing" else reason
 
     def _adopt_publication(self) -> None:
         """P11: what nobody else changed meanwhile is the publication from now on."""

@@ -86,6 +86,15 @@ def check_uncarried_objects(session: Session) -> Iterator[Finding]:
 
 def _count(selection: Selection) -> Finding:
     size = sum(table.estimated_bytes for table in selection.wanted)
+    unfit = [each for each in selection.not_replicated if each.reason != EXCLUDED]
+    if unfit and not selection.wanted:
+        return SOURCE.warning(
+            "no-tables",
+            "tables",
+            f"none of {len(unfit)} tables can be replicated as it is, such as {unfit[0].table}:"
+            f" {unfit[0].reason}",
+            fix="Mend what is said of them here; a table that can be replicated joins by itself.",
+        )
     if not selection.wanted:
         return SOURCE.warning(
             "no-tables",
@@ -108,13 +117,20 @@ def _unreadable(selection: Selection, role: Role) -> Iterator[Finding]:
 
 
 def _row_security(selection: Selection, role: Role) -> Iterator[Finding]:
-    hidden = [table.qualified_name for table in selection.wanted if table.row_security]
+    tables = [table for table in selection.wanted if table.row_security]
+    hidden = [table.qualified_name for table in tables]
+    forced = [
+        f"alter table only {_table(table)} no force row level security;" for table in tables if table.owned
+    ]
+    others = (
+        ["-- or, where FORCE binds the owner, whose rights it has:", *map(comment, forced)] if forced else []
+    )
     if hidden:
         yield SOURCE.error(
             "row-security",
             "role",
             f"policies would hide rows of {len(hidden)} tables from {role.name}: {_named(hidden)}",
-            sql=f"alter role {_identifier(role.name)} bypassrls;",
+            sql="\n".join([f"alter role {_identifier(role.name)} bypassrls;", *others]),
         )
 
 

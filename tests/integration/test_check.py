@@ -268,6 +268,31 @@ def test_rows_that_policies_would_hide_are_an_error(owning: Database, log: Path)
         owning.execute_as_admin("alter role keepstream nobypassrls")
 
 
+def test_policies_that_only_force_applies_to_us_are_named_with_that_way_to_mend_it(
+    owning: Database, log: Path
+) -> None:
+    owning.execute(f"{CUSTOMER}; alter table customer enable row level security, force row level security")
+    config = configure(owning.dsn, log)
+    found = by_code(preflight(config))["row-security"]
+    lifting = 'alter table only "public"."customer" no force row level security;'
+    assert found.fix.splitlines()[0] == 'alter role "keepstream" bypassrls;'
+    assert found.fix.splitlines()[-1] == f"-- {lifting}"
+    owning.execute(lifting)
+    assert "row-security" not in by_code(preflight(config))
+
+
+def test_where_no_table_can_be_replicated_as_it_is_nobody_says_that_there_is_none(
+    owning: Database, log: Path
+) -> None:
+    owning.execute("create table keyless (id int); create publication keepstream_crm for table only keyless")
+    found = by_code(preflight(configure(owning.dsn, log)))
+    assert "writes-fail" in found
+    assert found["no-tables"].message == (
+        "none of 1 tables can be replicated as it is, such as public.keyless:"
+        " no primary key; undecided: set source.keyless, or give it a key"
+    )
+
+
 def test_tables_that_we_may_not_read_are_an_error(owning: Database, log: Path) -> None:
     owning.execute(CUSTOMER)
     owning.execute_as_admin("alter table customer owner to postgres")

@@ -294,6 +294,33 @@ def test_a_table_that_was_refused_keeps_its_pause_under_another_name_and_passes_
     assert sent_ids(content) == [1]
 
 
+def test_policies_that_hide_a_table_s_rows_are_named_also_beside_a_missing_privilege(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    hidden = (
+        "row-level security hides its rows from the source role: run as a superuser"
+        ' alter role "keepstream" bypassrls;'
+    )
+    lifting = 'alter table only "public"."lead" no force row level security;'
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(
+            "create table lead (id int primary key); insert into lead values (1);"
+            " alter table lead enable row level security, force row level security"
+        )
+        require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be left out")
+        assert left_out(running)["public.lead"] == (
+            f"{hidden}, or, as it is FORCE that binds its owner, {lifting}"
+        )
+        source.execute_as_admin("alter table lead owner to postgres")
+        require(lambda: "may not add it" in left_out(running)["public.lead"], 20.0, what="both reasons")
+        assert left_out(running)["public.lead"].endswith(f"prints; and {hidden}")
+        source.execute_as_admin(f"alter table lead owner to {source.owner}; {lifting}")
+        content.wait(joined, "the join")
+        assert running.error is None
+    assert sent_ids(content) == [1]
+
+
 def test_the_stream_goes_on_between_tables_that_join(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
