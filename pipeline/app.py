@@ -3,6 +3,8 @@ options of capture, apply, first copy and verify."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.capture.options import CaptureOptions
     from pipeline.config import Config, Replica
     from pipeline.copy.stage import FirstCopyOptions
+    from pipeline.reports import StageReport
     from pipeline.verify.meeting import VerifyOptions
     from schemas.lsn import Lsn
 
@@ -135,7 +138,15 @@ def verify_options(config: Config, replica: str, *, workers: int, timeout_s: flo
         replica_conninfo=replica_conninfo(config, replica),
         publication=config.publication_name,
         slot=config.slot_name,
+        reports=lambda: _read_reports(config),
         delay_s=delay_s,
         workers=workers,
         timeout_s=TIMEOUT_S + delay_s if timeout_s is None else timeout_s,
     )
+
+
+def _read_reports(config: Config) -> Mapping[str, StageReport]:
+    from pipeline.board import read_reports
+
+    with closing(open_log(config)) as log:
+        return read_reports(log)

@@ -44,6 +44,7 @@ from pipeline.control.obstacles import (
     replica_obstacle,
 )
 from pipeline.quantities import human_seconds
+from pipeline.verify.applier import ApplierWatch, Reports
 from pipeline.verify.watch import Watch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
@@ -62,7 +63,8 @@ _REASON_S = 1.0
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
     """What to compare. `timeout_s` bounds the time until both sides stand at one LSN; it must be longer
-    than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side."""
+    than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side.
+    `reports`: how the stages' reports are read."""
 
     name: str
     replica: str
@@ -70,6 +72,7 @@ class VerifyOptions:
     replica_conninfo: str
     publication: str
     slot: str
+    reports: Reports
     delay_s: float = 0.0
     workers: int = 2
     timeout_s: float = TIMEOUT_S
@@ -108,8 +111,8 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
     restless: tables that were truncated or altered at the meeting before; they are locked as soon as the
     snapshots stand.
     Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`,
-    `replica-not-streaming`), HistoryBroken (`replica-ahead`), VerifyStopped, RetryLater (`hold-lost` among
-    others: try again).
+    `replica-not-streaming`, `applier-not-running`), HistoryBroken (`replica-ahead`), VerifyStopped,
+    RetryLater (`hold-lost` among others: try again).
     """
     with contextlib.ExitStack() as stack:
         steps = _Steps(options, watch)
@@ -159,6 +162,7 @@ class _Steps:
     def __init__(self, options: VerifyOptions, watch: Watch) -> None:
         self._options = options
         self._watch = watch
+        self._applier = ApplierWatch(options.replica, options.reports)
         self._held_at: Lsn | None = None
         self._prolonged_at = 0.0
         self._behind_open: Lsn | None = None
@@ -191,9 +195,11 @@ class _Steps:
             self._watch.pause(POLL_S)
 
     def _tell_obstacle(self, progress: Progress) -> None:
+        """And end where nobody will remove it."""
         obstacle = replica_obstacle(self._options.replica, progress)
         if obstacle is not None:
             self._watch.tell(f"the replica {obstacle.seen}. {obstacle.hint}")
+        self._applier.require(progress)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -373,8 +373,12 @@ def test_what_cannot_be_compared_is_refused_at_once_with_its_remedy(directory_pi
     assert done.stderr.count("verify: the replica is at ") == 1
     assert "and no applier is connected to it" in done.stderr
     assert "`keepstream apply standby`" in done.stderr
-    pipeline.start("apply", "standby")
-    pipeline.until(lambda: pipeline.run("wait", "standby", "--timeout", "5").code == 0, "the applier")
+    began = time.monotonic()
+    done = compare(pipeline, code=4)
+    assert time.monotonic() - began < 15
+    assert "error[applier-not-running]: replica standby cannot be compared: it is at " in done.stderr
+    threading.Timer(2.0, lambda: pipeline.start("apply", "standby")).start()
+    compare(pipeline, code=0)
 
     capture.end()
     done = compare(pipeline, "--timeout", "1", code=7)
@@ -498,3 +502,10 @@ def test_nothing_is_called_identical_without_a_publication(directory_pipeline: P
     with pytest.raises(KeepstreamError) as told:
         in_process(pipeline, drop, only_if="waiting until the replica has caught up")
     assert told.value.code == "publication-missing"
+
+
+def test_an_applier_that_stopped_is_named_whatever_the_log_s_home(pipeline: Pipeline) -> None:
+    begin(pipeline)
+    pipeline.started[1].end()
+    done = compare(pipeline, code=4)
+    assert "error[applier-not-running]" in done.stderr
