@@ -15,6 +15,7 @@ class PreparedTable:
     """A table of the replica. `writable`: we may do to it all that the stream does. `firing`: what
     acts on our writes. `policed`: that policies would refuse them."""
 
+    oid: int
     schema: str
     name: str
     writable: bool
@@ -23,7 +24,7 @@ class PreparedTable:
 
 
 _PREPARED: Final = """
-    select n.nspname, c.relname,
+    select c.oid::bigint, n.nspname, c.relname,
            has_schema_privilege(n.oid, 'usage')
                and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
                and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')
@@ -32,7 +33,7 @@ _PREPARED: Final = """
       join pg_namespace n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p') and c.relpersistence = 'p'
        and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
-     order by 1, 2
+     order by 2, 3
 """
 
 
@@ -46,7 +47,7 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
         rows = session.execute(_PREPARED).fetchall()
     return tuple(
         PreparedTable(
-            schema, name, writable, tuple(firing.get((schema, name), ())), policed.get((schema, name))
+            oid, schema, name, writable, tuple(firing.get((schema, name), ())), policed.get((schema, name))
         )
-        for schema, name, writable in rows
+        for oid, schema, name, writable in rows
     )

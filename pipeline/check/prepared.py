@@ -11,9 +11,10 @@ from connectors.postgres import source_schema
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.firing import silencing
 from connectors.postgres.fitting import Misfit, misfits, unfilled
-from connectors.postgres.held_types import HeldColumns
+from connectors.postgres.held_types import HeldColumns, read_held_columns
 from connectors.postgres.instance import Instance
 from connectors.postgres.leftovers import filled_tables
+from connectors.postgres.narrowing import narrowing
 from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Role, Server
@@ -93,8 +94,20 @@ class PreparedCheck:
 
     def narrowed(self) -> Iterator[Finding]:
         """Tables that a pipeline writes to and that were altered since: they would round."""
-        for version, found in self._misfits(self._source.published if self._source else ()):
+        for version, found in self._misfits(self._narrower()):
             yield from self._refuse(version, [each for each in found if each.rounds])
+
+    def _narrower(self) -> set[TableName]:
+        """Found in one look at all of them: this is asked at each start."""
+        if self._source is None:
+            return set()
+        there = read_held_columns(self._session, [table.oid for table in self.written()])
+        return {
+            name
+            for name, columns in there.items()
+            for column, ours in self._source.held.get(name, {}).items()
+            if column in columns and narrowing(ours, columns[column])
+        }
 
     def _unfit(self) -> Iterator[Finding]:
         """Tables that would not hold every value of the source's as it is, or want more than it has."""
