@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres import set_plans
-from connectors.postgres.apply_catalog import HeldType, TargetColumn, TargetTable
+from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.copytext import NotUtf8
+from connectors.postgres.held_types import HeldType
 from connectors.postgres.set_plans import CopyRows, SetPlan, SetRows, make_plan
 from schemas import changecodec
 from schemas.avro import decoders_of
