@@ -73,15 +73,17 @@ def test_what_ended_the_applier_is_told_with_its_hint() -> None:
 
 
 @pytest.mark.parametrize(
-    "there",
+    ("state", "age_s"),
     [
-        report(StageState.STARTING),
-        report(StageState.RETRYING, error=ERROR),
-        report(StageState.STREAMING, age_s=SILENT_S - 5),  # killed: `run` may start it again
+        (StageState.STARTING, 0.0),
+        (StageState.RETRYING, 0.0),
+        (StageState.STREAMING, SILENT_S - 5),  # killed: `run` may start it again
     ],
 )
-def test_an_applier_that_starts_retries_or_may_be_started_again_is_waited_for(there: StageReport) -> None:
-    assert refused(there) is None
+def test_an_applier_that_starts_retries_or_may_be_started_again_is_waited_for(
+    state: StageState, age_s: float
+) -> None:
+    assert refused(report(state, age_s=age_s, error=ERROR)) is None
 
 
 def test_an_applier_that_lags_is_waited_for_whatever_was_reported() -> None:
