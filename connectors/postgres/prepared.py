@@ -55,7 +55,7 @@ def require_types(source: Session, replica: Session, tables: Sequence[int], *, r
         name = (version.schema, version.name)
         if name in existing:
             target = load_table(replica, *name, replica_role=replica_role)
-            require_as_wide(version, target, replica="the replica", source=held[name])
+            require_as_wide(version, target, replica="the replica", source=held.get(name, {}))
 
 
 def _existing(replica: Session) -> set[TableName]:
