@@ -149,6 +149,12 @@ def insert_lsn(session: Session) -> Lsn:
         return parse_lsn(_value(session, "select pg_current_wal_insert_lsn()::text"))
 
 
+def current_xid(session: Session) -> int:
+    """The 64 bits of the open transaction's number; it gets one here."""
+    with wrapped("reading the transaction's number"):
+        return int(_value(session, "select pg_current_xact_id()::text"))
+
+
 def _value(session: Session, query: str) -> Any:
     row = session.execute(query.encode()).fetchone()
     assert row is not None

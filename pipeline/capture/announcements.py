@@ -5,21 +5,29 @@ additions to the publication for ours, and its messages for genuine: anybody on 
 message of that prefix, and what a genuine one says is run on every replica. So an announcement stays
 until its transaction has ended and all that was written by then is in the log.
 
-A table that leaves is announced, too, and the announcement stays until it joins again: by then nobody can
-miss its old rows any more.
+A table that leaves is announced, too (`Leave`). The announcement counts only if its transaction was
+committed, and then stays until the table joins again: until then its old rows may still come, and it alone
+says what they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
+
+import psycopg
 
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
+from schemas.errors import BEGIN_ANEW, InternalError
 from schemas.lsn import Lsn
 
 _PREFIX: Final = "join:"
 _LEFT: Final = "left:"
+Outcomes = Mapping[int, str | None]
+"""By xid, `committed`, `aborted` or `in progress`; None of one that PostgreSQL has forgotten."""
 _RUNNING: Final = """
     select transactionid::text from pg_catalog.pg_locks
      where locktype = 'transactionid' and granted and transactionid::text = any(%s)
@@ -42,44 +50,70 @@ def announced_xids(anchored: Iterable[str]) -> frozenset[str]:
     return frozenset(entry.removeprefix(_PREFIX) for entry in announced_joins(anchored))
 
 
-def left_token(entry: str, oid: int, name: str) -> str:
-    """The entry in an ANCHOR's `publication` by which Keepstream says that it takes a table out of the
-    publication. `entry`: the table's `catalog:oid:xmin`."""
-    return f"{_LEFT}{entry}:{oid}:{name}"
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """An announcement that transaction `xid` (64 bits) takes a table out of the publication. `entry`: the
+    table's `catalog:oid:xmin` there. `generated`: the columns that are no part of its rows in the log."""
+
+    entry: str
+    xid: int
+    oid: int
+    name: str
+    generated: tuple[str, ...]
+
+    def to_token(self) -> str:
+        """The entry in an ANCHOR's `publication`."""
+        return _LEFT + json.dumps([self.entry, self.xid, self.oid, self.name, *self.generated])
+
+    @classmethod
+    def from_token(cls, token: str) -> Leave:
+        """InternalError: `anchor-malformed`."""
+        try:
+            entry, xid, oid, name, *generated = json.loads(token.removeprefix(_LEFT))
+        except ValueError:
+            raise InternalError(
+                "an ANCHOR's entry about a table that left cannot be read",
+                code="anchor-malformed",
+                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
+            ) from None
+        return cls(entry, xid, oid, name, tuple(generated))
 
 
-def left_tables(anchored: Iterable[str]) -> dict[int, str]:
-    """Qualified names by OID of the tables that were taken out, or are about to be."""
-    return {oid: name for _, oid, name in map(_read_left, _left_tokens(anchored))}
+def announced_leaves(anchored: Iterable[str]) -> tuple[Leave, ...]:
+    """Of tables that left, or were to leave."""
+    return tuple(Leave.from_token(entry) for entry in anchored if entry.startswith(_LEFT))
 
 
-def left_entries(anchored: Iterable[str]) -> frozenset[str]:
-    """The publication's entries that went with them."""
-    return frozenset(entry for entry, _, _ in map(_read_left, _left_tokens(anchored)))
-
-
-def left_still(anchored: Iterable[str], current: Collection[str], listed: Collection[int]) -> tuple[str, ...]:
-    """The announcements that are still needed: of tables that have not left yet, or not joined again.
+def leaves_still(
+    leaves: Iterable[Leave], outcomes: Outcomes, current: Collection[str], listed: Collection[int]
+) -> tuple[Leave, ...]:
+    """Those that are still needed: of tables that have not left yet, or not joined again.
     `current`: the publication's entries, `listed`: the OIDs of its tables."""
     return tuple(
-        token
-        for token in _left_tokens(anchored)
-        if (left := _read_left(token))[0] in current or left[1] not in listed
+        leave
+        for leave in leaves
+        if outcomes.get(leave.xid) != "aborted" and (leave.entry in current or leave.oid not in listed)
     )
+
+
+def read_outcomes(session: Session, leaves: Iterable[Leave]) -> Outcomes:
+    """Of their transactions. Read it after the publication: what that shows is committed here, too. The
+    session must be in autocommit."""
+    return {leave.xid: _outcome(session, leave.xid) for leave in leaves}
+
+
+def _outcome(session: Session, xid: int) -> str | None:
+    with wrapped("looking for transactions that take tables out"):
+        try:
+            row = session.execute("select pg_xact_status(%s::text::xid8)", [xid]).fetchone()
+        except psycopg.errors.InvalidParameterValue:
+            return "aborted"  # a crash took it: its number was not given yet
+    return row[0] if row else None
 
 
 def is_announcement(entry: str) -> bool:
     """Whether an ANCHOR's entry is one of these."""
     return entry.startswith((_PREFIX, _LEFT))
-
-
-def _left_tokens(anchored: Iterable[str]) -> list[str]:
-    return [entry for entry in anchored if entry.startswith(_LEFT)]
-
-
-def _read_left(token: str) -> tuple[str, int, str]:
-    catalog, row, xmin, oid, name = token.removeprefix(_LEFT).split(":", 4)
-    return f"{catalog}:{row}:{xmin}", int(oid), name
 
 
 class Announcements:

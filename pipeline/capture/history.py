@@ -5,7 +5,7 @@ Comparisons; each raises HistoryBroken and says what was expected, what was seen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
@@ -13,12 +13,13 @@ from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch, Walsender
 from pipeline.capture.announcements import (
+    Leave,
     announced_joins,
+    announced_leaves,
     announced_xids,
     is_announcement,
-    left_entries,
-    left_still,
-    left_tables,
+    leaves_still,
+    read_outcomes,
 )
 from pipeline.capture.shapes import (
     PREFIX,
@@ -171,7 +172,14 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
 def logged_tables(entries: Iterable[str]) -> dict[int, str]:
     """The same, and of tables that left: rows from before may still come."""
     known = tuple(entries)
-    return {**left_tables(known), **named_tables(known)}
+    return {**{oid: leave.name for oid, leave in left_tables(known).items()}, **named_tables(known)}
+
+
+def left_tables(entries: Iterable[str]) -> dict[int, Leave]:
+    """By OID, the tables that left and have not joined again."""
+    known = tuple(entries)
+    listed = named_tables(known)
+    return {leave.oid: leave for leave in announced_leaves(known) if leave.oid not in listed}
 
 
 def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
@@ -189,16 +197,24 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
     types = read_used_types(session, publication)
     check_types(anchored, types)
     current = _listed_now(session, publication)
-    check_publication(publication, anchored, current)
+    leaves = announced_leaves(anchored)
+    outcomes = read_outcomes(session, leaves)
+    gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
+    check_publication(publication, anchored, current, gone)
     compared = [next_shape(shape, shapes.get(shape.oid)) for shape in now]
     listed = named_tables(current)
-    left = [shapes[oid] for oid in left_tables(anchored) if oid in shapes and oid not in listed]
-    announced = (*announced_joins(anchored), *left_still(anchored, current, listed))
-    return (*current, *compared, *left, *map(type_entry, types), *announced)
+    leaving = leaves_still(leaves, outcomes, current, listed)
+    left = {leave.oid for leave in leaving} - listed.keys()
+    kept = [shape for oid, shape in shapes.items() if oid in left]
+    announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
+    return (*current, *compared, *kept, *map(type_entry, types), *announced)
 
 
-def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]) -> None:
-    """The publication is as the anchor says, but for what Keepstream announced there.
+def check_publication(
+    name: str, anchored: Sequence[str], current: Sequence[str], gone: Collection[str] = ()
+) -> None:
+    """The publication is as the anchor says, but for what Keepstream announced there. `gone`: entries that
+    committed transactions of ours took out.
 
     Entries are `catalog:oid:xmin` and `table:oid:name`; those about shapes and types are not compared here.
     """
@@ -209,7 +225,7 @@ def check_publication(name: str, anchored: Sequence[str], current: Sequence[str]
     anchored, current = _without_names(anchored), _without_names(current)
     announced = announced_xids(anchored)
     expected = {entry for entry in anchored if not is_announcement(entry)}
-    lost = expected - set(current) - left_entries(anchored)
+    lost = expected - set(current) - set(gone)
     added = {entry for entry in set(current) - expected if entry.rpartition(":")[2] not in announced}
     if not lost and not added:
         return

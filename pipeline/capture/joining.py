@@ -36,6 +36,7 @@ from connectors.postgres.foreignkeys import read_keys_of
 from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import published_tables, tables_of
+from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, connect
 from connectors.postgres.shape import read_shape
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
@@ -105,7 +106,7 @@ def join_table(
     try:
         _require_joinable(capture.sql, table, publication=options.publication)
         defined, join = _read_definition(options, table, replicas)
-        with closing(_begin(options)) as session:
+        with closing(begin(options)) as session:
             joining = _Joining(capture, options, packer, table, session)
             version = joining.announce(defined)
             if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
@@ -132,7 +133,7 @@ def _require_joinable(session: Session, table: Table, *, publication: str) -> No
         )
 
 
-def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Session:
+def begin(options: CaptureOptions, *, isolation: str = "read committed") -> Session:
     """A transaction that the server ends if we fall silent. Closing the session rolls it back."""
     session = connect(options.source, purpose=f"{options.name}:join", autocommit=False)
     session.execute(f"set transaction isolation level {isolation}")
@@ -144,7 +145,7 @@ def _begin(options: CaptureOptions, *, isolation: str = "read committed") -> Ses
 def _read_definition(options: CaptureOptions, table: Table, replicas: Replicas) -> tuple[str, Join]:
     """The definition's version and the definition, as one snapshot shows them; every replica can take it
     in."""
-    with closing(_begin(options, isolation="repeatable read, read only")) as session:
+    with closing(begin(options, isolation="repeatable read, read only")) as session:
         session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
         (snapshot,) = _one(session, "select pg_export_snapshot()", [])
         defined = definition_version(session, table.oid)
@@ -200,7 +201,7 @@ class _Joining:
     def announce(self, defined: str) -> TableSchema:
         """P11: an ANCHOR that names our transaction is durable before that commits. It holds the table's
         version, too: a capture that continues must notice what is added to it later (P6)."""
-        (xid,) = _one(self._session, "select pg_current_xact_id()::text::bigint", [])
+        xid = current_xid(self._session)
         version, shape = self._preview(defined)
         failpoint("capture.before_join_announced")
         chain = self._capture.chain
@@ -226,7 +227,7 @@ class _Joining:
     def join_large(self, join: Join, defined: str) -> None:
         """Send the rows while writers go on, and join if they did not write meanwhile."""
         self._emit(JOIN_PREFIX, join.to_json())
-        with closing(_begin(self._options, isolation="repeatable read, read only")) as reader:
+        with closing(begin(self._options, isolation="repeatable read, read only")) as reader:
             reader.execute(_lock_statement(self._name, "access share"))
             self._send_rows(reader, join.columns)
             sent = row_versions(reader, self._name)

@@ -32,6 +32,7 @@ from schemas.table import TableSchema
 logger = logging.getLogger("keepstream.capture")
 
 _NOT_YET = "it joins as soon as others have"
+_LAST_ROWS = "it joins again as soon as its last rows from before it left are in the log"
 _LATER = "tried again after a pause"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
@@ -207,6 +208,8 @@ class Joins:
             return self._left_out[table.oid]
         try:
             self._give_identity(table)
+            if self._protection.awaits_rows(table):
+                return _LAST_ROWS
             with wrapped(f"adding table {table.qualified_name} to the publication"):
                 joined = join_table(
                     self._capture,

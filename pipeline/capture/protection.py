@@ -5,15 +5,18 @@ REPLICA IDENTITY FULL, a virtual generated column was added. Nothing can keep an
 so every look at the catalog searches for such tables. One gets REPLICA IDENTITY FULL if that helps and we
 may; else it leaves the publication (docs/decisions/010), if that is ours to alter; else it is shouted about.
 
-An ANCHOR names a table that leaves before it does (P11): a capture that is killed in between knows the
-publication's change for ours, and the table's last rows, which may still come, for what they are. Replicas
-keep the rows as they were. The table joins again like a new one, once it has a key.
+An ANCHOR names a table that leaves, and the transaction that takes it out, before that commits (P11): a
+capture that is killed in between knows the publication's change for ours, and the table's last rows, which
+may still come, for what they are. Under the table's lock we look again, before the commit: a table that was
+helped meanwhile stays, and one that leaves is as the log knows it. Replicas keep the rows as they were.
+The table joins again like a new one, once it has a key.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,21 +24,32 @@ from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table
+from connectors.postgres.catalog import Table, find_table
 from connectors.postgres.instance import has_role
 from connectors.postgres.publication import Publication
-from pipeline.capture.announcements import left_tables, left_token
-from pipeline.capture.history import check_published, named_tables
+from connectors.postgres.server import current_xid, insert_lsn
+from connectors.postgres.session import Session
+from connectors.postgres.shape import read_shape
+from pipeline.capture.announcements import Leave
+from pipeline.capture.history import check_published, left_tables
+from pipeline.capture.joining import begin
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.shapes import anchored_shapes, next_shape, without_files
 from pipeline.capture.startup import OpenCapture
 from pipeline.reports import Endangered
 from schemas.errors import KeepstreamError
+from schemas.lsn import Lsn
 
 logger = logging.getLogger("keepstream.capture")
 
-_LATER: Final = frozenset({"lock-timeout", "transaction-conflict", "log-slow", "privilege-missing"})
+_LATER: Final = frozenset(
+    {"lock-timeout", "transaction-conflict", "log-slow", "privilege-missing", "sql-refused"}
+)
 """Why it does not come off this time, but may the next."""
+LEAVE_WAIT_MS: Final = 1500
+"""ALTER PUBLICATION … DROP TABLE takes SHARE UPDATE EXCLUSIVE on the table: behind its wait queue VACUUM and
+DDL, but no reader and no writer. Longer than deadlock_timeout: then PostgreSQL makes autovacuum give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class Protection:
         self._capture = capture
         self._options = options
         self._told: frozenset[Endangered] = frozenset()
+        self._last_rows: dict[int, Lsn] = {}
 
     def look(self, tables: Collection[Table], publication: Publication, packer: FramePacker) -> Protected:
         """`tables`: all of the source. Raises what `check_published` does."""
@@ -70,6 +85,21 @@ class Protection:
         self._told = frozenset(endangered)
         return Protected(tuple(endangered), tuple(self._left(tables)))
 
+    def awaits_rows(self, table: Table) -> bool:
+        """Whether rows from before it left may still come, or of the one that left and had its name. They
+        would be taken for rows of the table that joined.
+
+        A transaction that wrote such rows may end long after the leaving, but before the DDL that gave the
+        table a key, because that waits for it."""
+        left = left_tables(self._capture.chain.publication).values()
+        if not any(table.oid == each.oid or table.qualified_name == each.name for each in left):
+            return False
+        if table.identity_problem is not None:
+            return True
+        if table.oid not in self._last_rows:
+            self._last_rows[table.oid] = insert_lsn(self._capture.sql)
+        return self._capture.chain.position.lsn < self._last_rows[table.oid]
+
     def set_full(self, table: Table) -> None:
         """In a transaction of its own. RetryLater: `lock-timeout`; OperatorNeeded: `privilege-missing`."""
         publications.set_full_identity(self._capture.sql, (table.schema, table.name))
@@ -79,10 +109,10 @@ class Protection:
         try:
             if table.owned and table.full_problem is None:
                 self.set_full(table)
-            elif packer.holds_transactions or not has_role(self._capture.sql, publication.owner):
+                return True
+            if packer.holds_transactions or not has_role(self._capture.sql, publication.owner):
                 return False
-            else:
-                self._take_out(table, packer)
+            return self._take_out(table, packer)
         except KeepstreamError as error:
             if error.code not in _LATER:
                 raise
@@ -91,25 +121,53 @@ class Protection:
                 extra={"table": table.qualified_name, "code": error.code},
             )
             return False
-        return True
 
-    def _take_out(self, table: Table, packer: FramePacker) -> None:
-        session, name, chain = self._capture.sql, self._options.publication, self._capture.chain
-        entry = publications.table_entry(session, name, table.oid)
-        if entry is None:
-            return
-        token = left_token(entry, table.oid, table.qualified_name)
-        if token not in chain.publication:
-            chain.publication_is((*chain.publication, token))
-            chain.anchor(packer.live_tables)
-        chain.require_durable()
-        failpoint("capture.after_leave_announced")
-        publications.drop_table(session, name, (table.schema, table.name))
+    def _take_out(self, table: Table, packer: FramePacker) -> bool:
+        """Whether it is out. An announcement whose transaction is not committed means nothing (P11)."""
+        capture, name = self._capture, self._options.publication
+        entry = publications.table_entry(capture.sql, name, table.oid)
+        shape = read_shape(capture.sql, table.oid)
+        if entry is None or shape is None:
+            return True  # which the next comparison stops at (P11)
+        with closing(begin(self._options)) as session:
+            generated = tuple(sorted(shape.generated_columns))
+            leave = Leave(entry, current_xid(session), table.oid, table.qualified_name, generated)
+            self._announce(leave, packer)
+            if not self._drop(session, table, leave):
+                return False
+            session.commit()
         failpoint("capture.after_leave")
-        chain.publication_is(check_published(session, name, chain.publication))
+        capture.chain.publication_is(check_published(capture.sql, name, capture.chain.publication))
         logger.error(
             "table taken out of the publication: its updates and deletes failed in the application",
             extra={"table": table.qualified_name, "seen": table.identity_problem},
+        )
+        return True
+
+    def _announce(self, leave: Leave, packer: FramePacker) -> None:
+        chain = self._capture.chain
+        chain.publication_is((*chain.publication, leave.to_token()))
+        chain.anchor(packer.live_tables)
+        chain.require_durable()
+        failpoint("capture.after_leave_announced")
+
+    def _drop(self, session: Session, table: Table, leave: Leave) -> bool:
+        """In the session's transaction. Whether all is still as it was announced once nobody can alter the
+        table any more: else it stays, and the next look judges it anew."""
+        name = self._options.publication
+        session.execute(f"set local lock_timeout = {LEAVE_WAIT_MS}")
+        publications.drop_table(session, name, (table.schema, table.name))
+        now = find_table(session, table.oid, publication=name)
+        shape = read_shape(session, table.oid)
+        anchored = anchored_shapes(self._capture.chain.publication).get(table.oid)
+        return (
+            publications.table_entry(session, name, table.oid) is None  # it was this table that bore the name
+            and now is not None
+            and now.identity_problem is not None
+            and shape is not None
+            and tuple(sorted(shape.generated_columns)) == leave.generated
+            and anchored is not None
+            and without_files([next_shape(shape, anchored)]) == without_files([anchored])
         )
 
     def _endangered(self, table: Table) -> Endangered:
@@ -117,9 +175,7 @@ class Protection:
         return Endangered(table=table.qualified_name, seen=table.identity_problem or "", fix=fix)
 
     def _left(self, tables: Collection[Table]) -> list[Endangered]:
-        entries = self._capture.chain.publication
-        listed = named_tables(entries)
-        left = {oid for oid in left_tables(entries) if oid not in listed}
+        left = left_tables(self._capture.chain.publication)
         return [_gone(table) for table in tables if table.oid in left]
 
 

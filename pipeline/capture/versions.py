@@ -4,6 +4,12 @@ pgoutput describes a table before its first row and again after any DDL on it. E
 against the log's newest ANCHOR and the catalog before a row of it is in the log: the same table, published by
 us, with columns that hold what they held (`check_shape`). Columns that were added are announced in the log
 before the first row that has them.
+
+A table that left the publication may be another one by the time its last rows come, which were committed
+before: the catalog of now says nothing about them. What the log knows was true of the table when it left
+(`protection` looks under its lock), and PostgreSQL describes rows by the catalog of their own time. So such
+rows are logged if their columns are those that the log knows. Had a column been added that the log does
+not know yet, only a catalog in which the table is still as it was could tell what older rows hold there.
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ from connectors.postgres.pgoutput import RelationChanged
 from connectors.postgres.publication import publication_identity
 from connectors.postgres.shape import Shape, read_shape, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
-from pipeline.capture.history import logged_tables, renamed
+from pipeline.capture.announcements import Leave
+from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
@@ -72,18 +79,25 @@ class TableVersions:
         are no part of it: a replica computes generated ones itself. Raises HistoryBroken and others
         where rows of it must not be logged."""
         oid, table = changed.oid, changed.table
-        if oid not in self._names:
-            self._require_published(oid)
-        known = self._names[oid]
-        if known != table.qualified_name:
-            raise renamed(known, table.qualified_name)
+        self._require_name(oid, table.qualified_name)
         self._check_publication()
+        left = left_tables(self._chain.publication).get(oid)
+        if left is not None:
+            return self._described_of_left(left, table)
         shape = self._read_shape(oid)
         generated = shape.generated_columns if shape is not None else frozenset()
         table = _without(table, generated)
         self._described[table.id] = oid, table
         self._check_shape(oid, table, shape)
         return generated
+
+    def _described_of_left(self, left: Leave, table: TableSchema) -> frozenset[str]:
+        table = _without(table, frozenset(left.generated))
+        self._described[table.id] = left.oid, table
+        previous = self._newest.get((table.schema, table.name))
+        if previous is None or added_columns(previous, table):
+            self._check_shape(left.oid, table, self._read_shape(left.oid))
+        return frozenset(left.generated)
 
     def introduce(self, table_id: bytes) -> tuple[int, TableSchema]:
         """A row of this version, or a TRUNCATE, comes next: the log knows it from here on. Its OID, too."""
@@ -93,7 +107,7 @@ class TableVersions:
 
     def columns_added(self, oid: int, table: TableSchema) -> None:
         """Here a table has columns that its next row would tell."""
-        if table.id not in self._logged:
+        if table.id not in self._logged and oid not in left_tables(self._chain.publication):
             self._described[table.id] = oid, table
             self._check_shape(oid, table, self._read_shape(oid))
             self._announce(oid, table)
@@ -134,13 +148,18 @@ class TableVersions:
             self._housekeeping.check_publication()
             self._identity = identity
 
-    def _require_published(self, oid: int) -> None:
-        """A table that the log does not know: it joined just now, or somebody else published it (P11)."""
+    def _require_name(self, oid: int, name: str) -> None:
+        """A table that the log does not know under this name joined just now, or somebody else published or
+        renamed it (P11)."""
+        if self._names.get(oid) == name:
+            return
         if oid not in logged_tables(self._chain.publication):
             self._housekeeping.check_publication()
         self._names = logged_tables(self._chain.publication)
         if oid not in self._names:
             raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
+        if self._names[oid] != name:
+            raise renamed(self._names[oid], name)
 
     def _read_shape(self, oid: int) -> Shape | None:
         """None of a table that is gone."""

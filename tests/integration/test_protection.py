@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import psycopg
@@ -11,22 +13,25 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog import list_tables
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import connect
+from connectors.postgres.stream import Batch, SlotStream
 from pipeline.capture.options import CaptureOptions
 from pipeline.check.publication import check_endangered
 from pipeline.config import Keyless
 from pipeline.dev.process import require
 from schemas.change import Message
 from schemas.errors import RetryLater
+from schemas.lsn import Lsn
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
 VIRTUAL = "alter table visit add twice int generated always as (n * 2) virtual"
+KEY = "alter table visit add primary key (n); alter table visit replica identity default"
 STORED = "alter table visit add twice int generated always as (n * 2) stored"
 
 
 @pytest.fixture
 def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> CaptureOptions:
-    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.6)
     monkeypatch.setattr("pipeline.capture.housekeeping.HEARTBEAT_EVERY_S", 0.2)
     source.grant_ownership()
     source.execute("create table visit (n int, page text); insert into visit values (1, 'a')")
@@ -42,6 +47,10 @@ def listed(source: Database) -> set[str]:
 
 def left(running: RunningCapture) -> list[str]:
     return [each.table for each in running.reports[-1].left] if running.reports else []
+
+
+def reasons(running: RunningCapture) -> str:
+    return " ".join(each.reason for each in running.reports[-1].not_replicated) if running.reports else ""
 
 
 def prefixes(content: LogContent) -> list[str]:
@@ -81,7 +90,7 @@ def test_a_table_that_cannot_be_helped_leaves_and_joins_again(
         assert [each.table for each in report.not_replicated] == ["public.visit"]
         assert "add primary key" in report.left[0].fix
 
-        source.execute("alter table visit add primary key (n); alter table visit replica identity default")
+        source.execute(KEY)
         content.wait(lambda c: "keepstream.join.rows" in prefixes(c), "the joining")
         source.execute("update visit set page = 'e'")
         content.wait(lambda c: len(c.rows("public.visit")) == 2, "the row")
@@ -120,6 +129,123 @@ def test_p11_a_capture_killed_while_a_table_leaves_continues_with_its_last_rows(
         require(lambda: left(running) == ["public.visit"], 10, what="the report")
         assert running.error is None
     assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
+
+
+ALTERED = {
+    "another type": "alter table visit drop twice; alter table visit alter n type bigint",
+    "rows rewritten": "alter table visit drop twice; alter table visit alter n type int using n + 1",
+    "a column dropped": "alter table visit drop page cascade",
+    "a generated column made plain": "alter table visit alter words drop expression",
+    "another name": "alter table visit rename to visited; create table visit (id int primary key)",
+    "made again": "drop table visit; create table visit (id int primary key, page int)",
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED.values(), ids=ALTERED.keys())
+def test_rows_from_before_a_table_left_are_logged_as_they_were_whatever_it_is_by_then(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    altered: str,
+) -> None:
+    """Row 2 is written when the leaving was announced, and logged only by the capture after."""
+
+    def die() -> None:
+        source.execute(altered)
+        lose_everything()
+
+    def failpoint(reached: str) -> None:
+        if reached == "capture.after_leave_announced":
+            source.execute("insert into visit values (2, 'late')")
+        if reached == "capture.after_leave":
+            die()
+
+    source.execute("alter table visit add words text generated always as (page || page) stored")
+    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(VIRTUAL)
+        content.wait(lambda c: bool(c.rows("public.visit")), "the row")
+        assert running.last_error == "killed"
+    assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
+
+
+def test_a_table_that_left_joins_again_only_behind_its_last_rows(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Capture reads nothing from the slot between the leaving and the table's new key, name and type."""
+    taken = threading.Event()
+
+    def failpoint(reached: str) -> None:
+        if reached == "capture.after_leave_announced":
+            source.execute("insert into visit values (2, 'late')")
+        if reached == "capture.after_leave":
+            monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", nothing)
+            taken.set()
+
+    read = SlotStream.read
+
+    def nothing(stream: SlotStream, timeout_s: float) -> Batch:
+        time.sleep(0.01)
+        return Batch([], Lsn(0), Lsn(0), reply_requested=False)
+
+    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(VIRTUAL)
+        assert taken.wait(10)
+        source.execute(
+            "alter table visit drop twice; alter table visit replica identity default;"
+            " alter table visit alter n type bigint, add primary key (n); alter table visit rename to visited"
+        )
+        require(lambda: "last rows" in reasons(running), 10, what="the reason")
+        monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", read)
+        content.wait(lambda c: "keepstream.join.rows" in prefixes(c), "the joining")
+        source.execute("update visited set page = 'e' where n = 2")
+        content.wait(lambda c: bool(c.rows("public.visited")), "the row")
+    assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
+    assert content.rows("public.visited") == [("UPDATE", [b"2", b"e"])]
+
+
+def test_p11_a_table_that_was_helped_before_it_left_stays_and_its_announcement_means_nothing(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helped = once(
+        monkeypatch,
+        "pipeline.capture.protection",
+        "capture.after_leave_announced",
+        lambda: source.execute(KEY),
+    )
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute(VIRTUAL)
+    require(lambda: bool(helped), 10, what="the announcement")
+    source.execute("update visit set page = 'b'")
+    content.wait(lambda c: bool(c.rows("public.visit")), "the row")
+    time.sleep(0.5)
+    assert listed(source) == {"other", "visit"}
+    assert left(running) == []
+    source.execute_as_admin("alter publication keepstream_crm drop table visit")
+    assert running.ended_with().code == "publication-changed"
+
+
+def test_a_table_that_is_locked_leaves_once_it_is_not(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And capture does not stand still for long meanwhile."""
+    monkeypatch.setattr("pipeline.capture.protection.LEAVE_WAIT_MS", 100)
+    with capturing(options):
+        content = begun(change_log)
+        with psycopg.connect(source.admin_dsn) as holder:
+            source.execute(VIRTUAL)
+            holder.execute("lock table visit in share update exclusive mode")
+            for number in range(1, 11):
+                source.execute(f"insert into other values ({number})")
+                content.wait(lambda c, n=number: n in c.ids("public.other"), "a row")  # type: ignore[misc]
+                time.sleep(0.1)
+            assert listed(source) == {"other", "visit"}
+        require(lambda: listed(source) == {"other"}, 10, what="the table's leaving")
 
 
 def test_p11_somebody_elses_change_is_not_taken_for_a_leaving(

@@ -7,7 +7,7 @@ import pytest
 from connectors.postgres.shape import Shape
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
-from pipeline.capture.announcements import join_token
+from pipeline.capture.announcements import Leave, announced_leaves, join_token, leaves_still
 from pipeline.capture.history import (
     check_leftover,
     check_publication,
@@ -143,6 +143,36 @@ def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
     anchored = ("pg_publication:1:100", join_token(101))
     check_publication("p", anchored, ("pg_publication:1:100", "pg_publication_rel:3:101"))
     check_publication("p", anchored, ("pg_publication:1:100",))  # its transaction never committed
+
+
+def test_p11_an_announced_leaving_counts_only_if_its_transaction_was_committed() -> None:
+    leave = Leave("pg_publication_rel:2:100", 101, 16384, "a:b.c", ("words",))
+    anchored = ("pg_publication:1:100", leave.entry, "table:16384:a:b.c", leave.to_token())
+    assert announced_leaves(anchored) == (leave,)
+    check_publication("p", anchored, ("pg_publication:1:100",), gone={leave.entry})
+    with pytest.raises(HistoryBroken) as caught:
+        check_publication("p", anchored, ("pg_publication:1:100",))
+    assert caught.value.code == "publication-changed"
+
+
+def test_p11_an_announced_leaving_is_kept_until_it_failed_or_the_table_joined_again() -> None:
+    leave = Leave("pg_publication_rel:2:100", 101, 16384, "public.k", ())
+
+    def is_kept(outcome: str | None, *, current: tuple[str, ...], listed: tuple[int, ...]) -> bool:
+        return bool(leaves_still([leave], {101: outcome}, current, listed))
+
+    there, joined_again = (leave.entry,), ("pg_publication_rel:3:105",)
+    assert is_kept("in progress", current=there, listed=(16384,))
+    assert not is_kept("aborted", current=there, listed=(16384,))
+    assert is_kept("committed", current=(), listed=())
+    assert is_kept(None, current=(), listed=()), "PostgreSQL has forgotten it"
+    assert not is_kept("committed", current=joined_again, listed=(16384,))
+
+
+def test_an_announced_leaving_of_another_version_is_no_guess() -> None:
+    with pytest.raises(InternalError) as caught:
+        announced_leaves(["left:pg_publication_rel:2:100:16384:public.k"])
+    assert caught.value.code == "anchor-malformed"
 
 
 @pytest.mark.parametrize(
