@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from connectors.postgres.stream import Batch
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.history import check_published
+from pipeline.capture.joins import Joins
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
@@ -21,23 +21,24 @@ AGAIN_AFTER_S = 1.0
 
 
 class Housekeeping:
-    """`look` is called every ten seconds, with the packer; the publication is compared before it, and before
-    each heartbeat."""
+    """A look at the tables comes every ten seconds; the publication is compared before it, and before each
+    heartbeat. Within a transaction only what an application's writes cannot wait for is done."""
 
     def __init__(
         self,
         capture: OpenCapture,
         options: CaptureOptions,
-        look: Callable[[FramePacker], tuple[TableSchema, ...]],
+        joins: Joins,
         added: AddedColumns,
     ) -> None:
         self._capture = capture
         self._options = options
-        self._look = look
+        self._joins = joins
         self._added = added
         self._announcements = Announcements()
         self._heartbeat_at = time.monotonic()
         self._looked_at = time.monotonic()
+        self._helped_at = self._looked_at
 
     def is_look_due(self, now: float) -> bool:
         """Whether the next call looks for tables, for which the packer should hold no transactions. `now`:
@@ -50,13 +51,20 @@ class Housekeeping:
         if self.is_look_due(now):
             self.check_publication()
             self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
-            joined = self._look(packer)
+            joined = self._joins.look(packer)
             # a look may take long: the stream comes before the next, which is soon where more may join
             saved_s = max(0.0, LOOK_EVERY_S - AGAIN_AFTER_S) if joined else 0.0
             self._looked_at = time.monotonic() - saved_s
             return joined
         self._heartbeat(batch, packer, now)
         return ()
+
+    def within_transaction(self) -> None:
+        """Call it while one is open: it may be large."""
+        now = time.monotonic()
+        if self.is_look_due(now) and now - self._helped_at >= LOOK_EVERY_S:
+            self._joins.help_writers()
+            self._helped_at = time.monotonic()
 
     def _heartbeat(self, batch: Batch, packer: FramePacker, now: float) -> None:
         if packer.holds_transactions or batch.bytes:

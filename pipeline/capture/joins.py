@@ -143,6 +143,10 @@ class Joins:
         self._tell_of(selection, listed, waiting, protected)
         return joined
 
+    def help_writers(self) -> None:
+        """What of a look cannot wait for the end of a large transaction."""
+        self._protection.help_writers()
+
     def _forget_all_but(self, waiting: Mapping[int, Table]) -> None:
         self._left_out = {oid: reason for oid, reason in self._left_out.items() if oid in waiting}
         self._tried = {oid: tried for oid, tried in self._tried.items() if oid in waiting}

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table, find_table
+from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.instance import has_role
 from connectors.postgres.publication import Publication
 from connectors.postgres.server import current_xid, insert_lsn
@@ -71,10 +71,10 @@ class Protection:
 
     def look(self, tables: Collection[Table], publication: Publication, packer: FramePacker) -> Protected:
         """`tables`: all of the source. Raises what `check_published` does."""
-        listed = {table.oid for table in publication.tables}
-        failing = [table for table in tables if table.oid in listed and table.identity_problem is not None]
         endangered = [
-            self._endangered(table) for table in failing if not self._mended(table, publication, packer)
+            self._endangered(table)
+            for table in _failing(tables, publication)
+            if not self._mended(table, publication, packer)
         ]
         for each in endangered:
             if each not in self._told:
@@ -84,6 +84,15 @@ class Protection:
                 )
         self._told = frozenset(endangered)
         return Protected(tuple(endangered), tuple(self._left(tables)))
+
+    def help_writers(self) -> None:
+        """What can be done inside a transaction of the stream, too: no table leaves there, because that takes
+        an ANCHOR (P6)."""
+        session, name = self._capture.sql, self._options.publication
+        publication = publications.read_publication(session, name)
+        if publication is not None:
+            for table in _failing(list_tables(session, publication=name), publication):
+                self._mended(table, publication, None)
 
     def awaits_rows(self, table: Table) -> bool:
         """Whether rows from before it left may still come, or of the one that left and had its name. They
@@ -105,12 +114,15 @@ class Protection:
         publications.set_full_identity(self._capture.sql, (table.schema, table.name))
         logger.warning("replica identity set to full", extra={"table": table.qualified_name})
 
-    def _mended(self, table: Table, publication: Publication, packer: FramePacker) -> bool:
+    def _mended(self, table: Table, publication: Publication, packer: FramePacker | None) -> bool:
+        """`packer`: None where no table can leave."""
         try:
             if table.owned and table.full_problem is None:
                 self.set_full(table)
                 return True
-            if packer.holds_transactions or not has_role(self._capture.sql, publication.owner):
+            if packer is None or packer.holds_transactions:
+                return False
+            if not has_role(self._capture.sql, publication.owner):
                 return False
             return self._take_out(table, packer)
         except KeepstreamError as error:
@@ -177,6 +189,11 @@ class Protection:
     def _left(self, tables: Collection[Table]) -> list[Endangered]:
         left = left_tables(self._capture.chain.publication)
         return [_gone(table) for table in tables if table.oid in left]
+
+
+def _failing(tables: Collection[Table], publication: Publication) -> list[Table]:
+    listed = {table.oid for table in publication.tables}
+    return [table for table in tables if table.oid in listed and table.identity_problem is not None]
 
 
 def _gone(table: Table) -> Endangered:

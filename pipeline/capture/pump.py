@@ -102,6 +102,8 @@ class Pump:
             if self._chain.all_durable and not self._packer.holds_transactions:
                 self._rates.complete(batch.wal_end)
             self._keep_house(batch)
+        else:
+            self._housekeeping.within_transaction()
         self._rates.position = self._chain.position
 
     def _read_s(self) -> float:
@@ -116,8 +118,7 @@ class Pump:
             self._held_since = now
             return
         left_s = self._held_since + (BEHIND_HOLD_S if self._is_behind else HOLD_S) - now
-        is_free = not self._is_behind and self._chain.is_idle(0.0)
-        if is_free or left_s <= 0 or self._housekeeping.is_look_due(now):
+        if left_s <= 0 or (not self._is_behind and self._chain.is_idle(0.0)):
             self._append(self._packer.flush())
             self._held_since = now
         elif self._is_behind:
@@ -161,6 +162,8 @@ class Pump:
         return run.after
 
     def _keep_house(self, batch: Batch) -> None:
+        if self._housekeeping.is_look_due(time.monotonic()):
+            self._append(self._packer.flush())  # else no table could join or leave
         for table in self._housekeeping.between_transactions(batch, self._packer):
             self._versions.know(table)
         self._anchor_if_due()

@@ -88,7 +88,7 @@ class CaptureStage:
             joins = Joins(capture, self._options, self._set_tables)
             options = self._options
             added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
-            housekeeping = Housekeeping(capture, options, joins.look, added)
+            housekeeping = Housekeeping(capture, options, joins, added)
             pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
             retries.reset()
             self._state = StageState.STREAMING

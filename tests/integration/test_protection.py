@@ -171,6 +171,37 @@ def test_rows_from_before_a_table_left_are_logged_as_they_were_whatever_it_is_by
     assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
 
 
+def test_a_table_gets_its_identity_inside_a_large_transaction_too(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction's end comes only once the application's UPDATE went through."""
+    helped = threading.Event()
+    read = SlotStream.read
+
+    def without_end(stream: SlotStream, timeout_s: float) -> Batch:
+        if held and helped.is_set():
+            return held.pop()
+        batch = read(stream, timeout_s)
+        if not helped.is_set() and any(message[:1] == b"C" for message in batch.messages):
+            end = [i for i, message in enumerate(batch.messages) if message[:1] == b"C"][-1]
+            held.append(replace(batch, messages=batch.messages[end:]))
+            return replace(batch, messages=batch.messages[:end])
+        return batch
+
+    held: list[Batch] = []
+    source.execute("alter table visit add primary key (n)")
+    with capturing(options):
+        content = begun(change_log)
+        monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", without_end)
+        source.execute("insert into visit values (2, 'b')")
+        require(lambda: bool(held), 10, what="the open transaction")
+        source.execute("alter table visit drop constraint visit_pkey")
+        full = "select relreplident::text from pg_class where relname = 'visit'"
+        require(lambda: source.execute(full) == [("f",)], 10, what="the identity")
+        helped.set()
+        content.wait(lambda c: bool(c.rows("public.visit")), "the row")
+
+
 def test_a_table_that_left_joins_again_only_behind_its_last_rows(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
