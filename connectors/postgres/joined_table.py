@@ -67,13 +67,13 @@ def take_in(
     Raises psycopg.Error, OperatorNeeded (`join-not-empty`, `join-refused`, `replica-schema`,
     `replica-triggers`, `replica-row-security`).
     """
-    is_prepared = _kind_of(conn, join.schema, join.table) is not None
+    is_prepared = kind_of(conn, join.schema, join.table) is not None
     is_attached = False
     if is_prepared:
         _require_prepared(conn, join, version, at, source)
     else:
         _run(conn, join.ddl)
-        is_attached = bool(join.parent) and _kind_of(conn, *join.parent) == "p"
+        is_attached = bool(join.parent) and kind_of(conn, *join.parent) == "p"
         if is_attached:
             _run(conn, join.attach)
         _silence(conn, _target(conn, join, at), at)
@@ -134,7 +134,7 @@ def _run(conn: Session, statements: Sequence[str]) -> None:
         conn.execute(statement.encode())
 
 
-def _kind_of(conn: Session, schema: str, name: str) -> str | None:
+def kind_of(conn: Session, schema: str, name: str) -> str | None:
     """pg_class.relkind; None if the replica has nothing of that name."""
     found = conn.execute(_KIND, [schema, name]).fetchone()
     return None if found is None else str(found[0])

@@ -17,7 +17,8 @@ from schemas.table import TableSchema
 
 HEARTBEAT_EVERY_S = 5.0
 LOOK_EVERY_S = 10.0
-AGAIN_AFTER_S = 1.0
+AGAIN_AFTER_S = 0.5
+"""Where more tables may join."""
 
 
 class Housekeeping:
@@ -43,7 +44,8 @@ class Housekeeping:
     def is_look_due(self, now: float) -> bool:
         """Whether the next call looks for tables, for which the packer should hold no transactions. `now`:
         by `time.monotonic()`."""
-        return now - self._looked_at >= LOOK_EVERY_S
+        pause_s = min(AGAIN_AFTER_S, LOOK_EVERY_S) if self._joins.has_news else LOOK_EVERY_S
+        return now - self._looked_at >= pause_s
 
     def between_transactions(self, batch: Batch, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Call it when no transaction is open. Returns the versions of tables that joined."""
@@ -52,9 +54,7 @@ class Housekeeping:
             self.check_publication()
             self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             joined = self._joins.look(packer)
-            # a look may take long: the stream comes before the next, which is soon where more may join
-            saved_s = max(0.0, LOOK_EVERY_S - AGAIN_AFTER_S) if joined else 0.0
-            self._looked_at = time.monotonic() - saved_s
+            self._looked_at = time.monotonic()  # it may have taken long: the stream comes before the next
             return joined
         self._heartbeat(batch, packer, now)
         return ()

@@ -5,7 +5,7 @@ An application's writes to the table wait as little as can be (decision 009). Wh
 without a lock of ours, and proven at the end to be still true:
 
     read     definition and dependencies in one snapshot, and pg_dump in the same; each replica makes the
-             table for a moment and takes it back: what one could not follow does not join
+             table for a moment and takes it back: what one could not follow does not join (`definitions`)
     preview  the version that would be published, in a savepoint that is rolled back, locks and all
     announce an ANCHOR names our transaction: a capture that is killed in between finds the publication
              changed by a transaction that it can prove to be ours (P11)
@@ -21,7 +21,6 @@ between sessions that wait for each other through us.
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import closing
 from typing import Any
@@ -31,20 +30,18 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table
-from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.foreignkeys import read_keys_of
-from connectors.postgres.held_types import read_held_columns
-from connectors.postgres.pgtools import find_pgtools
-from connectors.postgres.relation import published_tables, tables_of
+from connectors.postgres.relation import published_tables
 from connectors.postgres.server import current_xid
-from connectors.postgres.session import Session, connect
+from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shape
-from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
-from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
+from connectors.postgres.tableddl import definition_version
+from connectors.postgres.tablerows import copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import join_token
+from pipeline.capture.definitions import Definition, NotNow
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.replicas import Replicas
 from pipeline.capture.shapes import first_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
@@ -64,28 +61,14 @@ ROWS_UNDER_LOCK_BYTES = 4 * 1024 * 1024
 LOCKED_MS = 350
 """How long all of our statements together may take while writers wait, the commit not counted. With the wait
 for the lock it is half a second."""
-IDLE_MS = 5_000
 LOCKED_IDLE_MS = 1_000
-"""The server ends a transaction of ours that has fallen silent: we may be frozen, or cut off."""
+"""The server ends a transaction of ours sooner if it falls silent with a lock."""
 
 _WAITERS = """
     select count(*)
       from pg_locks l join pg_database d on d.oid = l.database
      where d.datname = current_database() and l.relation = %s::oid and not l.granted
 """
-_PARENT = """
-    select pn.nspname, p.relname
-      from pg_inherits i
-      join pg_class c on c.oid = i.inhrelid
-      join pg_namespace n on n.oid = c.relnamespace
-      join pg_class p on p.oid = i.inhparent
-      join pg_namespace pn on pn.oid = p.relnamespace
-     where c.relispartition and n.nspname = %s and c.relname = %s
-"""
-
-
-class NotNow(Exception):
-    """The table cannot join as it is; the text says why."""
 
 
 def join_table(
@@ -93,32 +76,27 @@ def join_table(
     options: CaptureOptions,
     packer: FramePacker,
     table: Table,
-    replicas: Replicas,
+    definition: Definition,
     *,
     as_large: bool = False,
-) -> TableSchema | str:
-    """The version in which it joined, or why it cannot.
-    `as_large`: its rows are more than its size tells.
+) -> TableSchema:
+    """The version in which it joined. `as_large`: its rows are more than its size tells.
 
-    Raises RetryLater, with a code of its own for what may be otherwise the next time: `table-altered`,
-    `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
+    Raises NotNow, and RetryLater with a code of its own for what may be otherwise the next time:
+    `table-altered`, `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
     """
-    try:
-        _require_joinable(capture.sql, table, publication=options.publication)
-        defined, join = _read_definition(options, table, replicas)
-        with closing(begin(options)) as session:
-            joining = _Joining(capture, options, packer, table, session)
-            version = joining.announce(defined)
-            if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
-                joining.join_large(join, defined)
-            else:
-                joining.join_small(join, defined)
-            return version
-    except NotNow as reason:
-        return str(reason)
+    join, defined = definition.join, definition.version
+    with closing(begin(options)) as session:
+        joining = _Joining(capture, options, packer, table, session)
+        version = joining.announce(defined)
+        if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
+            joining.join_large(join, defined)
+        else:
+            joining.join_small(join, defined)
+        return version
 
 
-def _require_joinable(session: Session, table: Table, *, publication: str) -> None:
+def require_joinable(session: Session, table: Table, *, publication: str) -> None:
     """Raises NotNow where that can be told without any effort."""
     now = find_table(session, table.oid, publication=publication)
     if now is None or (now.schema, now.name) != (table.schema, table.name):
@@ -131,53 +109,6 @@ def _require_joinable(session: Session, table: Table, *, publication: str) -> No
             f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
             f" join by itself: to copy it, {BEGIN_ANEW}"
         )
-
-
-def begin(options: CaptureOptions, *, isolation: str = "read committed") -> Session:
-    """A transaction that the server ends if we fall silent. Closing the session rolls it back."""
-    session = connect(options.source, purpose=f"{options.name}:join", autocommit=False)
-    session.execute(f"set transaction isolation level {isolation}")
-    session.execute(f"set local idle_in_transaction_session_timeout = {IDLE_MS}")
-    session.execute(f"set local lock_timeout = {publications.WRITERS_WAIT_MS}")
-    return session
-
-
-def _read_definition(options: CaptureOptions, table: Table, replicas: Replicas) -> tuple[str, Join]:
-    """The definition's version and the definition, as one snapshot shows them; every replica can take it
-    in."""
-    with closing(begin(options, isolation="repeatable read, read only")) as session:
-        session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
-        (snapshot,) = _one(session, "select pg_export_snapshot()", [])
-        defined = definition_version(session, table.oid)
-        _require_none(replicas.lacking(read_dependencies(session, table.oid)))
-        dumped = dump_table(
-            find_pgtools(session.info.server_version // 10000, configured=options.pg_bin),
-            options.source,
-            schema=table.schema,
-            table=table.name,
-            snapshot=snapshot,
-            stop=threading.Event(),
-        )
-        join = _describe(session, table, dumped)
-        (version,) = tables_of(session, [table.oid]) or (None,)
-        held = read_held_columns(session, [table.oid])
-    if version is None:
-        raise NotNow("it has no columns")
-    _require_none(replicas.refusing(join, version, held[version.schema, version.name]))
-    return defined, join
-
-
-def _require_none(reason: str | None) -> None:
-    if reason is not None:
-        raise NotNow(reason)
-
-
-def _describe(session: Session, table: Table, dumped: TableDdl) -> Join:
-    name = (table.schema, table.name)
-    ddl = tuple(script for script in (dumped.before, dumped.after) if script)
-    parent = session.execute(_PARENT, name).fetchone() or ()
-    attach = (dumped.attach,) if parent and dumped.attach else ()
-    return Join(*name, copied_columns(session, name), ddl, parent, attach)
 
 
 class _Joining:

@@ -16,12 +16,13 @@ from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.session import wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
+from connectors.postgres.tableddl import definition_version
+from pipeline.capture.definitions import Definitions, NotNow
 from pipeline.capture.history import check_published
-from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table
+from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table, require_joinable
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.protection import Protected, Protection
-from pipeline.capture.replicas import Replicas
 from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
@@ -31,7 +32,7 @@ from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
-_NOT_YET = "it joins as soon as others have"
+_NOT_YET = "it joins soon: tables join one after another"
 _LAST_ROWS = "it joins again as soon as its last rows from before it left are in the log"
 _LATER = "tried again after a pause"
 _REASONS = {
@@ -54,9 +55,11 @@ _PAUSES_S = {
     "query-canceled": (0.0, 640.0),
     "rows-too-large": (3600.0, 3600.0),
 }
-_OTHER_PAUSES_S = (0.0, 60.0)
-"""The shortest pause before another attempt, and the longest: an attempt costs the source. From the second on
-they double. What an operator must mend is tried again at each look."""
+_BUSY_PAUSES_S = (0.0, 60.0)
+_REFUSED_PAUSES_S = (10.0, 60.0)
+"""The shortest pause before another attempt, and the longest: an attempt costs the source and each replica.
+From the second on they double. What an operator must mend is tried again at once when the table was altered,
+and within a minute when it was a replica that he mended."""
 LOOK_LIMIT_S = 2.0
 """The stream stands still while tables join: those that are left wait for the next look."""
 
@@ -82,20 +85,22 @@ class Tables:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
-    take longer than its size tells."""
+    take longer than its size tells. `refused`: the definition that somebody must mend, or a replica."""
 
     as_large: bool
     at: float
     pause_s: float
+    refused: str | None = None
 
     @classmethod
-    def again(cls, before: Tried | None, code: str) -> Tried:
+    def again(cls, before: Tried | None, code: str, *, refused: str | None = None) -> Tried:
         """With the shortest pause of this error, or twice the last one."""
-        pause_s, longest_s = _PAUSES_S.get(code, _OTHER_PAUSES_S)
-        if before is not None:
+        others = _BUSY_PAUSES_S if refused is None else _REFUSED_PAUSES_S
+        pause_s, longest_s = _PAUSES_S.get(code, others)
+        if before is not None and before.refused == refused:
             pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
-        return cls(as_large, time.monotonic(), pause_s)
+        return cls(as_large, time.monotonic(), pause_s, refused)
 
     @property
     def is_early(self) -> bool:
@@ -119,8 +124,14 @@ class Joins:
         self._left_out: dict[int, str] = {}
         self._tried: dict[int, Tried] = {}
         self._protection = Protection(capture, options)
-        self._replicas = Replicas(options)
+        self._definitions = Definitions(options)
+        self._has_joined = False
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether more tables may join than at the last look."""
+        return self._has_joined or self._definitions.has_news
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Join what can be joined now; returns the versions of the tables that did.
@@ -140,6 +151,7 @@ class Joins:
         waiting = {t.oid: t for t in selection.wanted if t.qualified_name not in listed}
         self._forget_all_but(waiting)
         joined = () if packer.holds_transactions else tuple(self._join_some(waiting, packer))
+        self._has_joined = bool(joined)
         self._tell_of(selection, listed, waiting, protected)
         return joined
 
@@ -150,21 +162,25 @@ class Joins:
     def _forget_all_but(self, waiting: Mapping[int, Table]) -> None:
         self._left_out = {oid: reason for oid, reason in self._left_out.items() if oid in waiting}
         self._tried = {oid: tried for oid, tried in self._tried.items() if oid in waiting}
+        self._definitions.forget_all_but(waiting)
 
     def _join_some(self, waiting: Mapping[int, Table], packer: FramePacker) -> Iterator[TableSchema]:
-        """As many as there is time for. Those that were refused before come last: they must not keep others
-        waiting."""
+        """As many as there is time for. The one whose definition was read comes first, because the next one's
+        is read only then; those that were refused before come last: they must not keep others waiting."""
         until = time.monotonic() + LOOK_LIMIT_S
 
-        def order(table: Table) -> tuple[bool, str, str]:
-            return self._left_out.get(table.oid, _NOT_YET) != _NOT_YET, table.schema, table.name
+        def order(table: Table) -> tuple[bool, bool, str, str]:
+            refused = self._left_out.get(table.oid, _NOT_YET) != _NOT_YET
+            return not self._definitions.is_reading(table), refused, table.schema, table.name
 
         for table in sorted(waiting.values(), key=order):
             if time.monotonic() > until:
                 self._left_out.setdefault(table.oid, _NOT_YET)
                 continue
             outcome = self._try_join(table, packer)
-            if isinstance(outcome, TableSchema):
+            if outcome is None:
+                self._left_out.setdefault(table.oid, _NOT_YET)
+            elif isinstance(outcome, TableSchema):
                 self._left_out.pop(table.oid, None)
                 yield outcome
             else:
@@ -205,35 +221,55 @@ class Joins:
             logger.warning("table left out", extra={"table": table.qualified_name, "reason": reason})
         self._left_out[table.oid] = reason
 
-    def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str:
-        """The version in which it joined, or why it did not."""
+    def _try_join(self, table: Table, packer: FramePacker) -> TableSchema | str | None:
+        """The version in which it joined, or why it did not; None: what that takes is being found out."""
         tried = self._tried.get(table.oid)
-        if tried is not None and tried.is_early:
+        if tried is not None and self._is_early(table, tried):
             return self._left_out[table.oid]
+        if self._definitions.is_busy and not self._definitions.is_reading(table):
+            return None
         try:
-            self._give_identity(table)
-            if self._protection.awaits_rows(table):
-                return _LAST_ROWS
             with wrapped(f"adding table {table.qualified_name} to the publication"):
-                joined = join_table(
-                    self._capture,
-                    self._options,
-                    packer,
-                    table,
-                    self._replicas,
-                    as_large=tried is not None and tried.as_large,
-                )
+                joined = self._join(table, packer, as_large=tried is not None and tried.as_large)
+        except NotNow as reason:
+            self._tried[table.oid] = self._refused(table, tried, "refused")
+            return str(reason)
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
             if isinstance(error, RetryLater):
                 self._tried[table.oid] = Tried.again(tried, error.code)
+            else:
+                self._tried[table.oid] = self._refused(table, tried, error.code)
             return self._reason(table, error.code) or f"{error.message} ({error.code})"
-        self._tried.pop(table.oid, None)
         if isinstance(joined, TableSchema):
+            self._tried.pop(table.oid, None)
             self._adopt_publication()
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
+
+    def _join(self, table: Table, packer: FramePacker, *, as_large: bool) -> TableSchema | str | None:
+        if not self._definitions.is_reading(table):
+            self._give_identity(table)
+            if self._protection.awaits_rows(table):
+                return _LAST_ROWS
+            require_joinable(self._capture.sql, table, publication=self._options.publication)
+        definition = self._definitions.take(table)
+        if definition is None:
+            return None
+        return join_table(self._capture, self._options, packer, table, definition, as_large=as_large)
+
+    def _is_early(self, table: Table, tried: Tried) -> bool:
+        if not tried.is_early:
+            return False
+        return tried.refused is None or tried.refused == self._definition_of(table)
+
+    def _refused(self, table: Table, tried: Tried | None, code: str) -> Tried:
+        return Tried.again(tried, code, refused=self._definition_of(table))
+
+    def _definition_of(self, table: Table) -> str:
+        with wrapped(f"reading the definition of table {table.qualified_name}"):
+            return definition_version(self._capture.sql, table.oid)
 
     def _reason(self, table: Table, code: str) -> str | None:
         """Hidden rows are told beside a missing privilege, too: mending that alone would not help."""

@@ -32,8 +32,8 @@ from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shape
 from pipeline.capture.announcements import Leave
 from pipeline.capture.history import check_published, left_tables
-from pipeline.capture.joining import begin
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import anchored_shapes, next_shape, without_files
 from pipeline.capture.startup import OpenCapture

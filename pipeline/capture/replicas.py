@@ -10,21 +10,22 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres import progress
+from connectors.postgres.catalog import Table
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.dependencies import Dependency, missing
 from connectors.postgres.held_types import HeldColumns
-from connectors.postgres.joined_table import Place, rehearse
-from connectors.postgres.session import Session, connect
+from connectors.postgres.joined_table import Place, kind_of, rehearse
+from connectors.postgres.session import Session, connect, wrapped
 from pipeline.capture.options import CaptureOptions
 from schemas.errors import KeepstreamError
 from schemas.join import Join
 from schemas.table import TableSchema
 
 ANSWERS_S: Final = 3
-"""Capture stands still while a replica is asked."""
+"""Other tables wait while a replica is asked."""
 
 _MAKE_THERE: Final = "Make that there as on the source; of a schema our role needs USAGE and CREATE"
-SOON: Final = "tried again every ten seconds"
+SOON: Final = "tried again within a minute"
 _BUSY: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.QueryCanceled,
@@ -38,12 +39,15 @@ class Replicas:
     def __init__(self, options: CaptureOptions) -> None:
         self._options = options
 
-    def lacking(self, needed: tuple[Dependency, ...]) -> str | None:
-        """Which replica lacks what a table needs beside itself; None if it can be made on all of them."""
+    def lacking(self, table: Table, needed: tuple[Dependency, ...]) -> str | None:
+        """Which replica lacks what the table needs beside itself; None if it can be made on all of them. One
+        that has a table of this name was prepared for it, perhaps with types of its own."""
         if not needed:
             return None
 
         def ask(replica: Session, name: str) -> str | None:
+            if kind_of(replica, table.schema, table.name) is not None:
+                return None
             lacks = ", ".join(each.shown for each in missing(replica, needed))
             return f"replica {name} lacks what it needs: {lacks}. {_MAKE_THERE}; {SOON}" if lacks else None
 
@@ -72,7 +76,10 @@ class Replicas:
         for name, replica in self._options.replicas.items():
             soon = make_conninfo(replica.conninfo, connect_timeout=ANSWERS_S)
             try:
-                with connect(soon, purpose=f"{self._options.name}:join") as session:
+                with (
+                    connect(soon, purpose=f"{self._options.name}:join") as session,
+                    wrapped(f"asking replica {name}"),
+                ):
                     if progress.read(session, self._options.name) is None:
                         continue
                     refused = ask(session, name)

@@ -1,0 +1,133 @@
+"""What a table is that is to join, and that every replica can take it in: found out while the stream goes on.
+
+pg_dump and the replicas take their time, and one that is cut off takes seconds. So all of it happens in the
+background, for one table after another: two rehearsals on one replica could wait for each other. Nothing of
+it is a promise: `joining` proves under the table's lock that the definition is still the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+
+from connectors.postgres.catalog import Table
+from connectors.postgres.dependencies import read_dependencies
+from connectors.postgres.held_types import read_held_columns
+from connectors.postgres.pgtools import find_pgtools
+from connectors.postgres.relation import tables_of
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
+from connectors.postgres.tablerows import copied_columns
+from pipeline.background import in_background
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.ownsession import begin
+from pipeline.capture.replicas import Replicas
+from schemas.join import Join
+
+_PARENT = """
+    select pn.nspname, p.relname
+      from pg_inherits i
+      join pg_class c on c.oid = i.inhrelid
+      join pg_namespace n on n.oid = c.relnamespace
+      join pg_class p on p.oid = i.inhparent
+      join pg_namespace pn on pn.oid = p.relnamespace
+     where c.relispartition and n.nspname = %s and c.relname = %s
+"""
+
+
+class NotNow(Exception):
+    """The table cannot join as it is; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """As one snapshot showed it. `version`: `definition_version`'s."""
+
+    version: str
+    join: Join
+
+
+class Definitions:
+    """Of one capture's tables that are to join."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self._options = options
+        self._replicas = Replicas(options)
+        self._reading: tuple[int, Future[Definition]] | None = None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether what was begun is done."""
+        return self._reading is not None and self._reading[1].done()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one was begun and not taken yet."""
+        return self._reading is not None
+
+    def is_reading(self, table: Table) -> bool:
+        """Whether that is this table's. Then it must be taken: others wait for that."""
+        return self._reading is not None and self._reading[0] == table.oid
+
+    def take(self, table: Table) -> Definition | None:
+        """None while it is being read, which begins here; ask again. Raises NotNow, and what pg_dump and
+        sessions raise."""
+        if self._reading is None:
+            read = in_background(lambda: _read(self._options, table, self._replicas), name="definition")
+            self._reading = table.oid, read
+        _, reading = self._reading
+        if not reading.done():
+            return None
+        self._reading = None
+        return reading.result()
+
+    def forget_all_but(self, tables: Container[int]) -> None:
+        """`tables`: OIDs."""
+        if self.has_news and self._reading is not None and self._reading[0] not in tables:
+            self._reading = None
+
+
+def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definition:
+    with (
+        wrapped(f"reading the definition of table {table.qualified_name}"),
+        closing(begin(options, isolation="repeatable read, read only")) as session,
+    ):
+        session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
+        version = definition_version(session, table.oid)
+        _require_none(replicas.lacking(table, read_dependencies(session, table.oid)))
+        join = _describe(session, table, _dump(options, session, table))
+        (described,) = tables_of(session, [table.oid]) or (None,)
+        held = read_held_columns(session, [table.oid])
+    if described is None:
+        raise NotNow("it has no columns")
+    _require_none(replicas.refusing(join, described, held[described.schema, described.name]))
+    return Definition(version, join)
+
+
+def _dump(options: CaptureOptions, session: Session, table: Table) -> TableDdl:
+    row = session.execute("select pg_export_snapshot()").fetchone()
+    assert row is not None
+    return dump_table(
+        find_pgtools(session.info.server_version // 10000, configured=options.pg_bin),
+        options.source,
+        schema=table.schema,
+        table=table.name,
+        snapshot=row[0],
+        stop=threading.Event(),
+    )
+
+
+def _require_none(reason: str | None) -> None:
+    if reason is not None:
+        raise NotNow(reason)
+
+
+def _describe(session: Session, table: Table, dumped: TableDdl) -> Join:
+    name = (table.schema, table.name)
+    ddl = tuple(script for script in (dumped.before, dumped.after) if script)
+    parent = session.execute(_PARENT, name).fetchone() or ()
+    attach = (dumped.attach,) if parent and dumped.attach else ()
+    return Join(*name, copied_columns(session, name), ddl, parent, attach)
