@@ -193,7 +193,8 @@ class Joins:
         waiting: Mapping[int, Table],
         protected: Protected,
     ) -> None:
-        undecided = tuple(t.qualified_name for t in selection.undecided if t.qualified_name not in published)
+        told = {*published, *(each.table for each in protected.left)}
+        undecided = tuple(t.qualified_name for t in selection.undecided if t.qualified_name not in told)
         self._warn_of(undecided)
         reasons = [(waiting[oid].qualified_name, reason) for oid, reason in self._left_out.items()]
         self._tell(

@@ -25,7 +25,7 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table, list_tables
-from connectors.postgres.instance import has_role
+from connectors.postgres.instance import has_role, superusers
 from connectors.postgres.publication import Publication
 from connectors.postgres.server import current_xid, insert_lsn
 from connectors.postgres.session import Session
@@ -188,7 +188,19 @@ class Protection:
 
     def _left(self, tables: Collection[Table]) -> list[Endangered]:
         left = left_tables(self._capture.chain.publication)
-        return [_gone(table) for table in tables if table.oid in left]
+        return [_gone(table, self._ownership(table)) for table in tables if table.oid in left]
+
+    def _ownership(self, table: Table) -> str:
+        """The SQL that lets us publish the table, with a space behind it. A superuser's rights are not lent:
+        they would make one of our role."""
+        if table.owned:
+            return ""
+        session = self._capture.sql
+        ours = sql.Identifier(session.info.user).as_string()
+        if superusers(session, [table.owner]):
+            name = sql.Identifier(table.schema, table.name).as_string()
+            return f"alter table {name} owner to …; (to no superuser) grant … to {ours}; (that owner) "
+        return f"grant {sql.Identifier(table.owner).as_string()} to {ours}; "
 
 
 def _failing(tables: Collection[Table], publication: Publication) -> list[Table]:
@@ -196,14 +208,14 @@ def _failing(tables: Collection[Table], publication: Publication) -> list[Table]
     return [table for table in tables if table.oid in listed and table.identity_problem is not None]
 
 
-def _gone(table: Table) -> Endangered:
+def _gone(table: Table, ownership: str) -> Endangered:
     name = sql.Identifier(table.schema, table.name).as_string()
     there = f"On every replica: drop table {name}; (or empty it and give it the source's key)."
-    again = "it joins again by itself, within ten seconds."
     problem = table.identity_problem
-    if problem is None:
-        return Endangered(
-            table=table.qualified_name, seen="it can be replicated again", fix=f"{there} Then {again}"
-        )
-    key = f"On the source: alter table {name} add primary key (…); then"
-    return Endangered(table=table.qualified_name, seen=problem, fix=f"{there} {key} {again}")
+    key = "" if problem is None else f"alter table {name} add primary key (…); "
+    here = f" On the source: {ownership}{key}" if ownership or key else " "
+    return Endangered(
+        table=table.qualified_name,
+        seen=problem or "it can be replicated again",
+        fix=f"{there}{here}Then it joins again by itself, within a minute.",
+    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import psycopg
 import pytest
@@ -16,8 +15,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
-from pipeline.capture.options import CaptureOptions, FollowingReplica
-from pipeline.config.model import Initial
+from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require, wait_until
 from schemas.change import Message
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
@@ -344,60 +342,6 @@ def test_the_stream_goes_on_between_tables_that_join(
         monkeypatch.setattr("pipeline.capture.joins.LOOK_LIMIT_S", 2.0)
         content.wait(joined, "the join")
         require(lambda: "public.lead" not in left_out(running), 20.0, what="the table not to be named")
-
-
-@pytest.fixture
-def silent() -> Iterator[socket.socket]:
-    """A server that says nothing; each attempt to reach it waits in its queue."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
-        yield server
-
-
-def asking(options: CaptureOptions, server: socket.socket) -> CaptureOptions:
-    """With that server as a replica."""
-    host, port = server.getsockname()
-    replica = FollowingReplica(f"host={host} port={port} user=nobody dbname=none", Initial.COPY)
-    return replace(options, replicas={"standby": replica})
-
-
-def await_refusal(running: RunningCapture) -> None:
-    require(lambda: "did not say" in left_out(running).get("public.lead", ""), 20.0, what="the reason")
-
-
-def test_the_stream_goes_on_while_a_replica_is_asked_that_does_not_answer(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, silent: socket.socket
-) -> None:
-    source.execute("create table other (id int primary key)")
-    with capturing(asking(options, silent)) as running:
-        content = begun(change_log)
-        source.execute("create table lead (id int primary key)")
-        asked, _ = silent.accept()
-        with asked:
-            began = time.monotonic()
-            source.execute("insert into other values (1)")
-            content.wait(lambda c: c.ids("public.other") == [1], "the row")
-            assert time.monotonic() - began < 1.5
-            require(
-                lambda: "did not say" in left_out(running).get("public.lead", ""), 20.0, what="the reason"
-            )
-
-
-def test_a_refused_table_is_tried_again_after_a_pause_but_at_once_when_it_was_altered(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, silent: socket.socket
-) -> None:
-    with capturing(asking(options, silent)) as running:
-        begun(change_log)
-        source.execute("create table lead (id int primary key)")
-        silent.accept()[0].close()
-        await_refusal(running)
-        silent.settimeout(2)
-        with pytest.raises(TimeoutError):
-            silent.accept()
-        source.execute("alter table lead add note text")
-        silent.accept()[0].close()
-        with pytest.raises(TimeoutError):
-            silent.accept()
 
 
 def left_out(running: RunningCapture) -> dict[str, str]:

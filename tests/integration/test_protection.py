@@ -198,6 +198,7 @@ def test_a_table_gets_its_identity_inside_a_large_transaction_too(
         source.execute("alter table visit drop constraint visit_pkey")
         full = "select relreplident::text from pg_class where relname = 'visit'"
         require(lambda: source.execute(full) == [("f",)], 10, what="the identity")
+        assert content.read().rows("public.visit") == []
         helped.set()
         content.wait(lambda c: bool(c.rows("public.visit")), "the row")
 
@@ -294,6 +295,30 @@ def test_p11_somebody_elses_change_is_not_taken_for_a_leaving(
     begun(change_log)
     source.execute(VIRTUAL)
     assert running.ended_with().code == "publication-changed"
+
+
+def test_a_table_that_left_is_told_of_once_with_all_that_brings_it_back(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """The publication is ours, the table another role's."""
+    source.execute("alter table visit add primary key (n)")
+    source.execute_as_admin(
+        "create publication keepstream_crm for table only visit, only other;"
+        f" alter publication keepstream_crm owner to keepstream; revoke {source.owner} from keepstream"
+    )
+    with capturing(replace(options, keyless=Keyless.REFUSE)) as running:
+        begun(change_log)
+        source.execute("alter table visit drop constraint visit_pkey")
+        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        report = running.reports[-1]
+        assert report.undecided == ()
+        assert report.left[0].fix == (
+            'On every replica: drop table "public"."visit"; (or empty it and give it the source\'s key).'
+            ' On the source: grant "crm" to "keepstream"; alter table "public"."visit" add primary key (…);'
+            " Then it joins again by itself, within a minute."
+        )
+        source.execute_as_admin("alter table visit owner to current_user")
+        require(lambda: "owner to …" in running.reports[-1].left[0].fix, 10, what="the other way")
 
 
 def test_a_publication_that_is_not_ours_is_left_as_it_is(
