@@ -6,7 +6,6 @@ whose databases hold the same rows already (`initial: none`), stand at the log's
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,11 +20,11 @@ import psycopg
 import yaml
 
 from benchmarks.servers import Home, Servers
+from connectors.lifeline import tied_to_us
 from pipeline.app import first_copy_options, open_log
 from pipeline.config import Config, load_config
 from pipeline.copy.stage import FirstCopyStage
 from pipeline.follow import find_tail
-from pipeline.supervisor import PARENT_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 POLL_S = 0.005
@@ -47,7 +46,7 @@ class Stage:
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.stage", str(pipeline.config_path), *verb],
-                env=os.environ | {PARENT_VARIABLE: str(os.getpid())},
+                preexec_fn=tied_to_us(),
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -19,11 +19,9 @@ from pipeline.config import load_config
 from pipeline.copy.stage import FirstCopyStage
 from pipeline.logs import LogFormat, LogLevel, set_up_logs
 from pipeline.signals import stop_on_signals
-from pipeline.supervisor import die_with_parent
 
 
 def main(arguments: list[str]) -> None:
-    die_with_parent()
     path, verb, *names = arguments
     set_up_logs(LogFormat.TEXT, LogLevel.INFO)
     config = load_config(Path(path))

@@ -10,17 +10,15 @@ with 0. Children stay in our session and die with us, even if we are killed with
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from connectors.lifeline import tied_to_us
 from pipeline.backoff import Backoff
 
 logger = logging.getLogger("keepstream.run")
@@ -29,21 +27,10 @@ CAPTURE = "capture"
 PARENT_VARIABLE = "KEEPSTREAM_PARENT"
 STOP_PATIENCE_S = 8.0
 _POLL_S = 0.1
-_PR_SET_PDEATHSIG = 1
 _RETRIED = frozenset({0, 5, 7, 130})
 _CRASHES_TOLERATED = 5
 _CALM_S = 60.0
 """A child that ran this long before it failed is not failing again and again."""
-
-
-def die_with_parent() -> None:
-    """Called by a child at its start: from now on the kernel kills it when its supervisor is gone."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before we asked
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def is_supervised() -> bool:
@@ -105,7 +92,9 @@ class Supervisor:
 
     def _start(self, stage: Stage) -> None:
         environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
-        stage.process = subprocess.Popen(stage.command, env=environment, stdin=subprocess.DEVNULL)
+        stage.process = subprocess.Popen(
+            stage.command, env=environment, stdin=subprocess.DEVNULL, preexec_fn=tied_to_us()
+        )
         stage.started_at = time.monotonic()
         logger.info("stage started", extra={"stage": stage.name, "pid": stage.process.pid})
 

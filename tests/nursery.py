@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -221,7 +221,6 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoRetur
     os.environ.update(environment)
     random.seed()
     importlib.reload(importlib.import_module("connectors.failpoints"))
-    importlib.import_module("pipeline.supervisor").die_with_parent()
     code = 1
     try:
         code = importlib.import_module("pipeline.cli").main(list(arguments))
@@ -237,12 +236,15 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoRetur
 class _Stage:
     """A supervisor's child, with what it uses of `subprocess.Popen`."""
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], stdin: int) -> None:
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], stdin: int, preexec_fn: Callable[[], None]
+    ) -> None:
         assert command[:3] == [sys.executable, "-m", "pipeline.cli"]
         assert stdin == subprocess.DEVNULL
         self._code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
+            preexec_fn()
             _become(command[3:], env)
 
     def poll(self) -> int | None:

@@ -7,15 +7,12 @@ where every user of the machine can read it; it travels in the environment of th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import io
 import os
 import re
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from typing import IO, Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from connectors.lifeline import tied_to_us
 from connectors.scratch import scratch_folder
 from schemas.errors import OperatorNeeded
 
@@ -31,7 +29,6 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 _SYSTEM_FOLDERS: Final = "/usr/lib/postgresql"
 # libpq has an environment variable for the password only; the others go through a service file.
 _SECRETS: Final = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +112,12 @@ def _inspect(folder: Path) -> PgTools | None:
         return None
     try:
         said = subprocess.run(
-            [str(dump), "--version"], capture_output=True, text=True, timeout=10, check=False
+            [str(dump), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            preexec_fn=tied_to_us(),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None  # a broken installation is as good as none
@@ -182,7 +184,7 @@ def run_tool(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=_die_with_parent,  # one system call, nothing that takes a lock
+        preexec_fn=tied_to_us(),
     ) as child:
         readers = (
             threading.Thread(
@@ -226,11 +228,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         child.kill()
         child.wait()
-
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

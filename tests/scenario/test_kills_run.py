@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,25 @@ def test_sigterm_ends_run_in_time_with_0(world: World) -> None:
     world.check_log()
     world.start("run")
     world.check()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_what_the_preflight_started_ends_with_the_run(
+    directory_pipeline: Pipeline, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    pipeline, tools, pid = directory_pipeline, tmp_path / "bin", tmp_path / "pid"
+    tools.mkdir()
+    for tool in ("pg_dump", "pg_restore"):
+        (tools / tool).write_text(f"#!/bin/sh\necho $$ >{pid}.draft; mv {pid}.draft {pid}; exec sleep 60\n")
+        (tools / tool).chmod(0o755)
+    pipeline.source.execute("create table t (id int primary key)")
+    pipeline.settings["tools"] = {"pg_bin": str(tools)}
+    pipeline.write_config()
+    running = pipeline.start_process("run")
+    pipeline.until(pid.exists, "a pg_dump that hangs")
+    running.process.send_signal(number)
+    assert running.wait(END_S) == code
+    pipeline.until(lambda: is_gone(int(pid.read_text())), "its end", 2)
 
 
 def test_sigterm_ends_a_run_whose_copy_waits_with_0(directory_pipeline: Pipeline) -> None:
