@@ -17,6 +17,9 @@ logger = logging.getLogger("keepstream.report")
 
 EVERY_S = 1.0
 IDLE_EVERY_S = 5.0
+NEW_LOG_S = 10.0
+"""So soon after a stage began, the log may only not have been made yet: all stages of a new pipeline start at
+once, and capture makes it."""
 
 
 class Board:
@@ -27,6 +30,7 @@ class Board:
 
     def __init__(self, log: ChangeLog) -> None:
         self._log = log
+        self._made_at = time.monotonic()
         self._published_at = 0.0
         self._last: tuple[StageState, bool] | None = None
         self._refused: str | None = None
@@ -45,15 +49,20 @@ class Board:
             if turned:
                 self._log.put_report(report_key(report.stage, owner=not report.owner), content)
             self._refused = None
-        except RetryLater as error:
-            logger.debug("report not published", extra={"code": error.code})
         except KeepstreamError as error:
-            if error.code != self._refused:
-                self._refused = error.code
-                logger.warning(
-                    "report not published: `status` does not see this stage",
-                    extra={"code": error.code, "error": error.message, "fix": error.hint},
-                )
+            self._say(error, now)
+
+    def _say(self, error: KeepstreamError, now: float) -> None:
+        """What needs an operator is warned of, once."""
+        not_yet = error.code == "log-missing" and now - self._made_at < NEW_LOG_S
+        if not_yet or isinstance(error, RetryLater):
+            logger.debug("report not published", extra={"code": error.code})
+        elif error.code != self._refused:
+            self._refused = error.code
+            logger.warning(
+                "report not published: `status` does not see this stage",
+                extra={"code": error.code, "error": error.message, "fix": error.hint},
+            )
 
 
 def report_key(stage: str, *, owner: bool) -> str:

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from connectors.interfaces import ChangeLog
-from pipeline.board import Board, read_reports
+from pipeline.board import NEW_LOG_S, Board, read_reports
 from pipeline.reports import StageReport, StageState
-from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
+from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 
 
 class Published:
@@ -108,3 +108,21 @@ def test_reports_that_may_not_be_written_are_warned_of_once(
     warned = [record for record in caplog.records if record.levelname == "WARNING"]
     assert [vars(record)["code"] for record in warned] == ["log-permission"]
     assert vars(warned[0])["fix"] == "Mend it."
+
+
+def test_a_log_that_capture_has_not_made_yet_is_warned_of_only_if_that_lasts(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Published()
+    log.fails = HistoryBroken("it does not exist", code="log-missing", hint="Bring it back.")
+    made = board(log)
+
+    def warned_after(seconds: float) -> list[str]:
+        clock[0] += seconds
+        made.publish(said(StageState.STARTING, owner=False))
+        return [vars(record)["code"] for record in caplog.records if record.levelname == "WARNING"]
+
+    assert warned_after(0) == []
+    assert warned_after(NEW_LOG_S - 1) == []
+    assert warned_after(2) == ["log-missing"]
+    assert warned_after(2) == ["log-missing"]
