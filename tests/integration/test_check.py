@@ -405,6 +405,18 @@ def test_a_superuser_s_name_cannot_end_the_comment_that_names_it(source: Databas
         source.execute_as_admin(f"alter table more owner to postgres; drop role {evil}")
 
 
+def test_nobody_is_advised_to_lend_its_rights_to_itself(source: Database, log: Path) -> None:
+    """The publication is ours, as where we made it; the table that lacks is another role's."""
+    source.execute(CUSTOMER)
+    source.execute_as_admin(
+        "create publication keepstream_crm for table only customer;"
+        " alter publication keepstream_crm owner to keepstream"
+    )
+    established(source)
+    found = by_code(preflight(configure(source.dsn, log)))["tables-not-published"]
+    assert found.fix == 'grant "crm" to "keepstream";'
+
+
 def test_nothing_that_changes_a_running_pipeline_s_publication_is_advised_as_if_it_were_harmless(
     source: Database, log: Path
 ) -> None:

@@ -383,3 +383,25 @@ def test_a_table_joins_where_it_was_prepared_with_types_of_the_replica_s_own(
     pipeline.source.execute("insert into lead values (2, 'good')")
     pipeline.wait()
     assert pipeline.replica.execute("select * from public.lead order by id") == [(1, "bad"), (2, "good")]
+
+
+def test_run_starts_again_beside_a_table_that_has_not_joined_because_a_replica_may_not_write_to_it(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute("create table work (id int primary key)")
+    running = pipeline.start("run")
+    pipeline.wait()
+    pipeline.replica.execute_as_admin("create table later (id int primary key)")
+    pipeline.source.execute("create table later (id int primary key); insert into later values (1)")
+    pipeline.until(lambda: "public.later" in left_out(pipeline), "the table that was left out", JOIN_S)
+    assert running.end() == 0
+    running = pipeline.start("run")
+    pipeline.source.execute("insert into work values (1)")
+    pipeline.wait()
+    assert pipeline.replica.execute("select id from work") == [(1,)]
+    assert "public.later" in left_out(pipeline)
+    pipeline.replica.execute_as_admin("alter table later owner to keepstream")
+    pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
+    pipeline.wait()
+    pipeline.verify()
