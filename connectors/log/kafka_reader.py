@@ -123,7 +123,7 @@ class KafkaReader:
             if bounds is None:
                 return log_missing(self._where)
             self._check_range(self._next, bounds)
-            return self._recreated("its records before our place were replaced")
+            return self._shortened("its records before our place were replaced")
         return kafka_error(error, self._where)
 
     def _check_range(self, place: int, bounds: tuple[int, int]) -> None:
@@ -135,7 +135,7 @@ class KafkaReader:
                 hint="This replica must be copied anew: drop and create its database, then `keepstream run`.",
             )
         if place > end:
-            raise self._recreated(f"it ends at offset {end}, our place is {place}")
+            raise self._shortened(f"it ends at offset {end}, our place is {place}")
 
     def _check_identity(self) -> None:
         """A topic that was deleted and made anew can be longer than our place already."""
@@ -148,9 +148,16 @@ class KafkaReader:
         if topic_id != self._topic_id:
             raise self._recreated("its topic id has changed")
 
-    def _recreated(self, seen: str) -> HistoryBroken:
+    def _shortened(self, seen: str) -> HistoryBroken:
+        return self._recreated(
+            seen,
+            hint="It was deleted and made anew, or a broker without its end became leader: if another broker"
+            f" has the end, let that one lead. If there is none, {BEGIN_ANEW}.",
+        )
+
+    def _recreated(self, seen: str, *, hint: str = "") -> HistoryBroken:
         return HistoryBroken(
             f"{self._where} is not the log that was read before: {seen}",
             code="log-recreated",
-            hint=f"A topic that was deleted cannot be brought back: {BEGIN_ANEW}.",
+            hint=hint or f"A topic that was deleted cannot be brought back: {BEGIN_ANEW}.",
         )

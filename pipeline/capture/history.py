@@ -5,7 +5,7 @@ Comparisons; each raises HistoryBroken and says what was expected, what was seen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
@@ -31,6 +31,7 @@ from pipeline.capture.shapes import (
     next_shape,
     type_entry,
 )
+from pipeline.capture.witnesses import Witnesses
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
@@ -81,10 +82,17 @@ def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iter
     )
 
 
-def check_slot(name: str, slot: SlotState | None, *, tail: Position | None) -> None:
+def check_slot(
+    name: str,
+    slot: SlotState | None,
+    *,
+    tail: Position | None,
+    witnesses: Callable[[], Witnesses] = dict,
+) -> None:
     """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently.
 
-    `tail` None: its position is not compared, because another capture may be moving it.
+    `tail` None: its position is not compared, because another capture may be moving it. `witnesses`: asked
+    only where the slot is past the tail.
     """
     if slot is None:
         raise HistoryBroken(
@@ -101,9 +109,9 @@ def check_slot(name: str, slot: SlotState | None, *, tail: Position | None) -> N
             hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
             f" idle_replication_slot_timeout on the source. {IF_MEANT}",
         )
-    advanced = None if tail is None else slot_advanced(slot, tail)
-    if advanced is not None:
-        raise advanced
+    past_end = None if tail is None else slot_past_end(slot, tail, witnesses)
+    if past_end is not None:
+        raise past_end
 
 
 def check_leftover(slot: SlotState, log: str, *, begun: bool) -> None:
@@ -135,16 +143,30 @@ def slot_foreign(slot: SlotState, *, promised: bool) -> HistoryBroken:
     )
 
 
-def slot_advanced(slot: SlotState, tail: Position) -> HistoryBroken | None:
-    """What it means that the slot stands past the log's tail; None if it does not."""
+def slot_past_end(
+    slot: SlotState, tail: Position, witnesses: Callable[[], Witnesses]
+) -> HistoryBroken | None:
+    """What it means that the slot stands past the log's tail; None if it does not. A witness that went by the
+    log further than that proves that the log went further, too."""
     confirmed = slot.confirmed_flush_lsn
     if confirmed is None or confirmed <= tail.lsn:
         return None
+    stands = f"slot {slot.name} stands at {format_lsn(confirmed)}"
+    lost_by = "a broker without it became leader, or a disk was restored from an older copy"
+    for who, lsn in witnesses().items():
+        if lsn > tail.lsn:
+            return HistoryBroken(
+                f"{stands} and {who} at {format_lsn(lsn)}, but the log ends at {tail}",
+                code="log-end-lost",
+                hint=f"The log lost its end: {lost_by}. Bring back the copy of the log that has it. If there"
+                f" is none, {BEGIN_ANEW}.",
+            )
     return HistoryBroken(
-        f"slot {slot.name} stands at {format_lsn(confirmed)}, the log ends at {tail}",
+        f"{stands}, the log ends at {tail}",
         code="slot-advanced",
         hint="Somebody else read from the slot, advanced it, or made it anew: what lies between is lost"
-        f" to the log. {IF_MEANT}",
+        f" to the log. Or the log lost its end ({lost_by}): then bring back the copy of the log that has it."
+        f" {IF_MEANT}",
     )
 
 

@@ -12,15 +12,16 @@ from schemas.lsn import START, ZERO, Lsn, Position
 class Rates:
     """Totals since the start of the process, and rates over the time since the last `take_rates`.
 
-    Everything that was committed before `complete_at` (Unix time), and everything below `complete_lsn`,
-    is durable in the log. `last_commit_time`: the source's, µs since 1970. `beat_at`: when the loop last
-    went round, by `time.monotonic()`.
+    The log is durable below `durable_lsn`. Everything that was committed before `complete_at` (Unix time),
+    and everything below `complete_lsn`, is in it. `last_commit_time`: the source's, µs since 1970. `beat_at`:
+    when the loop last went round, by `time.monotonic()`.
     """
 
     changes: int = 0
     transactions: int = 0
     bytes: int = 0
     position: Position = START
+    durable_lsn: Lsn = ZERO
     complete_lsn: Lsn = ZERO
     complete_at: float | None = None
     last_commit_lsn: Lsn | None = None
@@ -43,6 +44,7 @@ class Rates:
 
     def confirm(self, durable: Position) -> None:
         """The log is durable up to here: what is missing was committed later."""
+        self.durable_lsn = durable.lsn
         self.complete_lsn = max(self.complete_lsn, durable.lsn)
         self.complete_at = max(self.complete_at or 0.0, durable.commit_time / 1e6)
 

@@ -134,6 +134,7 @@ class CaptureStage:
             endangered=self._tables.protected.endangered,
             left=self._tables.protected.left,
             details={
+                "durable_lsn": format_lsn(self._rates.durable_lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,
                 "unchanged_s": round(time.monotonic() - self._rates.last_change_at, 1),

@@ -35,6 +35,7 @@ from pipeline.capture.history import (
 )
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
+from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, select_tables
 from schemas.errors import LogFenced, RetryLater
@@ -247,10 +248,15 @@ class Startup:
         finally:
             walsender.close()
         slot = slots.read_slot(sql, options.slot)
-        check_slot(options.slot, slot, tail=tail.chain.tail)
+        check_slot(options.slot, slot, tail=tail.chain.tail, witnesses=lambda: self._ask_witnesses(tail))
         assert slot is not None
         identity = check_published(sql, options.publication, anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
+
+    def _ask_witnesses(self, tail: Follower) -> Witnesses:
+        options = self._options
+        replicas = {name: replica.conninfo for name, replica in options.replicas.items()}
+        return ask_witnesses(options.log, replicas, pipeline=options.name, stream=tail.chain.stream)
 
     def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:
         """P4: wait as a standby until the slot is free; end its owner only if it is ours and silent."""

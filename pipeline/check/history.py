@@ -13,7 +13,9 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
 from connectors.postgres.walsender import Walsender
+from pipeline.app import replica_conninfo
 from pipeline.capture import history
+from pipeline.capture.witnesses import ask_witnesses
 from pipeline.check.findings import Place
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail
@@ -48,11 +50,11 @@ def read_history(session: Session, log: ChangeLog, config: Config) -> HistorySee
     return HistorySeen(slot, tail)
 
 
-def check_history(session: Session, seen: HistorySeen, config: Config) -> Iterator[Finding]:
+def check_history(session: Session, seen: HistorySeen, log: ChangeLog, config: Config) -> Iterator[Finding]:
     """Whether they belong together."""
     slot, tail = seen.slot, seen.tail
     if tail is not None and tail.chain.promised:
-        yield from _continued(session, config, slot, tail)
+        yield from _continued(session, log, config, slot, tail)
     elif slot is None:
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
     else:
@@ -62,11 +64,20 @@ def check_history(session: Session, seen: HistorySeen, config: Config) -> Iterat
             yield SOURCE.caught(broken, f"slot {config.slot_name}")
 
 
-def _continued(session: Session, config: Config, slot: SlotState | None, tail: Follower) -> Iterator[Finding]:
+def _continued(
+    session: Session, log: ChangeLog, config: Config, slot: SlotState | None, tail: Follower
+) -> Iterator[Finding]:
     anchor, end = tail.last_anchor, tail.chain.tail
     assert anchor is not None
     subject = f"slot {config.slot_name}"
-    broken = _broken(partial(history.check_slot, config.slot_name, slot, tail=end))
+    witnesses = partial(
+        ask_witnesses,
+        log,
+        {name: replica_conninfo(config, name) for name in config.replicas},
+        pipeline=config.name,
+        stream=tail.chain.stream,
+    )
+    broken = _broken(partial(history.check_slot, config.slot_name, slot, tail=end, witnesses=witnesses))
     if broken is not None:
         yield SOURCE.caught(broken, subject)
     elif slot is not None:

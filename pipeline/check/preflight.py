@@ -80,7 +80,7 @@ class Preflight:
                 with connect(source_conninfo(self._config), purpose="check") as session:
                     seen = read_history(session, log, self._config)
                     self._followed = Followed(seen.stream)
-                    yield from check_history(session, seen, self._config)
+                    yield from check_history(session, seen, log, self._config)
 
     def _server_and_tables(self, session: Session) -> Iterator[Finding]:
         config = self._config

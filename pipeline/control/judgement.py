@@ -22,7 +22,8 @@ from enum import Enum
 from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotState
-from pipeline.capture.history import slot_advanced, slot_foreign
+from pipeline.capture.history import slot_foreign, slot_past_end
+from pipeline.capture.witnesses import CAPTURE, reported
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.hints import hint_for
@@ -364,8 +365,17 @@ class _Judge:
         if isinstance(end, KeepstreamError):
             seen = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"
             self._warn("log-end-unknown", "log", seen)
-        elif end is not None and (advanced := slot_advanced(slot, end)) is not None:
-            self._warn_of(advanced)
+        elif end is not None and (broken := slot_past_end(slot, end, self._witnesses)) is not None:
+            self._warn_of(broken)
+
+    def _witnesses(self) -> dict[str, Lsn]:
+        rows = {
+            name: each.progress for name, each in self._seen.replicas.items() if isinstance(each, ReplicaSeen)
+        }
+        durable = reported(self._log.reports)
+        return {f"replica {name}": row.position.lsn for name, row in rows.items() if row is not None} | (
+            {} if durable is None else {CAPTURE: durable}
+        )
 
     def _look_at_tables(self, capture: Stage) -> None:
         if capture.report is None or not capture.heard.fresh:

@@ -3,6 +3,7 @@ there is."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import psycopg
@@ -95,6 +96,38 @@ def test_a_history_that_was_broken_while_we_were_away(
         assert "\nhint: " in done.stderr
         assert BEGIN_ANEW in done.stderr
     assert replicated(pipeline) == [1, 2, 3]
+    assert contents(pipeline) == before, "something was written into the log"
+
+
+@pytest.mark.parametrize("by_report", [False, True])
+def test_a_log_that_lost_its_end_is_told_from_a_slot_that_somebody_moved(
+    directory_pipeline: Pipeline, by_report: bool
+) -> None:
+    """A disk that was restored from an older copy. With the reports there it is capture's own that tells."""
+    pipeline = directory_pipeline
+    establish(pipeline)
+    log, copy = pipeline.folder / "log" / f"{pipeline.name}.log", pipeline.folder / "copy"
+    shutil.copytree(log, copy)
+    running = pipeline.start("run")
+    pipeline.source.execute("insert into t values (4, 'lost')")
+    pipeline.wait()
+    assert running.end() == 0
+    if by_report:
+        shutil.copytree(log / "status", copy / "status", dirs_exist_ok=True)
+        del pipeline.settings["replicas"]["standby"]
+        pipeline.write_config()
+    shutil.rmtree(log)
+    copy.rename(log)
+    before, who = contents(pipeline), "an earlier capture" if by_report else "replica standby"
+    if not by_report:
+        (finding,) = pipeline.run("status", "--json").json["findings"]
+        assert finding["code"] == "log-end-lost"
+    for verb in ("run", "capture"):
+        done = pipeline.run(verb)
+        assert done.code == 4, done.stderr
+        assert "error[log-end-lost]: " in done.stderr
+        assert f" and {who} at " in done.stderr
+        assert "Bring back the copy of the log that has it." in done.stderr
     assert contents(pipeline) == before, "something was written into the log"
 
 

@@ -19,7 +19,7 @@ from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
 from pipeline.capture.shapes import check_shape, next_shape
 from pipeline.follow import SameHistory
-from schemas.errors import HistoryBroken, InternalError, RefusedData
+from schemas.errors import BEGIN_ANEW, HistoryBroken, InternalError, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -87,6 +87,26 @@ def test_p10_a_slot_that_cannot_be_ours_stops(seen: SlotState | None, code: str)
         check_slot("keepstream_crm", seen, tail=TAIL)
     assert caught.value.code == code
     assert caught.value.hint
+
+
+def test_p10_a_log_that_ends_before_what_somebody_read_of_it_has_lost_its_end() -> None:
+    """Else it cannot be told from a slot that somebody moved, and both causes are named."""
+    past = slot(confirmed_flush_lsn=Lsn(0x2100))
+    with pytest.raises(HistoryBroken) as caught:
+        check_slot("keepstream_crm", past, tail=TAIL, witnesses=lambda: {"replica standby": Lsn(0x2001)})
+    assert caught.value.code == "log-end-lost"
+    assert caught.value.message == (
+        "slot keepstream_crm stands at 0/2100 and replica standby at 0/2001, but the log ends at 0/2000"
+    )
+    assert caught.value.hint == (
+        "The log lost its end: a broker without it became leader, or a disk was restored from an older copy."
+        f" Bring back the copy of the log that has it. If there is none, {BEGIN_ANEW}."
+    )
+    with pytest.raises(HistoryBroken) as caught:
+        check_slot("keepstream_crm", past, tail=TAIL, witnesses=lambda: {"replica standby": TAIL.lsn})
+    assert caught.value.code == "slot-advanced"
+    assert "Somebody else read from the slot" in caught.value.hint
+    assert "Or the log lost its end" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,21 @@ def test_a_slot_past_the_log_s_end_is_a_gap_and_not_where_the_log_stands(state: 
     assert BEGIN_ANEW in finding.hint
 
 
+def test_a_log_that_ends_before_what_a_replica_or_capture_knows_of_it_has_lost_its_end() -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    seen = judged(
+        source=free, capture=report(state=StageState.STOPPED, **LEFT), end=9_100, replica=row(9_101)
+    )
+    (finding,) = seen.findings
+    assert (finding.code, finding.where) == ("log-end-lost", "slot")
+    assert finding.message == (
+        "slot keepstream_crm stands at 0/2710 and replica standby at 0/238D, but the log ends at 0/238C"
+    )
+    left = {**LEFT, "details": {"durable_lsn": format_lsn(Lsn(9_101))}}
+    (finding,) = judged(source=free, capture=report(state=StageState.STOPPED, **left), end=9_100).findings
+    assert "an earlier capture at 0/238D" in finding.message
+
+
 def test_a_capture_that_was_killed_after_it_confirmed_has_left_no_gap() -> None:
     free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
     seen = judged(source=free, capture=report(**LEFT), end=INSERT, dead=frozenset({"capture"}))
