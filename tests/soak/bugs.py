@@ -6,6 +6,7 @@ them. `BUGS` names each with the faults among which it shows.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipeline.capture.chainwriter import ChainWriter
 from pipeline.follow import Followed, SameHistory
 from schemas import framecodec
 from schemas.change import Change
+from schemas.errors import KeepstreamError
 from schemas.frame import Frame, Part, Transaction, Transactions
 from schemas.lsn import Position
 from schemas.netchange import NetChange, Netting
@@ -31,7 +33,8 @@ def confirm_before_acknowledgement() -> None:
     """What was appended counts as durable."""
 
     def settle(self: Any, timeout_s: float) -> Position:
-        self._writer.durable(timeout_s)
+        with contextlib.suppress(KeepstreamError):  # the next append raises it
+            self._writer.durable(timeout_s)
         while self._undurable:
             self.durable_position = self._undurable.popleft()[1]
         position: Position = self.durable_position
