@@ -175,7 +175,7 @@ def test_a_table_gets_its_identity_inside_a_large_transaction_too(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction's end comes only once the application's UPDATE went through."""
-    helped = threading.Event()
+    armed, helped = threading.Event(), threading.Event()
     read = SlotStream.read
 
     def without_end(stream: SlotStream, timeout_s: float) -> Batch:
@@ -189,10 +189,11 @@ def test_a_table_gets_its_identity_inside_a_large_transaction_too(
         return batch
 
     held: list[Batch] = []
+    monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", without_end)
     source.execute("alter table visit add primary key (n)")
     with capturing(options):
         content = begun(change_log)
-        monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", without_end)
+        armed.set()
         source.execute("insert into visit values (2, 'b')")
         require(lambda: bool(held), 10, what="the open transaction")
         source.execute("alter table visit drop constraint visit_pkey")
