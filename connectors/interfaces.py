@@ -110,9 +110,10 @@ class ChangeLog(Protocol):
         """Raises HistoryBroken (`log-missing`) if the log does not exist."""
         ...
 
-    def rewind(self, place: int) -> int:
+    def rewind(self, place: int, times: int = 1) -> int:
         """A place at or before which at least one earlier record stands and reading can begin:
-        Kafka some hundred records before `place`, directory the start of the previous file.
+        Kafka some hundred records before `place`, directory the start of the previous file. `times`: so
+        often, with one look at the log.
         Returns `bounds().first` when there is nothing earlier."""
         ...
 

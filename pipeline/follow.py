@@ -268,8 +268,7 @@ def find_tail(log: ChangeLog) -> Follower:
     bounds = log.bounds()
     place, steps = bounds.end, 1
     while True:
-        for _ in range(steps):
-            place = log.rewind(place) if place > bounds.first else bounds.first
+        place = log.rewind(place, steps) if place > bounds.first else bounds.first
         steps *= 2
         at_start = place <= bounds.first
         follower = _scan(log, place, bounds.end, at_start=at_start)

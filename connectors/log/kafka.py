@@ -78,9 +78,9 @@ class KafkaLog:
             raise log_missing(self.name)
         return Bounds(*offsets)
 
-    def rewind(self, place: int) -> int:
+    def rewind(self, place: int, times: int = 1) -> int:
         """See `ChangeLog.rewind`."""
-        return max(self.bounds().first, place - _REWIND_RECORDS)
+        return max(self.bounds().first, place - times * _REWIND_RECORDS)
 
     def reader(self, place: int | None = None) -> KafkaReader:
         return KafkaReader(self._clients, self._topic, place)

@@ -57,8 +57,7 @@ def list_frames(log: ChangeLog, *, limit: int, stop: threading.Event) -> list[En
     stream = _stream(log, bounds.end, stop) if limit else None
     place, steps = bounds.end, 1
     while True:
-        for _ in range(steps):
-            place = log.rewind(place) if limit and place > bounds.first else bounds.first
+        place = log.rewind(place, steps) if limit and place > bounds.first else bounds.first
         at_start = place <= bounds.first
         begin = Chain() if at_start else Chain(stream=stream)
         entries = list(_judged(log, begin, place, bounds.end, at_start=at_start, stop=stop))

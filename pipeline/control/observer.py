@@ -27,7 +27,7 @@ from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports
 from pipeline.config import Config
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
-from pipeline.follow import find_tail
+from pipeline.logend import find_end
 from pipeline.reports import NotReplicated, StageReport
 from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
@@ -231,9 +231,7 @@ class _EndLook(_Look[Position | None]):
     def take(self) -> Position | None:
         end = self._log.bounds().end
         if end != self._read_to:
-            tail = find_tail(self._log)
-            tail.close()
-            self._position = tail.chain.tail if tail.chain.promised else None
+            self._position = find_end(self._log)
             self._read_to = end
         return self._position
 

@@ -238,6 +238,8 @@ def test_rewind_names_a_place_before_which_there_is_a_record_or_the_first(log: C
         reader.close()
         place = earlier
     assert log.rewind(first) == first
+    assert log.rewind(end, 2) == log.rewind(log.rewind(end))
+    assert log.rewind(end, 1000) == first
 
 
 def test_p12_a_trimmed_log_begins_at_a_boundary_and_keeps_all_after_it(log: ChangeLog) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from threading import Event
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -31,14 +29,13 @@ def test_the_log_s_end_is_read_once_and_never_taken_from_an_earlier_look(
     open_log(config).create()
     answers, reads = Event(), 0
 
-    def slow_tail(log: object) -> Any:
+    def slow_end(log: object) -> Position:
         nonlocal reads
         reads += 1
         answers.wait(10)
-        chain = SimpleNamespace(tail=END, promised=True)
-        return SimpleNamespace(chain=chain, close=lambda: None)
+        return END
 
-    monkeypatch.setattr(observer, "find_tail", slow_tail)
+    monkeypatch.setattr(observer, "find_end", slow_end)
     looking = Observer(config)
     for wait_s in (0.05, 10):  # the second look does not wait for the first one's answer
         began = time.monotonic()

@@ -1,14 +1,18 @@
-"""P5, P7: `find_tail` reads a window at the log's end and says what reading all of it says."""
+"""P5, P7: `find_tail` reads a window at the log's end and says what reading all of it says, and so does
+`find_end`, which judges its newest records alone."""
 
 from __future__ import annotations
 
 import random
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.follow import TAIL_PROOF_RECORDS, Follower, find_tail, follow_from_start
+from pipeline.logend import WINDOW_RECORDS, find_end
+from schemas.framecodec import open_frame
 from tests.frames import OTHER_STREAM, Writer
 from tests.memorylog import STEP, MemoryLog
 
@@ -94,6 +98,48 @@ def test_p7_a_window_at_the_end_tells_what_the_whole_log_tells(seed: int, length
     )
     assert found.live_tables == whole.live_tables
     assert found.last_anchor == whole.last_anchor
+
+
+@given(st.integers(0, 10**9), st.integers(2, 80))
+def test_p7_the_newest_records_alone_tell_where_the_log_ends(seed: int, length: int) -> None:
+    records = Captures(seed).write(length)
+    tail = find_all(records).chain.tail
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("follow", "logend"):
+            patch.setattr(f"pipeline.{module}.TAIL_PROOF_RECORDS", IN_FLIGHT + 2)
+        patch.setattr("pipeline.logend.WINDOW_RECORDS", 3 * IN_FLIGHT)
+        assert find_end(MemoryLog(records)) == tail  # type: ignore[arg-type]
+
+
+def test_where_the_log_ends_is_known_without_judging_all_that_came_after_its_last_anchor() -> None:
+    """Of tiny frames 64 MiB are half a million."""
+    owner = Writer()
+    records = [owner.start(), owner.anchor()] + [owner.transaction() for _ in range(5 * WINDOW_RECORDS)]
+    opened = Mock(side_effect=open_frame)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.logend.open_frame", opened)
+        patch.setattr("pipeline.follow.open_frame", opened)
+        found = find_end(MemoryLog(records))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.lsn == owner.lsn
+    assert opened.call_count <= WINDOW_RECORDS
+
+
+def test_of_a_replaced_writer_s_late_records_alone_nothing_is_proven() -> None:
+    owner = Writer()
+    records = [owner.start(), owner.anchor()] + [owner.transaction() for _ in range(2 * WINDOW_RECORDS)]
+    replaced = owner.fork()
+    records += [owner.start(), owner.anchor(), owner.transaction()]
+    lsn = owner.lsn
+    records += [replaced.transaction() for _ in range(32)]
+    found = find_end(MemoryLog(records))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.lsn == lsn
+
+
+def test_a_log_that_has_promised_nothing_has_no_end() -> None:
+    assert find_end(MemoryLog([])) is None  # type: ignore[arg-type]
+    assert find_end(MemoryLog([Writer().start()])) is None  # type: ignore[arg-type]
 
 
 def test_p5_a_replaced_writers_anchor_at_the_very_end_is_not_taken_for_the_tail() -> None:
