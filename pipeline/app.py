@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from schemas.lsn import Lsn
 
 
-def open_log(config: Config) -> ChangeLog:
-    """The change log of the file. Connects to nothing yet; the caller closes it."""
+def open_log(config: Config, *, patience_s: float | None = None) -> ChangeLog:
+    """The change log of the file. Connects to nothing yet; the caller closes it. `patience_s`: how long a
+    broker may be silent."""
     from connectors.log.open import open_log as open_by_url
 
     return open_by_url(
@@ -31,6 +32,7 @@ def open_log(config: Config) -> ChangeLog:
         config.name,
         replication=config.log.replication,
         client=config.log.client_settings(),
+        patience_s=patience_s,
     )
 
 

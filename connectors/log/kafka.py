@@ -45,12 +45,15 @@ class KafkaLog:
         *,
         replication: int | None = None,
         client: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self._servers = servers
         self._topic = f"{name}.log"
         self._status_topic = f"{name}.status"
         self._replication = replication
-        self._clients = KafkaClients(servers, translate(client or {}), client_id=f"keepstream-{name}")
+        self._clients = KafkaClients(
+            servers, translate(client or {}), client_id=f"keepstream-{name}", patience_s=patience_s
+        )
         self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
         self._reports = KafkaReportReader(self._clients, self._status_topic)
 

@@ -39,15 +39,23 @@ class KafkaClients:
     """Clients of one cluster. The admin client is made once and shared by all threads; one idle
     consumer is kept for who reads next."""
 
-    def __init__(self, servers: list[str], settings: ClientSettings, client_id: str) -> None:
+    def __init__(
+        self,
+        servers: list[str],
+        settings: ClientSettings,
+        client_id: str,
+        *,
+        patience_s: float | None = None,
+    ) -> None:
         quieten()
+        limit_ms = _REQUEST_MS if patience_s is None else int(patience_s * 1000)
         self.where = f"kafka://{','.join(servers)}"
         self._settings = settings
         self._common: dict[str, Any] = {
             "bootstrap_servers": servers,
             "client_id": client_id,
-            "bootstrap_timeout_ms": _BOOTSTRAP_MS,
-            "request_timeout_ms": _REQUEST_MS,
+            "bootstrap_timeout_ms": min(_BOOTSTRAP_MS, limit_ms),
+            "request_timeout_ms": limit_ms,
             "reconnect_backoff_max_ms": _RECONNECT_MS,
             "proxy_url": DIRECT_URL,
             **settings.common,

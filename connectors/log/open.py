@@ -11,11 +11,17 @@ from schemas.errors import ConfigError
 
 
 def open_log(
-    url: str, name: str, *, replication: int | None = None, client: Mapping[str, str] | None = None
+    url: str,
+    name: str,
+    *,
+    replication: int | None = None,
+    client: Mapping[str, str] | None = None,
+    patience_s: float | None = None,
 ) -> ChangeLog:
     """The change log of pipeline `name` at `url`; nothing is connected to yet.
 
-    `replication` and `client` (Java-named Kafka settings) are for Kafka only.
+    `replication`, `client` (Java-named Kafka settings) and `patience_s` (how long to wait for a broker that
+    does not answer, where the settings do not say it; None: as long as a stage) are for Kafka only.
     Raises ConfigError (`log-url-invalid`, `kafka-setting-unknown`).
     """
     try:
@@ -31,4 +37,4 @@ def open_log(
         return DirectoryLog(parsed.folder, name)
     from connectors.log.kafka import KafkaLog  # a third of a second that a directory need not wait
 
-    return KafkaLog(list(parsed.servers), name, replication=replication, client=client)
+    return KafkaLog(list(parsed.servers), name, replication=replication, client=client, patience_s=patience_s)

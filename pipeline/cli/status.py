@@ -59,8 +59,9 @@ def _once(observer: Observer, conditions: list[Condition], *, as_json: bool) -> 
     from pipeline.cli.output import console, print_json
     from pipeline.cli.statusview import render
     from pipeline.control.judgement import judge_status
+    from pipeline.control.observer import first_look_s
 
-    seen = judge_status(observer.look()).to_json()
+    seen = judge_status(observer.look(first_look_s())).to_json()
     if as_json:
         print_json(seen)
     else:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -33,13 +34,27 @@ from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position
 
-LOOK_S = 4.0
+LOOK_S = 3.5
+SHORTEST_LOOK_S = 2.0
+BROKER_S = 2.0
+"""How long a broker is waited for: less than a look takes, so that what it says comes into it."""
 RATE_WINDOW_S = 0.2
 """How far apart the two readings of the insert LSN are that a single look takes a rate from."""
 
 CATALOG_EVERY_S = 60.0
+_START_S = 0.5
 
 Seen = TypeVar("Seen")
+
+
+def first_look_s() -> float:
+    """How long the first look may take: what this process has needed to start comes off."""
+    try:
+        started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        return LOOK_S
+    runs_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
+    return max(SHORTEST_LOOK_S, LOOK_S + _START_S - runs_s)
 
 
 class Observer:
@@ -47,7 +62,7 @@ class Observer:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._log = open_log(config)
+        self._log = open_log(config, patience_s=BROKER_S)
         self._source = _Watched("source", _SourceLook(config))
         self._reports = _Watched("log", _LogLook(self._log))
         self._end = _Watched("the log's end", _EndLook(config))
@@ -224,7 +239,7 @@ class _EndLook(_Look[Position | None]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(None)
-        self._log = open_log(config)
+        self._log = open_log(config, patience_s=BROKER_S)
         self._read_to: int | None = None
         self._position: Position | None = None
 
