@@ -151,14 +151,17 @@ class OwnerWatch:
 
     The server shows when the *owner* says it wrote its last status update. If the clock over there is
     slow, an owner that answers looks silent, and two captures would end each other for ever (P4).
+    `pid`: of the owner that was looked at last.
     """
 
     def __init__(self) -> None:
+        self.pid: int | None = None
         self._seen: tuple[int, str, str | None] | None = None
         self._since = 0.0
 
     def silent_s(self, owner: SlotOwner) -> float | None:
         """Seconds since a look first saw its newest status update; None if those cannot be seen."""
+        self.pid = owner.pid
         if owner.heard is None:
             return None
         seen = (owner.pid, owner.started_at, owner.heard)

@@ -276,7 +276,7 @@ class Startup:
                     logger.warning("slot taken over", extra={"slot": options.slot})
                     continue
             except RetryLater as error:
-                self._waiting(f"{error.message}; standing by")
+                self._waiting(f"{error.message}; standing by", key=(error.code, watch.pid))
             self._stop.wait(1.0)
         return None
 
