@@ -170,7 +170,7 @@ def test_a_first_copy_shows_how_far_it_is_and_what_it_holds_back(directory_pipel
     pipeline = directory_pipeline
     pipeline.source.execute(
         "create table customer (id int primary key, name text);"
-        " insert into customer select i, repeat(md5(i::text), 10) from generate_series(1, 600000) i;"
+        " insert into customer select i, repeat(md5(i::text), 10) from generate_series(1, 1500000) i;"
         " analyze customer"
     )
     watching = pipeline.start("status", "--watch", "--json")
@@ -183,7 +183,7 @@ def test_a_first_copy_shows_how_far_it_is_and_what_it_holds_back(directory_pipel
     assert "copying" in states
     copies = [look["copy"] for look in looks if look["copy"] is not None]
     assert max(copy["rows"] for copy in copies) > 0
-    assert copies[-1]["rows_estimated"] == pytest.approx(600_000, rel=0.05)
+    assert copies[-1]["rows_estimated"] == pytest.approx(1_500_000, rel=0.05)
     assert any(copy["source_xmin_age"] is not None for copy in copies)
     assert running.end() == 0
     assert {stage["state"] for stage in status(pipeline)["replicas"].values()} == {"stopped"}
