@@ -46,6 +46,23 @@ def test_a_process_that_has_begun_nothing_ends_at_once(code: int) -> None:
     assert end_of(BEGINNING.format(code=code)) == code
 
 
+# Python's handlers wait for the call's end, as in the look-up of a name whose server does not answer.
+CALLING = """
+import ctypes, threading
+from pipeline.signals import end_on_sigterm
+end_on_sigterm()
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+lock(mutex)
+threading.Timer(0.2, print, ["ready"], {"flush": True}).start()
+lock(mutex)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros is Linux's")
+def test_sigterm_ends_a_process_in_a_call_that_no_signal_interrupts() -> None:
+    assert end_of(CALLING) == 0
+
+
 ENTERING = """
 import sys, time, types
 def main():
