@@ -16,6 +16,9 @@ from connectors.postgres.session import Session, wrapped
 from schemas.table import ReplicaIdentity
 
 OWN_SCHEMA: Final = "keepstream"
+"""Of every replica, where a source's tables of that name would get among ours."""
+_OWN_TABLES: Final = ("progress", "audit", "deferred_ddl", "copy_run", "copy_part")
+"""A source may be a replica, too."""
 
 
 class TableKind(Enum):
@@ -82,6 +85,8 @@ class Table:
     def uncarried_reason(self) -> str | None:
         """Why no row of it can ever be in the stream; None if they can. A partitioned table has no
         rows of its own."""
+        if self.schema == OWN_SCHEMA:
+            return f"in schema {OWN_SCHEMA}, which is Keepstream's own on every replica"
         if self.kind is TableKind.FOREIGN:
             return "foreign table"
         if self.kind is TableKind.MATERIALIZED_VIEW:
@@ -143,7 +148,8 @@ def _reason(index: UniqueIndex) -> str:
 
 
 _NOT_OURS: Final = """
-       n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and n.nspname <> %(own)s
+       n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+       and not (n.nspname = %(own)s and c.relname = any (%(own_tables)s))
 """
 _TABLES: Final = f"""
     select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relpersistence = 'u',
@@ -200,7 +206,8 @@ def find_table(session: Session, oid: int, *, publication: str) -> Table | None:
 
 
 def _tables(session: Session, oid: int | None, publication: str) -> tuple[Table, ...]:
-    parameters = {"own": OWN_SCHEMA, "oid": oid, "publication": publication}
+    own = {"own": OWN_SCHEMA, "own_tables": list(_OWN_TABLES)}
+    parameters = {**own, "oid": oid, "publication": publication}
     with wrapped("reading the catalog's tables"):
         rows = session.execute(_TABLES, parameters).fetchall()
         indexes = _by_table(session.execute(_INDEXES, parameters).fetchall())

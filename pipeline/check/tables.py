@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from psycopg import sql
 
 from connectors.postgres.catalog import (
+    OWN_SCHEMA,
     Table,
     TableKind,
     count_large_objects,
@@ -136,6 +137,13 @@ def _row_security(selection: Selection, role: Role) -> Iterator[Finding]:
 
 def _uncarried(table: Table, reason: str) -> Finding:
     name = table.qualified_name
+    if table.schema == OWN_SCHEMA:
+        return SOURCE.warning(
+            "schema-reserved",
+            name,
+            f"is not replicated: it is {reason}",
+            sql=f"alter table {_table(table)} set schema public;  -- or leave it out: source.tables.exclude",
+        )
     if table.unlogged:
         return SOURCE.warning(
             "table-unlogged",

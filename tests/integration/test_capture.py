@@ -242,6 +242,19 @@ def test_a_new_table_without_key_is_left_out_until_it_was_decided(
         source.execute("update visit set page = 'b'")
 
 
+def test_a_table_in_our_schema_is_named_among_those_that_are_not_replicated(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """But for our own tables, which a source has that is a replica, too."""
+    source.execute_as_admin("create schema keepstream; create table keepstream.orders (id int primary key)")
+    source.execute_as_admin("create table keepstream.progress (id int primary key)")
+    with capturing(options) as running:
+        begun(change_log)
+        require(lambda: bool(running.reports and running.reports[-1].not_replicated), 10, what="a look")
+    assert [each.table for each in running.reports[-1].not_replicated] == ["keepstream.orders"]
+    assert "Keepstream's own" in running.reports[-1].not_replicated[0].reason
+
+
 def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,7 +242,12 @@ def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> N
         "create extension postgres_fdw; create server s foreign data wrapper postgres_fdw"
     )
     owning.execute_as_admin("create foreign table far (x int) server s")
+    owning.execute_as_admin("create schema keepstream; create table keepstream.orders (id int primary key)")
     found = by_code(preflight(configure(owning.dsn, log)))
+    reserved = found["schema-reserved"]
+    assert reserved.subject == "keepstream.orders"
+    owning.execute_as_admin(reserved.fix)
+    assert "schema-reserved" not in by_code(preflight(configure(owning.dsn, log)))
     assert found["table-unlogged"].subject == "public.scratch"
     assert found["table-foreign"].subject == "public.far"
     assert found["materialized-view"].subject == "public.report"
