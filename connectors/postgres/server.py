@@ -50,6 +50,7 @@ class Role:
     name: str
     replication: bool
     creates_in_database: bool
+    makes_temporary_tables: bool
 
 
 _UNITS: Final = {
@@ -129,7 +130,8 @@ _ROLE: Final = """
     select r.rolname,
            r.rolsuper or r.rolreplication or exists (
                select from pg_roles m where m.rolname = 'rds_replication' and pg_has_role(m.oid, 'usage')),
-           has_database_privilege(current_database(), 'create')
+           has_database_privilege(current_database(), 'create'),
+           has_database_privilege(current_database(), 'temporary')
       from pg_roles r
      where r.rolname = current_user
 """

@@ -74,6 +74,7 @@ class ReplicaCheck:
             )
             return
         yield check_connections(place, self.instance)
+        yield from self._temporary_tables()
         if self._source:
             yield from self._compared(self._source)
         yield from self._content()
@@ -169,6 +170,17 @@ class ReplicaCheck:
                 "role",
                 f"{self._role.name} may not create schemas in database {self.instance.database}",
                 sql=f"grant create on database {database} to {role};" if prepared else owner,
+            )
+
+    def _temporary_tables(self) -> Iterator[Finding]:
+        if not self._role.makes_temporary_tables:
+            database, role = _identifier(self.instance.database), _identifier(self._role.name)
+            yield self._place.warning(
+                "privilege-temporary",
+                "role",
+                f"{self._role.name} may not make temporary tables in database {self.instance.database}:"
+                " updates and deletes go one by one, also where the replica is far behind",
+                sql=f"grant temporary on database {database} to {role};",
             )
 
     def _empty(self) -> Finding:

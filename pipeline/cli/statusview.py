@@ -5,6 +5,7 @@ A narrow terminal gets fewer columns, never cut ones.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,8 @@ _STYLES = {
     "stalled": "bold red",
     "stopped": "bold red",
 }
+_RECOVERED = frozenset({"streaming", "idle", "catching_up", "paused"})
+"""What a stage's last error is of no more than history beside."""
 
 
 def render(seen: dict[str, Any]) -> Group:
@@ -130,7 +133,9 @@ def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
         yield styled(f"{name}: process {standby['pid']} on {standby['host']} stands by")
     error = stage["last_error"]
     if error:
-        yield styled(f"{name}: last error [{error['code']}] {error['message']}", style="red")
+        ago = human_seconds(max(0.0, time.time() - error["at"]))
+        style = "" if stage["state"] in _RECOVERED else "red"
+        yield styled(f"{name}: last error, {ago} ago [{error['code']}] {error['message']}", style=style)
 
 
 def _copy_line(copy: dict[str, Any]) -> str:

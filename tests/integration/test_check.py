@@ -789,6 +789,19 @@ def test_what_a_prepared_replica_insists_on_and_may_not_be_made_there_is_an_erro
     assert errors(preflight(config)) == []
 
 
+def test_a_role_that_may_make_no_temporary_table_is_warned_of(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(CUSTOMER)
+    config = configure(owning.dsn, log, replica.dsn)
+    assert "privilege-temporary" not in by_code(preflight(config))
+    replica.execute_as_admin(f'alter database "{replica.name}" owner to postgres')
+    replica.execute_as_admin(f'revoke temporary on database "{replica.name}" from public')
+    found = by_code(preflight(config))["privilege-temporary"]
+    replica.execute_as_admin(found.fix)
+    assert "privilege-temporary" not in by_code(preflight(config))
+
+
 def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
     owning: Database, replica: Database, log: Path
 ) -> None:

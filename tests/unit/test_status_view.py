@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import pytest
@@ -70,3 +71,12 @@ def test_no_control_character_of_a_name_is_shown_raw() -> None:
     lines = shown(seen(not_replicated=[{"table": evil, "reason": evil}], findings=[finding]), 200)
     assert "not replicated: x\\x1b]0;owned\\x07\\ny\\x9b (x\\x1b]0;owned\\x07\\ny\\x9b)" in lines
     assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("state", ["idle", "retrying"])
+def test_an_error_of_the_past_is_told_with_its_age(state: str) -> None:
+    error = {"code": "log-unreachable", "message": "no answer", "hint": "", "at": time.time() - 300}
+    status = seen()
+    status["capture"] = status["capture"] | {"state": state, "last_error": error}
+    (line,) = [line for line in shown(status, 100) if "last error" in line]
+    assert line.strip() == "capture: last error, 5 min 00 s ago [log-unreachable] no answer"
