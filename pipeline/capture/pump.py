@@ -40,7 +40,7 @@ BUSY_READ_S = 0.002
 HOLD_S = 0.01
 """How long whole transactions may gather while the log has not answered for the frame before."""
 BEHIND_HOLD_S = 0.03
-BEHIND_US = 1_000_000
+BEHIND_US = 3_000_000
 """Where they were committed that long before the server sent them, they are late, and more are coming: they
 gather for `BEHIND_HOLD_S`, or until a frame is full."""
 
