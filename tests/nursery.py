@@ -239,13 +239,13 @@ class _Stage:
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], stdin: int, preexec_fn: Callable[[], None]
     ) -> None:
-        assert command[:3] == [sys.executable, "-m", "pipeline.cli"]
+        assert command[:4] == [sys.executable, "-P", "-m", "pipeline.cli"]
         assert stdin == subprocess.DEVNULL
         self._code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             preexec_fn()
-            _become(command[3:], env)
+            _become(command[4:], env)
 
     def poll(self) -> int | None:
         if self._code is None:

@@ -124,6 +124,8 @@ def _narrower_inside(column: Column, there: TargetColumn, source: HeldColumns | 
 
 def _describe(there: TargetColumn, found: Narrowing) -> str:
     seen, wanted = found.there.type_name, found.source.type_name
+    if found.reordered:
+        return f"its column {there.name} has {seen}, whose attributes stand in another order on the source"
     inside = "" if seen == there.type_name else f" with {seen}"
     where = f" in attribute {found.attribute}" if found.holder else ""
     return f"its column {there.name} is {there.type_name}{inside} instead of {wanted}{where}"
@@ -132,6 +134,8 @@ def _describe(there: TargetColumn, found: Narrowing) -> str:
 def _widening(table: sql.Identifier, there: TargetColumn, found: Narrowing) -> sql.Composed:
     """A composite type's attribute can be altered while no column is of that type. Other types that a column
     consists of cannot: it becomes text, which holds any value as it is."""
+    if found.reordered:
+        return sql.Composed([sql.SQL("-- Make that type anew, its attributes as they stand on the source.")])
     column, holder = sql.Identifier(there.name), found.holder
     altering = sql.SQL("alter table {} alter column {} type ").format(table, column)
     if found.there == there.held:

@@ -29,6 +29,10 @@ _KIND: Final = """
     select c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where n.nspname = %s and c.relname = %s
 """
+_UNLOGGED: Final = """
+    select c.relpersistence = 'u' from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = %s and c.relname = %s
+"""
 _MAKE_ROOM: Final = (
     "Mend on the replica what its message says, or make the table there as it is on the source, without rows;"
     " then start again."
@@ -71,6 +75,7 @@ def take_in(
     is_attached = False
     if is_prepared:
         _require_prepared(conn, join, version, at, source)
+        _make_logged(conn, join)
     else:
         _run(conn, join.ddl)
         is_attached = bool(join.parent) and kind_of(conn, *join.parent) == "p"
@@ -123,6 +128,13 @@ def _require_prepared(
             code="replica-schema",
             hint=f"Give it the source's and start again: {statement.as_string()}",
         )
+
+
+def _make_logged(conn: Session, join: Join) -> None:
+    """A crash would empty an unlogged table, and the replica's position would stay. The first copy makes one
+    of a table that is unlogged on the source, and that joins once it is not."""
+    if conn.execute(_UNLOGGED, [join.schema, join.table]).fetchone() == (True,):
+        conn.execute(sql.SQL("alter table {} set logged").format(sql.Identifier(join.schema, join.table)))
 
 
 def _target(conn: Session, join: Join, at: Place) -> TargetTable:

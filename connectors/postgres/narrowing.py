@@ -30,12 +30,14 @@ _LENGTHS: Final = frozenset({1043, 1562})
 @dataclass(frozen=True, slots=True)
 class Narrowing:
     """Where a value could change: `there` is the replica's, perhaps deep inside. `holder`: the composite
-    type of the replica that has it as `attribute`; None if none does."""
+    type of the replica that has it as `attribute`; None if none does. reordered: the attributes of a
+    composite type stand in another order, and each value would become another one's."""
 
     source: HeldType
     there: HeldType
     holder: HeldType | None = None
     attribute: str = ""
+    reordered: bool = False
 
 
 def narrowing(source: HeldType, there: HeldType) -> Narrowing | None:
@@ -54,9 +56,13 @@ def narrowing(source: HeldType, there: HeldType) -> Narrowing | None:
 
 
 def _narrowing_inside(source: HeldType, there: HeldType) -> Narrowing | None:
+    names, their_names = ([name for name, _ in each.parts] for each in (source, there))
+    if names != their_names and sorted(names) == sorted(their_names):
+        return Narrowing(source, there, reordered=True)
     for (_, ours), (attribute, theirs) in zip(source.parts, there.parts, strict=False):
         found = narrowing(ours, theirs)
-        if found is not None and found.holder is None and there.kind == COMPOSITE:
+        wraps = there.kind == COMPOSITE and found is not None and not found.reordered
+        if found is not None and found.holder is None and wraps:
             return Narrowing(found.source, found.there, there, attribute)
         if found is not None:
             return found

@@ -210,7 +210,10 @@ def _failing(tables: Collection[Table], publication: Publication) -> list[Table]
 
 def _gone(table: Table, ownership: str) -> Endangered:
     name = sql.Identifier(table.schema, table.name).as_string()
-    there = f"On every replica: drop table {name}; (or empty it and give it the source's key)."
+    there = (
+        f"On every replica: drop table {name}; (or empty it and give it the source's key). Drop foreign keys"
+        " to it first, as the source did: TRUNCATE … CASCADE would empty other tables."
+    )
     problem = table.identity_problem
     key = "" if problem is None else f"alter table {name} add primary key (…); "
     here = f" On the source: {ownership}{key}" if ownership or key else " "

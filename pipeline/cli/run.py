@@ -36,4 +36,5 @@ def run(context: typer.Context) -> None:
 
 
 def _command(called: Invocation, *verb: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", *called.arguments(), *verb]
+    """`-P`: what lies in the working folder is never imported."""
+    return [sys.executable, "-P", "-m", "pipeline.cli", *called.arguments(), *verb]

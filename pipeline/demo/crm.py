@@ -54,7 +54,7 @@ class Crm:
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """A module of this package that works inside Tryton, as a process of its own."""
-        return [sys.executable, "-m", f"pipeline.demo.{module}", DATABASE, *arguments]
+        return [sys.executable, "-P", "-m", f"pipeline.demo.{module}", DATABASE, *arguments]
 
     def environment(self) -> dict[str, str]:
         """Passwords travel here, never on a command line. Documents stay in the database, as bytea."""

@@ -315,6 +315,7 @@ def test_a_table_that_left_is_told_of_once_with_all_that_brings_it_back(
         assert report.undecided == ()
         assert report.left[0].fix == (
             'On every replica: drop table "public"."visit"; (or empty it and give it the source\'s key).'
+            " Drop foreign keys to it first, as the source did: TRUNCATE … CASCADE would empty other tables."
             ' On the source: grant "crm" to "keepstream"; alter table "public"."visit" add primary key (…);'
             " Then it joins again by itself, within a minute."
         )

@@ -405,3 +405,18 @@ def test_run_starts_again_beside_a_table_that_has_not_joined_because_a_replica_m
     pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
     pipeline.wait()
     pipeline.verify()
+
+
+def test_a_table_that_joins_an_unlogged_one_makes_it_logged(directory_pipeline: Pipeline) -> None:
+    """A crash of the replica would empty it, and its position would stay."""
+    pipeline = directory_pipeline
+    pipeline.source.execute("create unlogged table lead (id int primary key)")
+    running = pipeline.start("run")
+    pipeline.wait()
+    kept = "select relpersistence::text from pg_class where oid = 'public.lead'::regclass"
+    assert pipeline.replica.execute(kept) == [("u",)]
+    pipeline.source.execute("insert into lead values (1); alter table lead set logged")
+    pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
+    pipeline.wait()
+    assert pipeline.replica.execute(kept) == [("p",)]
+    pipeline.verify()

@@ -7,6 +7,7 @@ import pytest
 from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.fitting import Misfit, misfits, unfilled
 from connectors.postgres.held_types import HeldType
+from connectors.postgres.narrowing import narrowing
 from schemas.pgtypes import format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
@@ -152,6 +153,19 @@ def test_what_a_domain_or_a_composite_type_consists_of_must_not_be_narrower() ->
     (elements,) = deep('"crm"."_money"', array(MONEY, "_money"), array(CENTS, "_money"))
     assert elements.fix == 'alter table "crm"."deal" alter column "c" type text;'
     assert deep('"crm"."_line"', array(line(MONEY), "_line"), array(line(CENTS), "_line")) != []
+
+
+def test_attributes_in_another_order_change_every_value() -> None:
+    parts = (("price", HeldType(1700, -1, "numeric", "b")), ("qty", HeldType(1700, -1, "numeric", "b")))
+    ours = HeldType(90_000, -1, "pos", "c", "app", parts)
+    theirs = HeldType(80_000, -1, "pos", "c", "app", parts[::-1])
+    found = narrowing(ours, theirs)
+    assert found is not None
+    assert found.reordered
+    assert narrowing(ours, HeldType(80_000, -1, "pos", "c", "app", parts)) is None
+    outer = [HeldType(each.oid, -1, "row", "c", "app", (("pos", each),)) for each in (ours, theirs)]
+    assert (inside := narrowing(*outer)) is not None
+    assert inside.reordered
 
 
 def test_attributes_that_only_one_side_has_are_left_to_the_first_row_that_has_them() -> None:
