@@ -293,8 +293,7 @@ def test_a_table_that_was_refused_keeps_its_pause_under_another_name_and_passes_
             what="the table to be left out",
         )
         source.execute("alter table lead rename to sold")
-        require(lambda: "public.sold" in left_out(running), 20.0, what="its new name")
-        assert "as text" in left_out(running)["public.sold"]
+        require(lambda: "as text" in left_out(running).get("public.sold", ""), 20.0, what="its new name")
         assert "public.lead" not in left_out(running)
         source.execute("create table lead (id int primary key); insert into lead values (1)")
         content.wait(joined, "the join of the new table")
@@ -316,10 +315,8 @@ def test_policies_that_hide_a_table_s_rows_are_named_also_beside_a_missing_privi
             "create table lead (id int primary key); insert into lead values (1);"
             " alter table lead enable row level security, force row level security"
         )
-        require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be left out")
-        assert left_out(running)["public.lead"] == (
-            f"{hidden}, or, as it is FORCE that binds its owner, {lifting}"
-        )
+        told = f"{hidden}, or, as it is FORCE that binds its owner, {lifting}"
+        require(lambda: left_out(running).get("public.lead") == told, 20.0, what="the table to be left out")
         source.execute_as_admin("alter table lead owner to postgres")
         require(lambda: "may not add it" in left_out(running)["public.lead"], 20.0, what="both reasons")
         assert left_out(running)["public.lead"].endswith(f"prints; and {hidden}")
