@@ -1,7 +1,9 @@
 /* Where the fields of an encoded change stand (`Change` of avsc/frame.avsc, as schemas.changecodec writes it).
- * Nothing is copied; every read is checked against the end of the data.
+ * Nothing is copied but what a function says that it makes; every read is checked against the end of the data.
  */
 
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -71,4 +73,22 @@ view_row_change(const uint8_t *data, ptrdiff_t end, ptrdiff_t *pos, ChangeView *
         return -1;
     *pos = p + 1;
     return 0;
+}
+
+/* The indexes of an `absent` that was viewed: a tuple, or NULL with an exception. */
+static inline PyObject *
+make_absent(Piece encoded)
+{
+    ptrdiff_t pos = 0, count, index;
+    read_count(encoded.start, encoded.size, &pos, &count);
+    PyObject *absent = PyTuple_New(count);
+    for (ptrdiff_t i = 0; absent != NULL && i < count; i++) {
+        read_count(encoded.start, encoded.size, &pos, &index);
+        PyObject *number = PyLong_FromSsize_t(index);
+        if (number == NULL)
+            Py_CLEAR(absent);
+        else
+            PyTuple_SET_ITEM(absent, i, number);
+    }
+    return absent;
 }

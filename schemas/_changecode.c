@@ -102,23 +102,6 @@ make_bytes_or_none(Piece piece)
     return piece.start != NULL ? make_bytes(piece) : Py_NewRef(Py_None);
 }
 
-static PyObject *
-make_absent(const ChangeView *change)
-{
-    PyObject *absent = PyTuple_New(change->absent_count);
-    ptrdiff_t pos = 0, index;
-    read_count(change->absent.start, change->absent.size, &pos, &index); /* its length */
-    for (Py_ssize_t i = 0; absent != NULL && i < change->absent_count; i++) {
-        read_count(change->absent.start, change->absent.size, &pos, &index);
-        PyObject *number = PyLong_FromSsize_t(index);
-        if (number == NULL)
-            Py_CLEAR(absent);
-        else
-            PyTuple_SET_ITEM(absent, i, number);
-    }
-    return absent;
-}
-
 /* The encoded branch of an operation's payload: none for INSERT, UPDATE, DELETE; then 1, 2, 3. */
 static uint8_t
 payload_branch(uint8_t operation)
@@ -153,7 +136,7 @@ read_fields(PyObject *block, PyObject *operations, PyObject *read_payload, Py_ss
         set_field(fields, OLD_KEY, make_bytes_or_none(is_row ? none : change.old)) < 0 ||
         set_field(fields, OLD_ROW, make_bytes_or_none(is_row ? change.old : none)) < 0 ||
         set_field(fields, ROW, make_bytes_or_none(change.row)) < 0 ||
-        set_field(fields, ABSENT, make_absent(&change)) < 0)
+        set_field(fields, ABSENT, make_absent(change.absent)) < 0)
         return -1;
     if (data[p] == 0) {
         PyTuple_SET_ITEM(fields, PAYLOAD, Py_NewRef(Py_None));

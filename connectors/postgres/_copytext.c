@@ -293,28 +293,11 @@ take_rows(Form *form)
 }
 
 static PyObject *
-take_absent(const Piece *encoded)
-{
-    ptrdiff_t pos = 0, count, index;
-    read_count(encoded->start, encoded->size, &pos, &count);
-    PyObject *absent = PyTuple_New(count);
-    for (ptrdiff_t i = 0; absent != NULL && i < count; i++) {
-        read_count(encoded->start, encoded->size, &pos, &index);
-        PyObject *number = PyLong_FromSsize_t(index);
-        if (number == NULL)
-            Py_CLEAR(absent);
-        else
-            PyTuple_SET_ITEM(absent, i, number);
-    }
-    return absent;
-}
-
-static PyObject *
 take_all(Sets *sets)
 {
     PyObject *updated = PyDict_New();
     for (int i = 0; updated != NULL && i < sets->forms; i++) {
-        PyObject *absent = take_absent(&sets->updated[i].absent);
+        PyObject *absent = make_absent(sets->updated[i].absent);
         PyObject *rows = absent != NULL ? take_rows(&sets->updated[i]) : NULL;
         if (rows == NULL || PyDict_SetItem(updated, absent, rows) < 0)
             Py_CLEAR(updated);
