@@ -40,6 +40,11 @@ STATUS_INTERVAL_S: Final = 0.2
 flushed just as it goes to sleep; then it sends that commit when the next thing wakes it, which this is."""
 _BATCH_BYTES: Final = 256 * 1024
 _STATUS_PAUSE_S: Final = 0.1
+_GATHER_S: Final = 0.001
+_FLOW_GAP_S: Final = 0.0005
+_FLOW_COUNT: Final = 16
+"""After so many arrivals, each so soon after the one before, the stream flows: what comes then gathers for a
+millisecond. The server sends each row by itself; to be woken for each cost both sides more than the rows."""
 _WIDE_BYTES: Final = 1024 * 1024  # a message of which no second copy is kept
 _MESSAGE_OVERHEAD_BYTES: Final = 80  # what a bytes object and its list slot cost beside its content
 _SHUTDOWN_PATIENCE_S: Final = 15.0
@@ -122,6 +127,8 @@ class SlotStream:
         self._status_confirmed = ZERO
         self._reply_due = False
         self._unsent = False
+        self._arrived_at = 0.0
+        self._in_a_row = 0
         self._echo_first_at = 0.0
         self._echo_last_at = 0.0
 
@@ -251,19 +258,45 @@ class SlotStream:
         self._send_status_if_due()
         if self._full or not self._receive():
             self._wait()
+        else:
+            self._gather()
 
     def _receive(self) -> bool:
-        """Take what libpq has; hand it over. Whether there was anything.
+        """Take what came, about 256 KiB at most; hand it over. Whether there was anything.
 
         Reads without asking poll() first: that would give up the GIL for each 16 KiB.
         """
         batch = Batch()
+        length = 1
+        before = -1
+        while length >= 0 and before < batch.bytes < _BATCH_BYTES:
+            before = batch.bytes
+            self._pgconn.consume_input()
+            length = self._take_parsed(batch)
+        arrived = bool(batch.messages) or bool(batch.wal_end)
+        if arrived:
+            self._hand_over(batch)
+        if length < 0:
+            self._raise_end()
+        return arrived
+
+    def _gather(self) -> None:
+        """Let a stream that flows bring more before it is read again."""
+        now = time.monotonic()
+        self._in_a_row = self._in_a_row + 1 if now - self._arrived_at < _FLOW_GAP_S else 0
+        if self._in_a_row >= _FLOW_COUNT:
+            time.sleep(_GATHER_S)
+            now = time.monotonic()
+        self._arrived_at = now
+
+    def _take_parsed(self, batch: Batch) -> int:
+        """Move the messages that libpq holds whole to the batch, until it is full. Returns what
+        get_copy_data said last: 0, more will come; less, the stream has ended."""
         messages = batch.messages
         get_copy_data = self._pgconn.get_copy_data
-        self._pgconn.consume_input()
+        size = batch.bytes
+        newest: bytes | memoryview = b""
         length, data = get_copy_data(1)
-        newest: bytes | memoryview = data
-        size = 0
         while length > 0:
             if data[0] == XLOG_DATA:
                 messages.append(bytes(data[XLOG_DATA_HEADER_BYTES:]))
@@ -277,14 +310,9 @@ class SlotStream:
                 raise InternalError(f"CopyData of unknown kind {chr(data[0])!r}", code="walsender-unknown")
             length, data = get_copy_data(1)
         batch.bytes = size
-        if messages:
+        if newest:
             batch.server_time = xlog_data_time(newest)
-        arrived = bool(messages) or bool(batch.wal_end)
-        if arrived:
-            self._hand_over(batch)
-        if length < 0:
-            self._raise_end()
-        return arrived
+        return length
 
     def _heed(self, keepalive: Keepalive, batch: Batch) -> None:
         batch.wal_end = keepalive.wal_end
