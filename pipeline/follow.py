@@ -258,28 +258,35 @@ class SameHistory:
         )
 
 
-def find_tail(log: ChangeLog) -> Follower:
+def find_tail(log: ChangeLog, *, near: int | None = None) -> Follower:
     """A follower that has read to the log's end: its `chain` says where the log stands.
 
     Begins some records before the end, at an anchor; goes further back, twice as far each time, until the
     chain has gone on for TAIL_PROOF_RECORDS after the anchor, or the log's start is reached. So much of a
-    chain is no replaced writer's; if it breaks after that, then it does for everybody.
+    chain is no replaced writer's; if it breaks after that, then it does for everybody. `near`: where an
+    earlier look saw an anchor. It begins there, and needs the same proof.
     """
     bounds = log.bounds()
-    place, steps = bounds.end, 1
+    if near is None or not bounds.first <= near < bounds.end:
+        near = log.rewind(bounds.end)
+    place, steps = near, 1
     while True:
-        place = log.rewind(place, steps) if place > bounds.first else bounds.first
-        steps *= 2
         at_start = place <= bounds.first
         follower = _scan(log, place, bounds.end, at_start=at_start)
-        if at_start or (
-            follower.anchor is not None
-            and follower.chain.number - follower.began_at >= TAIL_PROOF_RECORDS
-            and follower.highest_epoch == follower.chain.epoch
-        ):
+        if at_start or _is_proven(follower):
             _refuse_cut(log, follower)
             return follower
         follower.close()
+        steps *= 2
+        place = log.rewind(place, steps)
+
+
+def _is_proven(follower: Follower) -> bool:
+    return (
+        follower.anchor is not None
+        and follower.chain.number - follower.began_at >= TAIL_PROOF_RECORDS
+        and follower.highest_epoch == follower.chain.epoch
+    )
 
 
 def _refuse_cut(log: ChangeLog, tail: Follower) -> None:

@@ -5,8 +5,9 @@ PostgreSQL streams no row that DDL rewrites, and the Relation message tells neit
 nor which column of a name this is. The catalog does: a rewrite gives the table a new file, and the
 statement that asked for it a new pg_attribute row to the column, and a new pg_attrdef row to its default.
 VACUUM FULL, CLUSTER and TRUNCATE give a new file alone; the first two also new pg_attribute rows to columns
-with a missing value, which the new file needs no more. Nothing at all tells of a changed enum or composite
-type but its own catalog rows.
+with a missing value, which the new file needs no more. So a column that still has one says that no row was
+rewritten since it was added: whatever file came later is TRUNCATE's. Nothing at all tells of a changed enum
+or composite type but its own catalog rows.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Shape:
     def generated_columns(self) -> frozenset[str]:
         """The names of the others."""
         return frozenset(column.name for column in self.columns if column.generated)
+
+    def keeps_rows_since(self, number: int) -> bool:
+        """Whether provably no row was rewritten since the column of this number was added."""
+        return any(column.missing and column.number <= number for column in self.columns)
 
     def by_default(self) -> tuple[int, ...]:
         """Those of now."""

@@ -76,5 +76,6 @@ def refuse_change(table: str, seen: str) -> RefusedData:
         code="schema-changed",
         hint="The log ends before this change and stays valid; replicas keep what they have. To go on with"
         f" the new schema, {BEGIN_ANEW}. ADD COLUMN without a default or with a constant one is followed by"
-        " itself, unless PostgreSQL rewrites the table for it, as for a domain with a constraint.",
+        " itself, unless PostgreSQL rewrites the table for it, as for a domain with a constraint, or for a"
+        " stored generated column beside it.",
     )

@@ -11,7 +11,8 @@ describes them anew, so that no row of a changed table is in the log before its 
     new labels of an enum, new attributes of a composite type  → goes on: a replica that lacks them stops
     a known column gone, renamed, made anew, or its generation → stop
     a new column gone again, or with another's name            → stop
-    a new file and an altered or a new column                  → stop: rows may have been rewritten
+    a new file and an altered or a new column                  → stop: rows may have been rewritten,
+        but where a column as old as the first new one still has its missing value: none were since
     a known label or attribute of a type gone or renamed       → stop
 """
 
@@ -127,7 +128,8 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
             )
     if now.filenode == filenode:
         return
-    if not all(column.generated for column in added):
+    plain = [column.number for column in added if not column.generated]
+    if plain and not now.keeps_rows_since(plain[0]):
         raise refuse_change(table, "it was rewritten after a column was added")
     if now.rows_digest(last, _numbers(fields[5])) != rows:
         raise refuse_change(table, "it was rewritten after a column was altered")

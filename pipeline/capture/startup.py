@@ -36,7 +36,7 @@ from pipeline.capture.history import (
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
-from pipeline.follow import Follower, find_tail
+from pipeline.follow import AnchorHint, Follower, find_tail
 from pipeline.selection import Selection, select_tables
 from schemas.errors import LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
@@ -111,8 +111,8 @@ class Startup:
             return self._continue(sql, tail)
         return self._begin(sql, tail)
 
-    def _find_tail(self) -> Follower:
-        follower = find_tail(self._options.log)
+    def _find_tail(self, near: AnchorHint | None = None) -> Follower:
+        follower = find_tail(self._options.log, near=near.place if near is not None else None)
         follower.close()
         return follower
 
@@ -211,7 +211,7 @@ class Startup:
         if stream is None:
             self._close_all()
             return None
-        tail = self._find_own_tail(stream_id)
+        tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
         source, _ = self._check_source(sql, tail)
         writer, chain = self._open_epoch(stream_id, tail, source)
@@ -225,11 +225,14 @@ class Startup:
         logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
         return OpenCapture(sql, stream, writer, writing, resent, live, self._select(sql))
 
-    def _find_own_tail(self, stream_id: bytes) -> Follower:
+    def _find_own_tail(self, seen: Follower) -> Follower:
         """The tail, once the slot is ours. Until then its owner moved slot, log and publication, so none
-        of them could be compared with what was read of another (P4)."""
+        of them could be compared with what was read of another (P4). A log that ends where it ended when it
+        was `seen` is not read again: `_open_epoch` does that (P5)."""
+        if self._options.log.bounds().end == seen.next_place:
+            return seen
         tail = self._find_tail()
-        if tail.chain.stream != stream_id or not tail.chain.promised:
+        if tail.chain.stream != seen.chain.stream or not tail.chain.promised:
             raise LogFenced(f"{self._options.log.name} was made anew meanwhile", code="log-changed")
         return tail
 
@@ -320,11 +323,16 @@ class Startup:
         writer = log.begin_epoch(epoch, record, is_ignorable=ignorable(stream=stream_id, epoch=epoch))
         self._opened.append(writer.close)
         failpoint("capture.after_start_record")
-        now = self._find_tail()
+        now = self._find_tail(tail.anchor)
         accepted = now.chain.epoch == epoch and now.chain.awaits_anchor and now.last_start == nonce
-        if not accepted or now.chain.tail != tail.chain.tail or now.chain.number != tail.chain.number:
+        if not accepted or _end(now.chain) != _end(tail.chain):
             raise LogFenced(
                 f"epoch {epoch} was not the next one in {log.name}: another capture came first",
                 code="epoch-lost",
             )
         return writer, now.chain
+
+
+def _end(chain: Chain) -> tuple[Position, int, bytes]:
+    """Equal ends have equal frames before them: each names the digest of the one before."""
+    return chain.tail, chain.number, chain.digest

@@ -210,6 +210,11 @@ REWRITES = {
     " alter table lead alter r drop default; cluster lead using lead_pkey",
     "added, then computed": "alter table lead add column r int;"
     " alter table lead alter column r type int using id * 10",
+    "volatile default of a table that is emptied and filled": "begin; truncate lead;"
+    " insert into lead values (1, 'a'); alter table lead add column r float default random(); commit",
+    "constant default of a table that is emptied and filled, then computed": "begin; truncate lead;"
+    " alter table lead add column r int default 5; insert into lead values (1, 'a', 1);"
+    " alter table lead alter r type int using r * 9; commit",
     "a known column computed anew": "alter table lead alter column v type text using v || '!'",
     "dropped and added with the same type": "alter table lead drop column v;"
     " alter table lead add column v text",

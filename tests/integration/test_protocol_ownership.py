@@ -6,6 +6,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from connectors.log import open_log
 from connectors.postgres.stream import SlotStream
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
-from pipeline.follow import find_tail
+from pipeline.follow import Follower, find_tail
 from schemas.errors import RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -242,6 +243,32 @@ def test_p5_a_capture_start_that_came_second_begins_again(
         assert running.last_error == "epoch-lost"
     assert content.follower.chain.epoch == 4
     assert content.ids("public.customer") == [1]
+
+
+def test_p5_a_tail_that_is_another_one_behind_the_capture_start_begins_again(
+    source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same number and position: the log lost its end, and the same was written again. Two reads are
+    enough where nobody writes: one before the slot is ours, one behind the CAPTURE_START."""
+    options = made_options(source, change_log)
+    with capturing(options):
+        content = begun(change_log)
+    source.execute("insert into customer values (1)")
+    reads: list[Follower] = []
+
+    def find_another(log: ChangeLog, *, near: int | None = None) -> Follower:
+        tail = find_tail(log, near=near)
+        if not reads:
+            tail.chain = replace(tail.chain, digest=bytes(len(tail.chain.digest)))
+        reads.append(tail)
+        return tail
+
+    monkeypatch.setattr("pipeline.capture.startup.find_tail", find_another)
+    with capturing(options) as running:
+        content.wait_for(1)
+        assert running.last_error == "epoch-lost"
+    assert len(reads) == 4
+    assert content.follower.chain.epoch == 3
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,31 @@ def test_a_truncate_is_followed_although_other_tables_of_the_replica_refer_to_it
     pipeline.wait()
     assert replica.execute("select id from led order by id") == [(1,), (2,)]
     pipeline.verify()
+
+
+def test_a_column_that_is_added_in_the_transaction_that_truncates_the_table_is_followed(
+    directory_pipeline: Pipeline,
+) -> None:
+    """In whatever order, be it that nobody writes to the table later, and of its partitions, too."""
+    pipeline = directory_pipeline
+    pipeline.source.execute(SCHEMA + ROWS)
+    pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute(
+        "begin; alter table led add a int default 5; truncate led cascade; insert into led values (7); commit"
+    )
+    pipeline.source.execute(
+        "begin; truncate node; insert into node values (1), (12);"
+        " alter table node add a int not null default 6, add b text; commit"
+    )
+    pipeline.until(lambda: columns(pipeline) == [("led", 2), ("node", 4)], "the columns")
+    pipeline.source.execute("insert into node (id, b) values (2, 'x')")
+    pipeline.wait()
+    pipeline.verify()
+
+
+def columns(pipeline: Pipeline) -> list[tuple[object, ...]]:
+    return pipeline.replica.execute(
+        "select attrelid::regclass::text, count(*) from pg_attribute"
+        " where attrelid in ('led'::regclass, 'node'::regclass) and attnum > 0 group by 1 order by 1"
+    )

@@ -82,13 +82,16 @@ def find_all(records: list[bytes]) -> Follower:
     return follower
 
 
-@given(st.integers(0, 10**9), st.integers(2, 80))
-def test_p7_a_window_at_the_end_tells_what_the_whole_log_tells(seed: int, length: int) -> None:
+@given(st.integers(0, 10**9), st.integers(2, 80), st.none() | st.integers(0, 100))
+def test_p7_a_window_at_the_end_tells_what_the_whole_log_tells(
+    seed: int, length: int, near: int | None
+) -> None:
+    """Wherever an earlier look saw an anchor, and be it gone."""
     records = Captures(seed).write(length)
     whole, log = find_all(records), MemoryLog(records)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.follow.TAIL_PROOF_RECORDS", IN_FLIGHT + 2)
-        found = find_tail(log)  # type: ignore[arg-type]
+        found = find_tail(log, near=near)  # type: ignore[arg-type]
     assert found.highest_epoch == whole.highest_epoch
     assert (found.chain.epoch, found.chain.number, found.chain.digest, found.chain.tail) == (
         whole.chain.epoch,
@@ -183,3 +186,12 @@ def test_a_log_with_its_anchors_far_apart_is_scanned_a_few_times_only() -> None:
     log = MemoryLog(records)
     assert find_tail(log).chain.number == owner.number  # type: ignore[arg-type]
     assert len(log.scanned_from) <= 10
+
+
+def test_where_an_anchor_was_seen_a_log_is_scanned_once() -> None:
+    owner = Writer()
+    records = [owner.start(), *(owner.anchor() for _ in range(9))]
+    records += [owner.transaction() for _ in range(500 * STEP)]
+    log = MemoryLog(records)
+    assert find_tail(log, near=9).chain.number == owner.number  # type: ignore[arg-type]
+    assert log.scanned_from == [9]
