@@ -1,4 +1,5 @@
-"""Where the command `keepstream` begins: SIGTERM is minded before anything is imported that takes time."""
+"""Where the command `keepstream` begins, and each child of `run`: SIGTERM is minded before anything is
+imported that takes time."""
 
 from __future__ import annotations
 
@@ -20,3 +21,7 @@ def main() -> int:
 
     set_up_streams()
     return run_command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -213,7 +213,7 @@ def _live(wish: dict[str, Any]) -> NoReturn:
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
-    """What `python -m pipeline.cli` does with them, in a process that was just forked."""
+    """What `python -m pipeline.entry` does with them, in a process that was just forked."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -239,7 +239,7 @@ class _Stage:
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], stdin: int, preexec_fn: Callable[[], None]
     ) -> None:
-        assert command[:4] == [sys.executable, "-P", "-m", "pipeline.cli"]
+        assert command[:4] == [sys.executable, "-P", "-m", "pipeline.entry"]
         assert stdin == subprocess.DEVNULL
         self._code: int | None = None
         self.pid = os.fork()

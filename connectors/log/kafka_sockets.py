@@ -1,9 +1,9 @@
 """Sockets for kafka-python's clients that do not outlive a refused connection.
 
 kafka-python leaves the socket of a try that failed to the garbage collector, which hardly ever runs in our
-processes (pipeline.collector); and each client tries again about once a second by itself. In an outage that
-used up a process's files within ten minutes. Its clients take their sockets from whoever registered the
-scheme of their `proxy_url`.
+processes (pipeline.collector); and each client tries again about once a second by itself. In an outage, or
+while TLS was refused, that used up a process's files within ten minutes. Its clients take their sockets from
+whoever registered the scheme of their `proxy_url`, and speak TLS as its manager's module says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from kafka.net import manager
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.transport import KafkaSSLTransport
 
 DIRECT_URL = "direct://"
 """The `proxy_url` of clients that go without proxy."""
@@ -26,3 +28,20 @@ class _Direct(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no type
             connected = await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
             failed.pop_all()
             return connected
+
+
+class _Tls(KafkaSSLTransport):  # type: ignore[misc]
+    def __init__(self, net: Any, sock: Any, **settings: Any) -> None:
+        with ExitStack() as failed:
+            failed.callback(sock.close)
+            super().__init__(net, sock, **settings)
+            failed.pop_all()
+
+    async def handshake(self) -> None:
+        with ExitStack() as failed:
+            failed.callback(self.abort)
+            await super().handshake()
+            failed.pop_all()
+
+
+manager.KafkaSSLTransport = _Tls

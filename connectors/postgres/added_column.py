@@ -9,8 +9,10 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import deferred
+from connectors.postgres.apply_catalog import TargetTable
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.session import Session
+from connectors.postgres.statements import relation
 from schemas.change import AddedColumn
 from schemas.errors import OperatorNeeded
 
@@ -45,16 +47,16 @@ def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: Adde
 # holds for a composite value whose fields are all NULL.
 _OTHERS: Final = """
     select exists (
-        select from only {table}
+        select from {table}
          where case when {missing}::text is null then num_nulls({column}) = 0
                     else num_nulls({column}) = 1 or format('%s', {column}) <> {missing} end)
 """
 
 
-def require_values(conn: Session, table: sql.Identifier, column: AddedColumn) -> None:
+def require_values(conn: Session, target: TargetTable, column: AddedColumn) -> None:
     """A column that the replica has already, because somebody made it or a parent has it, must hold what the
     source's rows hold: all are looked at. Raises OperatorNeeded (`column-differs`)."""
-    shown = table.as_string(conn)
+    table, shown = relation(target), sql.Identifier(target.schema, target.name).as_string(conn)
     label, missing = sql.Identifier(column.name), sql.Literal(column.missing)
     others = conn.execute(sql.SQL(_OTHERS).format(table=table, column=label, missing=missing)).fetchone()
     if others == (False,):

@@ -114,13 +114,13 @@ class BarrierWriter:
         return [*map(statements.delete_all, targets), *restarts]
 
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
-        there = self._plans.target(table).columns
+        target = self._plans.target(table)
         with self._session(ref):
             name = self._altered(table)
             with self._limited_waits():
                 for column in payload.columns:
-                    if column.name in there:
-                        require_values(self._conn, sql.Identifier(table.schema, table.name), column)
+                    if column.name in target.columns:
+                        require_values(self._conn, target, column)
                     else:
                         add_column(self._conn, self._pipeline, name, column)
         self._plans.forget()

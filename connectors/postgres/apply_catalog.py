@@ -72,25 +72,45 @@ _TABLE: Final = """
      where n.nspname = %s and c.relname = %s
 """
 
-# A key's column cannot drop its NOT NULL before the key is dropped.
+# NOT NULL that came from a parent can be dropped there alone, and of a key's column not before the key.
 _COLUMNS: Final = """
+    with recursive giver (name, oid, number, depth) as (
+        select attname, attrelid, attnum, 0 from pg_attribute where attrelid = %(table)s and attnotnull
+         union all
+        select g.name, p.attrelid, p.attnum, g.depth + 1
+          from giver g
+          join pg_class c on c.oid = g.oid
+          join pg_inherits on inhrelid = g.oid
+          join pg_attribute p on p.attrelid = inhparent and p.attname = g.name and p.attnotnull
+         where c.relispartition
+            or exists (select from pg_constraint
+                        where conrelid = g.oid and contype = 'n' and g.number = any (conkey)
+                          and coninhcount > 0)
+    ), lifting (name, statements) as (
+        select g.name,
+               concat(string_agg(format('alter table %%I.%%I drop constraint %%I; ',
+                                        nspname, relname, conname), '' order by depth desc)
+                          filter (where conname is not null),
+                      (array_agg(format('alter table %%I.%%I alter column %%I drop not null;',
+                                        nspname, relname, g.name) order by depth desc))[1])
+          from giver g
+          join pg_class c on c.oid = g.oid
+          join pg_namespace n on n.oid = relnamespace
+          left join pg_constraint on conrelid = g.oid and contype = 'p' and number = any (conkey)
+                                 and coninhcount = 0
+         group by g.name
+    )
     select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
            atttypid::bigint, atttypmod,
            case when atthasdef or attidentity <> '' or t.typdefault is not null then ''
-                when attnotnull then concat(
-                    (select format('alter table %%I.%%I drop constraint %%I; ', n.nspname, c.relname, conname)
-                       from pg_constraint
-                      where conrelid = attrelid and contype = 'p' and attnum = any (conkey)),
-                    format('alter table %%I.%%I alter column %%I drop not null;',
-                           n.nspname, c.relname, attname))
+                when attnotnull then l.statements
                 when t.typnotnull then format('alter domain %%I.%%I drop not null;', s.nspname, t.typname)
                 else '' end
       from pg_attribute
-      join pg_class c on c.oid = attrelid
-      join pg_namespace n on n.oid = c.relnamespace
+      left join lifting l on l.name = attname
       join pg_type t on t.oid = atttypid
       join pg_namespace s on s.oid = t.typnamespace
-     where attrelid = %s and attnum > 0 and not attisdropped
+     where attrelid = %(table)s and attnum > 0 and not attisdropped
      order by attnum
 """
 
@@ -114,7 +134,7 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         if found is None or found[1] not in (ORDINARY, PARTITIONED):
             raise _no_table(schema, name, found)
         oid, kind = found
-        columns = conn.execute(_COLUMNS, [oid]).fetchall()
+        columns = conn.execute(_COLUMNS, {"table": oid}).fetchall()
         keys = conn.execute(_KEYS, [oid]).fetchall()
     types = Types(conn, {row[4] for row in columns})
     return TargetTable(

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.firing import would_fire
-from connectors.postgres.held_types import HeldColumns, HeldType
+from connectors.postgres.held_types import COMPOSITE, ENUM, HeldColumns, HeldType
 from connectors.postgres.narrowing import Narrowing, narrowing
 from connectors.postgres.row_security import would_apply
 from schemas.errors import OperatorNeeded
@@ -25,6 +25,7 @@ from schemas.table import Column, TableSchema
 
 # By pg_type's names.
 _NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
+_KINDS: Final = {COMPOSITE: "composite type ", ENUM: "enum "}
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 
@@ -82,7 +83,8 @@ def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None 
             fix = sql.SQL("alter table {} alter column {} drop expression;").format(name, label)
         elif _may_change(column, there):
             seen = f"its column {column.name} is {there.type_name} instead of {type_name}"
-            fix = sql.SQL("alter table {} alter column {} type {};").format(name, label, sql.SQL(type_name))
+            wanted = _type_to_take(column.type_oid, type_name)
+            fix = sql.SQL("alter table {} alter column {} type {};").format(name, label, wanted)
         elif found := _narrower_inside(column, there, source):
             seen, fix = _describe(there, found), _widening(name, there, found)
         else:
@@ -128,7 +130,8 @@ def _describe(there: TargetColumn, found: Narrowing) -> str:
         return f"its column {there.name} has {seen}, whose attributes stand in another order on the source"
     inside = "" if seen == there.type_name else f" with {seen}"
     where = f" in attribute {found.attribute}" if found.holder else ""
-    return f"its column {there.name} is {there.type_name}{inside} instead of {wanted}{where}"
+    kind = _KINDS.get(found.source.kind, "")
+    return f"its column {there.name} is {there.type_name}{inside} instead of {kind}{wanted}{where}"
 
 
 def _widening(table: sql.Identifier, there: TargetColumn, found: Narrowing) -> sql.Composed:
@@ -137,19 +140,26 @@ def _widening(table: sql.Identifier, there: TargetColumn, found: Narrowing) -> s
     if found.reordered:
         return sql.Composed([sql.SQL("-- Make that type anew, its attributes as they stand on the source.")])
     column, holder = sql.Identifier(there.name), found.holder
+    wanted = _type_to_take(found.source.oid, found.source.type_name)
     altering = sql.SQL("alter table {} alter column {} type ").format(table, column)
     if found.there == there.held:
-        return altering + sql.SQL(found.source.type_name + ";")
+        return altering + wanted + sql.SQL(";")
     to_text = altering + sql.SQL("text;")
     if holder is None:
         return to_text
     attribute = sql.SQL(" alter type {} alter attribute {} type {};").format(
         sql.Identifier(holder.schema, holder.name),
         sql.Identifier(found.attribute),
-        sql.SQL(found.source.type_name),
+        wanted,
     )
     back = sql.SQL("{type} using {}::{type};").format(column, type=sql.SQL(there.type_name))
     return to_text + attribute + sql.SQL(" ") + altering + back
+
+
+def _type_to_take(oid: int, type_name: str) -> sql.SQL:
+    """What the replica's column can be made. The replica may lack a type that users made, or have another
+    one of its name, and few of them take what a column of another type holds."""
+    return sql.SQL(type_name if oid < FIRST_USER_OID else "text")
 
 
 def _type_name(column: Column) -> str:

@@ -20,7 +20,7 @@ from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.row_security import lift_forced
 from connectors.postgres.session import Session
-from connectors.postgres.statements import empty_sql
+from connectors.postgres.statements import empty_sql, relation
 from schemas.errors import OperatorNeeded
 from schemas.join import Join
 from schemas.table import ReplicaIdentity, TableSchema
@@ -110,12 +110,11 @@ def _require_prepared(
 ) -> None:
     target = _target(conn, join, at)
     name = sql.Identifier(join.schema, join.table)
-    if conn.execute(sql.SQL("select from {} limit 1").format(name)).fetchone() is not None:
+    if conn.execute(sql.SQL("select from {} limit 1").format(relation(target))).fetchone() is not None:
         raise OperatorNeeded(
             f"{name.as_string()} has rows in {at.replica} already",
             code="join-not-empty",
-            hint="Look at them, empty the table on the replica"
-            f" ({empty_sql(join.schema, join.table)}) and start again.",
+            hint=f"Look at them, empty the table on the replica ({empty_sql(target)}) and start again.",
         )
     if version is None:
         return

@@ -41,6 +41,12 @@ _OBJECTS: Final = """
                    else 2 end, i.identity
 """
 
+_PARTITIONED: Final = """
+    select n.nspname, c.relname
+      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where c.relkind = 'p'
+"""
+
 _DROP_AS: Final = {"statistics object": "statistics", "composite type": "type", "domain": "type"}
 
 
@@ -120,26 +126,37 @@ def _drop_others(conn: Session, run: CopyRun) -> None:
 
 def empty_tables(conn: Session, tables: Sequence[TableName], tick: Callable[[], None]) -> None:
     """Delete the rows that a killed copy brought into tables that were empty before it."""
-    names = sql.SQL(", ").join(sql.SQL("only {}").format(sql.Identifier(*table)) for table in tables)
     if not tables:
         return
+    names = relations(conn, tables)
     with wrapped("emptying the replica's tables"):
         try:
-            conn.execute(sql.SQL("truncate {}").format(names))
+            conn.execute(sql.SQL("truncate {}").format(sql.SQL(", ").join(names)))
         except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
             # a table outside the list refers to one of them, or they are not ours
-            for table in tables:
-                conn.execute(sql.SQL("delete from only {}").format(sql.Identifier(*table)))
+            for name in names:
+                conn.execute(sql.SQL("delete from {}").format(name))
                 tick()
 
 
 def filled_tables(conn: Session, tables: Sequence[TableName]) -> list[TableName]:
     """Those of the tables that hold a row."""
     filled = []
+    names = relations(conn, tables)
     with wrapped("looking whether the replica's tables are empty"):
-        for table in tables:
-            query = sql.SQL("select exists (select from only {})").format(sql.Identifier(*table))
-            ((found,),) = conn.execute(query).fetchall()
+        for table, name in zip(tables, names, strict=True):
+            ((found,),) = conn.execute(sql.SQL("select exists (select from {})").format(name)).fetchall()
             if found:
                 filled.append(table)
     return filled
+
+
+def relations(conn: Session, tables: Sequence[TableName]) -> list[sql.Composed]:
+    """The tables as statements name them that are to reach their rows alone: ONLY keeps them from what
+    inherits. The rows of a partitioned table are its partitions'."""
+    with wrapped("listing the replica's partitioned tables"):
+        partitioned = set(conn.execute(_PARTITIONED).fetchall())
+    return [
+        sql.SQL("{}" if table in partitioned else "only {}").format(sql.Identifier(*table))
+        for table in tables
+    ]

@@ -235,12 +235,12 @@ def _same_text(build: _Builder, index: int) -> sql.Composable:
     )
 
 
-def empty_sql(schema: str, table: str) -> str:
-    """What empties a table of a replica and nothing that refers to it."""
+def empty_sql(target: TargetTable) -> str:
+    """What empties a table of a replica, and nothing that refers to it or inherits from it."""
     statement = sql.SQL(
         "set session_replication_role = replica; delete from {}; reset session_replication_role;"
     )
-    return statement.format(sql.Identifier(schema, table)).as_string()
+    return statement.format(relation(target)).as_string()
 
 
 def truncate(targets: Sequence[TargetTable], *, restart_identity: bool) -> bytes:

@@ -13,7 +13,8 @@ from connectors.postgres.session import Session, wrapped
 @dataclass(frozen=True, slots=True)
 class PreparedTable:
     """A table of the replica. `writable`: we may do to it all that the stream does. `firing`: what
-    acts on our writes. `policed`: that policies would refuse them."""
+    acts on our writes. `policed`: that policies would refuse them. `unlogged`: what a crash would empty,
+    it or partitions of it, as SQL."""
 
     oid: int
     schema: str
@@ -21,6 +22,7 @@ class PreparedTable:
     writable: bool
     firing: tuple[Firing, ...]
     policed: Policed | None
+    unlogged: tuple[str, ...]
 
 
 _PREPARED: Final = """
@@ -31,9 +33,20 @@ _PREPARED: Final = """
                and has_table_privilege(c.oid, 'truncate')
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind in ('r', 'p') and c.relpersistence = 'p'
+     where c.relkind in ('r', 'p') and c.relpersistence <> 't'
        and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
      order by 2, 3
+"""
+
+_UNLOGGED: Final = """
+    select n.nspname, c.relname, format('%I.%I', un.nspname, u.relname)
+      from pg_class u
+      join pg_namespace un on un.oid = u.relnamespace
+     cross join lateral (select u.oid union select relid from pg_partition_ancestors(u.oid)) held (oid)
+      join pg_class c on c.oid = held.oid
+      join pg_namespace n on n.oid = c.relnamespace
+     where u.relkind = 'r' and u.relpersistence = 'u'
+     order by 1, 2, 3
 """
 
 
@@ -45,9 +58,18 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
     policed = {(each.schema, each.table): each for each in read_policed(session)}
     with wrapped("looking at the replica's tables"):
         rows = session.execute(_PREPARED).fetchall()
+        unlogged: dict[tuple[str, str], list[str]] = {}
+        for schema, name, each_unlogged in session.execute(_UNLOGGED):
+            unlogged.setdefault((schema, name), []).append(each_unlogged)
     return tuple(
         PreparedTable(
-            oid, schema, name, writable, tuple(firing.get((schema, name), ())), policed.get((schema, name))
+            oid,
+            schema,
+            name,
+            writable,
+            tuple(firing.get((schema, name), ())),
+            policed.get((schema, name)),
+            tuple(unlogged.get((schema, name), ())),
         )
         for oid, schema, name, writable in rows
     )

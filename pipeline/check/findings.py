@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.printable import printable_sql
@@ -66,17 +67,32 @@ def refusal(findings: list[Finding]) -> KeepstreamError | None:
         5: LoginRefused if first.code == "login-refused" else RetryLater,
     }
     alike = [each for each in errors if (each.where, each.code) == (first.where, first.code)][:_NAMED]
-    more = f" (and {len(errors) - len(alike)} more)" if len(errors) > len(alike) else ""
-    shown = printable_sql if first.fix_is_sql else str
-    fixes = "\n".join(dict.fromkeys(shown(each.fix) for each in alike))
-    hint = f"Run on the {first.where}:\n{fixes}" if first.fix_is_sql else first.fix
-    subjects = ", ".join(each.subject for each in alike)
-    about = "" if first.message.startswith(subjects) or subjects == first.where else f"{subjects}: "
+    more = len(errors) - len(alike)
+    hint = _remedies(alike)
     return kinds.get(first.exit_code, OperatorNeeded)(
-        f"{first.where}: {about}{first.message}{more}",
+        f"{first.where}: {_told(alike)}" + (f" (and {more} more)" if more else ""),
         code=first.code,
         hint=f"{hint}\n`keepstream check` lists everything." if more else hint,
     )
+
+
+def _told(alike: Sequence[Finding]) -> str:
+    """What was seen of each; those of which the same was seen together."""
+    subjects: dict[str, list[str]] = {}
+    for each in alike:
+        subjects.setdefault(each.message, []).append(each.subject)
+    return "; ".join(_about(", ".join(names), message, alike[0].where) for message, names in subjects.items())
+
+
+def _about(subject: str, message: str, where: str) -> str:
+    return message if message.startswith(subject) or subject == where else f"{subject}: {message}"
+
+
+def _remedies(alike: Sequence[Finding]) -> str:
+    """Each once: prose before SQL."""
+    prose = dict.fromkeys(each.fix for each in alike if each.fix and not each.fix_is_sql)
+    statements = dict.fromkeys(printable_sql(each.fix) for each in alike if each.fix_is_sql)
+    return "\n".join([*prose, *([f"Run on the {alike[0].where}:"] if statements else []), *statements])
 
 
 def exit_code(findings: list[Finding]) -> int:

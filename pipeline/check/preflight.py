@@ -10,6 +10,7 @@ from contextlib import closing
 
 from connectors.postgres.catalog import list_tables
 from connectors.postgres.held_types import read_held_columns
+from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
 from connectors.postgres.publication import read_publication
 from connectors.postgres.relation import tables_of
@@ -106,7 +107,8 @@ class Preflight:
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
-        self._source = SourceFacts(server, instance, selection, schema, versions, held, published)
+        children = frozenset(read_children(session))
+        self._source = SourceFacts(server, instance, selection, schema, versions, held, published, children)
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config

@@ -12,8 +12,9 @@ from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.firing import silencing
 from connectors.postgres.fitting import Misfit, misfits, unfilled
 from connectors.postgres.held_types import HeldColumns, read_held_columns
+from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import Instance
-from connectors.postgres.leftovers import filled_tables
+from connectors.postgres.leftovers import filled_tables, relations
 from connectors.postgres.narrowing import narrowing
 from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, exempting
@@ -31,7 +32,8 @@ NAMED_AT_MOST = 10
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What a replica is compared with. `held`: what its tables' columns hold."""
+    """What a replica is compared with. `held`: what its tables' columns hold. `children`: each parent with
+    each table that inherits from it."""
 
     server: Server
     instance: Instance
@@ -40,6 +42,7 @@ class SourceFacts:
     versions: tuple[TableSchema, ...]
     held: Mapping[TableName, HeldColumns]
     published: frozenset[TableName]
+    children: frozenset[tuple[TableName, TableName]]
 
 
 class PreparedCheck:
@@ -85,8 +88,9 @@ class PreparedCheck:
                     "replica-not-empty",
                     "content",
                     f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
-                    sql="truncate " + ", ".join(_identifier(*table) for table in filled) + ";",
+                    sql=f"truncate {', '.join(n.as_string() for n in relations(self._session, filled))};",
                 )
+        yield from self._unlogged([each for each in tables if (each.schema, each.name) in wanted])
         unfit = list(self._unfit())
         yield from unfit
         if not missing and not unfit:
@@ -151,6 +155,7 @@ class PreparedCheck:
                 f"{self._role.name} may not write to {len(refused)} tables: {_named(refused)}",
                 fix=f"Run there: grant OWNER_OF_THE_TABLES to {_identifier(self._role.name)};",
             )
+        yield from self._children(ours)
         policed = [table.policed for table in ours if table.policed]
         if policed:
             yield self._policed(policed)
@@ -165,6 +170,31 @@ class PreparedCheck:
                 "role",
                 f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
             )
+
+    def _unlogged(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
+        for table in tables:
+            if table.unlogged:
+                yield self._place.error(
+                    "replica-unlogged",
+                    f"{table.schema}.{table.name}",
+                    "is unlogged: a crash would empty it, and nothing would bring its rows again",
+                    sql="\n".join(f"alter table only {name} set logged;" for name in table.unlogged),
+                )
+
+    def _children(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
+        """Our own statements name a table with ONLY; those of others show and touch their rows."""
+        if self._source is None:
+            return
+        ours = {(table.schema, table.name) for table in tables}
+        for parent, child in read_children(self._session):
+            if parent in ours and (parent, child) not in self._source.children:
+                yield self._place.warning(
+                    "replica-inherited",
+                    ".".join(parent),
+                    f"{'.'.join(child)} inherits from it, on the replica alone: there SELECT, UPDATE and"
+                    " DELETE without ONLY reach the rows of both",
+                    sql=f"alter table {_identifier(*child)} no inherit {_identifier(*parent)};",
+                )
 
     def _policed(self, policed: Sequence[Policed]) -> Finding:
         names = [f"{each.schema}.{each.table}" for each in policed]

@@ -86,7 +86,6 @@ def check_uncarried_objects(session: Session) -> Iterator[Finding]:
 
 
 def _count(selection: Selection) -> Finding:
-    size = sum(table.estimated_bytes for table in selection.wanted)
     unfit = [each for each in selection.not_replicated if each.reason != EXCLUDED]
     if unfit and not selection.wanted:
         return SOURCE.warning(
@@ -103,7 +102,17 @@ def _count(selection: Selection) -> Finding:
             "there is no table to replicate yet; one that is created later joins by itself",
             fix="Look at source.tables and at the database that source.url names.",
         )
-    return SOURCE.ok("tables", "tables", f"{len(selection.wanted)} are replicated, about {human_bytes(size)}")
+    return SOURCE.ok("tables", "tables", f"{len(selection.wanted)} are replicated, {_size(selection.wanted)}")
+
+
+def _size(tables: Sequence[Table]) -> str:
+    """As ANALYZE last saw them. A partitioned table's rows are its partitions'."""
+    stored = [table for table in tables if table.kind is not TableKind.PARTITIONED]
+    unknown = sum(table.estimated_rows is None for table in stored)
+    if unknown and unknown == len(stored):
+        return "of unknown size: never analysed"
+    known = f"about {human_bytes(sum(table.estimated_bytes for table in stored))}"
+    return f"{known}, and {unknown} of unknown size: never analysed" if unknown else known
 
 
 def _unreadable(selection: Selection, role: Role) -> Iterator[Finding]:

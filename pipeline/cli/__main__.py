@@ -1,4 +1,4 @@
-"""`python -m pipeline.cli`: the same as `keepstream`, and how `run` starts its children."""
+"""`python -m pipeline.cli`: the same as `keepstream`, but that SIGTERM is minded only once this is loaded."""
 
 import sys
 

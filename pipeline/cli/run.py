@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
 from pipeline.cli.invocation import Invocation, invocation
+from schemas.errors import UsageError
 
 app = typer.Typer()
 
@@ -27,14 +29,26 @@ def run(context: typer.Context) -> None:
 
     called = invocation(context)
     called.set_up_logs()
-    require_fit(called.config)
+    config = called.config
+    _refuse_pipe(called.path)
+    require_fit(config)
     stop = stop_on_signals()
     commands = {CAPTURE: _command(called, "capture")}
-    for name in called.config.replicas:
+    for name in config.replicas:
         commands[name] = _command(called, "apply", name)
     raise typer.Exit(Supervisor(commands, stop).run())
 
 
+def _refuse_pipe(path: Path) -> None:
+    """Every stage reads the configuration for itself, and again later."""
+    if path.is_fifo():
+        raise UsageError(
+            f"run cannot take its configuration from a pipe: {path}",
+            code="config-pipe",
+            hint="Write it into a file and name that: keepstream -c FILE run",
+        )
+
+
 def _command(called: Invocation, *verb: str) -> list[str]:
     """`-P`: what lies in the working folder is never imported."""
-    return [sys.executable, "-P", "-m", "pipeline.cli", *called.arguments(), *verb]
+    return [sys.executable, "-P", "-m", "pipeline.entry", *called.arguments(), *verb]

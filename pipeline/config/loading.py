@@ -16,6 +16,7 @@ from pipeline.config import document as yaml_document
 from pipeline.config.document import Document
 from pipeline.config.expansion import expand
 from pipeline.config.model import Config, Log, Replica, Source, Tables, Tools
+from pipeline.config.reading import read_bytes
 from schemas.errors import ConfigError
 
 logger = logging.getLogger("keepstream.config")
@@ -83,7 +84,7 @@ def readable_by_others(path: Path) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode()
     except FileNotFoundError:
         raise ConfigError(
             f"there is no configuration file {path}",

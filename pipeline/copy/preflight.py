@@ -98,6 +98,6 @@ def _refuse_filled(tables: Sequence[TableName]) -> None:
         raise OperatorNeeded(
             f"the replica has rows in {'.'.join(tables[0])}{more}",
             code="replica-not-empty",
-            hint="With `initial: data` the tables to be replicated must be empty: truncate them; or set "
-            "`initial: none` if they are equal to the source's.",
+            hint="With `initial: data` the tables to be replicated must be empty: run the TRUNCATE that"
+            " `keepstream check` prints; or set `initial: none` if they are equal to the source's.",
         )

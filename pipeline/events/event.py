@@ -1,4 +1,4 @@
-"""One change as a JSON object. Row values are PostgreSQL's text, or null."""
+"""One change as a JSON object. Row values are PostgreSQL's text (`value.shown`), or null."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
 from pipeline.events.joined import joined_rows
+from pipeline.events.value import shown
 from schemas.avro import RowCodec
 from schemas.barrier import JoinKeysMessage, JoinMessage, JoinRowsMessage, UnknownJoinMessage, barrier_of
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
@@ -104,8 +105,8 @@ class EventEncoder:
         codec, table = self._codec(change.table)
         names = [column.name for column in table.columns]
         keys = [column.name for column in table.columns if column.key]
-        before: dict[str, str | None] | None = None
-        after: dict[str, str | None] | None = None
+        before: dict[str, Any] | None = None
+        after: dict[str, Any] | None = None
         if change.old_row is not None:
             before = _object(names, codec.decode_row(change.old_row))
         elif change.old_key is not None:
@@ -129,13 +130,12 @@ class EventEncoder:
 def _message_events(message: Message) -> Iterator[dict[str, Any]]:
     """An application's message; not Keepstream's own."""
     if not message.prefix.startswith(OWN_PREFIX):
-        content = message.content.decode(errors="backslashreplace")
-        yield _event(None, "message", after={"prefix": message.prefix, "content": content})
+        after = {"prefix": message.prefix, "content": shown(message.content)}
+        yield _event(None, "message", after=after)
 
 
-def _object(names: Sequence[str], values: Sequence[bytes | None]) -> dict[str, str | None]:
-    texts = (None if value is None else value.decode(errors="backslashreplace") for value in values)
-    return dict(zip(names, texts, strict=True))
+def _object(names: Sequence[str], values: Sequence[bytes | None]) -> dict[str, Any]:
+    return dict(zip(names, (None if value is None else shown(value) for value in values), strict=True))
 
 
 def _added(payload: ColumnsAdded) -> dict[str, Any]:

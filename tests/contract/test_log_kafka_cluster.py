@@ -302,6 +302,30 @@ def test_a_broker_whose_certificate_we_do_not_trust_gets_no_password(
     assert "certificate" in error.message.lower()
 
 
+@pytest.mark.parametrize("refused", ["sasl_password", "ssl_ca_location", "malformed"])
+def test_a_login_that_is_refused_costs_no_file(
+    secured: str, certificates: BrokerCertificates, impatient: None, tmp_path: Path, refused: str
+) -> None:
+    malformed = tmp_path / "ca.pem"
+    malformed.write_text("no certificate")
+    wrong = {
+        "sasl_password": {"sasl_password": "wrong"},
+        "ssl_ca_location": {"ssl_ca_location": str(certificates.other_ca)},
+        "malformed": {"ssl_ca_location": str(malformed)},
+    }
+    log = open_log(f"kafka://{secured}", new_name(), client=client_of(certificates, **wrong[refused]))
+
+    def after(tries: int) -> int:
+        for _ in range(tries):
+            with pytest.raises(KeepstreamError):
+                log.exists()
+        return open_files()
+
+    with without_collector():
+        assert after(2) == after(1)
+    log.close()
+
+
 def test_a_certificate_file_that_is_not_there_is_an_error_of_the_file(
     secured: str,
     certificates: BrokerCertificates,

@@ -821,3 +821,68 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
     assert unfit() == []
     replica.execute("alter table deal alter amount type numeric(12,2)")
     assert unfit() == ["its column amount is numeric(12,2) instead of numeric(12,4)"]
+
+
+@pytest.mark.parametrize("domain", ["varchar(10)", "int"])
+def test_a_domain_in_the_place_of_an_enum_of_its_name_gets_a_remedy_that_mends_it(
+    owning: Database, replica: Database, log: Path, domain: str
+) -> None:
+    owning.execute("create type mood as enum ('happy'); create table t (id int primary key, mood mood)")
+    replica.execute(f"create domain mood as {domain}; create table t (id int primary key, mood mood)")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    replica.execute(by_code(preflight(config))["replica-schema"].fix)
+    assert errors(preflight(config)) == []
+
+
+def test_an_unlogged_table_of_a_prepared_replica_is_no_missing_one(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(f"{CUSTOMER}; create table plain (id int primary key)")
+    replica.execute(CUSTOMER.replace("table", "unlogged table"))
+    replica.execute("create table plain (id int primary key) partition by range (id)")
+    replica.execute("create unlogged table low partition of plain default")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    found = [finding for finding in preflight(config) if finding.severity is Severity.ERROR]
+    assert [(finding.code, finding.subject, finding.fix) for finding in found] == [
+        ("replica-unlogged", "public.customer", "alter table only public.customer set logged;"),
+        ("replica-unlogged", "public.plain", "alter table only public.low set logged;"),
+    ]
+    for finding in found:
+        replica.execute(finding.fix)
+    assert errors(preflight(config)) == []
+
+
+def test_a_table_that_inherits_on_the_replica_alone_is_warned_of(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    both = f"{CUSTOMER}; create table known (primary key (id)) inherits (customer)"
+    owning.execute(both)
+    replica.execute(both)
+    replica.execute("create table mine () inherits (customer); insert into mine values (1)")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    findings = preflight(config)
+    assert errors(findings) == []
+    (found,) = [finding for finding in findings if finding.code == "replica-inherited"]
+    assert (found.severity, found.subject) == (Severity.WARNING, "public.customer")
+    assert found.message == (
+        "public.mine inherits from it, on the replica alone: there SELECT, UPDATE and DELETE without ONLY"
+        " reach the rows of both"
+    )
+    replica.execute("insert into customer values (1)")
+    replica.execute(by_code(preflight(config))["replica-not-empty"].fix)
+    assert replica.execute("select id from customer") == [(1,)]
+    replica.execute(found.fix)
+    assert "replica-inherited" not in by_code(preflight(config))
+
+
+def test_a_size_that_nobody_knows_is_not_0(owning: Database, log: Path) -> None:
+    owning.execute(f"{CUSTOMER}; insert into customer select i, 'x' from generate_series(1, 1000) i")
+
+    def size() -> str:
+        return by_code(preflight(configure(owning.dsn, log)))["tables"].message
+
+    assert size() == "1 are replicated, of unknown size: never analysed"
+    owning.execute("analyze customer; create table later (id int primary key)")
+    assert size() == "2 are replicated, about 40.0 KiB, and 1 of unknown size: never analysed"
+    owning.execute("analyze later")
+    assert size() == "2 are replicated, about 40.0 KiB"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from connectors.postgres.leftovers import empty_tables
+from connectors.postgres.session import connect
 from pipeline.config import Initial
 from schemas.errors import OperatorNeeded
 from schemas.lsn import Lsn, Position
@@ -87,3 +89,49 @@ def test_a_prepared_table_with_a_column_that_nothing_fills_is_refused(
     replica.execute(mending)
     copy(source, replica, initial=Initial.DATA)
     assert replica.execute("select a, ours, b, d, e, f from t") == [(1, None, 1, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("whole", ["", ", primary key (a, ours)"])
+def test_not_null_that_a_partition_has_from_its_whole_is_dropped_there(
+    source: Database, replica: Database, whole: str
+) -> None:
+    source.execute("create table part (a int primary key); insert into part values (1)")
+    replica.execute(f"create table top (a int, ours int not null{whole}) partition by range (a)")
+    replica.execute("create table middle partition of top for values from (0) to (10) partition by range (a)")
+    replica.execute("create table part (ours int not null, a int not null)")
+    replica.execute("alter table middle attach partition part for values from (0) to (10)")
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+    mending = refused.value.hint.split("start again: ")[1]
+    assert mending.endswith("alter table public.top alter column ours drop not null;")
+    replica.execute(mending)
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select a, ours from part") == [(1, None)]
+
+
+def test_not_null_that_a_table_inherits_is_named_with_sql_that_can_be_run(
+    source: Database, replica: Database
+) -> None:
+    source.execute("create table t (a int primary key); insert into t values (1)")
+    replica.execute(
+        "create table base (ours int not null); create table t (a int primary key) inherits (base)"
+    )
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+    replica.execute(refused.value.hint.split("start again: ")[1])
+    copy(source, replica, initial=Initial.DATA)
+
+
+def test_rows_of_a_table_that_is_partitioned_on_the_replica_alone_are_seen_and_emptied(
+    source: Database, replica: Database
+) -> None:
+    source.execute("create table t (a int primary key); insert into t values (1)")
+    replica.execute("create table t (a int primary key) partition by range (a)")
+    replica.execute("create table low partition of t for values from (0) to (10); insert into t values (1)")
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=Initial.DATA)
+    assert refused.value.message == "the replica has rows in public.t"
+    with connect(replica.dsn, purpose="test") as session:
+        empty_tables(session, [("public", "t")], lambda: None)
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select a from low") == [(1,)]

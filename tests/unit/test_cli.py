@@ -161,3 +161,19 @@ def test_a_bug_ends_with_1_and_its_traceback_only_at_debug_level() -> None:
         assert ended.returncode == 1
         assert "error[internal]: unexpected ZeroDivisionError" in ended.stderr
         assert ("Traceback" in ended.stderr) is traceback
+
+
+def test_run_takes_no_pipe_because_its_stages_would_find_it_empty() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "-c", "/dev/stdin", "run"],
+        input="{name: crm, source: 'dbname=x', log: 'file:///x'}",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(
+        "error[config-pipe]: run cannot take its configuration from a pipe: /dev/stdin\n"
+        "hint: Write it into a file and name that: keepstream -c FILE run\n"
+    )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config, Initial, Keyless, load_config, parse_config
+from pipeline.config import Config, Initial, Keyless, load_config, parse_config, reading
 from schemas.errors import ConfigError
 
 SMALLEST = """
@@ -326,6 +329,40 @@ def test_a_file_that_others_may_read_is_warned_of(tmp_path: Path, caplog: pytest
     path.chmod(0o640)
     load_config(path)
     assert [record.getMessage() for record in caplog.records] == ["configuration is readable by others"]
+
+
+def test_a_pipe_is_read_to_its_end_however_slow_its_writer_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PIPE_PATIENCE_S", 0.01)
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    writer = os.open(path, os.O_RDWR)
+
+    def write() -> None:
+        time.sleep(0.1)
+        for part in ("name: crm\n", SMALLEST.removeprefix("\nname: crm\n")):
+            os.write(writer, part.encode())
+            time.sleep(0.1)
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert load_config(path).name == "crm"
+    thread.join()
+
+
+def test_what_would_never_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PIPE_PATIENCE_S", 0.01)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for name, seen in (
+        (path, f"nobody writes to the pipe {path}"),
+        (Path("/dev/zero"), "/dev/zero is neither a file nor a pipe"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(name)
+        assert (caught.value.code, caught.value.message) == ("config-unreadable", seen)
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:

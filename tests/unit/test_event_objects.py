@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.events import _line
+from pipeline.events.event import EventEncoder
 from pipeline.events.joined import joined_rows
 from pipeline.events.spool import PartSpool
 from schemas.change import Change, Message, Operation
@@ -35,6 +37,18 @@ def test_a_row_of_one_empty_text_and_a_row_without_columns_are_rows() -> None:
     assert list(joined_rows(Join("s", "t", ("a",), (), ()), b"\nx\n")) == [{"a": ""}, {"a": "x"}]
     assert list(joined_rows(Join("s", "t", (), (), ()), b"\n\n")) == [{}, {}]
     assert list(joined_rows(Join("s", "t", ("a",), (), ()), b"")) == []
+
+
+def test_bytes_that_are_no_text_cannot_be_taken_for_text() -> None:
+    join = Join("public", "late", ("a", "b"), (), ())
+    (row,) = joined_rows(join, b"\xff\\\\\t\\\\xff\n")
+    assert row == {"a": {"bytes": "\\xff5c"}, "b": "\\xff"}
+    (event,) = EventEncoder({}).encode(
+        Change(Operation.MESSAGE, bytes(8), payload=Message(True, "p", b"\x00\xff"))
+    )
+    assert event["after"] == {"prefix": "p", "content": {"bytes": "\\x00ff"}}
+    line = _line(event | {"commit_time": "T", "commit_lsn": "0/1"})
+    assert line == r'T  0/1  message   prefix="p"  content={"bytes": "\\x00ff"}'
 
 
 @given(st.lists(st.binary(max_size=60), max_size=12), st.integers(1, 40))

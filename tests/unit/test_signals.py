@@ -64,14 +64,13 @@ def test_sigterm_ends_a_process_in_a_call_that_no_signal_interrupts() -> None:
 
 
 ENTERING = """
-import sys, time, types
+import runpy, sys, time, types
 def main():
     print("ready", flush=True)
     time.sleep(60)
 sys.modules["pipeline.cli.streams"] = types.SimpleNamespace(set_up_streams=lambda: None)
 sys.modules["pipeline.cli"] = types.SimpleNamespace(main=main)  # as if it took that long to import
-from pipeline.entry import main
-main()
+runpy.run_module("pipeline.entry", run_name="__main__")
 """
 
 
