@@ -2,8 +2,9 @@
 
 `copy_run` holds how the copy began: its mode, and which schemas and extensions were there before, so
 that a copy that was killed can be cleared away without touching what it did not make. `copy_part`
-holds the parts whose rows are there, written in the part's own transaction. Both vanish with the
-copy's completion. `deferred_ddl` stays: what the source has and the replica was made without.
+holds the parts whose rows are there, written in the part's own transaction under the token of the copy
+whose snapshot they are of. Both vanish with the copy's completion. `deferred_ddl` stays: what the source
+has and the replica was made without.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,8 +41,9 @@ _INSTALL: Final = (
         schema_name text not null,
         table_name text not null,
         part integer not null,
+        token uuid not null,
         copied_rows bigint,
-        primary key (name, schema_name, table_name, part)
+        primary key (name, token, schema_name, table_name, part)
     )""",
     *deferred.INSTALL,
 )
@@ -66,17 +68,16 @@ class CopyRun:
     extensions: tuple[str, ...]
 
 
-def find_unfinished(conn: Session, name: str, *, initial: str) -> bool:
-    """Whether a copy of this pipeline was begun here and not completed.
-
-    Raises RetryLater (`copy-running`) while the one who began it lives, OperatorNeeded
-    (`replica-in-use`, `copy-mode-changed`).
-    """
-    with _alone(conn, "looking for an unfinished copy"):
-        return _find_unfinished(conn, name, initial)
+def require_free(conn: Session, name: str, *, initial: str) -> None:
+    """Refuse early what `begin_run` would refuse later. Raises RetryLater (`copy-running`), OperatorNeeded
+    (`replica-in-use`, `copy-mode-changed`)."""
+    with _alone(conn, "looking for another copy"):
+        _find_unfinished(conn, name, initial)
 
 
 def _find_unfinished(conn: Session, name: str, initial: str) -> bool:
+    """Whether a copy of this pipeline was begun here whose process is gone or silent. True only as long as
+    the caller's transaction is `_alone`."""
     found = progress.read(conn, name)
     if found is None:
         return False
@@ -87,7 +88,7 @@ def _find_unfinished(conn: Session, name: str, initial: str) -> bool:
         raise RetryLater(
             f"another copy into this replica is running (pid {found.backend_pid} on its server)",
             code="copy-running",
-            hint="Run only one `keepstream run` per replica.",
+            hint="Nothing to do: `keepstream run` stands by until that copy is complete.",
         )
     row = conn.execute("select initial from keepstream.copy_run where name = %s", [name]).fetchone()
     if row is None or row[0] != initial:
@@ -102,29 +103,42 @@ def _find_unfinished(conn: Session, name: str, initial: str) -> bool:
 
 @contextlib.contextmanager
 def _alone(conn: Session, what: str) -> Iterator[None]:
-    """A transaction beside which no other copy begins or completes: that makes and drops our tables."""
+    """A transaction beside which no other copy begins or completes: that makes and drops our tables. The
+    server ends it if its process is frozen, so that the others can go on."""
     with wrapped(what), conn.transaction():
+        conn.execute(f"set local idle_in_transaction_session_timeout = '{SILENCE_LIMIT_S}s'")
         conn.execute("select pg_advisory_xact_lock(hashtext('keepstream.copy'))")
         yield
 
 
 def begin_run(
-    conn: Session, name: str, *, stream: bytes, initial: str, place: str, has_leftovers: bool
+    conn: Session,
+    name: str,
+    *,
+    stream: bytes,
+    initial: str,
+    place: str,
+    application: str,
+    require_empty: Callable[[], object],
 ) -> CopyRun:
-    """Write the copying marker, before any object (P20). Voids the token of an unfinished copy."""
+    """Write the copying marker, before any object (P20).
+
+    Here, and beside no other copy, it is decided what is there. Nothing: then `require_empty` must not
+    raise. Or what a killed copy made: its token is voided, after its sessions (`application`) were ended.
+    Raises RetryLater (`copy-running`) while that copy lives, OperatorNeeded (`replica-in-use`,
+    `copy-mode-changed`).
+    """
     with _alone(conn, "beginning the copy"):
+        has_leftovers = _find_unfinished(conn, name, initial)
+        if has_leftovers:
+            end_sessions(conn, application)
+        else:
+            require_empty()
         progress.install(conn)
         for statement in _INSTALL:
             conn.execute(statement)
         if not has_leftovers:
-            # a marker whose row was removed by hand may have left these
-            conn.execute("delete from keepstream.copy_run where name = %s", [name])
-            conn.execute(
-                """insert into keepstream.copy_run
-                   select %s, %s, array(select nspname::text from pg_catalog.pg_namespace),
-                          array(select extname::text from pg_catalog.pg_extension)""",
-                [name, initial],
-            )
+            _record_surroundings(conn, name, initial)
         token = progress.write_copying_marker(conn, name, stream=stream, place=place)
         row = conn.execute(
             "select schemas, extensions from keepstream.copy_run where name = %s", [name]
@@ -133,11 +147,23 @@ def begin_run(
     return CopyRun(name, token, has_leftovers, tuple(row[0]), tuple(row[1]))
 
 
+def _record_surroundings(conn: Session, name: str, initial: str) -> None:
+    # a marker whose row was removed, as `teardown` does, may have left these
+    conn.execute("delete from keepstream.copy_part where name = %s", [name])
+    conn.execute("delete from keepstream.copy_run where name = %s", [name])
+    conn.execute(
+        """insert into keepstream.copy_run
+           select %s, %s, array(select nspname::text from pg_catalog.pg_namespace),
+                  array(select extname::text from pg_catalog.pg_extension)""",
+        [name, initial],
+    )
+
+
 def end_sessions(conn: Session, application: str) -> None:
     """End all other sessions of this copy in this database, and wait until they are gone (P14)."""
     deadline = time.monotonic() + _END_TIMEOUT_S
     with wrapped("ending the sessions of a killed copy"):
-        while conn.execute(_END_SESSIONS, [application]).fetchall() != [(0,)]:
+        while _end_each(conn, application):
             if time.monotonic() > deadline:
                 raise RetryLater(
                     f"sessions of an earlier copy ({application}) do not end",
@@ -145,6 +171,12 @@ def end_sessions(conn: Session, application: str) -> None:
                     hint=f"On source and replica: {SEE_WAITS}",
                 )
             time.sleep(0.05)
+
+
+def _end_each(conn: Session, application: str) -> bool:
+    """Whether there were any."""
+    conn.execute("select pg_catalog.pg_stat_clear_snapshot()")  # a transaction sees one list of sessions only
+    return conn.execute(_END_SESSIONS, [application]).fetchall() != [(0,)]
 
 
 def require_ours(conn: Session, run: CopyRun) -> None:
@@ -155,8 +187,8 @@ def require_ours(conn: Session, run: CopyRun) -> None:
 
 
 _TAKE_PART: Final = """
-    insert into keepstream.copy_part (name, schema_name, table_name, part)
-    select p.name, %(schema)s, %(table)s, %(part)s from keepstream.progress p
+    insert into keepstream.copy_part (name, token, schema_name, table_name, part)
+    select p.name, p.token, %(schema)s, %(table)s, %(part)s from keepstream.progress p
      where p.name = %(name)s and p.token = %(token)s and p.state = 'copying'
        for share
     on conflict do nothing
@@ -176,8 +208,8 @@ def take_part(conn: Session, run: CopyRun, table: TableName, part: int) -> bool:
 def finish_part(conn: Session, run: CopyRun, table: TableName, part: int, rows: int) -> None:
     conn.execute(
         """update keepstream.copy_part set copied_rows = %s
-            where name = %s and schema_name = %s and table_name = %s and part = %s""",
-        [rows, run.name, *table, part],
+            where name = %s and token = %s and schema_name = %s and table_name = %s and part = %s""",
+        [rows, run.name, run.token, *table, part],
     )
 
 
@@ -190,10 +222,11 @@ def flush(conn: Session, run: CopyRun) -> None:
 
 
 def finished_parts(conn: Session, run: CopyRun) -> set[tuple[str, str, int]]:
-    """Schema, table and number of the parts whose rows are there."""
+    """Schema, table and number of the parts whose rows this copy has brought."""
     with wrapped("reading keepstream.copy_part"):
         rows = conn.execute(
-            "select schema_name, table_name, part from keepstream.copy_part where name = %s", [run.name]
+            "select schema_name, table_name, part from keepstream.copy_part where name = %s and token = %s",
+            [run.name, run.token],
         )
         return {(schema, table, part) for schema, table, part in rows}
 

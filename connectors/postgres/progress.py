@@ -26,6 +26,7 @@ from schemas.lsn import Lsn, Position, format_lsn, parse_lsn
 
 FORMAT_VERSION: Final = 1
 IN_USE: Final = "replica-in-use"
+COPY_REPLACED: Final = "copy-replaced"
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
@@ -292,8 +293,8 @@ def copy_replaced(name: str) -> OperatorNeeded:
     """The error that ends a copy whose marker another one has taken over."""
     return OperatorNeeded(
         f"the copy of {name!r} was taken over by another one",
-        code="copy-replaced",
-        hint="Let the newer copy finish, and run only one `keepstream run` per replica.",
+        code=COPY_REPLACED,
+        hint="Nothing to do: `keepstream run` stands by until the newer copy is complete.",
     )
 
 

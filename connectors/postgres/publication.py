@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
 from connectors.postgres.catalog import Table
 from connectors.postgres.session import Session, wrapped
+from schemas.errors import RetryLater
 
 TableName = tuple[str, str]
 """Schema and name, as they are, not quoted."""
@@ -155,9 +157,14 @@ def create_publication_sql(name: str, tables: Sequence[TableName], *, server_ver
 
 
 def create_publication(session: Session, name: str, tables: Sequence[TableName]) -> None:
-    """Make it. Raises OperatorNeeded (`privilege-missing`, or `sql-refused` if it exists)."""
+    """Make it. Raises RetryLater (`publication-exists`), OperatorNeeded (`privilege-missing`)."""
     statement = create_publication_sql(name, tables, server_version=session.info.server_version)
-    _run(session, statement, f"creating publication {name}")
+    with wrapped(f"creating publication {name}"):
+        try:
+            session.execute(statement.encode())
+        except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation) as exc:
+            message = f"publication {name} has just been made by another one"
+            raise RetryLater(message, code="publication-exists") from exc
 
 
 def add_tables_sql(name: str, tables: Sequence[TableName]) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 from psycopg import pq, sql
 
-from connectors.postgres.session import connect_replication, sql_error
+from connectors.postgres.session import connect_replication, sql_error, wrapped
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, RefusedData, RetryLater
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
 
@@ -96,11 +96,17 @@ class Walsender:
         This waits until every transaction that now writes, or is prepared, has ended (P17), however
         long; no timeout of the server stops it. `waiting(seconds)` is called about once a
         second meanwhile; if it raises, the command is cancelled and nothing stays behind.
-        An exported snapshot lives until the next command on this connection or its end.
+        An exported snapshot lives until the next command on this connection or its end. RetryLater
+        (`slot-exists`) if somebody made one of this name.
         """
         command = _create_command(name, temporary, export_snapshot)
-        doing = f"creating slot {name}"
-        ((slot, point, snapshot, _),) = self._rows(command, doing, waiting=waiting)
+        with wrapped(f"creating slot {name}"):
+            try:
+                ((slot, point, snapshot, _),) = self._ask(command, waiting)
+            except psycopg.errors.DuplicateObject as exc:
+                raise RetryLater(
+                    f"slot {name} has just been made by another one", code="slot-exists"
+                ) from exc
         return CreatedSlot(slot, parse_lsn(point), snapshot or None)
 
     def drop_slot(self, name: str) -> None:
@@ -127,18 +133,18 @@ class Walsender:
         """Close the connection; a temporary slot and an exported snapshot end with it."""
         self._session.close()
 
-    def _rows(
-        self, command: str, doing: str, *, waiting: Callable[[float], None] | None = None
-    ) -> list[tuple[str, ...]]:
-        try:
-            if waiting is None:
-                result = self.pgconn.exec_(command.encode())
-            else:
-                result = self._exec_waiting(command, waiting)
-            if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-                raise psycopg.errors.error_from_result(result)
-        except psycopg.Error as exc:
-            raise sql_error(exc, doing) from exc
+    def _rows(self, command: str, doing: str) -> list[tuple[str, ...]]:
+        with wrapped(doing):
+            return self._ask(command)
+
+    def _ask(self, command: str, waiting: Callable[[float], None] | None = None) -> list[tuple[str, ...]]:
+        """Raises psycopg.Error, and what `waiting` raises."""
+        if waiting is None:
+            result = self.pgconn.exec_(command.encode())
+        else:
+            result = self._exec_waiting(command, waiting)
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise psycopg.errors.error_from_result(result)
         return [
             tuple((result.get_value(row, column) or b"").decode() for column in range(result.nfields))
             for row in range(result.ntuples)

@@ -38,7 +38,7 @@ from pipeline.capture.resent import Resent
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.follow import AnchorHint, Follower, find_tail
 from pipeline.selection import Selection, select_tables
-from schemas.errors import LogFenced, RetryLater
+from schemas.errors import HistoryBroken, LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
 from schemas.lsn import ZERO, Lsn, Position
@@ -121,9 +121,10 @@ class Startup:
     def _begin(self, sql: Session, tail: Follower) -> OpenCapture:
         options = self._options
         leftover = slots.read_slot(sql, options.slot)
+        stream_id = tail.chain.stream or uuid.uuid4().bytes
         if leftover is not None:
             check_leftover(leftover, options.log.name, begun=tail.chain.stream is not None)
-        stream_id = tail.chain.stream or uuid.uuid4().bytes
+            self._free_leftover(sql, stream_id)
         walsender = self._walsender(stream_id)
         system = walsender.identify_system()
         writer, chain = self._open_epoch(stream_id, tail, system)
@@ -135,7 +136,7 @@ class Startup:
         failpoint("capture.slot_created")
         live, identity = self._published_at(created)
         source = SourceIdentity(system.system_id, system.timeline, identity)
-        stream = self._start_stream(walsender)
+        stream = self._start_first_stream(walsender)
         writing = ChainWriter(writer, chain, source)
         at = Position(created.consistent_point)
         failpoint("capture.before_anchor")
@@ -143,6 +144,12 @@ class Startup:
         logger.info("log begun", extra={"position": str(at), "tables": len(live)})
         resent = Resent(at, last_commit_lsn=None, sent_from=at.lsn)
         return OpenCapture(sql, stream, writer, writing, resent, live, selection)
+
+    def _free_leftover(self, sql: Session, stream_id: bytes) -> None:
+        """P4: another capture may be in the middle of its set-up. Raises RetryLater (`slot-active`) if so."""
+        options = self._options
+        purpose = slots.owner_purpose(options.name, stream_id)
+        slots.terminate_owner(sql, options.slot, purpose=purpose, take_over=options.take_over)
 
     def _ensure_publication(self, sql: Session, selection: Selection) -> None:
         options = self._options
@@ -197,6 +204,17 @@ class Startup:
                 session.execute(f"set transaction snapshot '{created.snapshot}'")
             name = self._options.publication
             return published_tables(session, name), published_now(session, name)
+
+    def _start_first_stream(self, walsender: Walsender) -> SlotStream:
+        try:
+            return self._start_stream(walsender)
+        except HistoryBroken as error:
+            if error.code != "slot-missing":
+                raise
+            raise LogFenced(
+                f"slot {self._options.slot} has just been dropped by another capture that begins the log",
+                code="slot-lost",
+            ) from error
 
     # a log that holds history
 

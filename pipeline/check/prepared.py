@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -66,8 +66,8 @@ class PreparedCheck:
         self._tables = tables
         self._quiet = quiet
 
-    def prepared(self, initial: Initial, *, unfinished: bool) -> Iterator[Finding]:
-        """That the tables are there, and can take what comes. `unfinished`: a copy was begun."""
+    def prepared(self, initial: Initial, *, unfinished: Callable[[], bool]) -> Iterator[Finding]:
+        """That the tables are there, and can take what comes. `unfinished`: whether a copy was begun."""
         tables = self._tables
         wanted = set(self._source.selection.names) if self._source else set()
         missing = sorted(wanted - {(table.schema, table.name) for table in tables})
@@ -80,10 +80,10 @@ class PreparedCheck:
                 fix="Make them as they are on the source (pg_dump --schema-only), or empty the database and"
                 " set `initial: copy`.",
             )
-        if initial is Initial.DATA and not unfinished:
+        if initial is Initial.DATA:
             writable = [(t.schema, t.name) for t in tables if t.writable and (t.schema, t.name) in wanted]
             filled = filled_tables(self._session, writable)
-            if filled:
+            if filled and not unfinished():
                 yield self._place.error(
                     "replica-not-empty",
                     "content",

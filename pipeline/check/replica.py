@@ -11,7 +11,7 @@ from psycopg import sql
 from connectors.postgres import progress, source_schema
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.instance import read_instance
-from connectors.postgres.leftovers import user_objects
+from connectors.postgres.leftovers import UserObject, user_objects
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session
 from connectors.postgres.target import read_prepared_tables
@@ -118,11 +118,11 @@ class ReplicaCheck:
             yield from there.narrowed()
             yield from there.writes(there.written())
         elif self._initial is Initial.COPY:
-            yield from self._fresh(unfinished=row is not None)
+            yield from self._fresh()
             yield there.session_role()
         else:
             yield from self._creates_in_database()
-            yield from there.prepared(self._initial, unfinished=row is not None)
+            yield from there.prepared(self._initial, unfinished=self._copy_is_begun)
             yield from there.writes(tables)
 
     def _ours(self, row: progress.Progress) -> Finding:
@@ -146,15 +146,20 @@ class ReplicaCheck:
 
     # a first copy
 
-    def _fresh(self, *, unfinished: bool) -> Iterator[Finding]:
-        if unfinished:
+    def _copy_is_begun(self) -> bool:
+        """Asked after the look at what is there: the marker comes before all that a copy makes (P20)."""
+        return progress.read(self._session, self._pipeline) is not None
+
+    def _fresh(self) -> Iterator[Finding]:
+        objects = user_objects(self._session)
+        if self._copy_is_begun():
             yield self._place.note(
                 "copy-unfinished",
                 "content",
                 "a copy was begun and not completed: what it made is cleared away, and it begins anew",
             )
         else:
-            yield self._empty()
+            yield self._empty(objects)
         yield from self._creates_in_database()
         if self._source:
             yield from self._needs(self._source.schema)
@@ -183,8 +188,7 @@ class ReplicaCheck:
                 sql=f"grant temporary on database {database} to {role};",
             )
 
-    def _empty(self) -> Finding:
-        objects = user_objects(self._session)
+    def _empty(self, objects: list[UserObject]) -> Finding:
         if not objects:
             return self._place.ok("replica-empty", "content", "is empty: it gets a copy")
         more = f" and {len(objects) - 1} more objects" if len(objects) > 1 else ""

@@ -20,26 +20,31 @@ from schemas.errors import OperatorNeeded
 
 
 def require_copyable(
-    options: CopyOptions, *, source: Session, replica: Session, replica_role: bool, has_leftovers: bool
-) -> None:
-    """Raises OperatorNeeded, with what mends it, if the copy cannot succeed; never writes.
+    options: CopyOptions, *, source: Session, replica: Session, replica_role: bool
+) -> Sequence[TableName]:
+    """The prepared tables that will be filled; none where the copy makes them, or copies nothing.
 
-    `has_leftovers`: what stands in the replica is a killed copy's, and will be cleared away.
+    Raises OperatorNeeded, with what mends it, if the copy cannot succeed; never writes.
     """
     if options.initial is Initial.NONE:
         require_types(source, replica, _replicated(options, source), replica_role=replica_role)
-        return
+        return ()
     _require_encoding(source, replica)
     tables = tables_to_copy(options, source)
     if options.initial is Initial.DATA:
-        targets = find_targets(source, replica, tables, replica_role=replica_role)
-        _refuse_filled([] if has_leftovers else leftovers.filled_tables(replica, list(targets.values())))
-        return
+        return list(find_targets(source, replica, tables, replica_role=replica_role).values())
     facts = source_schema.read_source_schema(source)
     source_schema.require_extensions(replica, facts.extensions)
     source_schema.require_roles(replica, facts.policy_roles)
     tools_for(options, source)
-    _refuse_objects([] if has_leftovers else leftovers.user_objects(replica))
+    return ()
+
+
+def require_empty(options: CopyOptions, replica: Session, targets: Sequence[TableName]) -> None:
+    """Raises OperatorNeeded (`replica-not-empty`) where rows or objects stand in the copy's way."""
+    if options.initial is Initial.COPY:
+        _refuse_objects(leftovers.user_objects(replica))
+    _refuse_filled(leftovers.filled_tables(replica, targets))
 
 
 def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]:

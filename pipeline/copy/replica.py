@@ -41,7 +41,7 @@ from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.plan import plan_parts
-from pipeline.copy.preflight import major_of, require_copyable, tables_to_copy, tools_for
+from pipeline.copy.preflight import major_of, require_copyable, require_empty, tables_to_copy, tools_for
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
 from pipeline.copy.rows import RowCopy, wait_for
 from pipeline.copy.schema import DumpedSchema, SchemaTools
@@ -108,28 +108,28 @@ class _FirstCopy:
 
     def run(self) -> Position:
         options = self._options
-        has_leftovers = copy_run.find_unfinished(
-            self._replica, options.pipeline, initial=options.initial.value
-        )
+        copy_run.require_free(self._replica, options.pipeline, initial=options.initial.value)
         self._watch.enter(CopyPhase.PREPARING)
-        self._preflight(has_leftovers)
-        run = self._begin(has_leftovers)
+        run = self._begin(self._preflight())
         if options.position is not None:  # initial: none
             return self._complete(run, options.position)
         return self._copy_until_whole(run)
 
-    def _preflight(self, has_leftovers: bool) -> None:
+    def _preflight(self) -> list[TableName]:
+        targets: list[TableName] = []
         # looking at a table waits for DDL on it: in a session of its own, which `stop` cancels
         with self._reader() as reader:
             self._watch.aside(
-                lambda: require_copyable(
-                    self._options,
-                    source=reader,
-                    replica=self._replica,
-                    replica_role=self._replica_role,
-                    has_leftovers=has_leftovers,
+                lambda: targets.extend(
+                    require_copyable(
+                        self._options,
+                        source=reader,
+                        replica=self._replica,
+                        replica_role=self._replica_role,
+                    )
                 )
             )
+        return targets
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Session]:
@@ -140,23 +140,22 @@ class _FirstCopy:
         ):
             yield reader
 
-    def _begin(self, has_leftovers: bool) -> CopyRun:
+    def _begin(self, targets: Sequence[TableName]) -> CopyRun:
         """Write the marker, before any object. A killed copy's sessions are ended before and after it, so
         that none of them can commit once the token is ours."""
         application = self._options.application_name
-        if has_leftovers:
-            copy_run.end_sessions(self._replica, application)
         run = copy_run.begin_run(
             self._replica,
             self._options.pipeline,
             stream=self._options.stream,
             initial=self._options.initial.value,
             place=self._options.place,
-            has_leftovers=has_leftovers,
+            application=application,
+            require_empty=lambda: require_empty(self._options, self._replica, targets),
         )
         self._watch.guard(run)
         failpoint("copy.marker_written")
-        if has_leftovers:
+        if run.has_leftovers:
             copy_run.end_sessions(self._replica, application)
             copy_run.end_sessions(self._observer.session, application)
         return run

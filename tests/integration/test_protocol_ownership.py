@@ -301,6 +301,33 @@ def test_p6_set_up_killed_after_a_step_is_done_anew(
     assert content.committed[0].commit_lsn >= content.anchors[0].at.lsn
 
 
+def test_p6_a_slot_that_another_capture_dropped_in_set_up_is_made_anew(
+    source: Database, directory_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = made_options(source, directory_log)
+    drop = f"select pg_drop_replication_slot('{options.slot}')"
+    action: Callable[[], object] = lambda: source.execute_as_admin(drop)  # noqa: E731
+    once(monkeypatch, "pipeline.capture.startup", "capture.slot_created", action)
+    with capturing(options) as running:
+        begun(directory_log)
+        assert running.last_error == "slot-lost"
+
+
+def test_p6_a_capture_in_set_up_is_left_alone_while_its_slot_waits(
+    source: Database, directory_log: ChangeLog
+) -> None:
+    options = made_options(source, directory_log)
+    with source.connect(autocommit=False) as open_transaction:
+        open_transaction.execute("insert into customer values (1)")
+        with capturing(options) as first:
+            require(lambda: "must end first" in (first.waiting_for or ""), 20, what="the slot's waiting")
+            with capturing(options) as second:
+                require(lambda: second.last_error == "slot-active", 20, what="the standing back")
+                open_transaction.commit()
+                assert begun(directory_log).follower.chain.epoch == 1
+                assert first.last_error is None
+
+
 def test_p6_a_log_that_promised_something_is_never_begun_anew(
     source: Database, directory_log: ChangeLog
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -16,7 +17,7 @@ from connectors.postgres.publication import (
     read_publication,
 )
 from connectors.postgres.session import Session, connect
-from schemas.errors import OperatorNeeded
+from schemas.errors import OperatorNeeded, RetryLater
 from tests.fix_postgres import Database
 
 
@@ -92,6 +93,20 @@ def test_a_role_without_the_tables_is_told_what_it_lacks(owner: Session, session
     with pytest.raises(OperatorNeeded) as caught:
         create_publication(session, "p", [("public", "a")])
     assert caught.value.code == "privilege-missing"
+
+
+def test_one_that_another_makes_meanwhile_is_tried_again(source: Database, owner: Session) -> None:
+    """Whether that is seen at once, or only when the other commits."""
+    with connect(source.owner_dsn, purpose="test") as second, ThreadPoolExecutor(1) as pool:
+        with owner.transaction():
+            create_publication(owner, "p", [])
+            waiting = pool.submit(create_publication, second, "p", [])
+            assert wait([waiting], timeout=0.5).not_done
+        with pytest.raises(RetryLater) as later:
+            waiting.result(20)
+        with pytest.raises(RetryLater) as at_once:
+            create_publication(second, "p", [])
+    assert later.value.code == at_once.value.code == "publication-exists"
 
 
 def test_the_statement_can_be_printed_for_the_owner() -> None:

@@ -17,7 +17,7 @@ from tests.scenario.checker import Verdict, Violation
 ARMED_S = 12.0
 _POLL_S = 0.01
 _CODE = re.compile(r"error\[([a-z-]+)\]: (.*)")
-_MEANT = frozenset({"applier-replaced", "copy-replaced"})
+_MEANT = frozenset({"applier-replaced"})
 """What may end a stage that a fault has replaced by another one."""
 
 
