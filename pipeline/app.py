@@ -64,7 +64,7 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
     from pipeline.capture.options import CaptureOptions, FollowingReplica, TrimOptions
 
     replicas = {
-        name: FollowingReplica(replica.url.reveal(), replica.initial)
+        name: FollowingReplica(replica.url.reveal(), replica.initial, replica.delay.total_seconds())
         for name, replica in config.replicas.items()
     }
     return CaptureOptions(

@@ -74,6 +74,14 @@ class Endangered(BaseModel):
     seen: str
     fix: str
 
+    @property
+    def left_seen(self) -> str:
+        """Of one that capture took out of the publication; it follows the table's name in a sentence."""
+        return (
+            "is not replicated any more, so that its UPDATE and DELETE do not fail in the application:"
+            f" {self.seen}"
+        )
+
 
 class StageReport(BaseModel):
     """One stage's newest word. Unknown figures are None. LSNs are text.

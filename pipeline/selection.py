@@ -5,7 +5,7 @@ A partitioned table has no rows of its own: its partitions are replicated under 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
@@ -32,6 +32,15 @@ class Selection:
     def names(self) -> tuple[TableName, ...]:
         """The wanted tables by name."""
         return tuple((table.schema, table.name) for table in self.wanted)
+
+    def without(self, tables: Collection[str]) -> Selection:
+        """But for these, by qualified name."""
+
+        def others(among: tuple[Table, ...]) -> tuple[Table, ...]:
+            return tuple(table for table in among if table.qualified_name not in tables)
+
+        left_out = tuple(each for each in self.not_replicated if each.table not in tables)
+        return Selection(others(self.wanted), others(self.make_full), others(self.undecided), left_out)
 
 
 def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> Selection:

@@ -157,6 +157,13 @@ def current_xid(session: Session) -> int:
         return int(_value(session, "select pg_current_xact_id()::text"))
 
 
+def oldest_xid(session: Session) -> int:
+    """The 64 bits of the oldest open transaction's number, prepared ones and other databases' counted: all
+    smaller ones have ended. The session must be in autocommit."""
+    with wrapped("reading the oldest open transaction's number"):
+        return int(_value(session, "select pg_snapshot_xmin(pg_current_snapshot())::text"))
+
+
 def _value(session: Session, query: str) -> Any:
     row = session.execute(query.encode()).fetchone()
     assert row is not None

@@ -170,6 +170,16 @@ _SLOT_BLOCKERS: Final = """
      order by 4 nulls last
 """
 
+_OLDER: Final = """
+    select a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, '', coalesce(a.state, '')
+      from pg_catalog.pg_stat_activity a
+     where age(a.backend_xid) > age(%(xid)s::text::xid8::xid)
+     union all
+    select null, '', p.owner, p.prepared, p.gid, ''
+      from pg_catalog.pg_prepared_xacts p where age(p.transaction) > age(%(xid)s::text::xid8::xid)
+     order by 4 nulls last
+"""
+
 _LOCK_BLOCKERS: Final = """
     select distinct a.pid, a.application_name, coalesce(a.usename, ''), a.xact_start, '',
            coalesce(a.state, '')
@@ -185,6 +195,12 @@ def slot_blockers(observer: Session, pid: int) -> list[Blocker]:
     """The open transactions that the creation of a slot by backend `pid` waits for."""
     with wrapped("looking for open transactions"):
         return [_blocker(*row) for row in observer.execute(_SLOT_BLOCKERS, {"pid": pid})]
+
+
+def older_transactions(observer: Session, xid: int) -> list[Blocker]:
+    """The open transactions whose numbers are smaller than `xid` (64 bits)."""
+    with wrapped("looking for open transactions"):
+        return [_blocker(*row) for row in observer.execute(_OLDER, {"xid": xid})]
 
 
 def lock_blockers(observer: Session, application: str) -> list[Blocker]:

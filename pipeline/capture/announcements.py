@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psycopg
@@ -53,35 +53,50 @@ def announced_xids(anchored: Iterable[str]) -> frozenset[str]:
 @dataclass(frozen=True, slots=True)
 class Leave:
     """An announcement that transaction `xid` (64 bits) takes a table out of the publication. `entry`: the
-    table's `catalog:oid:xmin` there. `generated`: the columns that are no part of its rows in the log."""
+    table's `catalog:oid:xmin` there. `generated`: the columns that are no part of its rows in the log.
+    `last_rows`: where the WAL ended when all transactions had that may bring rows of it; None: not yet."""
 
     entry: str
     xid: int
     oid: int
-    name: str
+    schema: str
+    table: str
     generated: tuple[str, ...]
+    last_rows: Lsn | None = None
+
+    @property
+    def name(self) -> str:
+        """What the table was called then, and is called in the log and on replicas."""
+        return f"{self.schema}.{self.table}"
 
     def to_token(self) -> str:
         """The entry in an ANCHOR's `publication`."""
-        return _LEFT + json.dumps([self.entry, self.xid, self.oid, self.name, *self.generated])
+        place = [self.schema, self.table, self.last_rows or 0]
+        return _LEFT + json.dumps([self.entry, self.xid, self.oid, *place, *self.generated])
 
     @classmethod
     def from_token(cls, token: str) -> Leave:
         """InternalError: `anchor-malformed`."""
         try:
-            entry, xid, oid, name, *generated = json.loads(token.removeprefix(_LEFT))
+            entry, xid, oid, schema, table, last_rows, *generated = json.loads(token.removeprefix(_LEFT))
+            return cls(entry, xid, oid, schema, table, tuple(generated), Lsn(int(last_rows)) or None)
         except ValueError:
             raise InternalError(
                 "an ANCHOR's entry about a table that left cannot be read",
                 code="anchor-malformed",
                 hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
             ) from None
-        return cls(entry, xid, oid, name, tuple(generated))
 
 
 def announced_leaves(anchored: Iterable[str]) -> tuple[Leave, ...]:
     """Of tables that left, or were to leave."""
     return tuple(Leave.from_token(entry) for entry in anchored if entry.startswith(_LEFT))
+
+
+def with_last_rows(entries: Iterable[str], leave: Leave, last_rows: Lsn) -> tuple[str, ...]:
+    """The ANCHOR's entries, in which the leaving's `last_rows` is known from now on."""
+    known = replace(leave, last_rows=last_rows).to_token()
+    return tuple(known if entry == leave.to_token() else entry for entry in entries)
 
 
 def leaves_still(

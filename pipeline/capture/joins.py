@@ -33,7 +33,7 @@ from schemas.table import TableSchema
 logger = logging.getLogger("keepstream.capture")
 
 _NOT_YET = "it joins soon: tables join one after another"
-_LAST_ROWS = "it joins again as soon as its last rows from before it left are in the log"
+_LAST_ROWS = "rows from before it left may still come, or of the table that had its name."
 _LATER = "tried again after a pause"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
@@ -131,7 +131,7 @@ class Joins:
     @property
     def has_news(self) -> bool:
         """Whether more tables may join than at the last look."""
-        return self._has_joined or self._definitions.has_news
+        return self._has_joined or self._definitions.has_news or self._protection.has_news
 
     def look(self, packer: FramePacker) -> tuple[TableSchema, ...]:
         """Join what can be joined now; returns the versions of the tables that did.
@@ -252,8 +252,9 @@ class Joins:
     def _join(self, table: Table, packer: FramePacker, *, as_large: bool) -> TableSchema | str | None:
         if not self._definitions.is_reading(table):
             self._give_identity(table)
-            if self._protection.awaits_rows(table):
-                return _LAST_ROWS
+            awaited = self._protection.awaited_by(table)
+            if awaited is not None:
+                return f"{_LAST_ROWS} {awaited}"
             require_joinable(self._capture.sql, table, publication=self._options.publication)
         definition = self._definitions.take(table)
         if definition is None:

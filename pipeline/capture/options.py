@@ -14,10 +14,11 @@ from pipeline.config.model import Initial, Keyless, Tables
 @dataclass(frozen=True, slots=True)
 class FollowingReplica:
     """A configured replica, as far as capture is concerned: tables join only if it can make them, and the log
-    is kept for it."""
+    is kept for it. `delay_s`: how far it stays behind on purpose."""
 
     conninfo: str = field(repr=False)
     initial: Initial
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ An ANCHOR names a table that leaves, and the transaction that takes it out, befo
 capture that is killed in between knows the publication's change for ours, and the table's last rows, which
 may still come, for what they are. Under the table's lock we look again, before the commit: a table that was
 helped meanwhile stays, and one that leaves is as the log knows it. Replicas keep the rows as they were.
-The table joins again like a new one, once it has a key.
+The table joins again like a new one, once it has a key and nothing of it is on its way any more (`leavings`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.instance import has_role, superusers
 from connectors.postgres.publication import Publication
-from connectors.postgres.server import current_xid, insert_lsn
+from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shape
 from pipeline.capture.announcements import Leave
-from pipeline.capture.history import check_published, left_tables
+from pipeline.capture.history import check_published, left_tables, named_tables
+from pipeline.capture.leavings import Leavings
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
@@ -39,7 +40,6 @@ from pipeline.capture.shapes import anchored_shapes, next_shape, without_files
 from pipeline.capture.startup import OpenCapture
 from pipeline.reports import Endangered
 from schemas.errors import KeepstreamError
-from schemas.lsn import Lsn
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -67,7 +67,12 @@ class Protection:
         self._capture = capture
         self._options = options
         self._told: frozenset[Endangered] = frozenset()
-        self._last_rows: dict[int, Lsn] = {}
+        self._leavings = Leavings(capture, options)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a table that left may have come further on its way back than at the last look."""
+        return self._leavings.has_news
 
     def look(self, tables: Collection[Table], publication: Publication, packer: FramePacker) -> Protected:
         """`tables`: all of the source. Raises what `check_published` does."""
@@ -83,6 +88,7 @@ class Protection:
                     extra={"table": each.table, "seen": each.seen, "fix": each.fix},
                 )
         self._told = frozenset(endangered)
+        self._leavings.look(packer)
         return Protected(tuple(endangered), tuple(self._left(tables)))
 
     def help_writers(self) -> None:
@@ -94,20 +100,10 @@ class Protection:
             for table in _failing(list_tables(session, publication=name), publication):
                 self._mended(table, publication, None)
 
-    def awaits_rows(self, table: Table) -> bool:
-        """Whether rows from before it left may still come, or of the one that left and had its name. They
-        would be taken for rows of the table that joined.
-
-        A transaction that wrote such rows may end long after the leaving, but before the DDL that gave the
-        table a key, because that waits for it."""
-        left = left_tables(self._capture.chain.publication).values()
-        if not any(table.oid == each.oid or table.qualified_name == each.name for each in left):
-            return False
-        if table.identity_problem is not None:
-            return True
-        if table.oid not in self._last_rows:
-            self._last_rows[table.oid] = insert_lsn(self._capture.sql)
-        return self._capture.chain.position.lsn < self._last_rows[table.oid]
+    def awaited_by(self, table: Table) -> str | None:
+        """In sentences, what keeps rows from before it left on their way, or those of the one that left and
+        had its name: they would be taken for rows of the table that joined. None: nothing."""
+        return self._leavings.awaited_by(table)
 
     def set_full(self, table: Table) -> None:
         """In a transaction of its own. RetryLater: `lock-timeout`; OperatorNeeded: `privilege-missing`."""
@@ -143,7 +139,7 @@ class Protection:
             return True  # which the next comparison stops at (P11)
         with closing(begin(self._options)) as session:
             generated = tuple(sorted(shape.generated_columns))
-            leave = Leave(entry, current_xid(session), table.oid, table.qualified_name, generated)
+            leave = Leave(entry, current_xid(session), table.oid, table.schema, table.name, generated)
             self._announce(leave, packer)
             if not self._drop(session, table, leave):
                 return False
@@ -187,8 +183,32 @@ class Protection:
         return Endangered(table=table.qualified_name, seen=table.identity_problem or "", fix=fix)
 
     def _left(self, tables: Collection[Table]) -> list[Endangered]:
-        left = left_tables(self._capture.chain.publication)
-        return [_gone(table, self._ownership(table)) for table in tables if table.oid in left]
+        """But for those that the configuration excludes: they never join again."""
+        left, selects = left_tables(self._capture.chain.publication), self._options.tables.selects
+        return [
+            Endangered(
+                table=table.qualified_name,
+                seen=table.identity_problem or "it can be replicated again",
+                fix=self._way_back(table, left[table.oid]),
+            )
+            for table in tables
+            if table.oid in left and selects(table.schema, table.name)
+        ]
+
+    def _way_back(self, table: Table, leave: Leave) -> str:
+        here = _on_source(table, self._ownership(table))
+        awaited = self._leavings.awaited(leave)
+        if awaited is not None:
+            there = (
+                f"On replicas leave {leave.name} as it is: rows from before it left may still come. {awaited}"
+            )
+            return f"{there} What to do there is said here then.{here}"
+        there = "" if self._is_replaced(leave) else _on_replicas(leave)
+        return f"{there}{here} Then it joins again by itself, within a minute.".strip()
+
+    def _is_replaced(self, leave: Leave) -> bool:
+        """Whether another table has joined under the name that replicas know it by."""
+        return leave.name in named_tables(self._capture.chain.publication).values()
 
     def _ownership(self, table: Table) -> str:
         """The SQL that lets us publish the table, with a space behind it. A superuser's rights are not lent:
@@ -208,17 +228,16 @@ def _failing(tables: Collection[Table], publication: Publication) -> list[Table]
     return [table for table in tables if table.oid in listed and table.identity_problem is not None]
 
 
-def _gone(table: Table, ownership: str) -> Endangered:
-    name = sql.Identifier(table.schema, table.name).as_string()
-    there = (
+def _on_replicas(leave: Leave) -> str:
+    name = sql.Identifier(leave.schema, leave.table).as_string()
+    return (
         f"On every replica: drop table {name}; (or empty it and give it the source's key). Drop foreign keys"
         " to it first, as the source did: TRUNCATE … CASCADE would empty other tables."
     )
-    problem = table.identity_problem
-    key = "" if problem is None else f"alter table {name} add primary key (…); "
-    here = f" On the source: {ownership}{key}" if ownership or key else " "
-    return Endangered(
-        table=table.qualified_name,
-        seen=problem or "it can be replicated again",
-        fix=f"{there}{here}Then it joins again by itself, within a minute.",
-    )
+
+
+def _on_source(table: Table, ownership: str) -> str:
+    name = sql.Identifier(table.schema, table.name).as_string()
+    key = "" if table.identity_problem is None else f"alter table {name} add primary key (…);"
+    here = f"{ownership}{key}".rstrip()
+    return f" On the source: {here}" if here else ""

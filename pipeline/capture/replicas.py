@@ -1,9 +1,10 @@
 """What the configured replicas say of a table that is to join: the log must not hold what one of them could
-not follow."""
+not follow. And where they stand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg
@@ -15,8 +16,9 @@ from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.dependencies import Dependency, missing
 from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.joined_table import Place, kind_of, rehearse
+from connectors.postgres.progress import Progress
 from connectors.postgres.session import Session, connect, wrapped
-from pipeline.capture.options import CaptureOptions
+from pipeline.capture.options import CaptureOptions, FollowingReplica
 from schemas.errors import KeepstreamError
 from schemas.join import Join
 from schemas.table import TableSchema
@@ -72,14 +74,21 @@ class Replicas:
 
         return self._ask_all(ask)
 
+    def rows(self) -> Mapping[str, Progress | KeepstreamError | None]:
+        """Their progress rows, or why they cannot be read; None: the first copy has not begun."""
+        found: dict[str, Progress | KeepstreamError | None] = {}
+        for name, replica in self._options.replicas.items():
+            try:
+                with self._session(name, replica, "left") as session:
+                    found[name] = progress.read(session, self._options.name)
+            except KeepstreamError as error:
+                found[name] = error
+        return found
+
     def _ask_all(self, ask: Callable[[Session, str], str | None]) -> str | None:
         for name, replica in self._options.replicas.items():
-            soon = make_conninfo(replica.conninfo, connect_timeout=ANSWERS_S)
             try:
-                with (
-                    connect(soon, purpose=f"{self._options.name}:join") as session,
-                    wrapped(f"asking replica {name}"),
-                ):
+                with self._session(name, replica, "join") as session:
                     if progress.read(session, self._options.name) is None:
                         continue
                     refused = ask(session, name)
@@ -88,3 +97,12 @@ class Replicas:
             if refused is not None:
                 return refused
         return None
+
+    @contextmanager
+    def _session(self, name: str, replica: FollowingReplica, purpose: str) -> Iterator[Session]:
+        soon = make_conninfo(replica.conninfo, connect_timeout=ANSWERS_S)
+        with (
+            connect(soon, purpose=f"{self._options.name}:{purpose}") as session,
+            wrapped(f"asking replica {name}"),
+        ):
+            yield session

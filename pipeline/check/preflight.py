@@ -5,30 +5,32 @@ What cannot be looked at becomes a finding itself, and the look at the rest goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
-from connectors.postgres.catalog import list_tables
+from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
-from connectors.postgres.publication import read_publication
+from connectors.postgres.publication import Publication, read_publication
 from connectors.postgres.relation import tables_of
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
 from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.board import read_reports, report_key
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.log import LOG, check_log
 from pipeline.check.prepared import SourceFacts
-from pipeline.check.publication import check_endangered, check_publication
+from pipeline.check.publication import check_endangered, check_left, check_publication
 from pipeline.check.replica import Followed, ReplicaCheck
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
 from pipeline.check.tools import check_tools
 from pipeline.config import Config, Initial, readable_by_others
+from pipeline.reports import CAPTURE_STAGE, Endangered
 from pipeline.selection import select_tables
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
@@ -94,9 +96,12 @@ class Preflight:
         selection = select_tables(tables, config.source.tables, config.source.keyless)
         publication = read_publication(session, publication_name)
         yield from check_tables(tables, selection, role, chosen=config.source.tables)
-        yield from check_identities(selection, config.source.keyless, publication, established=established)
+        left = self._left(tables, publication) if publication is not None and established else ()
+        yield from check_left(left)
+        others = selection.without({each.table for each in left})
+        yield from check_identities(others, config.source.keyless, publication, established=established)
         yield from check_publication(
-            session, publication_name, publication, selection, role, established=established
+            session, publication_name, publication, others, role, established=established
         )
         yield from check_endangered(
             session, tables, publication, config.source.keyless, established=established
@@ -109,6 +114,22 @@ class Preflight:
         schema = read_source_schema(session)
         children = frozenset(read_children(session))
         self._source = SourceFacts(server, instance, selection, schema, versions, held, published, children)
+
+    def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:
+        """What capture said last of tables that left and are still to join. Nothing where the log cannot be
+        asked, which the look at it tells."""
+        try:
+            with closing(open_log(self._config)) as log:
+                report = read_reports(log).get(report_key(CAPTURE_STAGE, owner=True))
+        except KeepstreamError:
+            return ()
+        published, selects = {table.oid for table in publication.tables}, self._config.source.tables.selects
+        to_join = {
+            table.qualified_name
+            for table in tables
+            if table.oid not in published and selects(table.schema, table.name)
+        }
+        return tuple(each for each in report.left if each.table in to_join) if report else ()
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config

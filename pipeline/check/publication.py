@@ -20,6 +20,7 @@ from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
 from pipeline.config import Keyless
+from pipeline.reports import Endangered
 from pipeline.selection import EXCLUDED, Selection
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
@@ -78,6 +79,12 @@ def check_endangered(
             sql=identity_sql(table) or _key_needed(table, publication, may_leave=may_leave),
             blocks=not (established or (helps and keyless is Keyless.FULL)),
         )
+
+
+def check_left(left: Iterable[Endangered]) -> Iterator[Finding]:
+    """Tables that capture took out of the publication, as it tells of them."""
+    for each in left:
+        yield SOURCE.warning("table-left", each.table, each.left_seen, fix=each.fix)
 
 
 def _key_needed(table: Table, publication: Publication, *, may_leave: bool) -> str:

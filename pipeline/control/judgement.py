@@ -388,11 +388,7 @@ class _Judge:
             seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
             self._warn("writes-fail", "source", seen, hint=each.fix)
         for each in capture.report.left:
-            seen = (
-                f"{each.table} is not replicated any more, so that its UPDATE and DELETE do not fail in the"
-                f" application: {each.seen}"
-            )
-            self._warn("table-left", "source", seen, hint=each.fix)
+            self._warn("table-left", "source", f"{each.table} {each.left_seen}", hint=each.fix)
 
     def _warn_of(self, error: HistoryBroken) -> None:
         """Of the slot: what would stop capture if it began now."""

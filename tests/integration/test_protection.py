@@ -11,16 +11,19 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog import list_tables
+from connectors.postgres.copy_run import begin_run, complete_run
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import connect
 from connectors.postgres.stream import Batch, SlotStream
-from pipeline.capture.options import CaptureOptions
+from pipeline.capture.announcements import announced_leaves
+from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
-from pipeline.config import Keyless
+from pipeline.config import Initial, Keyless, TablePattern, Tables
 from pipeline.dev.process import require
+from pipeline.selection import EXCLUDED
 from schemas.change import Message
 from schemas.errors import RetryLater
-from schemas.lsn import Lsn
+from schemas.lsn import Lsn, Position
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
@@ -43,6 +46,10 @@ def listed(source: Database) -> set[str]:
     with connect(source.dsn, purpose="test") as session:
         found = read_publication(session, "keepstream_crm")
     return {table.name for table in found.tables} if found else set()
+
+
+def way_back(running: RunningCapture) -> str:
+    return running.reports[-1].left[0].fix if running.reports and running.reports[-1].left else ""
 
 
 def left(running: RunningCapture) -> list[str]:
@@ -85,6 +92,7 @@ def test_a_table_that_cannot_be_helped_leaves_and_joins_again(
         source.execute("update visit set page = 'd'; insert into other values (1)")
         content.wait(lambda c: c.ids("public.other") == [1], "another table's row")
         require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        require(lambda: "drop table" in way_back(running), 10, what="the way back")
         report = running.reports[-1]
         assert report.endangered == ()
         assert [each.table for each in report.not_replicated] == ["public.visit"]
@@ -241,6 +249,120 @@ def test_a_table_that_left_joins_again_only_behind_its_last_rows(
     assert content.rows("public.visited") == [("UPDATE", [b"2", b"e"])]
 
 
+@pytest.mark.parametrize("is_prepared", [False, True], ids=["open", "prepared"])
+def test_a_table_of_the_name_joins_only_behind_every_transaction_from_before_the_leaving(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    is_prepared: bool,
+) -> None:
+    """No lock keeps the old table's schema from another name. A capture that begins later waits, too."""
+    source.execute("create schema crm; create table crm.visit (n int, page text)")
+    with psycopg.connect(source.owner_dsn) as writer:
+
+        def failpoint(reached: str) -> None:
+            if reached == "capture.after_leave_announced":
+                writer.execute("insert into crm.visit values (2, 'late')")
+                if is_prepared:
+                    writer.execute("prepare transaction 'writer'")
+            if reached == "capture.after_leave":
+                lose_everything()
+
+        monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+        with capturing(options) as running:
+            content = begun(change_log)
+            source.execute("alter table crm.visit add twice int generated always as (n * 2) virtual")
+            require(lambda: running.last_error == "killed", 10, what="the table's leaving")
+            source.execute(
+                "alter schema crm rename to old; create schema crm;"
+                " create table crm.visit (n int primary key)"
+            )
+            require(lambda: "Transactions that were open when it left" in reasons(running), 10, what="why")
+            assert ("prepared transaction" if is_prepared else "pid ") in reasons(running)
+            source.execute("commit prepared 'writer'") if is_prepared else writer.commit()
+            content.wait(lambda c: "keepstream.join" in prefixes(c), "the joining")
+    changes = [change for one in content.committed for change in one.changes]
+    assert content.rows("crm.visit") == [("INSERT", [b"2", b"late"])]
+    assert changes[0].row is not None, "the late row comes first"
+
+
+def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_rows(
+    source: Database, replica: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with connect(replica.dsn, purpose="test") as session:
+        run = begin_run(session, "crm", stream=bytes(16), initial="copy", place="", has_leftovers=False)
+        complete_run(session, run, Position(Lsn(1)), place="")
+    standby = FollowingReplica(replica.dsn, Initial.COPY)
+    with capturing(replace(options, replicas={"standby": standby})) as running:
+        content = begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: "Replica standby is at 0/1" in way_back(running), 10, what="what is waited for")
+        assert way_back(running).startswith(
+            "On replicas leave public.visit as it is: rows from before it left"
+        )
+        source.execute(KEY)
+        require(lambda: "Replica standby is at 0/1" in reasons(running), 10, what="the reason")
+        time.sleep(1)
+        assert "keepstream.join" not in prefixes(content.read())
+        source.execute("insert into other values (1)")
+        end = source.execute("select pg_current_wal_insert_lsn()")[0][0]
+        replica.execute_as_admin("update keepstream.progress set position = %s", [end])
+        content.wait(lambda c: "keepstream.join" in prefixes(c), "the joining")
+
+
+def test_p11_the_place_of_the_last_rows_is_known_to_the_next_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """A transaction that began since then is not waited for."""
+
+    def places(content: LogContent) -> set[Lsn]:
+        leaves = [leave for anchor in content.anchors for leave in announced_leaves(anchor.publication)]
+        return {leave.last_rows for leave in leaves if leave.last_rows is not None}
+
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: "drop table" in way_back(running), 10, what="the way back")
+        content.wait(lambda c: len(places(c)) == 1, "the place")
+    with psycopg.connect(source.owner_dsn) as younger, capturing(options) as running:
+        younger.execute("insert into other values (1)")
+        require(lambda: "drop table" in way_back(running), 10, what="the way back")
+        younger.commit()
+        content.wait(lambda c: c.ids("public.other") == [1], "the row")
+    assert len(places(content)) == 1
+
+
+def test_the_way_back_of_a_renamed_table_names_what_replicas_have(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """Until another one has joined under its old name: that one must stay."""
+    with capturing(options) as running:
+        begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        source.execute("alter table visit rename to visited")
+        require(lambda: left(running) == ["public.visited"], 10, what="the other name")
+        require(lambda: 'drop table "public"."visit";' in way_back(running), 10, what="the way back")
+        source.execute("create table visit (id int primary key)")
+        require(lambda: listed(source) == {"other", "visit"}, 10, what="the joining")
+        alone = 'On the source: alter table "public"."visited" add primary key (…); Then it joins again'
+        require(lambda: way_back(running).startswith(alone), 10, what="the way back")
+
+
+def test_a_table_that_left_and_is_excluded_meanwhile_has_no_way_back(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options) as running:
+        begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+    chosen = Tables(exclude=(TablePattern("public.visit"),))
+    with capturing(replace(options, tables=chosen)) as running:
+        require(lambda: EXCLUDED in reasons(running), 10, what="the reason")
+        assert left(running) == []
+
+
 def test_p11_a_table_that_was_helped_before_it_left_stays_and_its_announcement_means_nothing(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,8 +432,9 @@ def test_a_table_that_left_is_told_of_once_with_all_that_brings_it_back(
     with capturing(replace(options, keyless=Keyless.REFUSE)) as running:
         begun(change_log)
         source.execute("alter table visit drop constraint visit_pkey")
-        require(lambda: left(running) == ["public.visit"], 10, what="the report")
+        require(lambda: way_back(running).startswith("On every replica"), 10, what="the report")
         report = running.reports[-1]
+        assert left(running) == ["public.visit"]
         assert report.undecided == ()
         assert report.left[0].fix == (
             'On every replica: drop table "public"."visit"; (or empty it and give it the source\'s key).'

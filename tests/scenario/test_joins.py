@@ -260,7 +260,10 @@ def test_a_published_table_whose_writes_fail_leaves_and_joins_again(directory_pi
     pipeline.source.execute("create table k (a int, b text); insert into k values (1, 'x')")
     pipeline.start("run")
     pipeline.wait()
-    pipeline.source.execute("alter table k add column c int generated always as (a * 2) virtual")
+    assert pipeline.run("pause", "standby").code == 0
+    pipeline.source.execute(
+        "insert into k values (2, 'last'); alter table k add column c int generated always as (a * 2) virtual"
+    )
 
     def findings() -> list[dict[str, Any]]:
         found = pipeline.run("status", "--json").json["findings"]
@@ -271,16 +274,27 @@ def test_a_published_table_whose_writes_fail_leaves_and_joins_again(directory_pi
     assert found["message"].startswith("public.k is not replicated any more")
     assert "public.k" in left_out(pipeline)
     pipeline.source.execute("update k set b = 'y'; create table t (id int primary key)")
+    resume = "`keepstream resume standby`"
+    pipeline.until(lambda: resume in findings()[0]["hint"], "what is waited for", JOIN_S)
+    checked = {each["code"]: each for each in pipeline.run("check", "--json").json["findings"]}
+    assert (checked["table-left"]["subject"], checked["table-left"]["fix"]) == (
+        "public.k",
+        findings()[0]["hint"],
+    )
+    assert "drop table" not in findings()[0]["hint"]
+    assert pipeline.run("resume", "standby").code == 0
     pipeline.wait()
-    assert pipeline.replica.execute("select b from k") == [("x",)]
+    assert pipeline.replica.execute("select b from k order by a") == [("x",), ("last",)]
     result = pipeline.run("verify", "standby", "--json").json
     assert "public.k" in {each["table"] for each in result["not_replicated"]}
 
     pipeline.source.execute("alter table k add primary key (a); alter table k replica identity default")
     pipeline.until(lambda: "has rows in standby" in left_out(pipeline).get("public.k", ""), "why", JOIN_S)
     (found,) = findings()
+    assert "tables-join" not in {each["code"] for each in pipeline.run("check", "--json").json["findings"]}
     pipeline.replica.execute_as_admin(found["hint"].split("replica: ")[1].split(";")[0])
     pipeline.until(lambda: not findings(), "the finding's end", JOIN_S)
+    assert "table-left" not in {each["code"] for each in pipeline.run("check", "--json").json["findings"]}
     pipeline.source.execute("update k set b = 'z'")
     pipeline.wait()
     pipeline.verify()

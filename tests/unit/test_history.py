@@ -166,7 +166,7 @@ def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
 
 
 def test_p11_an_announced_leaving_counts_only_if_its_transaction_was_committed() -> None:
-    leave = Leave("pg_publication_rel:2:100", 101, 16384, "a:b.c", ("words",))
+    leave = Leave("pg_publication_rel:2:100", 101, 16384, "a:b", "c", ("words",), Lsn(7))
     anchored = ("pg_publication:1:100", leave.entry, "table:16384:a:b.c", leave.to_token())
     assert announced_leaves(anchored) == (leave,)
     check_publication("p", anchored, ("pg_publication:1:100",), gone={leave.entry})
@@ -176,7 +176,7 @@ def test_p11_an_announced_leaving_counts_only_if_its_transaction_was_committed()
 
 
 def test_p11_an_announced_leaving_is_kept_until_it_failed_or_the_table_joined_again() -> None:
-    leave = Leave("pg_publication_rel:2:100", 101, 16384, "public.k", ())
+    leave = Leave("pg_publication_rel:2:100", 101, 16384, "public", "k", ())
 
     def is_kept(outcome: str | None, *, current: tuple[str, ...], listed: tuple[int, ...]) -> bool:
         return bool(leaves_still([leave], {101: outcome}, current, listed))
