@@ -160,8 +160,8 @@ class SegmentFolder:
         except OSError as error:
             raise disk_error(error, path) from error
         try:
+            mark = read_watermark(descriptor)  # first: a living writer raises it after it wrote the header
             header = decode_header(os.pread(descriptor, HEADER_BYTES, 0), name)
-            mark = read_watermark(descriptor)
         except OSError as error:
             raise disk_error(error, path) from error
         finally:

@@ -231,6 +231,27 @@ def test_a_damaged_header_of_a_file_that_held_records_is_damage(log: DirectoryLo
     assert raised.value.code == "log-corrupt"
 
 
+def test_a_file_whose_writer_is_just_beginning_it_is_not_damaged(
+    log: DirectoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header is written, and the first record proven, between the reader's two looks."""
+    writer = begin(log, 1)
+    append_all(writer, [b"a"])
+    writer.close()
+    path = file_of(log, tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    read = os.pread
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        data = read(descriptor, count, offset)
+        path.write_bytes(whole)
+        return data
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert read_all(log) == [start_of(1), b"a"]
+
+
 def test_a_lost_watermark_loses_no_record(log: DirectoryLog, tmp_path: Path) -> None:
     """After a power cut it can be older than the last fsync: readers then prove the tail themselves."""
     writer = begin(log, 1)
