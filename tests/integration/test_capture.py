@@ -255,7 +255,7 @@ def test_a_table_in_our_schema_is_named_among_those_that_are_not_replicated(
     assert "Keepstream's own" in running.reports[-1].not_replicated[0].reason
 
 
-def commit_fifty_in_few_frames(source: Database, options: CaptureOptions, change_log: ChangeLog) -> None:
+def frames_of_fifty_commits(source: Database, options: CaptureOptions, change_log: ChangeLog) -> int:
     source.execute("create table customer (id int primary key)")
     with capturing(options):
         content = begun(change_log)
@@ -264,7 +264,7 @@ def commit_fifty_in_few_frames(source: Database, options: CaptureOptions, change
             source.execute("insert into customer values (%s)", [key])
         content.wait_for(50)
         assert content.ids("public.customer") == list(range(50))
-        assert content.follower.chain.number - first < 10
+        return content.follower.chain.number - first
 
 
 def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
@@ -280,7 +280,7 @@ def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
 
     monkeypatch.setattr(ChainWriter, "is_idle", is_idle)
     monkeypatch.setattr("pipeline.capture.pump.HOLD_S", 0.5)
-    commit_fifty_in_few_frames(source, options, change_log)
+    assert frames_of_fifty_commits(source, options, change_log) < 10
     assert max(asked) <= 0.5
 
 
@@ -289,7 +289,7 @@ def test_what_comes_late_gathers_though_the_log_is_free(
 ) -> None:
     monkeypatch.setattr("pipeline.capture.pump.BEHIND_US", -(10**12))
     monkeypatch.setattr("pipeline.capture.pump.BEHIND_HOLD_S", 0.5)
-    commit_fifty_in_few_frames(source, options, change_log)
+    assert frames_of_fifty_commits(source, options, change_log) < 10
 
 
 def test_a_table_version_that_comes_back_is_announced_again(
