@@ -2,6 +2,7 @@
 
 `SETUP` makes the user-defined types; `EXTENSIONS` go into schema public. A table with a column for each
 type and `ROWS` rows holds them all, shorter lists filled up with NULL; the last row is all NULL.
+`CONTRIB` has types of more extensions, which a server may lack.
 """
 
 from __future__ import annotations
@@ -116,10 +117,26 @@ VALUES: Final[dict[str, list[str]]] = {
     "tsrange": ['["4714-11-24 00:00:00 BC",infinity)', "empty"],
     "tstzrange": ['["2024-01-01 00:00:00+05",)'],
     "int4multirange": ["{}", "{(,1),[3,5),[7,)}"],
+    "int8multirange": ["{[-9223372036854775808,9223372036854775807)}"],
+    "datemultirange": ["{[-infinity,infinity]}"],
+    "tsmultirange": ['{["4714-11-24 00:00:00 BC",infinity)}'],
+    "odd.floats_multirange": ["{[-0,1e23)}"],
     "nummultirange": ["{[1.1,2.2),(3,)}"],
     "tstzmultirange": ["{[2024-01-01 00:00:00+00,2024-01-02 00:00:00+00)}"],
     "pg_snapshot": ["10:20:10,14,15"],
     "regclass": ["pg_catalog.pg_class", "-", "odd.pair"],
+    "txid_snapshot": ["10:20:10,14,15"],
+    "regproc": ["pg_catalog.now"],
+    "regprocedure": ["pg_catalog.abs(integer)"],
+    "regoper": ["pg_catalog.||/"],
+    "regoperator": ["+(integer,integer)"],
+    "regconfig": ["pg_catalog.simple"],
+    "regdictionary": ["pg_catalog.simple"],
+    "regcollation": ['"C"'],
+    "regnamespace": ["pg_catalog", "odd"],
+    "regrole": ["postgres", "-"],
+    "aclitem": ["=r/postgres", "postgres=arwdDxt*/postgres"],
+    "refcursor": ["<unnamed portal 1>", ""],
     "regtype": ["odd.mood", "timestamp with time zone[]"],
     "int2vector": ["1 2 3", ""],
     "oidvector": ["4294967295 0"],
@@ -143,7 +160,26 @@ VALUES: Final[dict[str, list[str]]] = {
     "odd.floats": ["[-0,1e23)"],
     "public.citext": ["Groß", ""],
     "public.hstore": ['"a"=>"1", "b c"=>NULL, "d"=>"\\"q\\""', ""],
+    "public.lquery": ["Top.*{,3}.Sc*@|b%"],
+    "public.ltxtquery": ["Europe & Russia*@ & !Transportation"],
     "public.ltree": ["Top.Science", ""],
+}  # fmt: skip
+
+CONTRIB: Final[dict[str, dict[str, list[str]]]] = {
+    "cube": {"cube": ["(1,2),(3,4.5)", "()", "(NaN)", "(1e-300,-0)"]},
+    "earthdistance": {"earth": ["(6378168,0,0)"]},
+    "intarray": {"query_int": ["1&(2|!3)"]},
+    "isn": {
+        "ean13": ["9780393040029"], "isbn13": ["9780393040029"], "ismn13": ["9790260000438"],
+        "issn13": ["9771436452008"], "isbn": ["039304002X"], "ismn": ["M260000438"], "issn": ["14364522"],
+        "upc": ["220356483481"],
+    },
+    "lo": {"lo": ["4294967295"]},
+    "seg": {"seg": ["<1.50", "1.0 .. 2.000", "~ 5", "2.5(+-)0.5"]},
+    "vector": {
+        "vector": ["[1,-0,1e-38,3.4e38]"], "vector(3)": ["[1,2,3]"], "halfvec": ["[65504,-0,6e-8]"],
+        "sparsevec": ["{1:1.5,16000:-2}/16000"],
+    },
 }  # fmt: skip
 
 ROWS: Final = max(map(len, VALUES.values())) + 1

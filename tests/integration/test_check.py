@@ -22,6 +22,7 @@ from schemas.errors import BEGIN_ANEW, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
 from schemas.lsn import Lsn, Position
 from tests.fix_postgres import Database
+from tests.postgres_releases import needs_release
 
 CUSTOMER = "create table customer (id int primary key, name text)"
 
@@ -179,6 +180,7 @@ def test_a_published_table_without_a_key_keeps_a_pipeline_from_beginning(source:
     assert 'alter table only "public"."keyless" replica identity full;' in error.hint
 
 
+@needs_release("source", 18)
 @pytest.mark.parametrize("lent", [False, True])
 def test_a_published_table_that_only_a_key_helps_is_told_what_else_it_can_do(
     source: Database, log: Path, lent: bool
@@ -203,6 +205,7 @@ def test_a_published_table_that_only_a_key_helps_is_told_what_else_it_can_do(
     )
 
 
+@needs_release("source", 18)
 def test_keyless_full_is_not_offered_to_a_table_that_it_does_not_help(owning: Database, log: Path) -> None:
     owning.execute("create table t (x int, y int generated always as (x * 2) virtual)")
     found = by_code(preflight(configure(owning.dsn, log)))["replica-identity"]
@@ -214,6 +217,7 @@ def test_keyless_full_is_not_offered_to_a_table_that_it_does_not_help(owning: Da
     ]
 
 
+@needs_release("source", 18)
 def test_why_keyless_full_leaves_a_table_out_is_said_as_it_is(owning: Database, log: Path) -> None:
     owning.execute("create table t (x int, y int generated always as (x * 2) virtual)")
     owning.execute("create table u (x int, y int generated always as (x * 2) virtual)")
@@ -459,6 +463,7 @@ def test_a_role_that_may_not_replicate_is_refused(owning: Database, log: Path) -
         owning.execute_as_admin("alter role keepstream replication")
 
 
+@needs_release("source", 18)
 def test_settings_that_endanger_the_slot_are_found(new_source: Callable[..., Database], log: Path) -> None:
     source = new_source(
         {
@@ -664,6 +669,7 @@ def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
     assert "replica-schema" not in errors(preflight(config))
 
 
+@needs_release("replica", 18)
 def test_a_replica_that_cannot_hold_the_source_s_texts_is_refused(
     owning: Database, replica: Database, log: Path
 ) -> None:

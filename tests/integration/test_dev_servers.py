@@ -17,7 +17,7 @@ from kafka.admin import NewTopic
 
 from pipeline.dev.environment import Environment, Kafka
 from pipeline.dev.kafka_server import EmbeddedKafka
-from pipeline.dev.postgres_server import EmbeddedPostgres
+from pipeline.dev.postgres_server import EmbeddedPostgres, binaries
 from pipeline.dev.process import ProcessId, process_id, require_reachable, server_account, wait_until
 from pipeline.dev.record import ServerRecord, read_record, write_record
 from schemas.errors import OperatorNeeded
@@ -105,7 +105,7 @@ def test_a_database_with_an_active_slot_and_a_prepared_transaction_is_dropped(so
         connection.execute("select pg_create_logical_replication_slot('left_behind', 'pgoutput')")
     database.execute("begin; insert into contact values (1); prepare transaction 'left behind'")
     reader = [
-        str(source_server.postgres.binaries / "pg_recvlogical"),
+        str(binaries() / "pg_recvlogical"),
         *("--slot=left_behind", "--start", "--file=/dev/null", "-o", "proto_version=1"),
         *("-o", "publication_names=none", f"--dbname={database.dsn}"),
     ]

@@ -16,6 +16,7 @@ from pipeline.config import load_config
 from pipeline.dev.postgres_server import binaries
 from schemas.finding import Severity
 from tests.fix_postgres import Database
+from tests.postgres_releases import release
 
 SCHEMA = """
     create schema "Odd.Schema";
@@ -27,13 +28,16 @@ SCHEMA = """
     alter table full_identity replica identity full;
     create table generated_full (x int, y int generated always as (x) stored);
     alter table generated_full replica identity full;
-    create table virtual_full (x int, y int generated always as (x) virtual);
-    alter table virtual_full replica identity full;
     create table parent (id int primary key) partition by range (id);
     create table part partition of parent for values from (0) to (9);
     create table audit_log (id int primary key);
     create unlogged table scratch (id int primary key);
 """
+if release("source") >= 18:
+    SCHEMA += """
+        create table virtual_full (x int, y int generated always as (x) virtual);
+        alter table virtual_full replica identity full;
+    """
 PUBLISHED = {"customer", 'Odd "Table', "full_identity", "generated_full", "part"}
 
 

@@ -26,6 +26,9 @@ from schemas.errors import RetryLater
 from schemas.lsn import Lsn, Position
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
+from tests.postgres_releases import needs_release
+
+pytestmark = needs_release("source", 18)  # virtual columns
 
 VIRTUAL = "alter table visit add twice int generated always as (n * 2) virtual"
 KEY = "alter table visit add primary key (n); alter table visit replica identity default"

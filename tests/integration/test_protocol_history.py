@@ -18,6 +18,7 @@ from schemas.errors import RetryLater
 from schemas.lsn import parse_lsn
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
+from tests.postgres_releases import release
 
 PUBLICATION = "keepstream_crm"
 
@@ -113,7 +114,7 @@ def test_p10_a_rolled_back_source_is_refused_however_far_it_went_on(machine: Mac
     for _ in range(2):
         error = RunningCapture(machine.options).ended_with()
         assert (error.code, error.exit_code) == ("source-other-history", 4)
-        assert "sent nothing where the log" in error.message
+        assert "where the log, which ends at" in error.message
     assert slot_of(machine.source) == before, "the evidence must not be confirmed away"
 
     # A new row 3 would be skipped as known, because it stands below the log's tail.
@@ -170,12 +171,13 @@ def test_p11_the_row_between_dropping_and_recreating_is_lost_without_an_error_an
     source.execute("insert into customer values (1)")
     source.execute_as_admin(f"create publication {PUBLICATION} for table customer")
     source.execute("insert into customer values (2)")
-    natively = source.execute_as_admin(
-        "select count(*) from pg_logical_slot_peek_binary_changes(%s, null, null, 'proto_version', '1',"
-        " 'publication_names', %s) where get_byte(data, 0) = ascii('I')",
-        [options.slot, PUBLICATION],
-    )
-    assert natively == [(1,)], "PostgreSQL itself sends one of the two rows, and no error"
+    if release("source") >= 18:
+        natively = source.execute_as_admin(
+            "select count(*) from pg_logical_slot_peek_binary_changes(%s, null, null, 'proto_version', '1',"
+            " 'publication_names', %s) where get_byte(data, 0) = ascii('I')",
+            [options.slot, PUBLICATION],
+        )
+        assert natively == [(1,)], "PostgreSQL itself sends one of the two rows, and no error"
     error = RunningCapture(options).ended_with()
     assert (error.code, error.exit_code) == ("publication-changed", 4)
     assert content.read().ids("public.customer") == []

@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from connectors.postgres.session import connect, connect_replication, describe, sql_error
 from schemas.errors import ConfigError, KeepstreamError, LoginRefused, OperatorNeeded, RefusedData, RetryLater
 from tests.fix_postgres import Database
+from tests.postgres_releases import release
 
 PINNED = {
     "DateStyle": "ISO, MDY",
@@ -32,6 +33,8 @@ PINNED = {
     "default_transaction_read_only": "off",
     "application_name": "keepstream:test",
 }
+if release("source") < 17:
+    del PINNED["transaction_timeout"]
 
 
 def unpin(source: Database) -> None:

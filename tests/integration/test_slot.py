@@ -68,7 +68,7 @@ def test_an_idle_slot_shows_its_position_and_what_it_holds_back(
 ) -> None:
     before = read_slot(session, slot)
     assert before is not None
-    source.execute_as_admin("select pg_logical_emit_message(false, '', repeat('x', 100000), true)")
+    source.execute_as_admin("select pg_logical_emit_message(true, '', repeat('x', 100000))")
     after = read_slot(session, slot)
     assert after is not None
     assert (after.active_pid, after.wal_status, after.lost) == (None, "reserved", False)

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.join import Join
 from tests.fix_pipeline import Pipeline
+from tests.postgres_releases import needs_release
 
 JOIN_S = 60.0
 
@@ -254,6 +255,7 @@ def test_a_table_without_key_that_appears_later_is_a_warning_until_it_is_decided
     pipeline.verify()
 
 
+@needs_release("source", 18)
 def test_a_published_table_whose_writes_fail_leaves_and_joins_again(directory_pipeline: Pipeline) -> None:
     """PostgreSQL 18 refuses updates under REPLICA IDENTITY FULL once a virtual generated column is added."""
     pipeline = directory_pipeline
