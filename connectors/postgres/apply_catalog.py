@@ -19,7 +19,8 @@ PARTITIONED: Final = "p"
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """`type_name` is SQL. `generated`: PostgreSQL computes it. `identity_always`: SET is refused.
+    """`type_name` is SQL. `generated`: PostgreSQL computes it; `virtual`: whenever it is read, so that no
+    value is stored. `identity_always`: SET is refused.
     `held`: the type, or the one below a domain. `insisting`: SQL after which it takes NULL, of one that
     refuses that and has nothing to fill it, so that no row can be inserted without it; else ''."""
 
@@ -29,6 +30,7 @@ class TargetColumn:
     identity_always: bool
     held: HeldType
     insisting: str = ""
+    virtual: bool = False
 
     @property
     def composite(self) -> bool:
@@ -105,7 +107,8 @@ _COLUMNS: Final = """
            case when atthasdef or attidentity <> '' or t.typdefault is not null then ''
                 when attnotnull then l.statements
                 when t.typnotnull then format('alter domain %%I.%%I drop not null;', s.nspname, t.typname)
-                else '' end
+                else '' end,
+           attgenerated = 'v'
       from pg_attribute
       left join lifting l on l.name = attname
       join pg_type t on t.oid = atttypid
@@ -150,7 +153,7 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
 
 
 def _column(row: tuple[Any, ...], types: Types) -> TargetColumn:
-    values = (*row[:4], types.held(*row[4:6]), row[6])
+    values = (*row[:4], types.held(*row[4:6]), *row[6:])
     return TargetColumn(*values)
 
 

@@ -79,8 +79,7 @@ def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None 
             seen = f"it lacks column {column.name} ({type_name})"
             fix = sql.SQL("alter table {} add column {} {};").format(name, label, sql.SQL(type_name))
         elif there.generated:
-            seen = f"it computes column {column.name} itself"
-            fix = sql.SQL("alter table {} alter column {} drop expression;").format(name, label)
+            seen, fix = f"it computes column {column.name} itself", _make_plain(name, there, type_name)
         elif _may_change(column, there):
             seen = f"its column {column.name} is {there.type_name} instead of {type_name}"
             wanted = _type_to_take(column.type_oid, type_name)
@@ -91,6 +90,16 @@ def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None 
             continue
         rounds = there is not None and not there.generated
         yield Misfit(seen, fix.as_string(), rounds=rounds)
+
+
+def _make_plain(table: sql.Identifier, there: TargetColumn, type_name: str) -> sql.Composed:
+    """A virtual column has no values that could stay: what the source's rows hold must be written to it."""
+    label = sql.Identifier(there.name)
+    if not there.virtual:
+        return sql.SQL("alter table {} alter column {} drop expression;").format(table, label)
+    return sql.SQL("alter table {} drop column {column}, add column {column} {};").format(
+        table, sql.SQL(type_name), column=label
+    )
 
 
 def unfilled(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:

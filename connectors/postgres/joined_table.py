@@ -21,16 +21,13 @@ from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.row_security import lift_forced
 from connectors.postgres.session import Session
 from connectors.postgres.statements import empty_sql, relation
+from connectors.postgres.target import read_unlogged
 from schemas.errors import OperatorNeeded
 from schemas.join import Join
 from schemas.table import ReplicaIdentity, TableSchema
 
 _KIND: Final = """
     select c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where n.nspname = %s and c.relname = %s
-"""
-_UNLOGGED: Final = """
-    select c.relpersistence = 'u' from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where n.nspname = %s and c.relname = %s
 """
 _MAKE_ROOM: Final = (
@@ -130,10 +127,10 @@ def _require_prepared(
 
 
 def _make_logged(conn: Session, join: Join) -> None:
-    """A crash would empty an unlogged table, and the replica's position would stay. The first copy makes one
-    of a table that is unlogged on the source, and that joins once it is not."""
-    if conn.execute(_UNLOGGED, [join.schema, join.table]).fetchone() == (True,):
-        conn.execute(sql.SQL("alter table {} set logged").format(sql.Identifier(join.schema, join.table)))
+    """A crash would empty an unlogged table or partition, and the replica's position would stay. The first
+    copy makes one of a table that is unlogged on the source, and that joins once it is not."""
+    for name in read_unlogged(conn).get((join.schema, join.table), ()):
+        conn.execute(f"alter table only {name} set logged".encode())
 
 
 def _target(conn: Session, join: Join, at: Place) -> TargetTable:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.firing import Firing, read_firing
+from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 
@@ -50,6 +51,14 @@ _UNLOGGED: Final = """
 """
 
 
+def read_unlogged(session: Session) -> dict[TableName, tuple[str, ...]]:
+    """By table, what of it a crash would empty: itself or partitions, as SQL."""
+    unlogged: dict[TableName, list[str]] = {}
+    for schema, name, each in session.execute(_UNLOGGED):
+        unlogged.setdefault((schema, name), []).append(each)
+    return {table: tuple(names) for table, names in unlogged.items()}
+
+
 def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[PreparedTable, ...]:
     """Every table that stands in the replica now. `replica_role`: we may set session_replication_role."""
     firing: dict[tuple[str, str], list[Firing]] = {}
@@ -58,9 +67,7 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
     policed = {(each.schema, each.table): each for each in read_policed(session)}
     with wrapped("looking at the replica's tables"):
         rows = session.execute(_PREPARED).fetchall()
-        unlogged: dict[tuple[str, str], list[str]] = {}
-        for schema, name, each_unlogged in session.execute(_UNLOGGED):
-            unlogged.setdefault((schema, name), []).append(each_unlogged)
+        unlogged = read_unlogged(session)
     return tuple(
         PreparedTable(
             oid,
@@ -69,7 +76,7 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
             writable,
             tuple(firing.get((schema, name), ())),
             policed.get((schema, name)),
-            tuple(unlogged.get((schema, name), ())),
+            unlogged.get((schema, name), ()),
         )
         for oid, schema, name, writable in rows
     )

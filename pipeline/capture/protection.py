@@ -207,8 +207,11 @@ class Protection:
         return f"{there}{here} Then it joins again by itself, within a minute.".strip()
 
     def _is_replaced(self, leave: Leave) -> bool:
-        """Whether another table has joined under the name that replicas know it by."""
-        return leave.name in named_tables(self._capture.chain.publication).values()
+        """Whether another table has joined under the name that replicas know it by; it may have left, too."""
+        publication = self._capture.chain.publication
+        joined = named_tables(publication).values()
+        later = [each for each in left_tables(publication).values() if each.xid > leave.xid]
+        return leave.name in joined or leave.name in {each.name for each in later}
 
     def _ownership(self, table: Table) -> str:
         """The SQL that lets us publish the table, with a space behind it. A superuser's rights are not lent:

@@ -90,7 +90,9 @@ class PreparedCheck:
                     f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
                     sql=f"truncate {', '.join(n.as_string() for n in relations(self._session, filled))};",
                 )
-        yield from self._unlogged([each for each in tables if (each.schema, each.name) in wanted])
+        for table in tables:
+            if (table.schema, table.name) in wanted and table.unlogged:
+                yield self._unlogged(table, self._place.error)
         unfit = list(self._unfit())
         yield from unfit
         if not missing and not unfit:
@@ -100,6 +102,12 @@ class PreparedCheck:
         """Tables that a pipeline writes to and that were altered since: they would round."""
         for version, found in self._misfits(self._narrower()):
             yield from self._refuse(version, [each for each in found if each.rounds])
+
+    def emptied_by_a_crash(self) -> Iterator[Finding]:
+        """Of the tables that a pipeline writes to. A join that is still on its way makes its own logged."""
+        for table in self.written():
+            if table.unlogged:
+                yield self._unlogged(table, self._place.warning)
 
     def _narrower(self) -> set[TableName]:
         """Found in one look at all of them: this is asked at each start."""
@@ -171,15 +179,13 @@ class PreparedCheck:
                 f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
             )
 
-    def _unlogged(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
-        for table in tables:
-            if table.unlogged:
-                yield self._place.error(
-                    "replica-unlogged",
-                    f"{table.schema}.{table.name}",
-                    "is unlogged: a crash would empty it, and nothing would bring its rows again",
-                    sql="\n".join(f"alter table only {name} set logged;" for name in table.unlogged),
-                )
+    def _unlogged(self, table: PreparedTable, severity: Callable[..., Finding]) -> Finding:
+        return severity(
+            "replica-unlogged",
+            f"{table.schema}.{table.name}",
+            "is unlogged: a crash would empty it, and nothing would bring its rows again",
+            sql="\n".join(f"alter table only {name} set logged;" for name in table.unlogged),
+        )
 
     def _children(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
         """Our own statements name a table with ONLY; those of others show and touch their rows."""

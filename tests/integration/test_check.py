@@ -649,6 +649,19 @@ def test_a_prepared_replica_must_have_the_tables_and_no_rows(
     assert errors(preflight(config)) == []
 
 
+@needs_release("replica", 18)
+def test_a_virtual_column_of_a_prepared_table_is_made_anew(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute("create table deal (id int primary key, total numeric(8,2))")
+    replica.execute("create table deal (id int primary key, total int generated always as (id * 2) virtual)")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    found = by_code(preflight(config))["replica-schema"]
+    assert found.message == "it computes column total itself"
+    replica.execute(found.fix)
+    assert errors(preflight(config)) == []
+
+
 @pytest.mark.parametrize("initial", ["data", "none"])
 def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
     owning: Database, replica: Database, log: Path, initial: str

@@ -436,3 +436,26 @@ def test_a_table_that_joins_an_unlogged_one_makes_it_logged(directory_pipeline: 
     pipeline.wait()
     assert pipeline.replica.execute(kept) == [("p",)]
     pipeline.verify()
+
+
+def test_a_table_that_joins_unlogged_partitions_makes_them_logged(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    running = pipeline.start("run")
+    pipeline.wait()
+    pipeline.replica.execute(
+        "create table public.lead (id int primary key) partition by range (id);"
+        "create unlogged table public.low partition of public.lead for values from (0) to (10);"
+        "create table public.high partition of public.lead default"
+    )
+    pipeline.source.execute("create table lead (id int primary key); insert into lead values (1), (20)")
+    pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
+    pipeline.wait()
+    kept = "select relname from pg_class where relpersistence = 'u' and relkind = 'r'"
+    assert pipeline.replica.execute(kept) == []
+    pipeline.verify()
+    pipeline.replica.execute("alter table public.high set unlogged")
+    done = pipeline.run("check", "--json")
+    warned = {
+        finding["subject"] for finding in done.json["findings"] if finding["code"] == "replica-unlogged"
+    }
+    assert (done.code, warned) == (0, {"public.lead"})
