@@ -14,10 +14,10 @@ from pipeline.app import apply_options, capture_options, first_copy_options, ope
 from pipeline.apply.stage import run_apply
 from pipeline.board import Board
 from pipeline.capture.stage import CaptureStage
-from pipeline.collector import calm_collector
 from pipeline.config import load_config
 from pipeline.copy.stage import FirstCopyStage
 from pipeline.logs import LogFormat, LogLevel, set_up_logs
+from pipeline.memory import tune_memory
 from pipeline.signals import stop_on_signals
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     config = load_config(Path(path))
     log = open_log(config)
     stop, publish = stop_on_signals(), Board(log).publish
-    calm_collector()
+    tune_memory()
     print("ready", flush=True)
     if not sys.stdin.readline():
         return

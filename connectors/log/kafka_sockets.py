@@ -1,7 +1,7 @@
 """Sockets for kafka-python's clients that do not outlive a refused connection.
 
 kafka-python leaves the socket of a try that failed to the garbage collector, which hardly ever runs in our
-processes (pipeline.collector); and each client tries again about once a second by itself. In an outage, or
+processes (pipeline.memory); and each client tries again about once a second by itself. In an outage, or
 while TLS was refused, that used up a process's files within ten minutes. Its clients take their sockets from
 whoever registered the scheme of their `proxy_url`, and speak TLS as its manager's module says.
 """

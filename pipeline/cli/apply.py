@@ -58,8 +58,8 @@ def apply(
     from pipeline.apply.options import Skip
     from pipeline.apply.stage import run_apply
     from pipeline.board import Board
-    from pipeline.collector import calm_collector
     from pipeline.copy.stage import FirstCopyStage
+    from pipeline.memory import tune_memory
 
     _check_skip(skip_transaction, reason, until)
     until_lsn, until_time = parse_until(until)
@@ -77,7 +77,7 @@ def apply(
             take_over=take_over,
         )
         stop, publish = stop_on_signals(), Board(log).publish
-        calm_collector()
+        tune_memory()
         first_copy = FirstCopyStage(first_copy_options(called.config, log, replica), stop, publish)
         reached = first_copy.run() and run_apply(options, stop, publish)
     finally:

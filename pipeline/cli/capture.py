@@ -27,14 +27,14 @@ def capture(
     from pipeline.app import capture_options, open_log
     from pipeline.board import Board
     from pipeline.capture.stage import CaptureStage
-    from pipeline.collector import calm_collector
+    from pipeline.memory import tune_memory
 
     called = invocation(context)
     called.set_up_logs()
     log = open_log(called.config)
     try:
         options = capture_options(called.config, log, take_over=take_over)
-        calm_collector()
+        tune_memory()
         CaptureStage(options, stop_on_signals(), Board(log).publish).run()
     finally:
         log.close()

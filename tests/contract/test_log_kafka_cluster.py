@@ -160,7 +160,7 @@ def open_files() -> int:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """In our processes it hardly ever runs (pipeline.collector)."""
+    """In our processes it hardly ever runs (pipeline.memory)."""
     gc.disable()
     try:
         yield
