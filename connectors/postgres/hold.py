@@ -6,13 +6,19 @@ needs no answer from the applier, on whatever host that runs.
 
 from __future__ import annotations
 
-from typing import Any, Final
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from connectors.postgres import progress
 from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, wrapped
-from schemas.errors import OperatorNeeded
+from schemas.errors import OperatorNeeded, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn, parse_lsn
+
+T = TypeVar("T")
+
+_TRY_MS: Final = 1000
 
 # An operator's pause is stronger than a mere destination; nobody ends another's verification.
 _REPLACES: Final = {
@@ -45,6 +51,38 @@ _RELEASE: Final = """
        set hold_at = null, hold_kind = null, hold_expires = null, updated_at = clock_timestamp()
      where name = %(name)s and hold_at is not null and hold_kind = any(%(kinds)s)
 """
+
+
+def between_transactions(
+    conn: Session, act: Callable[[], T], *, limit_s: float, on_wait: Callable[[], None]
+) -> T:
+    """What `act` (`hold`, `release`) returns, as soon as the applier's open transaction has ended, which has
+    the row locked. Tried again and again, for a second each: what was given up, or killed, must not act
+    later.
+
+    Calls `on_wait` once, if it must wait. Raises Unhealthy (`replica-busy`) after `limit_s`, and what `act`
+    raises.
+    """
+    with wrapped("preparing to hold the replica"):
+        conn.execute(f"set lock_timeout = {_TRY_MS}")
+    deadline = time.monotonic() + limit_s
+    waited = False
+    while True:
+        try:
+            return act()
+        except RetryLater as error:
+            if error.code != "lock-timeout":
+                raise
+            if time.monotonic() > deadline:
+                raise Unhealthy(
+                    f"the applier's open transaction did not end within {limit_s:g} s; nothing was changed",
+                    code="replica-busy",
+                    hint="It waits for the rest of a large transaction, or for a lock: see what `keepstream"
+                    " status` says of capture and the log. Or wait longer, with --timeout SECONDS.",
+                ) from error
+            if not waited:
+                on_wait()
+            waited = True
 
 
 def hold(

@@ -13,7 +13,7 @@ from connectors.postgres.progress import HoldKind, ReplicaState
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
 from pipeline.dev.process import require, wait_until
-from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded
+from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, Unhealthy
 from schemas.lsn import Lsn, Position
 from tests.fix_apply import adopt
 from tests.fix_postgres import Database
@@ -250,6 +250,37 @@ def test_a_pause_holds_where_the_replica_stands(streaming: Session) -> None:
     assert hold.release(streaming, "crm")
     assert progress.require(streaming, "crm").hold is None
     assert not hold.release(streaming, "crm")
+
+
+def test_a_hold_beside_an_open_transaction_is_given_up_and_does_not_act_later(
+    streaming: Session, other: Session
+) -> None:
+    """Or is there as soon as that has ended."""
+    waited: list[str] = []
+
+    def pause(limit_s: float) -> Lsn:
+        return hold.between_transactions(
+            other,
+            lambda: hold.hold(other, "crm", HoldKind.PAUSE, replica="standby"),
+            limit_s=limit_s,
+            on_wait=lambda: waited.append("once"),
+        )
+
+    with streaming.transaction():
+        streaming.execute("update keepstream.progress set updated_at = updated_at")
+        with pytest.raises(Unhealthy) as told:
+            pause(1.5)
+        assert (told.value.code, told.value.exit_code, waited) == ("replica-busy", 7, ["once"])
+    assert progress.require(streaming, "crm").hold is None
+    with streaming.transaction():
+        streaming.execute("update keepstream.progress set updated_at = updated_at")
+        thread = threading.Thread(target=pause, args=[30.0])
+        thread.start()
+        require(lambda: len(waited) == 2, 10, what="the first try")
+    thread.join()
+    found = progress.require(streaming, "crm").hold
+    assert found is not None
+    assert found.kind is HoldKind.PAUSE
 
 
 def test_a_hold_behind_the_replica_is_refused(streaming: Session) -> None:
