@@ -88,6 +88,17 @@ class Database:
         with psycopg.connect(self.admin_dsn, autocommit=True) as connection:
             return _rows(connection, statement, parameters)
 
+    def await_free_slot(self, name: str) -> None:
+        """Its walsender ends some time after its client has."""
+        active = "select from pg_replication_slots where slot_name = %s and active"
+        require(
+            lambda: not self.execute_as_admin(active, [name]), _SLOT_S, what=f"the release of slot {name}"
+        )
+
+    def drop_slot(self, name: str) -> None:
+        self.await_free_slot(name)
+        self.execute_as_admin("select pg_drop_replication_slot(%s)", [name])
+
     def grant_ownership(self) -> None:
         """Let the product do what only the tables' owner may: publish them, alter their replica identity."""
         self.execute_as_admin(

@@ -23,7 +23,15 @@ from schemas.errors import (
     RetryLater,
 )
 
-_LOGIN_REFUSED = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+_LOGIN_REFUSED = (
+    errors.SaslAuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,  # a listener without logins
+)
+_REACHED = {
+    "disconnected": "The broker hung up on us.",
+    "Handshake failed": "The broker agreed to no TLS with us.",
+}
 _COMPLAINT_S = 5.0
 _CHECK_LOGIN = (
     "Check log.client: security.protocol, sasl.mechanism, sasl.username, sasl.password, ssl.ca.location"
@@ -147,8 +155,9 @@ def _login_refused(reason: str, where: str) -> LoginRefused:
 def _unreachable(error: Exception, where: str, since: float) -> RetryLater:
     reason = _complaints.last(since - _COMPLAINT_S) or _text(error)
     hint = "Check that the brokers run and can be reached from here: host, port, listeners, firewall."
-    if "disconnected" in reason:
-        hint = f"The broker hung up on us. If it stays so: {_CHECK_LOGIN[0].lower()}{_CHECK_LOGIN[1:]}."
+    for telltale, seen in _REACHED.items():
+        if telltale in reason:
+            hint = f"{seen} If it stays so: {_CHECK_LOGIN[0].lower()}{_CHECK_LOGIN[1:]}."
     return RetryLater(f"{where} cannot be used now: {reason}", code="log-unreachable", hint=hint)
 
 

@@ -238,10 +238,15 @@ def forget_parts(conn: Session, run: CopyRun) -> None:
         deferred.forget(conn, run.name)
 
 
-def complete_run(conn: Session, run: CopyRun, position: Position, *, place: str) -> None:
-    """The copy's last transaction: the replica now stands at `position`, and the bookkeeping is gone."""
+def complete_run(
+    conn: Session, run: CopyRun, position: Position, *, place: str, is_snapshot: bool = False
+) -> None:
+    """The copy's last transaction: the replica now stands at `position`, and the bookkeeping is gone.
+    `is_snapshot`: the position is that of the snapshot, not of an anchor in the log."""
     with _alone(conn, "completing the copy"):
         progress.complete_copy(conn, run.name, token=run.token, position=position, place=place)
+        if is_snapshot:
+            progress.audit(conn, run.name, "copy", reason="first copy", position=position)
         conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
         conn.execute("delete from keepstream.copy_run where name = %s", [run.name])
         ((others,),) = conn.execute("select count(*) from keepstream.copy_run").fetchall()

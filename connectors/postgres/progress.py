@@ -59,7 +59,8 @@ class Hold:
 class Progress:
     """One row as it was read. `hold` is None once it has expired by the replica's own clock.
 
-    `alive`: the recorded backend exists (its applier may still be frozen or gone).
+    `alive`: the recorded backend exists (its applier may still be frozen or gone). `at_copy`: the position
+    is still that of the first copy's snapshot.
     """
 
     name: str
@@ -73,6 +74,13 @@ class Progress:
     backend_start: datetime.datetime | None
     alive: bool
     updated_at: datetime.datetime
+    at_copy: bool = False
+
+    @property
+    def logged(self) -> Lsn | None:
+        """Up to where this proves the log to have gone; None: nothing came from the log yet, and a copy's
+        snapshot may be newer than the log's end."""
+        return None if self.at_copy else self.position.lsn
 
 
 # The row is updated by every target transaction: a page of its own free space and no index on what
@@ -109,8 +117,7 @@ _INSTALL: Final = (
         reason text,
         details jsonb
     )""",
-    "comment on table keepstream.audit is "
-    "'What operators made Keepstream do to this database beyond following the log.'",
+    "comment on table keepstream.audit is 'What Keepstream did to this database beyond following the log.'",
 )
 
 _MAY_INSTALL: Final = """
@@ -124,7 +131,9 @@ _READ: Final = """
     select p.stream, p.position::text, p.xid, p.commit_time, p.token, p.state, p.place,
            p.backend_pid, p.backend_start, a.pid is not null, p.updated_at, p.format_version,
            case when p.hold_expires <= clock_timestamp() then null else p.hold_at::text end,
-           p.hold_kind, p.hold_expires
+           p.hold_kind, p.hold_expires,
+           exists (select from keepstream.audit c
+                    where c.name = p.name and c.action = 'copy' and c.position = p.position)
       from keepstream.progress p
       left join pg_catalog.pg_stat_activity a on a.pid = p.backend_pid and a.backend_start = p.backend_start
      where p.name = %s
@@ -197,7 +206,7 @@ def _installed(conn: Session) -> bool:
 
 def _progress(name: str, row: tuple[Any, ...]) -> Progress:
     (stream, position, xid, commit_time, token, state, place, pid, started, alive, updated_at) = row[:11]
-    version, hold_at, hold_kind, hold_expires = row[11:]
+    version, hold_at, hold_kind, hold_expires, at_copy = row[11:]
     if version > FORMAT_VERSION:
         raise OperatorNeeded(
             f"keepstream.progress of {name!r} has format {version}, this Keepstream knows {FORMAT_VERSION}",
@@ -216,6 +225,7 @@ def _progress(name: str, row: tuple[Any, ...]) -> Progress:
         backend_start=started,
         alive=alive,
         updated_at=updated_at,
+        at_copy=at_copy,
     )
 
 
@@ -321,7 +331,7 @@ def audit(
     position: Position | None = None,
     details: str = "{}",
 ) -> None:
-    """Write down what an operator did; part of the caller's transaction. `details` is a JSON object."""
+    """Write down what was done; part of the caller's transaction. `details` is a JSON object."""
     lsn, xid = (None, None) if position is None else (format_lsn(position.lsn), position.xid)
     with wrapped("writing keepstream.audit"):
         conn.execute(_AUDIT, [name, action, lsn, xid, reason, details])

@@ -63,4 +63,4 @@ def _replica(conninfo: str, pipeline: str, stream: bytes | None) -> Lsn | None:
     soon = make_conninfo(conninfo, connect_timeout=int(ANSWERS_S))
     with connect(soon, purpose=f"{pipeline}:witness") as session:
         row = progress.read(session, pipeline)
-    return row.position.lsn if row is not None and row.stream == stream else None
+    return row.logged if row is not None and row.stream == stream else None

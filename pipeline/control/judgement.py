@@ -327,18 +327,10 @@ class _Judge:
     def _look_at_log(self) -> None:
         """One that nobody has begun yet is no finding."""
         gone = isinstance(self._seen.log, LogSeen) and not self._seen.log.exists
-        follows = self._followers()
+        follows = self._seen.followers
         if gone and (self._slot is not None or follows):
             who = ", ".join([*(["the slot"] if self._slot else []), *(f"replica {name}" for name in follows)])
             self._warn("log-missing", "log", f"{self._seen.log_name} does not exist, but {who} went by it")
-
-    def _followers(self) -> list[str]:
-        """The replicas that went by the log."""
-        return [
-            name
-            for name, seen in self._seen.replicas.items()
-            if isinstance(seen, ReplicaSeen) and seen.progress is not None
-        ]
 
     def _look_at_slot(self, slot: SlotState | None) -> None:
         if slot is None:
@@ -354,7 +346,7 @@ class _Judge:
         """There is none of ours."""
         if self._source is None:
             return
-        promised = bool(self._log.captured or self._followers())
+        promised = bool(self._log.captured or self._seen.followers)
         if self._source.slot is not None:
             self._warn_of(slot_foreign(self._source.slot, promised=promised))
         elif promised:
@@ -369,13 +361,12 @@ class _Judge:
             self._warn_of(broken)
 
     def _witnesses(self) -> dict[str, Lsn]:
-        rows = {
-            name: each.progress for name, each in self._seen.replicas.items() if isinstance(each, ReplicaSeen)
+        told = {CAPTURE: reported(self._log.reports)} | {
+            f"replica {name}": each.progress.logged
+            for name, each in self._seen.replicas.items()
+            if isinstance(each, ReplicaSeen) and each.progress is not None
         }
-        durable = reported(self._log.reports)
-        return {f"replica {name}": row.position.lsn for name, row in rows.items() if row is not None} | (
-            {} if durable is None else {CAPTURE: durable}
-        )
+        return {who: lsn for who, lsn in told.items() if lsn is not None}
 
     def _look_at_tables(self, capture: Stage) -> None:
         if capture.report is None or not capture.heard.fresh:

@@ -78,6 +78,27 @@ class Observation:
     replicas: Mapping[str, ReplicaSeen | KeepstreamError]
     dead: frozenset[str] = frozenset()
 
+    @property
+    def followers(self) -> list[str]:
+        """The replicas that went by the log."""
+        return [
+            name
+            for name, seen in self.replicas.items()
+            if isinstance(seen, ReplicaSeen) and seen.progress is not None
+        ]
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the log seems to be there without the slot, or what goes by it without the log. A beginning
+        makes the log first, `teardown` removes it last: a look that begins after this one tells what is
+        missing from what was then being made or removed."""
+        if not isinstance(self.log, LogSeen):
+            return False
+        slot = self.source.own_slot if isinstance(self.source, SourceSeen) else None
+        if self.log.exists:
+            return isinstance(self.source, SourceSeen) and slot is None
+        return slot is not None or bool(self.followers)
+
 
 def is_end_needed(source: SourceSeen, log: LogSeen) -> bool:
     """Whether only the log itself can say how far it goes. What its owner confirms to the slot is in the

@@ -353,7 +353,10 @@ class _FirstCopy:
 
     def _complete(self, run: CopyRun, position: Position) -> Position:
         failpoint("copy.before_completion")
-        copy_run.complete_run(self._replica, run, position, place=self._options.place)
+        is_snapshot = self._options.position is None
+        copy_run.complete_run(
+            self._replica, run, position, place=self._options.place, is_snapshot=is_snapshot
+        )
         failpoint("copy.after_completion")
         self._watch.done()
         return position

@@ -335,3 +335,45 @@ def test_a_certificate_file_that_is_not_there_is_an_error_of_the_file(
     error = refused(secured, client_of(certificates, ssl_ca_location="/nowhere/ca.pem"), caplog)
     assert (error.code, error.exit_code) == ("kafka-setting-invalid", 3)
     assert "/nowhere/ca.pem" in error.message
+
+
+def client_with(certificates: BrokerCertificates, protocol: str) -> dict[str, str]:
+    """What belongs to the protocol alone: more is refused by us."""
+    words = ("security", *(word for word in ("sasl", "ssl") if word.upper() in protocol.split("_")))
+    client = client_of(certificates, security_protocol=protocol)
+    return {name: value for name, value in client.items() if name.partition(".")[0] in words}
+
+
+def assert_reached(error: KeepstreamError) -> None:
+    assert error.exit_code == 5
+    assert "heck log.client: security.protocol, sasl.mechanism, " in error.hint
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SSL", "SASL_SSL"])
+def test_a_plain_listener_that_is_addressed_otherwise_is_not_out_of_reach(
+    kafka_server: str,
+    certificates: BrokerCertificates,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+    protocol: str,
+) -> None:
+    error = refused(kafka_server, client_with(certificates, protocol), caplog)
+    assert_reached(error)
+    assert isinstance(error, LoginRefused) is (protocol == "SASL_PLAINTEXT")
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT"])
+def test_a_listener_with_logins_over_tls_that_is_addressed_otherwise_is_not_out_of_reach(
+    secured: str,
+    certificates: BrokerCertificates,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+    protocol: str,
+) -> None:
+    assert_reached(refused(secured, client_with(certificates, protocol), caplog))
+
+
+def test_a_mechanism_that_the_broker_does_not_know_is_not_a_broker_out_of_reach(
+    secured: str, certificates: BrokerCertificates, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert_reached(refused(secured, client_of(certificates, sasl_mechanism="SCRAM-SHA-512"), caplog))

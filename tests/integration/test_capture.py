@@ -112,7 +112,7 @@ def test_a_dropped_slot_beside_a_log_stops(
     with capturing(options):
         require(change_log.exists, 10, what="the log")
         LogContent(change_log).wait(lambda c: c.follower.chain.promised, "the first anchor")
-    source.execute_as_admin(f"select pg_drop_replication_slot('{options.slot}')")
+    source.drop_slot(options.slot)
     assert RunningCapture(options).ended_with().code == "slot-missing"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.postgres import claim, hold, progress
+from connectors.postgres import claim, copy_run, hold, progress
 from connectors.postgres.progress import HoldKind, ReplicaState
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
@@ -95,6 +95,27 @@ def test_a_copy_is_complete_only_by_the_token_of_its_own_marker(session: Session
     assert caught.value.code == "copy-replaced"
     progress.complete_copy(session, "crm", token=token, position=AT)
     assert progress.require(session, "crm").position == AT
+
+
+@pytest.mark.parametrize(("is_snapshot", "logged"), [(True, None), (False, AT.lsn)])
+def test_a_copy_s_snapshot_proves_nothing_of_the_log_until_the_replica_has_moved(
+    session: Session, is_snapshot: bool, logged: Lsn | None
+) -> None:
+    """Without rows (`initial: none`) a replica begins at an anchor of the log."""
+    run = copy_run.begin_run(
+        session,
+        "crm",
+        stream=STREAM,
+        initial="data" if is_snapshot else "none",
+        place="",
+        application="none",
+        require_empty=lambda: None,
+    )
+    copy_run.complete_run(session, run, Position(AT.lsn), place="", is_snapshot=is_snapshot)
+    taken(session)
+    assert progress.require(session, "crm").logged == logged
+    session.execute("update keepstream.progress set position = '0/101'")  # as a heartbeat does: its xid is 0
+    assert progress.require(session, "crm").logged == Lsn(0x101)
 
 
 def test_no_copy_is_begun_over_a_streaming_replica(streaming: Session) -> None:

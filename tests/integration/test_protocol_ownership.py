@@ -334,7 +334,7 @@ def test_p6_a_log_that_promised_something_is_never_begun_anew(
     options = made_options(source, directory_log)
     with capturing(options):
         begun(directory_log)
-    source.execute_as_admin(f"select pg_drop_replication_slot('{options.slot}')")
+    source.drop_slot(options.slot)
     for _ in range(2):
         assert RunningCapture(options).ended_with().code == "slot-missing"
     assert (

@@ -32,7 +32,7 @@ def replicated(pipeline: Pipeline) -> list[int]:
 
 
 def drop_slot(pipeline: Pipeline) -> None:
-    pipeline.source.execute_as_admin("select pg_drop_replication_slot(%s)", [pipeline.slot])
+    pipeline.source.drop_slot(pipeline.slot)
 
 
 def recreate_slot(pipeline: Pipeline) -> None:
@@ -45,6 +45,7 @@ def recreate_slot(pipeline: Pipeline) -> None:
 
 def advance_slot(pipeline: Pipeline) -> None:
     pipeline.source.execute("insert into t values (4, 'skipped')")
+    pipeline.source.await_free_slot(pipeline.slot)
     pipeline.source.execute_as_admin(
         "select pg_replication_slot_advance(%s, pg_current_wal_lsn())", [pipeline.slot]
     )
@@ -129,6 +130,28 @@ def test_a_log_that_lost_its_end_is_told_from_a_slot_that_somebody_moved(
         assert f" and {who} at " in done.stderr
         assert "Bring back the copy of the log that has it." in done.stderr
     assert contents(pipeline) == before, "something was written into the log"
+
+
+@pytest.mark.parametrize("initial", ["copy", "data", "none"])
+def test_a_slot_moved_before_anything_came_through_the_log_is_not_a_log_that_lost_its_end(
+    directory_pipeline: Pipeline, initial: str
+) -> None:
+    """The replica stands where its rows were copied, which is past the log's only anchor."""
+    pipeline = directory_pipeline
+    for side in (pipeline.source,) if initial == "copy" else (pipeline.source, pipeline.replica):
+        side.execute("create table t (id int primary key, note text)")
+    pipeline.settings["replicas"]["standby"]["initial"] = initial
+    pipeline.write_config()
+    running = pipeline.start("run")
+    pipeline.until(lambda: "apply begins" in running.output, "the first copy", 60)
+    assert running.end() == 0
+    advance_slot(pipeline)
+    (finding,) = pipeline.run("status", "--json").json["findings"]
+    assert finding["code"] == "slot-advanced"
+    for verb in ("run", "capture"):
+        done = pipeline.run(verb)
+        assert done.code == 4, done.stderr
+        assert "error[slot-advanced]: " in done.stderr
 
 
 @pytest.mark.parametrize("damage", [recreate_slot, advance_slot])

@@ -171,7 +171,7 @@ def test_what_is_said_of_a_lost_log_leads_to_a_new_one(directory_pipeline: Pipel
         "run `keepstream teardown --yes`, empty the replicas' databases and run `keepstream run`"
         in done.stderr
     )
-    pipeline.source.execute_as_admin(f"select pg_drop_replication_slot('{pipeline.slot}')")
+    pipeline.source.drop_slot(pipeline.slot)
     refused(
         pipeline, "run", code="other-stream", hint="Bring that stream's log back"
     )  # nothing is made that leads nowhere

@@ -416,7 +416,7 @@ def test_run_starts_again_beside_a_table_that_has_not_joined_because_a_replica_m
     pipeline.source.execute("insert into work values (1)")
     pipeline.wait()
     assert pipeline.replica.execute("select id from work") == [(1,)]
-    assert "public.later" in left_out(pipeline)
+    pipeline.until(lambda: "public.later" in left_out(pipeline), "the table that is left out still", JOIN_S)
     pipeline.replica.execute_as_admin("alter table later owner to keepstream")
     pipeline.until(lambda: "table joined" in running.output, "the joining", JOIN_S)
     pipeline.wait()

@@ -127,7 +127,7 @@ def test_a_publication_of_somebody_else_is_left_with_the_sql_that_drops_it(
 def test_a_slot_of_somebody_else_stops_it(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     lived(pipeline)
-    pipeline.source.execute_as_admin(f"select pg_drop_replication_slot('{pipeline.slot}')")
+    pipeline.source.drop_slot(pipeline.slot)
     pipeline.source.execute_as_admin(
         f"select pg_create_logical_replication_slot('{pipeline.slot}', 'test_decoding')"
     )

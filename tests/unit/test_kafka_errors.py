@@ -57,3 +57,18 @@ def test_a_broker_that_never_answers_is_reported_so() -> None:
 def test_a_refused_login_is_found_behind_what_came_after_it() -> None:
     refused = errors.SaslAuthenticationFailedError("Authentication failed")
     assert isinstance(given_up_after(refused, HUNG_UP, CUT_OFF), LoginRefused)
+
+
+def test_a_login_at_a_listener_without_logins_is_refused() -> None:
+    error = kafka_error(errors.IllegalSaslStateError(), "kafka://broker:9092")
+    assert isinstance(error, LoginRefused)
+    assert error.message == "kafka://broker:9092 does not let us in: [Error 34] IllegalSaslStateError"
+    assert error.hint.startswith("Check log.client: security.protocol, sasl.mechanism, ")
+
+
+def test_a_failed_tls_handshake_is_no_broker_out_of_reach() -> None:
+    error = given_up_after(errors.KafkaConnectionError("Handshake failed: [SSL: WRONG_VERSION_NUMBER]"))
+    assert isinstance(error, RetryLater)
+    assert error.hint.startswith(
+        "The broker agreed to no TLS with us. If it stays so: check log.client: security.protocol, "
+    )

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import pytest
 
 from pipeline.app import open_log
-from pipeline.config import load_config
+from pipeline.config import Config, load_config
 from pipeline.control import observer
+from pipeline.control.judgement import judge_status
+from pipeline.control.observation import LogSeen, SourceSeen
 from pipeline.control.observer import Observer
 from pipeline.dev.process import require
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, Position
+from tests.unit.test_status_judgement import SOURCE
 
 END = Position(Lsn(0x2000), 7, 5)
 
 
-def test_the_log_s_end_is_read_once_and_never_taken_from_an_earlier_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The slot may have moved since that look, so that an answer from then would look like a gap."""
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
     path = tmp_path / "keepstream.yaml"
     path.write_text(f"name: crm\nsource: postgresql://h/d\nlog: file://{tmp_path}/log\n")
-    config = load_config(path)
+    return load_config(path)
+
+
+def test_the_log_s_end_is_read_once_and_never_taken_from_an_earlier_look(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot may have moved since that look, so that an answer from then would look like a gap."""
     open_log(config).create()
     answers, reads = Event(), 0
 
@@ -47,4 +55,55 @@ def test_the_log_s_end_is_read_once_and_never_taken_from_an_earlier_look(
     require(lambda: looking._look_at_end(time.monotonic() + 1) == END, 10, what="the log's end")
     assert looking._look_at_end(time.monotonic() + 1) == END
     assert reads == 1
+    looking.close()
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["begins", "ends"])
+def test_a_pipeline_that_begins_or_ends_between_the_looks_at_slot_and_log_lost_neither(
+    config: Config, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    """A beginning makes the log before the slot; `teardown` removes it after the slot."""
+    log, between = open_log(config), Event()
+    look_at_log = observer._LogLook.take
+
+    def take_log(look: observer._LogLook) -> LogSeen:
+        if begins:
+            seen = look_at_log(look)
+            if not between.is_set():
+                log.create()
+                between.set()
+            return seen
+        between.wait(10)
+        return look_at_log(look)
+
+    def take_source(look: observer._SourceLook) -> SourceSeen:
+        if begins:
+            between.wait(10)
+            return SOURCE
+        if between.is_set():
+            return replace(SOURCE, slot=None, owner=None)
+        log.destroy()
+        between.set()
+        return SOURCE
+
+    if not begins:
+        log.create()
+    monkeypatch.setattr(observer._LogLook, "take", take_log)
+    monkeypatch.setattr(observer._SourceLook, "take", take_source)
+    looking = Observer(config)
+    seen = looking.look()
+    looking.close()
+    assert isinstance(seen.log, LogSeen)
+    assert seen.log.exists is begins
+    assert [finding.code for finding in judge_status(seen).findings] == []
+
+
+def test_a_slot_that_was_looked_at_just_before_it_was_made_is_looked_at_again(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = iter([None, SOURCE.slot])
+    monkeypatch.setattr(observer._SourceLook, "take", lambda _: replace(SOURCE, slot=next(slots)))
+    open_log(config).create()
+    looking = Observer(config)
+    assert looking.look().source == SOURCE
     looking.close()

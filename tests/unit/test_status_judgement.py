@@ -474,6 +474,13 @@ def test_a_log_that_ends_before_what_a_replica_or_capture_knows_of_it_has_lost_i
     assert "an earlier capture at 0/238D" in finding.message
 
 
+def test_the_snapshot_of_a_copy_past_the_log_s_end_says_nothing_of_the_log() -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    left = report(state=StageState.STOPPED, **LEFT)
+    seen = judged(source=free, capture=left, end=9_100, replica=row(9_101, at_copy=True))
+    assert codes(seen) == ["slot-advanced"]
+
+
 def test_a_capture_that_was_killed_after_it_confirmed_has_left_no_gap() -> None:
     free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
     seen = judged(source=free, capture=report(**LEFT), end=INSERT, dead=frozenset({"capture"}))
