@@ -174,6 +174,7 @@ def test_a_first_copy_shows_how_far_it_is_and_what_it_holds_back(directory_pipel
         " analyze customer"
     )
     watching = pipeline.start("status", "--watch", "--json")
+    pipeline.until(lambda: bool(watching.output), "its first look")
     running = pipeline.start("run")
     pipeline.until(lambda: replica_of(pipeline)["state"] in ("streaming", "idle"), "a copied replica", 90)
     assert watching.end() == 0
