@@ -88,8 +88,7 @@ class PreparedCheck:
                     "replica-not-empty",
                     "content",
                     f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
-                    sql="-- On the replica, if these rows are of no use, which are lost then:\n"
-                    f"-- truncate {', '.join(n.as_string() for n in relations(self._session, filled))};",
+                    sql=f"truncate {', '.join(n.as_string() for n in relations(self._session, filled))};",
                 )
         for table in tables:
             if (table.schema, table.name) in wanted and table.unlogged:

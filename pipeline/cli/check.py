@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,6 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import console, print_json, print_sql, styled
-from pipeline.cli.scripts import require_known, script_of
 from pipeline.quantities import counted
 from schemas.finding import Finding, Severity
 
@@ -36,9 +35,6 @@ def check(
     fix_sql: Annotated[
         bool, typer.Option("--fix-sql", help="Only the SQL that mends what was found, with comments.")
     ] = False,
-    server: Annotated[
-        str | None, typer.Option("--for", help="With --fix-sql: of the source or this replica alone.")
-    ] = None,
 ) -> None:
     """Look at source, log and replicas, and say what must be mended. Writes nothing.
 
@@ -48,10 +44,10 @@ def check(
     from pipeline.check import exit_code, preflight
 
     config = invocation(context).config
-    require_known(server, config.replicas)
     findings = preflight(config)
     if fix_sql:
-        print_sql(script_of(fix_scripts(findings), server))
+        for line in fix_lines(findings):
+            print_sql(line)
     elif as_json:
         print_json({"ok": exit_code(findings) == 0, "findings": [_as_json(finding) for finding in findings]})
     else:
@@ -59,16 +55,15 @@ def check(
     raise typer.Exit(exit_code(findings))
 
 
-def fix_scripts(findings: Iterable[Finding]) -> dict[str, str]:
-    """By place, SQL with comments that say why."""
+def fix_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """SQL with comments that say where to run it and why."""
     from pipeline.check.findings import comment
 
-    scripts: dict[str, str] = {}
     for finding in findings:
         if finding.fix_is_sql and finding.severity is not Severity.OK:
-            why = comment(f"{finding.where}: {finding.subject}: {finding.message}")
-            scripts[finding.where] = f"{scripts.get(finding.where, '')}{why}\n{finding.fix}\n\n"
-    return scripts
+            yield comment(f"{finding.where}: {finding.subject}: {finding.message}")
+            yield finding.fix
+            yield ""
 
 
 def _as_json(finding: Finding) -> dict[str, object]:
@@ -120,6 +115,5 @@ def _summary(findings: list[Finding]) -> str:
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     if errors:
         told = f"{counted(errors, 'error')} and {counted(warnings, 'warning')}"
-        has_sql = any(finding.fix_is_sql for finding in findings)
-        return f"{told}; `keepstream check --fix-sql` prints the SQL." if has_sql else f"{told}."
+        return f"{told}; `keepstream check --fix-sql` prints the SQL."
     return f"ready to run, with {counted(warnings, 'warning')}." if warnings else "ready to run."

@@ -13,7 +13,6 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import print_sql, print_text
-from pipeline.cli.scripts import SOURCE, replica_place, require_known, script_of
 from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
@@ -40,9 +39,6 @@ def init(
     ] = None,
     keyless: Annotated[Keyless | None, typer.Option(help="Tables without replica identity.")] = None,
     grants: Annotated[bool, typer.Option("--grants", help="Print the SQL of the roles instead.")] = False,
-    server: Annotated[
-        str | None, typer.Option("--for", help="With --grants: of the source or this replica alone.")
-    ] = None,
 ) -> None:
     """Write keepstream.yaml from the options, asking for what is missing when a terminal is there.
 
@@ -53,9 +49,7 @@ def init(
     given = _Given(name, source, log, tuple(replica or ()), keyless)
     if grants:
         existing = not (source or replica) and path.exists()
-        config = invocation(context).config if existing else _config(given.choices(), path)
-        require_known(server, config.replicas)
-        print_sql(script_of(_grants(config), server).rstrip("\n"))
+        print_sql(_grants(invocation(context).config if existing else _config(given.choices(), path)))
         return
     if path.exists():
         raise _exists(path)
@@ -64,7 +58,7 @@ def init(
     _write(path, render_config(choices))
     print_text(f"wrote {path}")
     say(
-        "next: keepstream init --grants   the SQL of the roles (--for source: one server's)\n"
+        "next: keepstream init --grants   the SQL of the roles\n"
         "      keepstream check           what is still missing\n"
         "      keepstream run             copy and stream"
     )
@@ -205,7 +199,7 @@ def _exists(path: Path) -> OperatorNeeded:
     )
 
 
-def _grants(config: Config) -> dict[str, str]:
+def _grants(config: Config) -> str:
     from connectors.postgres.grants import Chosen, replica_grants, source_grants
 
     tables = config.source.tables
@@ -213,8 +207,6 @@ def _grants(config: Config) -> dict[str, str]:
         tuple(pattern.regexes for pattern in tables.include),
         tuple(pattern.regexes for pattern in tables.exclude),
     )
-    source = source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)
-    grants = {SOURCE: source}
-    for name, replica in config.replicas.items():
-        grants[replica_place(name)] = replica_grants(replica.url.reveal())
-    return grants
+    parts = [source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)]
+    parts += [replica_grants(replica.url.reveal()) for replica in config.replicas.values()]
+    return "".join(parts).rstrip("\n")

@@ -16,7 +16,7 @@ from connectors.postgres.leftovers import UserObject
 from connectors.postgres.session import connect
 from pipeline.check import exit_code, preflight, refusal
 from pipeline.cli import main
-from pipeline.cli.check import fix_scripts
+from pipeline.cli.check import fix_lines
 from pipeline.config import Config, parse_config
 from schemas.errors import BEGIN_ANEW, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
@@ -166,7 +166,7 @@ def test_a_published_table_that_lost_its_key_is_an_error_that_no_setting_hides_a
         "its UPDATE and DELETE fail in the application, because it is published: no primary key"
     )
     assert found.fix == 'alter table only "public"."customer" replica identity full;'
-    source.execute(fix_scripts(findings)["source"])
+    source.execute("\n".join(fix_lines(findings)))
     source.execute("update customer set name = 'x'")
     assert "writes-fail" not in by_code(preflight(config))
 
@@ -333,8 +333,9 @@ def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: 
     source.execute(
         sql.SQL("create table {} (x int primary key)").format(sql.Identifier(f"y{name}")).as_string()
     )
-    findings = preflight(configure(source.dsn, log))
-    source.execute_as_admin(fix_scripts(f for f in findings if "alter system" not in f.fix)["source"])
+    for line in fix_lines(preflight(configure(source.dsn, log))):
+        if "alter system" not in line:
+            source.execute_as_admin(line)
     assert source.execute("select count(*) from customer") == [(0,)]
 
 
@@ -409,7 +410,7 @@ def test_a_superuser_s_name_cannot_end_the_comment_that_names_it(source: Databas
     try:
         found = by_code(preflight(configure(source.dsn, log)))["tables-not-published"]
         assert [line[:6] for line in found.fix.splitlines()] == ["grant ", '-- "x"', "-- ; d"]
-        assert '\n-- "x' in fix_scripts([found])["source"]
+        assert '\n-- "x' in "\n".join(fix_lines([found]))
     finally:
         source.execute_as_admin(f"alter table more owner to postgres; drop role {evil}")
 
@@ -644,15 +645,8 @@ def test_a_prepared_replica_must_have_the_tables_and_no_rows(
     assert errors(findings) == ["replica-schema", "replica-not-empty"]
     assert by_code(findings)["replica-schema"].message == "lacks 1 of the source's tables: public.lead"
     replica.execute("create table lead (id int primary key)")
-    replica.execute(emptying(findings))
+    replica.execute(by_code(findings)["replica-not-empty"].fix)
     assert errors(preflight(config)) == []
-
-
-def emptying(findings: list[Finding]) -> str:
-    """It loses rows, so it is printed as a comment."""
-    lines = by_code(findings)["replica-not-empty"].fix.splitlines()
-    assert all(line.startswith("-- ") for line in lines)
-    return lines[-1].removeprefix("-- ")
 
 
 @needs_release("replica", 18)
@@ -925,7 +919,7 @@ def test_a_table_that_inherits_on_the_replica_alone_is_warned_of(
         " reach the rows of both"
     )
     replica.execute("insert into customer values (1)")
-    replica.execute(emptying(preflight(config)))
+    replica.execute(by_code(preflight(config))["replica-not-empty"].fix)
     assert replica.execute("select id from customer") == [(1,)]
     replica.execute(found.fix)
     assert "replica-inherited" not in by_code(preflight(config))
