@@ -19,7 +19,8 @@ class Severity(Enum):
 class Finding:
     """One finding. `code` is stable; `subject` names what was looked at (a setting, a table, a
     topic); `message` says what was seen; `fix` is the SQL, setting or command that mends it;
-    `fix_is_sql`: `fix` can be run as SQL on `where` (`check --fix-sql` prints those);
+    `fix_is_sql`: `fix` can be run as SQL on `where` (`check --fix-sql` prints those), and destroys nothing:
+    what would is a comment;
     `exit_code` is 3, 4 or 5 for an ERROR (config, precondition, unreachable). `blocks`: an ERROR that is
     also an obstacle for `run`; else nothing is gained by keeping stages from running."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import pytest
 from psycopg import sql
 
 from connectors.postgres.grants import Chosen, replica_grants, source_grants
-from pipeline.dev.postgres_server import EmbeddedPostgres
+from pipeline.dev.postgres_server import EmbeddedPostgres, binaries
 from pipeline.dev.process import require
 from tests.postgres_releases import release_programs
 
@@ -38,6 +39,12 @@ REPLICA_SETTINGS = {**FAST, "max_prepared_transactions": "10"}
 _SLOT_S = 20.0
 
 Row: TypeAlias = tuple[Any, ...]
+
+
+def psql(database: Database, script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The script, piped in, as the superuser."""
+    program = [str(binaries() / "psql"), "-X", "-q", "-d", database.admin_dsn, *options]
+    return subprocess.run(program, input=script, text=True, capture_output=True, check=False)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from psycopg import sql
 from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.firing import would_fire
 from connectors.postgres.held_types import COMPOSITE, ENUM, HeldColumns, HeldType
-from connectors.postgres.narrowing import Narrowing, narrowing
+from connectors.postgres.narrowing import LackingLabels, Narrowing, lacking_labels, narrowing
 from connectors.postgres.row_security import would_apply
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import FIRST_USER_OID
@@ -31,11 +31,13 @@ _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """`seen` in words; `fix`: SQL that mends it. `rounds`: it has another type."""
+    """`seen` in words; `fix`: SQL that mends it. `rounds`: it has another type. `loses`: what of the
+    replica's own that SQL destroys."""
 
     seen: str
     fix: str
     rounds: bool = False
+    loses: str = ""
 
 
 def require_fit(
@@ -78,18 +80,30 @@ def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None 
         if there is None:
             seen = f"it lacks column {column.name} ({type_name})"
             fix = sql.SQL("alter table {} add column {} {};").format(name, label, sql.SQL(type_name))
+            yield Misfit(seen, fix.as_string())
         elif there.generated:
             seen, fix = f"it computes column {column.name} itself", _make_plain(name, there, type_name)
-        elif _may_change(column, there):
-            seen = f"its column {column.name} is {there.type_name} instead of {type_name}"
-            wanted = _type_to_take(column.type_oid, type_name)
-            fix = sql.SQL("alter table {} alter column {} type {};").format(name, label, wanted)
-        elif found := _narrower_inside(column, there, source):
-            seen, fix = _describe(there, found), _widening(name, there, found)
+            yield Misfit(seen, fix.as_string(), loses="its expression")
         else:
-            continue
-        rounds = there is not None and not there.generated
-        yield Misfit(seen, fix.as_string(), rounds=rounds)
+            yield from _of_type(name, column, there, (source or {}).get(column.name))
+
+
+def _of_type(
+    table: sql.Identifier, column: Column, there: TargetColumn, source: HeldType | None
+) -> Iterator[Misfit]:
+    if _may_change(column, there):
+        seen = f"its column {column.name} is {there.type_name} instead of {column.type_name}"
+        wanted = _type_to_take(column.type_oid, column.type_name)
+        fix = sql.SQL("alter table {} alter column {} type {};").format(
+            table, sql.Identifier(column.name), wanted
+        )
+        yield Misfit(seen, fix.as_string(), rounds=True)
+    elif source is None:
+        return
+    elif narrower := narrowing(source, there.held):
+        yield Misfit(_describe(there, narrower), _widening(table, there, narrower).as_string(), rounds=True)
+    elif lacking := lacking_labels(source, there.held):
+        yield _unlabelled(there, lacking)
 
 
 def _make_plain(table: sql.Identifier, there: TargetColumn, type_name: str) -> sql.Composed:
@@ -107,7 +121,8 @@ def unfilled(table: TableSchema, target: TargetTable) -> Iterator[Misfit]:
     known = set(table.column_names)
     for column in target.columns.values():
         if column.insisting and column.name not in known:
-            yield Misfit(f"its own column {column.name} is NOT NULL and has no default", column.insisting)
+            seen = f"its own column {column.name} is NOT NULL and has no default"
+            yield Misfit(seen, column.insisting, loses="the constraint")
 
 
 def require_quiet(target: TargetTable, *, replica: str, replica_role: bool, verb: str = "writes to") -> None:
@@ -128,9 +143,18 @@ def _may_change(column: Column, there: TargetColumn) -> bool:
     return narrowing(logged, there.held) is not None
 
 
-def _narrower_inside(column: Column, there: TargetColumn, source: HeldColumns | None) -> Narrowing | None:
-    ours = (source or {}).get(column.name)
-    return None if ours is None else narrowing(ours, there.held)
+def _unlabelled(there: TargetColumn, found: LackingLabels) -> Misfit:
+    """Each label goes beside the one that it stands beside on the source, which is there by then."""
+    place = sql.SQL(" before {}").format(found.there.labels[0]) if found.there.labels else sql.SQL("")
+    name, statements = sql.Identifier(found.there.schema, found.there.name), []
+    for label in found.source.labels:
+        if label in found.labels:
+            adding = sql.SQL("alter type {} add value if not exists {}{};").format(name, label, place)
+            statements.append(adding.as_string())
+        place = sql.SQL(" after {}").format(label)
+    lacks = ", ".join(map(repr, found.labels))
+    seen = f"its column {there.name} has enum {found.there.type_name}, which lacks {lacks} of the source's"
+    return Misfit(seen, " ".join(statements))
 
 
 def _describe(there: TargetColumn, found: Narrowing) -> str:

@@ -22,7 +22,8 @@ ARRAY: Final = "a"
 @dataclass(frozen=True, slots=True)
 class HeldType:
     """A type that is no domain. `name` and `kind`: pg_type's typname and typtype, or ARRAY. `parts`: the
-    attributes of a composite type by name; the element of an array or the subtype of a range, without one."""
+    attributes of a composite type by name; the element of an array or the subtype of a range, without one.
+    `labels`: an enum's, in its order."""
 
     oid: int
     modifier: int
@@ -30,6 +31,7 @@ class HeldType:
     kind: str
     schema: str = "pg_catalog"
     parts: tuple[tuple[str, HeldType], ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def is_array(self) -> bool:
@@ -49,6 +51,7 @@ class _Described:
     name: str
     kind: str
     below: tuple[tuple[str, int, int], ...]
+    labels: tuple[str, ...]
 
 
 _TYPES: Final = """
@@ -75,7 +78,9 @@ _TYPES: Final = """
                         from pg_attribute a
                        where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped)
                 else (select jsonb_agg(jsonb_build_array('', g.rngsubtype::bigint, -1))
-                        from pg_range g where t.oid in (g.rngtypid, g.rngmultitypid)) end
+                        from pg_range g where t.oid in (g.rngtypid, g.rngmultitypid)) end,
+           (select array_agg(e.enumlabel::text order by e.enumsortorder)
+              from pg_enum e where e.enumtypid = t.oid)
       from used join pg_type t on t.oid = used.oid join pg_namespace n on n.oid = t.typnamespace
 """
 
@@ -98,8 +103,10 @@ class Types:
         with wrapped("reading what types consist of"):
             rows = session.execute(_TYPES, [sorted(oids)]).fetchall()
         self._described = {
-            oid: _Described(schema, name, kind, tuple((n, o, m) for n, o, m in below or ()))
-            for oid, schema, name, kind, below in rows
+            oid: _Described(
+                schema, name, kind, tuple((n, o, m) for n, o, m in below or ()), tuple(labels or ())
+            )
+            for oid, schema, name, kind, below, labels in rows
         }
 
     def held(self, oid: int, modifier: int) -> HeldType:
@@ -112,7 +119,7 @@ class Types:
             (name, self.held(part, modifier if found.kind == ARRAY else part_modifier))
             for name, part, part_modifier in found.below
         )
-        return HeldType(oid, modifier, found.name, found.kind, found.schema, parts)
+        return HeldType(oid, modifier, found.name, found.kind, found.schema, parts, found.labels)
 
 
 def read_held_columns(

@@ -2,7 +2,7 @@
 
 Another type is accepted only where PostgreSQL cannot round, cut or normalise a value's text without a word.
 What a type refuses aloud (a number that is too large, a label that an enum lacks, a composite value with too
-many attributes) is left to it.
+many attributes) is left to it; `lacking_labels` tells of the labels beforehand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ _WIDER: Final = {
 _TIMES: Final = frozenset({1083, 1114, 1184, 1266})
 _TIME_DIGITS: Final = 6
 _LENGTHS: Final = frozenset({1043, 1562})
+
+
+@dataclass(frozen=True, slots=True)
+class LackingLabels:
+    """`there`: the replica's enum, perhaps deep inside, that lacks labels of the source's."""
+
+    source: HeldType
+    there: HeldType
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """In the source's order."""
+        return tuple(label for label in self.source.labels if label not in self.there.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,18 @@ def narrowing(source: HeldType, there: HeldType) -> Narrowing | None:
         rounds = there.oid == _NUMERIC and there.modifier >= 0
         return Narrowing(source, there) if rounds else None
     return None if there.kind == ENUM else Narrowing(source, there)
+
+
+def lacking_labels(source: HeldType, there: HeldType) -> LackingLabels | None:
+    """The first enum that would refuse a label; None if there is none. Of types without a `narrowing`."""
+    found = LackingLabels(source, there)
+    if there.kind == ENUM:
+        return found if found.labels else None
+    inside = (
+        lacking_labels(ours, theirs)
+        for (_, ours), (_, theirs) in zip(source.parts, there.parts, strict=False)
+    )
+    return next(filter(None, inside), None)
 
 
 def _narrowing_inside(source: HeldType, there: HeldType) -> Narrowing | None:

@@ -53,6 +53,11 @@ def comment(text: str) -> str:
     return "\n".join(f"-- {line}" for line in text.splitlines()) or "--"
 
 
+def losing(what: str, statements: str) -> str:
+    """SQL that destroys something is never more than a comment: whoever runs it has read what goes."""
+    return comment(f"loses {what}: {statements}")
+
+
 def refusal(findings: list[Finding]) -> KeepstreamError | None:
     """The error that ends a `run` whose preflight found these; None if nothing stands in its way.
 

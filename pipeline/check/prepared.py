@@ -9,7 +9,7 @@ from psycopg import sql
 
 from connectors.postgres import source_schema
 from connectors.postgres.apply_catalog import load_table
-from connectors.postgres.firing import silencing
+from connectors.postgres.firing import FOREIGN_KEY, Firing
 from connectors.postgres.fitting import Misfit, misfits, unfilled
 from connectors.postgres.held_types import HeldColumns, read_held_columns
 from connectors.postgres.inheritance import read_children
@@ -21,7 +21,7 @@ from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
 from connectors.postgres.target import PreparedTable
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import Place, comment, losing
 from pipeline.config import Initial
 from pipeline.selection import Selection
 from schemas.finding import Finding
@@ -84,12 +84,7 @@ class PreparedCheck:
             writable = [(t.schema, t.name) for t in tables if t.writable and (t.schema, t.name) in wanted]
             filled = filled_tables(self._session, writable)
             if filled and not unfinished():
-                yield self._place.error(
-                    "replica-not-empty",
-                    "content",
-                    f"has rows in {_named([f'{schema}.{name}' for schema, name in filled])}",
-                    sql=f"truncate {', '.join(n.as_string() for n in relations(self._session, filled))};",
-                )
+                yield self._filled(filled)
         for table in tables:
             if (table.schema, table.name) in wanted and table.unlogged:
                 yield self._unlogged(table, self._place.error)
@@ -97,6 +92,19 @@ class PreparedCheck:
         yield from unfit
         if not missing and not unfit:
             yield self._place.ok("replica-prepared", "content", f"has all {len(wanted)} tables")
+
+    def _filled(self, tables: Sequence[TableName]) -> Finding:
+        names = ", ".join(each.as_string() for each in relations(self._session, tables))
+        ways = [
+            losing("every row that the replica has there", f"truncate {names};"),
+            comment("or, if all rows are there and equal: set `initial: none` in keepstream.yaml"),
+        ]
+        return self._place.error(
+            "replica-not-empty",
+            "content",
+            f"has rows in {_named(['.'.join(each) for each in tables])}; to empty them loses these rows",
+            sql="\n".join(ways),
+        )
 
     def narrowed(self) -> Iterator[Finding]:
         """Tables that a pipeline writes to and that were altered since: they would round."""
@@ -140,8 +148,8 @@ class PreparedCheck:
             yield self._place.error(
                 "replica-schema",
                 version.qualified_name,
-                "; ".join(each.seen for each in found),
-                sql="\n".join(each.fix for each in found),
+                "; ".join(map(_seen, found)),
+                sql="\n".join(losing(each.loses, each.fix) if each.loses else each.fix for each in found),
             )
 
     def written(self) -> list[PreparedTable]:
@@ -216,18 +224,20 @@ class PreparedCheck:
 
     def _fires(self, tables: Sequence[PreparedTable]) -> Finding:
         first = tables[0]
-        statements = silencing([each for table in tables for each in table.firing])
+        firing = [each for table in tables for each in table.firing]
+        statements = list(dict.fromkeys(map(_silencing, firing)))
+        lost = "; to drop a foreign key loses it" if any(each.kind == FOREIGN_KEY for each in firing) else ""
         if self._quiet:
             why = "triggers or rules that fire even where session_replication_role is replica are on"
         else:
             role = self._role.name
             why = f"{role} may not set session_replication_role, and triggers, rules or foreign keys of"
-            statements = [self._grant(), "-- or, for all of them:", *map(comment, statements)]
+            statements = [self._grant(), "-- or, for all of them:", *map(_commented, statements)]
         return self._place.error(
             "replica-triggers",
             "role",
             f"{why} {len(tables)} tables{', and' if self._quiet else ''} would act on what comes from the"
-            f" source: {first.schema}.{first.name} ({', '.join(map(str, first.firing))})",
+            f" source: {first.schema}.{first.name} ({', '.join(map(str, first.firing))}){lost}",
             sql="\n".join(statements),
         )
 
@@ -247,6 +257,20 @@ class PreparedCheck:
 
     def _grant(self) -> str:
         return f"grant set on parameter session_replication_role to {_identifier(self._role.name)};"
+
+
+def _seen(found: Misfit) -> str:
+    return f"{found.seen}, and mending that loses {found.loses}" if found.loses else found.seen
+
+
+def _silencing(firing: Firing) -> str:
+    """A trigger or rule can be enabled again; a foreign key is gone."""
+    statement = firing.silencing()
+    return losing("the foreign key", statement) if firing.kind == FOREIGN_KEY else statement
+
+
+def _commented(line: str) -> str:
+    return line if line.startswith("--") else comment(line)
 
 
 def _identifier(*names: str) -> str:

@@ -18,7 +18,7 @@ from connectors.postgres.publication import (
 )
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import Place, comment, losing
 from pipeline.config import Keyless
 from pipeline.reports import Endangered
 from pipeline.selection import EXCLUDED, Selection
@@ -160,7 +160,9 @@ def _unfit(
     name = sql.Identifier(publication.name).as_string()
     version = session.info.server_version
     made = create_publication_sql(publication.name, selection.names, server_version=version)
-    return SOURCE.error("publication-unfit", subject, message, sql=f"drop publication {name};\n{made};")
+    anew = [losing("it for whoever else reads it", f"drop publication {name};"), comment(f"then: {made};")]
+    message += "; to make it anew takes it from whoever else reads it"
+    return SOURCE.error("publication-unfit", subject, message, sql="\n".join(anew))
 
 
 def _incomplete(

@@ -96,7 +96,7 @@ class ReplicaCheck:
                 "encoding-differs",
                 "encoding",
                 f"{self._server.encoding} cannot hold every text of the source's {source.server.encoding}",
-                fix=f"Make the database anew: {anew}",
+                fix=f"Make the database anew, which loses all that it holds: {anew}",
             )
         if self.instance.locale != source.instance.locale:
             yield self._place.warning(
@@ -135,8 +135,8 @@ class ReplicaCheck:
             "other-stream",
             "content",
             f"follows stream {stream}, and {log}",
-            fix=f"Bring that stream's log back; or empty the replica to have it copied anew:"
-            f" {self._made_anew()}",
+            fix=f"Bring that stream's log back; or empty the replica, which loses all that it holds, to"
+            f" have it copied anew: {self._made_anew()}",
         )
 
     def _made_anew(self, more: str = "") -> str:

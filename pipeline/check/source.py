@@ -11,7 +11,7 @@ from connectors.postgres.instance import Instance
 from connectors.postgres.server import Role, Server
 from connectors.postgres.slot import time_to_full_s
 from connectors.postgres.walsender import Walsender
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import Place, comment, losing
 from pipeline.config import Config
 from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import KeepstreamError
@@ -228,9 +228,12 @@ def _prepared(instance: Instance) -> Iterator[Finding]:
         yield SOURCE.warning(
             "prepared-transactions",
             "prepared transactions",
-            f"{len(gids)} stand open, the oldest is {gids[0]!r}: slot and copy wait until they are ended",
+            f"{len(gids)} stand open, the oldest is {gids[0]!r}: slot and copy wait until they are ended;"
+            " to roll one back loses what it wrote",
             sql="\n".join(
-                f"rollback prepared {_text(gid)};\n" + comment(f"or: commit prepared {_text(gid)};")
+                losing("what it wrote", f"rollback prepared {_text(gid)};")
+                + "\n"
+                + comment(f"or: commit prepared {_text(gid)};")
                 for gid in gids
             ),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import groupby
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import console, print_json, print_sql, styled
+from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, options, require_sql
 from pipeline.quantities import counted
 from schemas.finding import Finding, Severity
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 app = typer.Typer()
+
+_FIX_SQL = "keepstream check --fix-sql"
 
 _STYLES = {
     Severity.OK: "green",
@@ -35,19 +38,22 @@ def check(
     fix_sql: Annotated[
         bool, typer.Option("--fix-sql", help="Only the SQL that mends what was found, with comments.")
     ] = False,
+    server: Annotated[str | None, typer.Option("--for", metavar=SERVER_METAVAR, help=SERVER_HELP)] = None,
 ) -> None:
     """Look at source, log and replicas, and say what must be mended. Writes nothing.
 
     Ends with 0, or with the exit code of the first error: 3 configuration, 4 precondition,
-    5 unreachable.
+    5 unreachable. With --fix-sql alone psql refuses what is for several servers; --for chooses one.
     """
     from pipeline.check import exit_code, preflight
 
+    require_sql(server, option="--fix-sql", given=fix_sql)
     config = invocation(context).config
     findings = preflight(config)
     if fix_sql:
-        for line in fix_lines(findings):
-            print_sql(line)
+        text = choose(fix_parts(findings, config), server, config, verb=_FIX_SQL)
+        if text:
+            print_sql(text)
     elif as_json:
         print_json({"ok": exit_code(findings) == 0, "findings": [_as_json(finding) for finding in findings]})
     else:
@@ -55,15 +61,21 @@ def check(
     raise typer.Exit(exit_code(findings))
 
 
-def fix_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """SQL with comments that say where to run it and why."""
+def fix_parts(findings: Iterable[Finding], config: Config) -> list[ServerSql]:
+    """For each server that has any: SQL with comments that say where to run it and why."""
     from pipeline.check.findings import comment
 
-    for finding in findings:
-        if finding.fix_is_sql and finding.severity is not Severity.OK:
-            yield comment(f"{finding.where}: {finding.subject}: {finding.message}")
-            yield finding.fix
-            yield ""
+    parts = []
+    for where, group in groupby(filter(_has_sql, findings), key=lambda finding: finding.where):
+        lines = [comment(f"To be run on the {where}: {_address(where, config)}")]
+        for finding in group:
+            lines += ["", comment(f"{finding.subject}: {finding.message}"), finding.fix]
+        parts.append(ServerSql(where, "\n".join(lines)))
+    return parts
+
+
+def _has_sql(finding: Finding) -> bool:
+    return finding.fix_is_sql and finding.severity is not Severity.OK
 
 
 def _as_json(finding: Finding) -> dict[str, object]:
@@ -115,5 +127,7 @@ def _summary(findings: list[Finding]) -> str:
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     if errors:
         told = f"{counted(errors, 'error')} and {counted(warnings, 'warning')}"
-        return f"{told}; `keepstream check --fix-sql` prints the SQL."
+        servers = dict.fromkeys(finding.where for finding in findings if _has_sql(finding))
+        verbs = " or ".join(f"`{_FIX_SQL} {option}`" for option in options(list(servers)))
+        return f"{told}; {verbs} prints the SQL." if verbs else f"{told}."
     return f"ready to run, with {counted(warnings, 'warning')}." if warnings else "ready to run."

@@ -13,6 +13,7 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import print_sql, print_text
+from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, require_sql
 from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
@@ -39,17 +40,19 @@ def init(
     ] = None,
     keyless: Annotated[Keyless | None, typer.Option(help="Tables without replica identity.")] = None,
     grants: Annotated[bool, typer.Option("--grants", help="Print the SQL of the roles instead.")] = False,
+    server: Annotated[str | None, typer.Option("--for", metavar=SERVER_METAVAR, help=SERVER_HELP)] = None,
 ) -> None:
     """Write keepstream.yaml from the options, asking for what is missing when a terminal is there.
 
     With --grants nothing is written: prints the SQL for the source role and the replica role, for the
-    file if it exists, else for the options.
+    file if it exists, else for the options. Without --for that is for reading: psql refuses to run it.
     """
+    require_sql(server, option="--grants", given=grants)
     path = invocation(context).path
     given = _Given(name, source, log, tuple(replica or ()), keyless)
     if grants:
         existing = not (source or replica) and path.exists()
-        print_sql(_grants(invocation(context).config if existing else _config(given.choices(), path)))
+        print_sql(_grants(invocation(context).config if existing else _config(given.choices(), path), server))
         return
     if path.exists():
         raise _exists(path)
@@ -58,9 +61,10 @@ def init(
     _write(path, render_config(choices))
     print_text(f"wrote {path}")
     say(
-        "next: keepstream init --grants   the SQL of the roles\n"
-        "      keepstream check           what is still missing\n"
-        "      keepstream run             copy and stream"
+        "next: keepstream init --grants                the SQL of the roles, for reading\n"
+        "      keepstream init --grants --for SERVER   that of the source or one REPLICA, for psql there\n"
+        "      keepstream check                        what is still missing\n"
+        "      keepstream run                          copy and stream"
     )
 
 
@@ -199,7 +203,7 @@ def _exists(path: Path) -> OperatorNeeded:
     )
 
 
-def _grants(config: Config) -> str:
+def _grants(config: Config, server: str | None) -> str:
     from connectors.postgres.grants import Chosen, replica_grants, source_grants
 
     tables = config.source.tables
@@ -207,6 +211,8 @@ def _grants(config: Config) -> str:
         tuple(pattern.regexes for pattern in tables.include),
         tuple(pattern.regexes for pattern in tables.exclude),
     )
-    parts = [source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)]
-    parts += [replica_grants(replica.url.reveal()) for replica in config.replicas.values()]
-    return "".join(parts).rstrip("\n")
+    source = source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)
+    parts = [ServerSql("source", source.strip())]
+    for name, replica in config.replicas.items():
+        parts.append(ServerSql(f"replica {name}", replica_grants(replica.url.reveal()).strip()))
+    return choose(parts, server, config, verb="keepstream init --grants")

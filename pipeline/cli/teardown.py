@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.invocation import invocation
 from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.control.teardown import Removal
 
 app = typer.Typer()
 
@@ -23,14 +26,14 @@ def teardown(
     Refuses while a stage runs. Can be called again if it was cut off.
     """
     from pipeline.cli.output import print_text
-    from pipeline.control.teardown import list_things, remove_all, require_stopped
+    from pipeline.control.teardown import list_removals, remove_all, require_stopped
 
     config = invocation(context).config
     if not yes:
-        for thing in list_things(config):
-            print_text(f"would remove {thing}")
+        for planned in list_removals(config):
+            print_text(_told(planned, "would remove", "would leave"))
         raise UsageError(
-            "teardown removes all of this for good",
+            "what teardown removes is gone for good",
             code="teardown-unconfirmed",
             hint="Run `keepstream teardown --yes`. Rows on replicas stay; to follow the source again they"
             " are copied anew.",
@@ -39,9 +42,12 @@ def teardown(
     removed = 0
     for done in remove_all(config):
         removed += not done.sql
-        if done.sql:
-            print_text(f"left {done.thing}: its owner removes it with: {done.sql}")
-        else:
-            print_text(f"removed {done.thing}")
+        print_text(_told(done, "removed", "left"))
     if not removed:
         print_text("nothing is left to remove")
+
+
+def _told(removal: Removal, removes: str, leaves: str) -> str:
+    if removal.sql:
+        return f"{leaves} {removal.thing}: its owner removes it with: {removal.sql}"
+    return f"{removes} {removal.thing}"

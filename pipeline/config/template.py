@@ -32,6 +32,7 @@ name: {name}
 
 source:
   # Any libpq connection string: URI, key=value pairs, service=…, several hosts.
+  # `keepstream init --grants --for source` prints the SQL of its role.
   url: {source}
   # A table without primary key or other replica identity:
   #   refuse   end with an error that names it (the default)
@@ -57,6 +58,7 @@ log:
 """
 
 _REPLICA = """\
+  # `keepstream init --grants --for {name}` prints the SQL of its role.
   {name}:
     url: {url}
     # initial: copy                 # copy: make schema and rows; data: rows only; none: it is equal already

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
+from connectors.postgres.instance import has_role
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.capture.history import slot_foreign
@@ -47,15 +49,15 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
-    """A thing that was removed; or, if `sql` is set, was left to its owner, who runs that."""
+class Removal:
+    """Of a thing: it goes; or, if `sql` is set, is left to its owner, who runs that."""
 
     thing: Thing
     sql: str = ""
 
 
-def list_things(config: Config) -> list[Thing]:
-    """What there is to remove now. Raises RetryLater and others if a server cannot be looked at."""
+def list_removals(config: Config) -> list[Removal]:
+    """What `remove_all` would do now. Raises RetryLater and others if a server cannot be looked at."""
     return [*_on_source(config), *_on_replicas(config), *_in_log(config)]
 
 
@@ -100,8 +102,8 @@ def _still_active(running: list[str]) -> OperatorNeeded:
     )
 
 
-def remove_all(config: Config) -> Iterator[Removed]:
-    """Remove everything that `list_things` lists. Call `require_stopped` first."""
+def remove_all(config: Config) -> Iterator[Removal]:
+    """Remove everything that `list_removals` lists. Call `require_stopped` first."""
     yield from _clear_source(config)
     for name in config.replicas:
         yield from _clear_replica(config, name)
@@ -127,12 +129,13 @@ def _sessions(seen: Observation) -> Iterator[str]:
             yield f"{name} has an applier's session"
 
 
-def _on_source(config: Config) -> Iterator[Thing]:
+def _on_source(config: Config) -> Iterator[Removal]:
     with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
         if _our_slot(session, config.slot_name):
-            yield Thing("slot", config.slot_name, "source")
-        if publications.read_publication(session, config.publication_name) is not None:
-            yield Thing("publication", config.publication_name, "source")
+            yield Removal(Thing("slot", config.slot_name, "source"))
+        publication = publications.read_publication(session, config.publication_name)
+        if publication is not None:
+            yield _of_publication(publication.name, ours=has_role(session, publication.owner))
 
 
 def _our_slot(session: Session, name: str) -> bool:
@@ -146,25 +149,39 @@ def _our_slot(session: Session, name: str) -> bool:
     return True
 
 
-def _on_replicas(config: Config) -> Iterator[Thing]:
+def _on_replicas(config: Config) -> Iterator[Removal]:
     for replica in config.replicas:
         with _replica(config, replica) as session:
             row = progress.read(session, config.name)
         if row is not None:
-            yield Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}")
+            yield _of_progress(config, replica, row)
 
 
-def _in_log(config: Config) -> Iterator[Thing]:
+def _in_log(config: Config) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
-            yield Thing("log", log.name, "with its status reports")
+            yield _of_log(log)
 
 
-def _clear_source(config: Config) -> Iterator[Removed]:
+def _of_publication(name: str, *, ours: bool) -> Removal:
+    """`ours`: we have the rights of its owner."""
+    statement = sql.SQL("drop publication {};").format(sql.Identifier(name)).as_string()
+    return Removal(Thing("publication", name, "source"), sql="" if ours else statement)
+
+
+def _of_progress(config: Config, replica: str, row: progress.Progress) -> Removal:
+    return Removal(Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}"))
+
+
+def _of_log(log: ChangeLog) -> Removal:
+    return Removal(Thing("log", log.name, "with its status reports"))
+
+
+def _clear_source(config: Config) -> Iterator[Removal]:
     with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
         name = config.slot_name
         if _our_slot(session, name) and _drop_slot(session, name):
-            yield Removed(Thing("slot", name, "source"))
+            yield Removal(Thing("slot", name, "source"))
         if publications.read_publication(session, config.publication_name) is not None:
             yield _drop_publication(session, config.publication_name)
 
@@ -178,19 +195,17 @@ def _drop_slot(session: Session, name: str) -> bool:
         raise _still_active(["a capture has begun meanwhile"]) from error
 
 
-def _drop_publication(session: Session, name: str) -> Removed:
-    thing = Thing("publication", name, "source")
+def _drop_publication(session: Session, name: str) -> Removal:
     try:
         publications.drop_publication(session, name)
     except OperatorNeeded as error:
         if error.code != "privilege-missing":
             raise
-        statement = sql.SQL("drop publication {};").format(sql.Identifier(name)).as_string()
-        return Removed(thing, sql=statement)
-    return Removed(thing)
+        return _of_publication(name, ours=False)
+    return _of_publication(name, ours=True)
 
 
-def _clear_replica(config: Config, replica: str) -> Iterator[Removed]:
+def _clear_replica(config: Config, replica: str) -> Iterator[Removal]:
     with _replica(config, replica) as session:
         row = progress.read(session, config.name)
         if row is None:
@@ -200,14 +215,14 @@ def _clear_replica(config: Config, replica: str) -> Iterator[Removed]:
                 session, config.name, "teardown", reason="keepstream teardown", position=row.position
             )
             progress.remove(session, config.name)
-    yield Removed(Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}"))
+    yield _of_progress(config, replica, row)
 
 
-def _clear_log(config: Config) -> Iterator[Removed]:
+def _clear_log(config: Config) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
             log.destroy()
-            yield Removed(Thing("log", log.name, "with its status reports"))
+            yield _of_log(log)
 
 
 def _replica(config: Config, replica: str) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from connectors.postgres.leftovers import UserObject
 from connectors.postgres.session import connect
 from pipeline.check import exit_code, preflight, refusal
 from pipeline.cli import main
-from pipeline.cli.check import fix_lines
+from pipeline.cli.check import fix_parts
 from pipeline.config import Config, parse_config
 from schemas.errors import BEGIN_ANEW, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
@@ -41,6 +42,17 @@ def by_code(findings: list[Finding]) -> dict[str, Finding]:
 
 def errors(findings: list[Finding]) -> list[str]:
     return [finding.code for finding in findings if finding.severity is Severity.ERROR]
+
+
+def uncommented(fix: str) -> str:
+    """What destroys something is a comment, which somebody has read before it is run."""
+    assert all(line.startswith("-- ") for line in fix.splitlines())
+    return "\n".join(re.sub("^-- (loses [^:]*|then): ", "", line) for line in fix.splitlines())
+
+
+def without_settings(script: str) -> str:
+    """Other tests share the server."""
+    return "\n".join(line for line in script.splitlines() if "alter system" not in line)
 
 
 @pytest.fixture
@@ -166,7 +178,8 @@ def test_a_published_table_that_lost_its_key_is_an_error_that_no_setting_hides_a
         "its UPDATE and DELETE fail in the application, because it is published: no primary key"
     )
     assert found.fix == 'alter table only "public"."customer" replica identity full;'
-    source.execute("\n".join(fix_lines(findings)))
+    (part,) = fix_parts(findings, config)
+    source.execute(part.text)
     source.execute("update customer set name = 'x'")
     assert "writes-fail" not in by_code(preflight(config))
 
@@ -333,9 +346,9 @@ def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: 
     source.execute(
         sql.SQL("create table {} (x int primary key)").format(sql.Identifier(f"y{name}")).as_string()
     )
-    for line in fix_lines(preflight(configure(source.dsn, log))):
-        if "alter system" not in line:
-            source.execute_as_admin(line)
+    config = configure(source.dsn, log)
+    (part,) = fix_parts(preflight(config), config)
+    source.execute_as_admin(without_settings(part.text))
     assert source.execute("select count(*) from customer") == [(0,)]
 
 
@@ -360,8 +373,9 @@ def test_a_publication_that_loses_rows_is_refused(
     owning.execute_as_admin(f"create publication keepstream_crm {statement}")
     config = configure(owning.dsn, log)
     found = by_code(preflight(config))["publication-unfit"]
-    assert (found.severity, found.message) == (Severity.ERROR, said)
-    owning.execute_as_admin(found.fix)
+    assert found.severity is Severity.ERROR
+    assert found.message == f"{said}; to make it anew takes it from whoever else reads it"
+    owning.execute_as_admin(uncommented(found.fix))
     assert "publication-unfit" not in by_code(preflight(config))
 
 
@@ -408,9 +422,10 @@ def test_a_superuser_s_name_cannot_end_the_comment_that_names_it(source: Databas
     evil = sql.Identifier('x"\n; drop table customer; --').as_string()
     source.execute_as_admin(f"create role {evil} superuser; alter table more owner to {evil}")
     try:
-        found = by_code(preflight(configure(source.dsn, log)))["tables-not-published"]
+        config = configure(source.dsn, log)
+        found = by_code(preflight(config))["tables-not-published"]
         assert [line[:6] for line in found.fix.splitlines()] == ["grant ", '-- "x"', "-- ; d"]
-        assert '\n-- "x' in "\n".join(fix_lines([found]))
+        assert '\n-- "x' in fix_parts([found], config)[0].text
     finally:
         source.execute_as_admin(f"alter table more owner to postgres; drop role {evil}")
 
@@ -552,10 +567,11 @@ def test_without_session_replication_role_a_prepared_replica_with_foreign_keys_i
     config = configure(owning.dsn, log, ungranted.dsn, initial="data")
     findings = preflight(config)
     assert errors(findings) == ["replica-triggers"]
-    assert (
-        'alter table "public"."lead" drop constraint "lead_customer_fkey";'
-        in by_code(findings)["replica-triggers"].fix
-    )
+    assert by_code(findings)["replica-triggers"].message.endswith("; to drop a foreign key loses it")
+    assert by_code(findings)["replica-triggers"].fix.splitlines()[1:] == [
+        "-- or, for all of them:",
+        '-- loses the foreign key: alter table "public"."lead" drop constraint "lead_customer_fkey";',
+    ]
     ungranted.execute("alter table lead drop constraint lead_customer_fkey")
     assert errors(preflight(config)) == []
 
@@ -644,8 +660,14 @@ def test_a_prepared_replica_must_have_the_tables_and_no_rows(
     findings = preflight(config)
     assert errors(findings) == ["replica-schema", "replica-not-empty"]
     assert by_code(findings)["replica-schema"].message == "lacks 1 of the source's tables: public.lead"
+    found = by_code(findings)["replica-not-empty"]
+    assert found.message == "has rows in public.customer; to empty them loses these rows"
+    assert found.fix.splitlines() == [
+        '-- loses every row that the replica has there: truncate only "public"."customer";',
+        "-- or, if all rows are there and equal: set `initial: none` in keepstream.yaml",
+    ]
     replica.execute("create table lead (id int primary key)")
-    replica.execute(by_code(findings)["replica-not-empty"].fix)
+    replica.execute(uncommented(found.fix.splitlines()[0]))
     assert errors(preflight(config)) == []
 
 
@@ -675,10 +697,11 @@ def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
     found = by_code(preflight(config))["replica-schema"]
     assert (found.severity, found.subject) == (Severity.ERROR, "public.deal")
     assert found.message == (
-        "its column amount is numeric(12,2) instead of numeric(12,4); it computes column total itself;"
-        " it lacks column note (text)"
+        "its column amount is numeric(12,2) instead of numeric(12,4); it computes column total itself, and"
+        " mending that loses its expression; it lacks column note (text)"
     )
-    replica.execute(found.fix)
+    widened, lost, added = found.fix.splitlines()
+    replica.execute(f"{widened} {uncommented(lost)} {added}")
     assert "replica-schema" not in errors(preflight(config))
 
 
@@ -767,9 +790,7 @@ def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s
     assert found["ok"] is False
     assert found["findings"][0]["code"] == "config-readable"
     assert main(["-c", str(path), "check", "--fix-sql"]) == 4
-    owning.execute_as_admin(
-        "\n".join(line for line in capsys.readouterr().out.splitlines() if "alter system" not in line)
-    )
+    owning.execute_as_admin(without_settings(capsys.readouterr().out))
     assert main(["-c", str(path), "check"]) == 0
     assert owning.password not in shown + capsys.readouterr().out
 
@@ -788,7 +809,7 @@ def test_sql_that_mends_a_table_of_an_evil_name_is_shown_and_run_without_driving
     assert main(["-c", str(path), "check", "--fix-sql"]) == 4
     mending = capsys.readouterr().out
     assert (shown + mending).replace("\n", "").isprintable()
-    owning.execute_as_admin("\n".join(line for line in mending.splitlines() if "alter system" not in line))
+    owning.execute_as_admin(without_settings(mending))
     assert main(["-c", str(path), "check"]) == 0
 
 
@@ -820,10 +841,12 @@ def test_what_a_prepared_replica_insists_on_and_may_not_be_made_there_is_an_erro
     config = configure(owning.dsn, log, replica.dsn, initial=initial)
     found = by_code(preflight(config))
     assert errors(preflight(config)) == ["privilege-create", "replica-schema"]
-    assert found["replica-schema"].message == "its own column ours is NOT NULL and has no default"
+    assert found["replica-schema"].message == (
+        "its own column ours is NOT NULL and has no default, and mending that loses the constraint"
+    )
     role = f'"{owner[0]}"'
     assert found["privilege-create"].fix == f'grant create on database "{replica.name}" to {role};'
-    replica.execute(found["replica-schema"].fix)
+    replica.execute(uncommented(found["replica-schema"].fix))
     replica.execute_as_admin(f"create schema keepstream authorization {role}")
     assert errors(preflight(config)) == []
     replica.execute_as_admin("drop schema keepstream")
@@ -847,8 +870,11 @@ def test_a_role_that_may_make_no_temporary_table_is_warned_of(
 def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
     owning: Database, replica: Database, log: Path
 ) -> None:
-    schema = "create domain money2 as numeric(12,4); create table deal (id int primary key, amount money2)"
-    owning.execute(f"{schema}; alter table deal add later text")
+    schema = (
+        "create domain money2 as numeric(12,4); create type mood as enum ('good');"
+        " create table deal (id int primary key, amount money2, mood mood)"
+    )
+    owning.execute(f"{schema}; alter table deal add later text; alter type mood add value 'later'")
     replica.execute(schema)
     config = configure(owning.dsn, log, replica.dsn)
     owning.execute("create publication keepstream_crm for table deal")
@@ -919,7 +945,7 @@ def test_a_table_that_inherits_on_the_replica_alone_is_warned_of(
         " reach the rows of both"
     )
     replica.execute("insert into customer values (1)")
-    replica.execute(by_code(preflight(config))["replica-not-empty"].fix)
+    replica.execute(uncommented(by_code(preflight(config))["replica-not-empty"].fix.splitlines()[0]))
     assert replica.execute("select id from customer") == [(1,)]
     replica.execute(found.fix)
     assert "replica-inherited" not in by_code(preflight(config))
@@ -936,3 +962,21 @@ def test_a_size_that_nobody_knows_is_not_0(owning: Database, log: Path) -> None:
     assert size() == "2 are replicated, about 40.0 KiB, and 1 of unknown size: never analysed"
     owning.execute("analyze later")
     assert size() == "2 are replicated, about 40.0 KiB"
+
+
+@pytest.mark.parametrize("initial", ["data", "none"])
+def test_an_enum_of_a_prepared_replica_that_lacks_labels_is_an_error_with_its_sql(
+    owning: Database, replica: Database, log: Path, initial: str
+) -> None:
+    owning.execute(
+        "create type mood as enum ('a', 'b', 'c'); create table t (id int primary key, mood mood[])"
+    )
+    replica.execute("create type mood as enum ('b'); create table t (id int primary key, mood mood[])")
+    config = configure(owning.dsn, log, replica.dsn, initial=initial)
+    found = by_code(preflight(config))["replica-schema"]
+    assert found.message == (
+        """its column mood has enum "public"."mood", which lacks 'a', 'c' of the source's"""
+    )
+    replica.execute(found.fix)
+    assert replica.execute("select enum_range(null::mood)::text") == [("{a,b,c}",)]
+    assert errors(preflight(config)) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from psycopg import sql
 from pipeline.check import preflight
 from pipeline.cli import main
 from pipeline.config import load_config
-from pipeline.dev.postgres_server import binaries
 from schemas.finding import Severity
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, psql
 from tests.postgres_releases import release
 
 SCHEMA = """
@@ -61,6 +59,11 @@ def write_config(path: Path, source: Database, replica: Database, role: str) -> 
     path.chmod(0o600)
 
 
+def grants(path: Path, server: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["-c", str(path), "init", "--grants", "--for", server]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("publisher", ["superuser", "owner"])
 def test_after_the_grants_check_finds_no_error(
     source: Database,
@@ -73,15 +76,13 @@ def test_after_the_grants_check_finds_no_error(
     source.execute(SCHEMA)
     path = tmp_path / "keepstream.yaml"
     write_config(path, source, replica, role)
-    assert main(["-c", str(path), "init", "--grants"]) == 0
-    printed = capsys.readouterr().out
-    rest, for_replica = printed.split("\n-- Replica ", 1)
-    for_source, for_owner = rest.split("\n-- Source ", 1)
+    for_source, for_owner = grants(path, "source", capsys).split("\n-- Source ", 1)
+    for_replica = grants(path, "standby", capsys)
     for _ in range(2):  # it may be run again
         source.execute_as_admin(for_source)
         as_publisher = source.execute if publisher == "owner" else source.execute_as_admin
         as_publisher(f"-- {for_owner}")
-        replica.execute_as_admin(f"-- {for_replica}")
+        replica.execute_as_admin(for_replica)
     for database in (source, replica):
         database.execute_as_admin(f"alter role \"{role}\" password 'first'")
     listed = source.execute("select tablename from pg_publication_tables where pubname = 'keepstream_crm'")
@@ -91,6 +92,28 @@ def test_after_the_grants_check_finds_no_error(
     findings = preflight(load_config(path))
     assert [f for f in findings if f.severity is Severity.ERROR] == []
     assert not [f for f in findings if f.code == "tables-not-published"]
+
+
+def test_the_grants_of_all_servers_change_nothing_where_they_are_piped_into_psql(
+    source: Database, replica: Database, role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replica's would take the database from the application."""
+    path = tmp_path / "keepstream.yaml"
+    write_config(path, source, replica, role)
+    path.write_text(path.read_text().replace(f"dbname={replica.name}", f"dbname={source.name}"))
+    assert main(["-c", str(path), "init", "--grants"]) == 0
+    printed = capsys.readouterr().out
+    assert f'alter database "{source.name}" owner to "{role}";' in printed
+    ended = psql(source, printed)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith(
+        "Nothing was run: this is for several servers."
+        " Print that of one: keepstream init --grants --for source or --for standby\n"
+    )
+    query = "select (select count(*) from pg_roles where rolname = %s), pg_get_userbyid(datdba)"
+    (seen,) = source.execute(f"{query} from pg_database where datname = current_database()", [role])
+    assert seen[0] == 0
+    assert seen[1] != role
 
 
 def test_the_lent_rights_of_the_owner_let_the_publication_be_made(
@@ -141,20 +164,12 @@ def test_names_and_patterns_that_hold_any_quote_are_granted_as_they_are(
     }
     path.write_text(yaml.safe_dump(settings))
     path.chmod(0o600)
-    assert main(["-c", str(path), "init", "--grants"]) == 0
-    for_source, for_replica = capsys.readouterr().out.split("\n-- Replica ", 1)
-    psql(source, for_source)
-    psql(replica, f"-- {for_replica}")
+    for server, database in (("source", source), ("standby", replica)):
+        ended = psql(database, grants(path, server, capsys), "-v", "ON_ERROR_STOP=1")
+        assert (ended.returncode, ended.stderr) == (0, "")
     literal = sql.Literal(role).as_string()
     for database in (source, replica):
         found = database.execute_as_admin(f"select rolcanlogin from pg_roles where rolname = {literal}")
         assert found == [(True,)]
     listed = source.execute("select tablename from pg_publication_tables order by 1")
     assert [name for (name,) in listed] == ["a$$b %s", "it's \"$grants1$"]
-
-
-def psql(database: Database, script: str) -> None:
-    """As the superuser."""
-    program = [str(binaries() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.admin_dsn]
-    ended = subprocess.run(program, input=script, text=True, capture_output=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")

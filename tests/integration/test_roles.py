@@ -53,14 +53,16 @@ def login(database: Database, role: str) -> str:
     return f"host=127.0.0.1 port={database.server.port} dbname={database.name} user='{role}' password=word"
 
 
+def grants(pipeline: Pipeline, server: str) -> str:
+    return pipeline.run("init", "--grants", "--for", server).stdout
+
+
 def grant(pipeline: Pipeline, role: str) -> None:
     """Run what is printed, where it says, as whom it says."""
-    printed = pipeline.run("init", "--grants").stdout
-    rest, for_replica = printed.split("\n-- Replica ", 1)
-    for_source, for_owner = rest.split("\n-- Source ", 1)
+    for_source, for_owner = grants(pipeline, "source").split("\n-- Source ", 1)
     pipeline.source.execute_as_admin(for_source)
     pipeline.source.execute(f"-- {for_owner}")
-    pipeline.replica.execute_as_admin(f"-- {for_replica}")
+    pipeline.replica.execute_as_admin(grants(pipeline, "standby"))
     for database in (pipeline.source, pipeline.replica):
         database.execute_as_admin(f"alter role \"{role}\" password 'word'")
         assert database.execute_as_admin("select rolsuper from pg_roles where rolname = %s", [role]) == [
@@ -70,7 +72,7 @@ def grant(pipeline: Pipeline, role: str) -> None:
 
 def lend(pipeline: Pipeline, role: str) -> None:
     """The two statements that are printed as comments: the owner's rights instead of a publication."""
-    printed = pipeline.run("init", "--grants").stdout
+    printed = grants(pipeline, "source")
     lines = [
         line.removeprefix("--").strip() for line in printed.split("Instead of the publication")[1].split("\n")
     ]
@@ -154,9 +156,8 @@ def test_with_the_owner_s_rights_lent_new_and_keyless_tables_are_replicated(
     granted.source.execute("create table keyless (x int); insert into keyless values (1), (1), (null)")
     granted.settings["source"]["keyless"] = "full"
     granted.write_config()
-    printed = granted.run("init", "--grants").stdout
-    granted.source.execute_as_admin(printed.split("\n-- Source ", 1)[0])
-    granted.replica.execute_as_admin(f"-- {printed.split('-- Replica ', 1)[1]}")
+    granted.source.execute_as_admin(grants(granted, "source").split("\n-- Source ", 1)[0])
+    granted.replica.execute_as_admin(grants(granted, "standby"))
     for database in (granted.source, granted.replica):
         database.execute_as_admin(f"alter role \"{role}\" password 'word'")
     lend(granted, role)

@@ -316,6 +316,12 @@ REFUSED = {
         "its column amount is public.cents with numeric(8,2) instead of numeric(12,4)",
         "drop table lead; drop domain cents; create domain cents as numeric(12,4)",
     ),
+    "an enum that lacks a label": (
+        "create type mood as enum ('good'); create unlogged table lead (id int primary key, mood mood)",
+        "alter type mood add value 'bad'; alter table lead set logged",
+        """its column mood has enum "public"."mood", which lacks 'bad' of the source's""",
+        "alter type mood add value 'bad'",
+    ),
     "a column that nothing fills": (
         "create unlogged table lead (id int primary key, ours int not null)",
         "alter table lead drop ours; alter table lead set logged",

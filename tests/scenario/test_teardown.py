@@ -116,11 +116,13 @@ def test_a_publication_of_somebody_else_is_left_with_the_sql_that_drops_it(
     lived(pipeline)
     name = f"keepstream_{pipeline.name}"
     pipeline.source.execute_as_admin(f"alter publication {name} owner to postgres")
+    told = f'publication {name} (source): its owner removes it with: drop publication "{name}";'
+    planned = pipeline.run("teardown")
+    assert f"would leave {told}\n" in planned.stdout
+    assert "error[teardown-unconfirmed]: what teardown removes is gone for good\n" in planned.stderr
     done = pipeline.run("teardown", "--yes")
     assert done.code == 0, done.stderr
-    assert f'left publication {name} (source): its owner removes it with: drop publication "{name}";' in (
-        done.stdout
-    )
+    assert f"left {told}\n" in done.stdout
     assert left(pipeline) == (0, 1, 0, False)
 
 

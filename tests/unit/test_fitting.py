@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from connectors.postgres.apply_catalog import TargetColumn, TargetTable
@@ -168,6 +170,31 @@ def test_a_type_of_users_is_no_remedy_where_the_replica_may_have_another_one_of_
     assert ' alter type "crm"."line" alter attribute "the amount" type text; ' in inside.fix
 
 
+def enum(*labels: str) -> HeldType:
+    return HeldType(16500, -1, "mood", "e", "crm", labels=labels)
+
+
+def test_labels_that_an_enum_lacks_are_added_where_the_source_has_them() -> None:
+    ways: list[tuple[str, Callable[[HeldType], HeldType]]] = [
+        ("mood", lambda mood: mood),
+        ("line", line),
+        ("_mood", lambda mood: array(mood, "_mood")),
+    ]
+    for name, wrap in ways:
+        (found,) = deep(f'"crm"."{name}"', wrap(enum("a", "b", "it's", "c")), wrap(enum("b", "mine")))
+        assert (
+            found.seen
+            == """its column c has enum "crm"."mood", which lacks 'a', "it's", 'c' of the source's"""
+        )
+        assert found.fix == (
+            """alter type "crm"."mood" add value if not exists 'a' before 'b';"""
+            """ alter type "crm"."mood" add value if not exists 'it''s' after 'b';"""
+            """ alter type "crm"."mood" add value if not exists 'c' after 'it''s';"""
+        )
+        assert not found.rounds  # PostgreSQL refuses such a value aloud
+    assert deep('"crm"."mood"', enum("a", "b"), enum("b", "mine", "a")) == []
+
+
 def test_attributes_in_another_order_change_every_value() -> None:
     parts = (("price", HeldType(1700, -1, "numeric", "b")), ("qty", HeldType(1700, -1, "numeric", "b")))
     ours = HeldType(90_000, -1, "pos", "c", "app", parts)
@@ -192,4 +219,5 @@ def test_a_column_of_the_replica_s_own_must_take_null_or_fill_itself() -> None:
     text = HeldType(25, -1, "text", "b")
     columns = {name: TargetColumn(name, "text", False, False, text, "SQL;") for name in ("c", "own")}
     found = list(unfilled(table, TargetTable("crm", "deal", "r", columns, (), (), ())))
-    assert found == [Misfit("its own column own is NOT NULL and has no default", "SQL;")]
+    seen = "its own column own is NOT NULL and has no default"
+    assert found == [Misfit(seen, "SQL;", loses="the constraint")]

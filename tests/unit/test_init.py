@@ -205,6 +205,40 @@ def test_grants_are_for_the_file_or_for_the_options(path: Path, capsys: pytest.C
     assert "grant pg_read_all_data" in from_options
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--for", "source"], "error[for-without-sql]: --for chooses among the SQL that --grants prints"),
+        (
+            ["--grants", "--for", "nobody"],
+            "error[server-unknown]: --for nobody names no server of this pipeline\n"
+            "hint: Give one of: --for source, --for standby\n",
+        ),
+    ],
+)
+def test_a_server_is_one_of_the_pipeline_s_whose_grants_are_asked_for(
+    path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--source", SOURCE, "--log", LOG, "--replica", "standby=dbname=x"]
+    assert init(*given, *options) == 2
+    assert said in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_grants_of_one_server_hold_nothing_of_another(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--grants", "--source", SOURCE, "--log", LOG]
+    replicas = ["--replica", "a=host=ha dbname=crm", "--replica", "source=host=hb dbname=crm"]
+    for server, host in (("source", "Source crm-db"), ("a", "Replica ha"), ("replica source", "Replica hb")):
+        assert init(*given, *replicas, "--for", server) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"-- {host}: run as a superuser in database")
+        assert sum(each in printed for each in ("crm-db", "Replica ha", "Replica hb")) == 1
+    assert init(*given, *replicas) == 0
+    assert '--for source or --for a or --for "replica source"' in capsys.readouterr().out.split("\n")[0]
+    assert init(*given) == 0
+    assert capsys.readouterr().out.startswith("-- Source crm-db: ")  # no other server, no guard
+
+
 def test_grants_quote_names_and_hold_no_password() -> None:
     text = source_grants(
         "host=h dbname='C\"R M' user='o''x' password=hunter2".replace("''", "\\'"),

@@ -1,0 +1,130 @@
+"""What `check --fix-sql` prints, piped into psql: on the server that it is for, and on another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from connectors.postgres.instance import Instance, read_instance
+from connectors.postgres.session import Session
+from pipeline.cli import main
+from tests.fix_postgres import Database, psql
+
+PREPARED = "create table customer (id int primary key, amount numeric(12,4), keyless int)"
+
+
+@pytest.fixture
+def path(source: Database, replica: Database, tmp_path: Path) -> Path:
+    """Both servers need SQL, and so does each have rows that the other's would destroy or misses."""
+    source.grant_ownership()
+    source.execute(f"{PREPARED}; insert into customer values (1, 1, 1); create table keyless (x int)")
+    replica.execute(PREPARED.replace("12,4", "12,2"))
+    replica.execute("insert into customer values (2, 2, 2); create table keyless (x int)")
+    path = tmp_path / "keepstream.yaml"
+    path.write_text(
+        f"name: crm\nsource: {source.dsn}\nlog: file://{tmp_path}/log\n"
+        f"replicas: {{standby: {{url: '{replica.dsn}', initial: data}}}}\n"
+    )
+    path.chmod(0o600)
+    return path
+
+
+def fixes(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    main(["-c", str(path), "check", "--fix-sql", *options])
+    return "\n".join(
+        line for line in capsys.readouterr().out.splitlines() if not line.startswith("alter system")
+    )
+
+
+def state(database: Database) -> Sequence[object]:
+    return database.execute(
+        "select (select array_agg(id) from customer), (select relreplident::text from pg_class"
+        " where relname = 'keyless'), format_type(atttypid, atttypmod)"
+        " from pg_attribute where attrelid = 'customer'::regclass and attname = 'amount'"
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("-f", "-"), ("-1", "-f", "-"), ("-v", "ON_ERROR_STOP=0")])
+def test_the_sql_of_several_servers_changes_none(
+    path: Path,
+    source: Database,
+    replica: Database,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+) -> None:
+    before, printed = [state(source), state(replica)], fixes(path, capsys)
+    for database in (source, replica):
+        ended = psql(database, printed, *options)
+        assert (ended.returncode, ended.stdout) == (3, "")
+        assert ended.stderr.startswith(
+            "Nothing was run: this is for several servers."
+            " Print that of one: keepstream check --fix-sql --for source or --for standby\n"
+        )
+    assert [state(source), state(replica)] == before
+
+
+def test_the_sql_of_one_server_mends_that_and_destroys_nothing(
+    path: Path, source: Database, replica: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for server, database, title in (
+        ("source", source, "-- To be run on the source: "),
+        ("standby", replica, "-- To be run on the replica standby: "),
+    ):
+        printed = fixes(path, capsys, "--for", server)
+        assert printed.startswith(title)
+        assert printed.count("-- To be run on ") == 1
+        ended = psql(database, printed, "-v", "ON_ERROR_STOP=1")
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert state(source) == [([1], "f", "numeric(12,4)")]
+    assert state(replica) == [([2], "d", "numeric(12,4)")]
+
+
+def test_where_one_server_needs_sql_it_is_named_and_nothing_is_guarded(
+    path: Path, source: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(path.read_text().split("replicas:")[0])
+    printed = fixes(path, capsys)
+    assert printed.startswith(
+        f"-- To be run on the source: 127.0.0.1:{source.server.port}/{source.name}\n\n--"
+    )
+    assert fixes(path, capsys, "--for", "source") == printed
+    assert psql(source, printed, "-v", "ON_ERROR_STOP=1").returncode == 0
+    assert state(source) == [([1], "f", "numeric(12,4)")]
+
+
+def test_a_rollback_of_a_prepared_transaction_is_no_more_than_a_comment(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_old_one(session: Session) -> Instance:
+        return replace(read_instance(session), old_prepared=("one",))
+
+    monkeypatch.setattr(import_module("pipeline.check.preflight"), "read_instance", with_old_one)
+    printed = fixes(path, capsys, "--for", "source")
+    assert "\n-- loses what it wrote: rollback prepared 'one';\n-- or: commit prepared 'one';\n" in printed
+
+
+def test_the_summary_names_the_servers_that_have_sql(
+    path: Path, source: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def last_line() -> str:
+        main(["-c", str(path), "check"])
+        return capsys.readouterr().out.splitlines()[-1]
+
+    verbs = "`keepstream check --fix-sql --for source` or `keepstream check --fix-sql --for standby`"
+    assert last_line().endswith(f"; {verbs} prints the SQL.")
+    path.write_text(path.read_text().split("replicas:")[0].replace(f":{source.server.port}/", ":1/"))
+    assert last_line() == "1 error and 0 warnings."
+
+
+def test_a_server_is_chosen_among_those_of_the_file_and_only_for_sql(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-c", str(path), "check", "--for", "source"]) == 2
+    assert main(["-c", str(path), "check", "--fix-sql", "--for", "nobody"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "--for nobody names no server of this pipeline" in told.err
