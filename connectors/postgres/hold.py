@@ -12,13 +12,11 @@ from typing import Any, Final, TypeVar
 
 from connectors.postgres import progress
 from connectors.postgres.progress import HoldKind, Progress
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.session import Session, limit_waits, wrapped
 from schemas.errors import OperatorNeeded, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn, parse_lsn
 
 T = TypeVar("T")
-
-_TRY_MS: Final = 1000
 
 # An operator's pause is stronger than a mere destination; nobody ends another's verification.
 _REPLACES: Final = {
@@ -63,8 +61,7 @@ def between_transactions(
     Calls `on_wait` once, if it must wait. Raises Unhealthy (`replica-busy`) after `limit_s`, and what `act`
     raises.
     """
-    with wrapped("preparing to hold the replica"):
-        conn.execute(f"set lock_timeout = {_TRY_MS}")
+    limit_waits(conn)
     deadline = time.monotonic() + limit_s
     waited = False
     while True:

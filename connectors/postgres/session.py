@@ -6,6 +6,7 @@ the server, the database or the role says. `sql_error` is here too, for everyone
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, Final
 
@@ -16,7 +17,16 @@ from psycopg.conninfo import make_conninfo
 from connectors.postgres.sqlstate import conninfo_error, login_error, sql_error, wrapped
 from schemas.errors import ConfigError
 
-__all__ = ["Session", "connect", "connect_replication", "describe", "sql_error", "wrapped"]
+__all__ = [
+    "Session",
+    "connect",
+    "connect_replication",
+    "describe",
+    "limit_waits",
+    "notice_lost_client",
+    "sql_error",
+    "wrapped",
+]
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
@@ -74,6 +84,21 @@ def connect_replication(conninfo: str, *, purpose: str) -> Session:
     session = _open(conninfo, purpose, autocommit=True, replication="database")
     _pin(session, conninfo)
     return session
+
+
+def notice_lost_client(session: Session, *, within_s: int) -> None:
+    """Let the server look for its client while it works or waits, and end what nobody waits for any more:
+    where it can, from PostgreSQL 14 on and not on every platform. Call it outside of a transaction."""
+    with contextlib.suppress(psycopg.Error):
+        session.execute(f"set client_connection_check_interval = '{within_s:d}s'".encode())
+
+
+def limit_waits(session: Session, *, lock_s: int = 1) -> None:
+    """For what an operator may end at any moment: it waits for a lock no longer than that (RetryLater,
+    `lock-timeout`), and does nothing after its client is gone."""
+    with wrapped("preparing a session of an operator's"):
+        session.execute(f"set lock_timeout = '{lock_s:d}s'".encode())
+    notice_lost_client(session, within_s=1)
 
 
 def describe(conninfo: str) -> str:

@@ -29,7 +29,7 @@ from connectors.postgres.apply_sets import SetWriter
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.session import Session, notice_lost_client, wrapped
 from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
@@ -248,8 +248,7 @@ def _prepare_session(conn: Session) -> bool:
     """Set up the session; returns whether triggers and foreign keys are off."""
     with wrapped("preparing the replica's session"):
         conn.execute(_SESSION)
-        with contextlib.suppress(psycopg.Error):  # not on every platform: the server looks for a dead client
-            conn.execute("set client_connection_check_interval = '5s'")
+        notice_lost_client(conn, within_s=5)
         try:
             conn.execute("set session_replication_role = replica")
         except psycopg.errors.InsufficientPrivilege:

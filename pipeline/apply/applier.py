@@ -30,13 +30,15 @@ _HELD_LOOK_S = 0.25
 
 
 class Applier:
-    """Applies until `stop`, or until the end that the options name. One thread uses it; `blocked` may be
-    looked at by others: why it waits now, None while it works."""
+    """Applies until `stop`, or until the end that the options name. One thread uses it; others may look at
+    `blocked`: why it waits now, None while it works; and at `ordinal`: how many changes of an unfinished
+    transaction were applied."""
 
     def __init__(
         self, opened: OpenReplica, options: ApplyOptions, stop: threading.Event, counters: Counters
     ) -> None:
         self.blocked: Blocked | None = None
+        self.ordinal = 0
         self.opened = opened
         self.paths = Paths(opened.writer)
         self._options = options
@@ -45,7 +47,6 @@ class Applier:
         self._moved_at = time.monotonic()
         self._looked_at = time.monotonic()
         self._parts = PartChanges()
-        self._ordinal = 0
         self._failure: KeepstreamError | None = None
 
     def run(self) -> bool:
@@ -154,14 +155,14 @@ class Applier:
         opened, part = self.opened, step.part
         planner, writer = opened.planner, opened.writer
         if not planner.inside:
-            self._parts, self._ordinal = PartChanges(), 0
+            self._parts, self.ordinal = PartChanges(), 0
             writer.begin(planner.position.lsn, _past(part), place=planner.hint)
-        first = self._ordinal
+        first = self.ordinal
         source = SourceRef(part.xid, part.commit_lsn)
         if self._parts.are_rows_in(part):
-            self._ordinal = self.paths.add_encoded(Encoded(source, first, part.change_count, part.changes))
+            self.ordinal = self.paths.add_encoded(Encoded(source, first, part.change_count, part.changes))
         else:
-            self._ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
+            self.ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
         failpoint("apply.part_applied")
         if step.position is not None:
             self.paths.push()
@@ -172,7 +173,7 @@ class Applier:
         self._counters.behind_at = time.monotonic()
         self._counters.count(
             transactions=1 if part.commit is not None else 0,
-            changes=self._ordinal - first,
+            changes=self.ordinal - first,
             size_bytes=len(part.changes),
             took_s=time.monotonic() - started,
         )

@@ -96,7 +96,8 @@ class Planner:
     """Plans the steps of one replica that stands at `position`.
 
     standing: the newest LSN up to which nothing more was committed, if it is past the position; moving
-    there costs a write and can wait. hint: of the newest anchor that the position has passed.
+    there costs a write and can wait. hint: of the newest anchor that the position has passed. unfinished: the
+    last part that was applied of a transaction whose end was not.
     """
 
     def __init__(self, position: Position, hint: str) -> None:
@@ -105,13 +106,13 @@ class Planner:
         self.backlog = Backlog(position)
         self.standing: Position | None = None
         self._anchor: Standing | None = None
-        self._open: Part | None = None
+        self.unfinished: Part | None = None
         self._singles = 0
 
     @property
     def inside(self) -> bool:
         """Whether some parts of a transaction were applied, and not all."""
-        return self._open is not None
+        return self.unfinished is not None
 
     def wants_more(self, limits: Limits, *, beside_bytes: int = 0) -> bool:
         """Whether it is behind, and a group could take more than is there: what is at hand should be read
@@ -161,12 +162,12 @@ class Planner:
             self._arrive(step.position, step.transactions[-1].transaction.position)
         elif isinstance(step, ApplyPart):
             self.backlog.pop()
-            self._open = step.part
+            self.unfinished = step.part
             if step.position is not None:
-                self._open = None
+                self.unfinished = None
                 self._arrive(step.position, step.part.position)
         elif isinstance(step, RollBack):
-            self._open = None
+            self.unfinished = None
         else:
             self._arrive(step.position)
 

@@ -17,6 +17,7 @@ from pipeline.apply.grouping import Blocked
 from pipeline.apply.opened import open_replica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.skipping import skip_next
+from pipeline.quantities import counted
 from pipeline.reports import Report, ReportedError, StageReport, StageState, apply_stage
 from pipeline.retries import Retries
 from schemas.errors import KeepstreamError
@@ -153,10 +154,16 @@ class ApplyStage:
         if applier.blocked in _SHOWN:
             return _SHOWN[applier.blocked]
         now = time.monotonic()
-        if applier.blocked is None and now - self._counters.behind_at < IDLE_AFTER_S:
+        if self._lacks_rest(applier) or (
+            applier.blocked is None and now - self._counters.behind_at < IDLE_AFTER_S
+        ):
             return StageState.CATCHING_UP
         idle = applier.blocked is not None and now - self._counters.last_change_at > IDLE_AFTER_S
         return StageState.IDLE if idle else StageState.STREAMING
+
+    def _lacks_rest(self, applier: Applier) -> bool:
+        """Whether it is inside of a transaction whose rest the log does not have."""
+        return applier.blocked is Blocked.LOG_END and applier.opened.planner.inside
 
     def _shown_wait(self) -> str | None:
         applier = self._applier
@@ -167,6 +174,9 @@ class ApplyStage:
             return f"the hold at {format_lsn(row.hold.at)} ({row.hold.kind.value}) to end"
         if applier.blocked is Blocked.DELAYED:
             return f"its delay of {self._options.delay_us / 1e6:g} s"
+        unfinished = applier.opened.planner.unfinished
+        if unfinished is not None and self._lacks_rest(applier):
+            return f"the rest of transaction {unfinished.xid}, {counted(applier.ordinal, 'change')} so far"
         return "capture to begin a new epoch" if applier.opened.follower.waits_for_epoch else None
 
     def _details(self) -> dict[str, object]:
@@ -177,6 +187,7 @@ class ApplyStage:
             "complete_at": self._complete_at(applier),
             "unchanged_s": round(time.monotonic() - self._counters.last_change_at, 1),
             "blocked": applier.blocked.value if applier.blocked is not None else None,
+            "inside": applier.opened.planner.inside,
             "set_changes": applier.paths.set_changes,
             "single_changes": applier.paths.single_changes,
             "sets_refused": applier.paths.refused,
@@ -185,6 +196,9 @@ class ApplyStage:
     def _complete_at(self, applier: Applier) -> float | None:
         """Unix time: what the log held by then is applied; None if not known."""
         planner = applier.opened.planner
+        unfinished = planner.unfinished
+        if unfinished is not None:
+            return unfinished.commit_time / 1e6
         oldest = planner.backlog.oldest_commit_time()
         if oldest is not None:
             return oldest / 1e6

@@ -24,6 +24,9 @@ HINTS = {
     " however long that takes, and compares log and slot.",
     "apply-stuck": "On the replica: {waits} `keepstream apply {replica} --take-over` ends a session that"
     " hangs.",
+    "rest-missing": "Start `keepstream run` or `keepstream capture`, or mend what keeps capture from writing"
+    " the log. Until then the transaction's rows stay locked on the replica; ending the applier rolls it"
+    " back.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
     " leaving it out.",
     "slot-missing": "It was dropped, so changes since then are lost to the log. If that was meant,"

@@ -5,7 +5,7 @@ States and figures are documented in docs/operating.md. The rules:
     stopped   no process: its report is old, or its process is gone, and slot or session are free
     stalled   a process with work to do whose position does not move, that is not heard of, or whose loop
               hangs at a server that does not answer here either
-    idle      a process without work to do
+    idle      a process without work to do, and without an open target transaction
     None      cannot be known from here; findings say why. Reports stand in the log: with it out of reach
               nobody knows what a stage does
 
@@ -211,7 +211,7 @@ class _Judge:
         lag_s = None if held_s is None or capture.lag_s is None else max(held_s, capture.lag_s)
         position = holding.position.lsn if holding is not None else None
         stage = Stage(
-            state=self._replica_state(name, seen, heard, held_s),
+            state=self._replica_state(name, seen, heard, held_s, capture),
             end_lsn=figures.lsn_text(position),
             lag_bytes=self._behind(position, lag_s),
             lag_s=lag_s,
@@ -223,13 +223,19 @@ class _Judge:
     def _apply_lag_s(self, row: Progress, heard: Heard) -> float | None:
         """How long ago the oldest commit may have been made that is in the log and not applied."""
         captured = self._captured()
-        if captured is not None and row.position.lsn >= captured:
-            return 0.0
         live = heard.fresh and row.alive
+        inside = live and _is_inside(heard.report)
+        if captured is not None and row.position.lsn >= captured and not inside:
+            return 0.0
         return self._since_complete_s(heard.report, live, at_least=row.position.commit_time / 1e6)
 
     def _replica_state(
-        self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard, behind_s: float | None
+        self,
+        name: str,
+        seen: ReplicaSeen | KeepstreamError,
+        heard: Heard,
+        behind_s: float | None,
+        capture: Stage,
     ) -> StageState | None:
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
         session = None if isinstance(seen, KeepstreamError) else row is not None and row.alive
@@ -242,7 +248,22 @@ class _Judge:
             return self._hung("apply-hangs", f"replica {name}", life)
         if row is None or not row.alive or row.state is not ReplicaState.STREAMING:
             return StageState.RETRYING if row is not None else StageState.STARTING
+        if _is_inside(life) and life.details.get("blocked") == "log end":
+            self._look_at_unfinished(name, life, capture)
+            return life.state
         return self._working_replica(name, row, life, behind_s, seen.moved_s)
+
+    def _look_at_unfinished(self, name: str, report: StageReport, capture: Stage) -> None:
+        """It can do nothing about it: whatever keeps capture from writing is in the way."""
+        quiet_s = _unchanged_s(report)
+        if quiet_s > STALE_AFTER_S:
+            state = capture.state.value if capture.state else "unknown"
+            self._warn(
+                "rest-missing",
+                f"replica {name}",
+                f"its open transaction has waited for {quiet_s:.0f} s for {report.waiting_for};"
+                f" capture is {state}",
+            )
 
     def _silent_replica(self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard) -> StageState:
         """Its session is there. If its row moves, it lives: then only its clock or its reports are off."""
@@ -412,6 +433,11 @@ def _lsn(report: StageReport | None, name: str) -> Lsn | None:
 def _number(report: StageReport | None, name: str) -> float | None:
     value = report.details.get(name) if report is not None else None
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def _is_inside(report: StageReport | None) -> bool:
+    """Whether it has applied a part of a transaction, and not its end."""
+    return report is not None and report.details.get("inside") is True
 
 
 def _unchanged_s(report: StageReport) -> float:

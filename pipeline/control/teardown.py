@@ -18,7 +18,7 @@ from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
 from connectors.postgres.instance import has_role
-from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.capture.history import slot_foreign
 from pipeline.config import Config
@@ -226,4 +226,6 @@ def _clear_log(config: Config) -> Iterator[Removal]:
 
 
 def _replica(config: Config, replica: str) -> Session:
-    return connect(replica_conninfo(config, replica), purpose=f"teardown:{config.name}")
+    session = connect(replica_conninfo(config, replica), purpose=f"teardown:{config.name}")
+    limit_waits(session)
+    return session

@@ -26,7 +26,7 @@ from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.publication import TableName
 from connectors.postgres.server import insert_lsn
-from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from connectors.postgres.snapshot import (
     Blocker,
     ExportedSnapshot,
@@ -173,6 +173,7 @@ class _Steps:
     def begin(self, *, source: Session, replica: Session) -> None:
         """What is asked from now on."""
         self._source, self._replica = source, replica
+        limit_waits(replica, lock_s=int(HOLD_S))  # one that comes later would hold nothing any more
 
     def catch_up(self) -> None:
         """Wait, with nothing held, until the replica has what is committed now. One with a configured
@@ -234,6 +235,11 @@ class _Steps:
                     raise
                 self._watch.pause(POLL_S)
                 at = insert_lsn(self._source)
+            except RetryLater as error:
+                if error.code != "lock-timeout":
+                    raise
+                self._watch.tell("waiting for the transaction that is open on the replica")
+                self._watch.check()
 
     def follow_open_transactions(self, blockers: list[Blocker]) -> None:
         """Called about once a second while the source's snapshot waits for open transactions.

@@ -9,7 +9,7 @@ import pytest
 from connectors.postgres import hold, progress
 from connectors.postgres.progress import HoldKind
 from connectors.postgres.session import connect
-from pipeline.apply import applier, skipping
+from pipeline.apply import applier, skipping, stage
 from pipeline.apply.options import Skip
 from pipeline.reports import StageState
 from schemas.lsn import Lsn, Position, format_lsn
@@ -124,6 +124,22 @@ def test_a_paused_replica_stands_until_it_is_resumed(
         release(replica)
         replicating.wait_for(made_log.lsn)
     assert ids(replica) == [1, 2, 3, 4]
+
+
+def test_an_applier_that_lacks_the_rest_of_a_transaction_is_not_idle(
+    made_log: MadeLog, replicating: Replicating, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "IDLE_AFTER_S", 0.1)
+    opened = made_log.open_parts(rows.insert("1", None), rows.insert("2", None), tables=[rows.table])
+    with replicating.running() as applying:
+        rest = f"the rest of transaction {opened.xid}, 2 changes so far"
+        replicating.wait(lambda: applying.stage.snapshot().waiting_for == rest, "the rest to be waited for")
+        seen = applying.stage.snapshot()
+        assert (seen.state, seen.details["inside"]) == (StageState.CATCHING_UP, True)
+        assert seen.details["complete_at"] == opened.commit_time / 1e6
+        made_log.close_parts(opened)
+        replicating.wait(lambda: is_in(applying, StageState.IDLE), "the state idle")
+        assert applying.stage.snapshot().waiting_for is None
 
 
 def test_a_big_transaction_is_held_before_its_first_change(

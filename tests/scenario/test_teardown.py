@@ -76,6 +76,18 @@ def test_it_refuses_while_a_stage_runs_and_removes_nothing(directory_pipeline: P
     assert left(pipeline) == (1, 1, 1, True)
 
 
+def test_it_waits_for_a_locked_progress_row_only_for_a_while(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    lived(pipeline)
+    with pipeline.replica.connect(autocommit=False) as blocker:
+        blocker.execute("select from keepstream.progress for update")
+        done = pipeline.run("teardown", "--yes")
+        assert done.code == 5
+        assert "error[lock-timeout]" in done.stderr
+        blocker.rollback()
+    assert pipeline.run("teardown", "--yes").code == 0
+
+
 def test_it_refuses_while_a_session_holds_the_slot_of_which_no_report_tells(
     directory_pipeline: Pipeline,
 ) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from connectors.postgres.hold import hold
 from connectors.postgres.progress import write_copying_marker
 from connectors.postgres.session import connect
 from pipeline.app import verify_options
 from pipeline.config import load_config
+from pipeline.verify import meeting
 from pipeline.verify import run as verifying
 from pipeline.verify.meeting import LOCKED_S
 from pipeline.verify.result import VerifyResult
 from schemas.errors import KeepstreamError
+from schemas.lsn import Lsn
 from tests.fix_pipeline import Finished, Pipeline
 from tests.fix_postgres import Database
 from tests.nursery import Nursery
@@ -312,6 +315,29 @@ def test_a_long_transaction_on_the_source_delays_it_but_not_the_replica(director
         pipeline.until(lambda: "open transactions on the source: pid" in again.output, "it to be told")
         writer.commit()
     assert again.wait(30) == 0, again.output
+
+
+def test_a_verification_says_that_it_waits_for_the_replica_s_open_transaction(
+    directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = directory_pipeline
+    begin(pipeline)
+    told: list[str] = []
+    with pipeline.replica.connect(autocommit=False) as blocker:
+
+        def hold_a_locked_row(*where: Any, **how: Any) -> Lsn:
+            if not told:
+                blocker.execute("select from keepstream.progress for update")
+            return hold(*where, **how)
+
+        def let_go(text: str) -> None:
+            told.append(text)
+            blocker.rollback()
+
+        monkeypatch.setattr(meeting, "hold", hold_a_locked_row)
+        result = in_process(pipeline, let_go, only_if="waiting for the transaction")
+    assert told == ["waiting for the transaction that is open on the replica"]
+    assert result.identical
 
 
 def test_a_timeout_that_a_delay_outlasts_is_refused_at_once(directory_pipeline: Pipeline) -> None:

@@ -297,6 +297,19 @@ def test_a_replica_that_is_held_or_delayed_is_not_stalled() -> None:
     )
 
 
+def test_an_applier_that_lacks_the_rest_of_a_transaction_is_behind_and_says_so() -> None:
+    """Though the log holds no whole transaction that it lacks."""
+    rest = "the rest of transaction 745, 9 changes so far"
+    inside = {"complete_at": NOW - 900, "unchanged_s": 900, "inside": True, "blocked": "log end"}
+    lacking = report("apply:standby", StageState.CATCHING_UP, details=inside, waiting_for=rest)
+    seen = judged(capture=report(), apply=lacking, replica=row(), moved_s=900)
+    assert (standby(seen)["state"], standby(seen)["lag_s"]) == ("catching_up", 900.0)
+    assert standby(seen)["waiting_for"] == rest
+    assert [(finding.code, finding.message) for finding in seen.findings] == [
+        ("rest-missing", f"its open transaction has waited for 900 s for {rest}; capture is streaming")
+    ]
+
+
 def test_a_frozen_applier_is_stalled_and_one_whose_clock_is_off_is_not() -> None:
     old = report("apply:standby", age_s=60)
     assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=60))["state"] == "stalled"
