@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from benchmarks.servers import Servers, drop_subscription
+from connectors.postgres.server import DECODING_MEMORY_BYTES
 
 PUBLICATION = "anchor"
 SUBSCRIPTION = "anchor"
 RECVLOGICAL = "pg_recvlogical -f /dev/null, proto_version 1, messages true, binary false"
 NATIVE = "create subscription with (create_slot = false, copy_data = false), all else PostgreSQL's default"
+_MEMORY = f"-c logical_decoding_work_mem={DECODING_MEMORY_BYTES >> 10}kB"
+"""Their walsender's, as ours has it."""
 
 
 def prepare_slots(source: str, tables: Sequence[str], slots: Sequence[str]) -> None:
@@ -32,7 +36,8 @@ def prepare_slots(source: str, tables: Sequence[str], slots: Sequence[str]) -> N
 def receive(servers: Servers, source: str, slot: str, *, end: str) -> None:
     """Drain the slot with pg_recvlogical, with the options that capture passes (walsender.start_command)."""
     options = ("proto_version=1", f"publication_names={PUBLICATION}", "messages=true", "binary=false")
-    command = [str(servers.source.binaries / "pg_recvlogical"), "-d", source, "-S", slot, "--start", "-n"]
+    command = [str(servers.source.binaries / "pg_recvlogical"), "-S", slot, "--start", "-n"]
+    command += ["-d", make_conninfo(source, options=_MEMORY)]
     command += [argument for option in options for argument in ("-o", option)]
     subprocess.run([*command, "-f", "/dev/null", "--endpos", end], check=True, capture_output=True)
 
@@ -47,7 +52,7 @@ def subscription(source: str, replica: str, slot: str) -> Iterator[psycopg.Conne
                 " with (enabled = false, create_slot = false, copy_data = false, slot_name = {})"
             ).format(
                 sql.Identifier(SUBSCRIPTION),
-                sql.Literal(source),
+                sql.Literal(make_conninfo(source, options=_MEMORY)),
                 sql.Identifier(PUBLICATION),
                 sql.Literal(slot),
             )

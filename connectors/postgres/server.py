@@ -8,6 +8,9 @@ from typing import Any, Final
 from connectors.postgres.session import Session, wrapped
 from schemas.lsn import Lsn, parse_lsn
 
+DECODING_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""logical_decoding_work_mem of a stream where nobody chose one; PostgreSQL's own default is 64 MB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -16,6 +19,7 @@ class Server:
     max_slot_wal_keep_bytes: None keeps all WAL a slot needs, until the disk is full.
     idle_slot_timeout_s: idle_replication_slot_timeout (PostgreSQL 18); None: never invalidates.
     slots_used and senders_used count everybody's.
+    decoding_memory_bytes: logical_decoding_work_mem of our stream.
     """
 
     version: int
@@ -30,7 +34,7 @@ class Server:
     wal_sender_timeout_s: float | None
     max_slot_wal_keep_bytes: int | None
     idle_slot_timeout_s: float | None
-    logical_decoding_work_mem_bytes: int
+    decoding_memory_bytes: int
     synchronous_standby_names: str
     synchronous_commit: str
     max_prepared_transactions: int
@@ -62,7 +66,8 @@ _FACTS: Final = """
     select current_setting('server_version'), pg_is_in_recovery(),
            (select pg_encoding_to_char(encoding) from pg_database where datname = current_database()),
            (select count(*) from pg_replication_slots), (select count(*) from pg_stat_get_wal_senders()),
-           (select rolsuper from pg_roles where rolname = current_user)
+           (select rolsuper from pg_roles where rolname = current_user),
+           (select source = 'default' from pg_settings where name = 'logical_decoding_work_mem')
 """
 _PARAMETER_PRIVILEGES_SINCE: Final = 150000  # older ones are read too: `check` says that they are too old
 
@@ -72,10 +77,11 @@ def read_server(session: Session) -> Server:
     with wrapped("reading the server's settings"):
         facts = session.execute(_FACTS).fetchone()
         assert facts is not None
-        version_name, in_recovery, encoding, slots_used, senders_used, superuser = facts
+        version_name, in_recovery, encoding, slots_used, senders_used, superuser, memory_unset = facts
         setting = _settings(session)
         settable = superuser or _may_set_replication_role(session)
     number = setting.number
+    decoding_memory = int(number("logical_decoding_work_mem"))
     return Server(
         version=session.info.server_version,
         version_name=version_name,
@@ -89,7 +95,7 @@ def read_server(session: Session) -> Server:
         wal_sender_timeout_s=number("wal_sender_timeout") or None,
         max_slot_wal_keep_bytes=_limit(number("max_slot_wal_keep_size")),
         idle_slot_timeout_s=number("idle_replication_slot_timeout") or None,
-        logical_decoding_work_mem_bytes=int(number("logical_decoding_work_mem")),
+        decoding_memory_bytes=DECODING_MEMORY_BYTES if memory_unset else decoding_memory,
         synchronous_standby_names=setting.text("synchronous_standby_names"),
         synchronous_commit=setting.text("synchronous_commit"),
         max_prepared_transactions=int(number("max_prepared_transactions")),

@@ -18,6 +18,7 @@ from typing import Final
 import psycopg
 from psycopg import pq, sql
 
+from connectors.postgres.server import DECODING_MEMORY_BYTES
 from connectors.postgres.session import connect_replication, sql_error, wrapped
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, RefusedData, RetryLater
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
@@ -121,6 +122,7 @@ class Walsender:
         (P4); RetryLater (`slot-active`) if another does. HistoryBroken: `slot-missing`,
         `slot-invalidated`.
         """
+        self._rows(_KEEP_IN_MEMORY, "choosing the decoder's memory")
         command = start_command(slot, publication, start)
         try:
             result = self.pgconn.exec_(command.encode())
@@ -193,6 +195,14 @@ def _create_command(name: str, temporary: bool, export_snapshot: bool) -> str:
     kept = "TEMPORARY " if temporary else ""
     snapshot = "export" if export_snapshot else "nothing"
     return f"CREATE_REPLICATION_SLOT {_identifier(name)} {kept}LOGICAL {PLUGIN} (SNAPSHOT '{snapshot}')"
+
+
+_KEEP_IN_MEMORY: Final = f"""
+    select set_config(name, '{DECODING_MEMORY_BYTES >> 10}', false)
+      from pg_settings where name = 'logical_decoding_work_mem' and source = 'default'
+"""  # noqa: S608 - a constant
+"""Where nobody chose a value, for the server, the role, the database or in the connection's options. What is
+over it goes to the source's disk, and back, before its first byte is sent (P3)."""
 
 
 def start_command(slot: str, publication: str, start: Lsn) -> str:

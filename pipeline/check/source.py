@@ -217,7 +217,7 @@ def _timeouts(server: Server) -> Iterator[Finding]:
     yield SOURCE.note(
         "decoding-memory",
         "logical_decoding_work_mem",
-        f"open transactions beyond {human_bytes(server.logical_decoding_work_mem_bytes)} are spilled to the"
+        f"open transactions beyond {human_bytes(server.decoding_memory_bytes)} are spilled to the"
         " source's disk",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.catalog import (
     Sequence,
@@ -18,7 +19,7 @@ from connectors.postgres.catalog import (
     read_columns,
 )
 from connectors.postgres.publication import create_publication
-from connectors.postgres.server import read_role, read_server
+from connectors.postgres.server import DECODING_MEMORY_BYTES, read_role, read_server
 from connectors.postgres.session import Session, connect
 from schemas.table import ReplicaIdentity
 from tests.fix_postgres import Database
@@ -261,8 +262,14 @@ def test_the_server_is_known_by_its_settings(source: Database, session: Session)
     assert (server.in_recovery, server.encoding, server.wal_level) == (False, "UTF8", "logical")
     assert (server.max_replication_slots, server.max_wal_senders) == (50, 50)
     assert (server.max_slot_wal_keep_bytes, server.idle_slot_timeout_s) == (None, None)
-    assert (server.wal_sender_timeout_s, server.logical_decoding_work_mem_bytes) == (60.0, 64 * 1024 * 1024)
+    assert (server.wal_sender_timeout_s, server.decoding_memory_bytes) == (60.0, DECODING_MEMORY_BYTES)
     assert server.session_replication_role_settable is False
+
+
+def test_a_decoder_s_memory_is_what_somebody_chose(source: Database) -> None:
+    dsn = make_conninfo(source.dsn, options="-c logical_decoding_work_mem=32MB")
+    with connect(dsn, purpose="test") as session:
+        assert read_server(session).decoding_memory_bytes == 32 * 1024 * 1024
 
 
 def test_our_role_is_known_by_what_it_may_do(source: Database, session: Session) -> None:

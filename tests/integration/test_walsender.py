@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.session import connect
 from connectors.postgres.slot import read_slot
@@ -121,6 +122,19 @@ def test_a_slot_that_is_gone_is_history_broken(source: Database, walsender: Wals
         walsender.start_replication("no_such", "p")
     assert caught.value.code == "slot-missing"
     assert walsender.identify_system().database == source.name  # the connection is still good
+
+
+@pytest.mark.parametrize(
+    ("options", "memory"), [("", b"256MB"), ("-c logical_decoding_work_mem=32MB", b"32MB")]
+)
+def test_a_stream_spills_later_unless_somebody_chose_when(
+    source: Database, options: str, memory: bytes
+) -> None:
+    walsender = Walsender(make_conninfo(source.dsn, options=options), purpose="test")
+    with pytest.raises(HistoryBroken):
+        walsender.start_replication("no_such", "p")
+    assert walsender.pgconn.exec_(b"show logical_decoding_work_mem").get_value(0, 0) == memory
+    walsender.close()
 
 
 def test_a_slot_that_another_streams_from_is_tried_again(source: Database, walsender: Walsender) -> None:
