@@ -14,14 +14,13 @@ from typing import Any, Final
 
 import psycopg
 
-from connectors.postgres.activity import SILENCE_LIMIT_S
+from connectors.postgres.activity import APPLICATION_NAME_BYTES, SILENCE_LIMIT_S
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.walsender import PLUGIN
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, parse_lsn
 
 _POLL_S: Final = 0.1
-_APPLICATION_NAME_BYTES: Final = 63  # NAMEDATALEN - 1; the server cuts what is longer
 _STREAM_DIGITS: Final = 16
 
 
@@ -142,7 +141,7 @@ def owner_purpose(name: str, stream: bytes) -> str:
     """The `purpose` under which a stream's walsender connects, so that `terminate_owner` knows it:
     the pipeline's name and the first half of the stream's uuid, which is what fits."""
     purpose = f"{name}:{stream.hex()[:_STREAM_DIGITS]}"
-    assert len(f"keepstream:{purpose}") <= _APPLICATION_NAME_BYTES
+    assert len(f"keepstream:{purpose}") <= APPLICATION_NAME_BYTES
     return purpose
 
 

@@ -14,6 +14,7 @@ from connectors.postgres.claim import Claim, replaced, silence_s, take_over
 from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
+from pipeline import purposes
 from pipeline.apply.grouping import Planner
 from pipeline.apply.options import ApplyOptions
 from pipeline.follow import Follower
@@ -57,7 +58,7 @@ def open_replica(
     """Connect, wait until a living rival falls silent (unless told to take over), take over, and find the
     place in the log. `ours`: the token of our last claim, whose session may still be there. None: stopped.
     """
-    session = connect(options.conninfo, purpose=f"apply:{options.name}:{options.replica}")
+    session = connect(options.conninfo, purpose=purposes.apply(options.name, options.replica))
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         claimed = _claim(session, options, stop, waits_for, ours)

@@ -25,6 +25,7 @@ from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import name_blockers, slot_blockers
 from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
+from pipeline import purposes
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.history import (
     check_cluster,
@@ -101,7 +102,7 @@ class Startup:
 
     def _open(self) -> OpenCapture | None:
         options = self._options
-        sql = connect(options.source, purpose=f"{options.name}:capture")
+        sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
         sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
@@ -198,7 +199,7 @@ class Startup:
     def _published_at(self, created: CreatedSlot) -> tuple[tuple[TableSchema, ...], tuple[str, ...]]:
         """Table versions and the publication's identity at the slot's consistent point, read in its
         snapshot: what somebody changed since then must differ from the ANCHOR (P11)."""
-        with connect(self._options.source, purpose=f"{self._options.name}:capture") as session:
+        with connect(self._options.source, purpose=purposes.capture(self._options.name)) as session:
             with wrapped("reading the source at the slot's first position"):
                 session.execute("begin isolation level repeatable read read only")
                 session.execute(f"set transaction snapshot '{created.snapshot}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pipeline import purposes
 from pipeline.check.findings import exit_code, refusal
 from pipeline.check.preflight import CONFIG, preflight
 from pipeline.config import Config
@@ -17,7 +18,7 @@ logger = logging.getLogger("keepstream.check")
 def require_fit(config: Config) -> None:
     """What `run` asks before it makes anything: logs what does not stop it, raises the first error
     that does. Who may read the file was said when it was read."""
-    findings = preflight(config)
+    findings = preflight(config, purpose=purposes.run(config.name))
     for finding in findings:
         if finding.where != CONFIG.where and (finding.severity is Severity.WARNING or not finding.blocks):
             logger.warning(

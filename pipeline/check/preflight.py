@@ -38,10 +38,10 @@ from schemas.finding import Finding
 CONFIG = Place("config")
 
 
-def preflight(config: Config) -> list[Finding]:
+def preflight(config: Config, *, purpose: str = "check") -> list[Finding]:
     """Every finding about source, log, replicas and tools, those of one place together. Never writes,
-    never raises for what it found."""
-    findings = list(Preflight(config).findings())
+    never raises for what it found. `purpose`: of its sessions."""
+    findings = list(Preflight(config, purpose).findings())
     places = list(dict.fromkeys(finding.where for finding in findings))
     return sorted(findings, key=lambda finding: places.index(finding.where))
 
@@ -49,8 +49,9 @@ def preflight(config: Config) -> list[Finding]:
 class Preflight:
     """One look. What is learned of the source is kept for the looks at the replicas."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, purpose: str) -> None:
         self._config = config
+        self._purpose = purpose
         self._source: SourceFacts | None = None
         self._followed: Followed | None = None
         self._instances: dict[str, str] = {}
@@ -72,7 +73,7 @@ class Preflight:
             )
 
     def _look_at_source(self) -> Iterator[Finding]:
-        with connect(source_conninfo(self._config), purpose="check") as session:
+        with connect(source_conninfo(self._config), purpose=self._purpose) as session:
             yield from self._server_and_tables(session)
 
     def _look_at_log(self) -> Iterator[Finding]:
@@ -80,7 +81,7 @@ class Preflight:
         with closing(open_log(self._config)) as log:
             yield from check_log(log, self._config)
             if self._source:
-                with connect(source_conninfo(self._config), purpose="check") as session:
+                with connect(source_conninfo(self._config), purpose=self._purpose) as session:
                     seen = read_history(session, log, self._config)
                     self._followed = Followed(seen.stream)
                     yield from check_history(session, seen, log, self._config)
@@ -133,7 +134,7 @@ class Preflight:
 
     def _replica(self, name: str) -> Iterator[Finding]:
         config = self._config
-        with connect(replica_conninfo(config, name), purpose="check") as session:
+        with connect(replica_conninfo(config, name), purpose=self._purpose) as session:
             initial = config.replicas[name].initial
             look = ReplicaCheck(session, config.name, name, initial, self._source, followed=self._followed)
             yield from look.findings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import typer
@@ -24,6 +25,9 @@ def run(context: typer.Context) -> None:
 
     end_on_sigterm()
 
+    from connectors.postgres.session import connect
+    from pipeline import purposes
+    from pipeline.app import source_conninfo
     from pipeline.check import require_fit
     from pipeline.supervisor import CAPTURE, Supervisor
 
@@ -36,7 +40,9 @@ def run(context: typer.Context) -> None:
     commands = {CAPTURE: _command(called, "capture")}
     for name in config.replicas:
         commands[name] = _command(called, "apply", name)
-    raise typer.Exit(Supervisor(commands, stop).run())
+    # teardown sees it while the stages start, or wait to be restarted
+    with closing(connect(source_conninfo(config), purpose=purposes.run(config.name))):
+        raise typer.Exit(Supervisor(commands, stop).run())
 
 
 def _refuse_pipe(path: Path) -> None:

@@ -17,8 +17,10 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
+from connectors.postgres.activity import read_sessions
 from connectors.postgres.instance import has_role
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
+from pipeline import purposes
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.capture.history import slot_foreign
 from pipeline.config import Config
@@ -70,7 +72,7 @@ def require_stopped(config: Config) -> None:
             seen = observer.look(timeout_s=LOOK_S)
             status = judge_status(seen)
             _require_answers(status)
-            running, sessions = list(_running(status)), list(_sessions(seen))
+            running, sessions = list(_running(status)), list(_sessions(seen)) or list(_begun(config))
             if not running and not sessions:
                 return
             if running or time.monotonic() > deadline:
@@ -98,7 +100,8 @@ def _still_active(running: list[str]) -> OperatorNeeded:
         f"the pipeline is running: {', '.join(running)}",
         code="pipeline-active",
         hint="Nothing was removed. End `keepstream run` (or capture and apply) with SIGTERM or Ctrl-C"
-        " first. A process that was killed counts as running for 15 s.",
+        " first. A process that was killed counts as running for 15 s, and one whose host is gone until its"
+        " session ends: select pg_terminate_backend(PROCESS);",
     )
 
 
@@ -129,8 +132,21 @@ def _sessions(seen: Observation) -> Iterator[str]:
             yield f"{name} has an applier's session"
 
 
+def _begun(config: Config) -> Iterator[str]:
+    """Sessions of a `run`, and of stages that hold nothing yet."""
+    copies = [purposes.copy(config.name, replica) for replica in config.replicas]
+    with _source(config) as session:
+        wanted = [purposes.run(config.name), purposes.capture(config.name), *copies]
+        for name, process in read_sessions(session, wanted):
+            yield f"{name} has a session on the source (process {process})"
+    for replica, copy in zip(config.replicas, copies, strict=True):
+        with _replica(config, replica) as session:
+            for name, process in read_sessions(session, [purposes.apply(config.name, replica), copy]):
+                yield f"{name} has a session on replica {replica} (process {process})"
+
+
 def _on_source(config: Config) -> Iterator[Removal]:
-    with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
+    with _source(config) as session:
         if _our_slot(session, config.slot_name):
             yield Removal(Thing("slot", config.slot_name, "source"))
         publication = publications.read_publication(session, config.publication_name)
@@ -178,7 +194,7 @@ def _of_log(log: ChangeLog) -> Removal:
 
 
 def _clear_source(config: Config) -> Iterator[Removal]:
-    with connect(source_conninfo(config), purpose=f"teardown:{config.name}") as session:
+    with _source(config) as session:
         name = config.slot_name
         if _our_slot(session, name) and _drop_slot(session, name):
             yield Removal(Thing("slot", name, "source"))
@@ -223,6 +239,10 @@ def _clear_log(config: Config) -> Iterator[Removal]:
         if log.exists():
             log.destroy()
             yield _of_log(log)
+
+
+def _source(config: Config) -> Session:
+    return connect(source_conninfo(config), purpose=f"teardown:{config.name}")
 
 
 def _replica(config: Config, replica: str) -> Session:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.postgres.publication import TableName
+from pipeline import purposes
 from pipeline.config import Initial
 from schemas.errors import InternalError
 from schemas.lsn import Position
@@ -52,9 +52,8 @@ class CopyOptions:
 
     @property
     def purpose(self) -> str:
-        """Names the copy's sessions on both servers. Another start of the same copy finds them by it, so
-        it says which replica is meant; application_name has room for a digest of the name only."""
-        return f"copy:{self.pipeline}:{hashlib.sha256(self.replica.encode()).hexdigest()[:8]}"
+        """Names the copy's sessions on both servers."""
+        return purposes.copy(self.pipeline, self.replica)
 
     @property
     def application_name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from psycopg import sql
 from connectors.postgres import progress
 from connectors.postgres.copy_run import begin_run, complete_run
 from connectors.postgres.leftovers import UserObject
-from connectors.postgres.session import connect
-from pipeline.check import exit_code, preflight, refusal
+from connectors.postgres.session import Session, connect
+from pipeline.check import exit_code, preflight, refusal, require_fit
 from pipeline.cli import main
 from pipeline.cli.check import fix_parts
 from pipeline.config import Config, parse_config
@@ -94,6 +95,20 @@ def test_check_changes_nothing(owning: Database, replica: Database, log: Path) -
     assert errors(preflight(configure(owning.dsn, log, replica.dsn)))
     assert state() == before
     assert not log.exists()
+
+
+def test_the_sessions_of_a_look_by_run_are_those_of_run(
+    owning: Database, replica: Database, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purposes = set()
+
+    def noting(conninfo: str, *, purpose: str) -> Session:
+        purposes.add(purpose)
+        return connect(conninfo, purpose=purpose)
+
+    monkeypatch.setattr(import_module("pipeline.check.preflight"), "connect", noting)
+    require_fit(configure(owning.dsn, log, replica.dsn))
+    assert purposes == {"crm:run"}
 
 
 def test_a_table_without_a_key_is_refused_with_every_way_out(owning: Database, log: Path) -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
+from connectors.postgres.session import connect
 from connectors.postgres.walsender import Walsender
+from pipeline import purposes
+from pipeline.config import Config, load_config
+from pipeline.control import teardown
+from schemas.errors import OperatorNeeded
 from tests.fix_pipeline import Pipeline
 
 SCHEMA = "create table customer (id int primary key, name text)"
@@ -105,6 +113,68 @@ def test_it_refuses_while_a_session_holds_the_slot_of_which_no_report_tells(
         f" {process} of the source" in done.stderr
     )
     assert left(pipeline) == (1, 1, 1, True)
+
+
+def test_it_refuses_while_a_run_waits_to_start_its_stage_again(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.settings["replicas"] = {}
+    pipeline.write_config()
+    run = pipeline.start("run", env={"KEEPSTREAM_FAILPOINT": "capture.before_start_record"})
+    pipeline.until(lambda: "will be restarted" in run.output, "capture's first end")
+    done = pipeline.run("teardown", "--yes")
+    assert (done.code, done.stdout) == (4, ""), done.stderr
+    assert "error[pipeline-active]: the pipeline is running: " in done.stderr
+    assert run.end() == 0
+    assert pipeline.run("teardown", "--yes").code == 0
+
+
+NAME, STANDBY = "c" * 31, "s" * 31  # application_name cuts what bears both
+
+
+@pytest.mark.parametrize(
+    ("server", "begun"),
+    [
+        ("source", purposes.run(NAME)),
+        ("source", purposes.capture(NAME)),
+        ("source", purposes.copy(NAME, STANDBY)),
+        ("replica", purposes.copy(NAME, STANDBY)),
+        ("replica", purposes.apply(NAME, STANDBY)),
+    ],
+)
+def test_it_refuses_while_a_stage_that_holds_nothing_yet_has_a_session(
+    directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, server: str, begun: str
+) -> None:
+    monkeypatch.setattr(teardown, "LINGER_S", 0.0)
+    config = config_with_long_names(directory_pipeline)
+    dsn = getattr(directory_pipeline, server).dsn
+    place = {"source": "the source", "replica": f"replica {STANDBY}"}[server]
+    with connect(dsn, purpose=begun) as session:
+        name = f"keepstream:{begun}"[:63]
+        told = f"{name} has a session on {place} (process {session.info.backend_pid})"
+        with pytest.raises(OperatorNeeded) as refused:
+            teardown.require_stopped(config)
+    assert (refused.value.code, refused.value.message) == (
+        "pipeline-active",
+        f"the pipeline is running: {told}",
+    )
+
+
+def test_who_only_looks_does_not_count_as_running(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    config_with_long_names(pipeline)
+    looking = [f"status:{NAME}", f"teardown:{NAME}", "check", f"{NAME}:verify", "other:run"]
+    with ExitStack() as stack:
+        for database in (pipeline.source, pipeline.replica):
+            for purpose in looking:
+                stack.enter_context(connect(database.dsn, purpose=purpose))
+        done = pipeline.run("teardown", "--yes")
+    assert (done.code, done.stdout) == (0, "nothing is left to remove\n"), done.stderr
+
+
+def config_with_long_names(pipeline: Pipeline) -> Config:
+    pipeline.settings |= {"name": NAME, "replicas": {STANDBY: {"url": pipeline.replica.dsn}}}
+    pipeline.write_config()
+    return load_config(pipeline.config_path)
 
 
 def test_it_removes_nothing_while_a_server_is_away(directory_pipeline: Pipeline) -> None:
