@@ -11,7 +11,15 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import console, print_json, print_sql, styled
-from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, options, require_sql
+from pipeline.cli.serversql import (
+    SERVER_HELP,
+    SERVER_METAVAR,
+    ServerSql,
+    choose,
+    options,
+    place_of,
+    require_sql,
+)
 from pipeline.quantities import counted
 from schemas.finding import Finding, Severity
 
@@ -49,9 +57,10 @@ def check(
 
     require_sql(server, option="--fix-sql", given=fix_sql)
     config = invocation(context).config
+    place = place_of(server, config)
     findings = preflight(config)
     if fix_sql:
-        text = choose(fix_parts(findings, config), server, config, verb=_FIX_SQL)
+        text = choose(fix_parts(findings, config), place, verb=_FIX_SQL)
         if text:
             print_sql(text)
     elif as_json:

@@ -13,7 +13,7 @@ import typer
 
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import print_sql, print_text
-from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, require_sql
+from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, place_of, require_sql
 from pipeline.config import Config, Keyless, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
@@ -215,4 +215,4 @@ def _grants(config: Config, server: str | None) -> str:
     parts = [ServerSql("source", source.strip())]
     for name, replica in config.replicas.items():
         parts.append(ServerSql(f"replica {name}", replica_grants(replica.url.reveal()).strip()))
-    return choose(parts, server, config, verb="keepstream init --grants")
+    return choose(parts, place_of(server, config), verb="keepstream init --grants")

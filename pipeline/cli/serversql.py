@@ -27,13 +27,9 @@ class ServerSql:
     text: str
 
 
-def choose(parts: Sequence[ServerSql], server: str | None, config: Config, *, verb: str) -> str:
-    """The part of that server, or all of them, guarded where there are several. `verb`: what prints it.
-
-    Raises UsageError (`server-unknown`).
-    """
-    if server is not None:
-        where = _where(server, config)
+def choose(parts: Sequence[ServerSql], where: str | None, *, verb: str) -> str:
+    """The part of that place, or all of them, guarded where there are several. `verb`: what prints it."""
+    if where is not None:
         return "\n".join(part.text for part in parts if part.where == where)
     text = "\n\n".join(part.text for part in parts)
     wheres = [part.where for part in parts]
@@ -58,8 +54,11 @@ def require_sql(server: str | None, *, option: str, given: bool) -> None:
         )
 
 
-def _where(server: str, config: Config) -> str:
-    """A replica may be called `source`: then it is asked for as `replica source`."""
+def place_of(server: str | None, config: Config) -> str | None:
+    """What --for names, as `where` of a ServerSql; None without it. A replica may be called `source`: then it
+    is asked for as `replica source`. Raises UsageError (`server-unknown`)."""
+    if server is None:
+        return None
     known = [_SOURCE, *(_REPLICA + name for name in config.replicas)]
     for where in (server, _REPLICA + server):
         if where in known:

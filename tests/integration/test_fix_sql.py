@@ -121,10 +121,12 @@ def test_the_summary_names_the_servers_that_have_sql(
 
 
 def test_a_server_is_chosen_among_those_of_the_file_and_only_for_sql(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["-c", str(path), "check", "--for", "source"]) == 2
+    monkeypatch.setattr(import_module("pipeline.check"), "preflight", None)  # nothing is looked at first
     assert main(["-c", str(path), "check", "--fix-sql", "--for", "nobody"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert "--for nobody names no server of this pipeline" in told.err
+    assert "error[server-unknown]: --for nobody names no server of this pipeline\n" in told.err
+    assert "hint: Give one of: --for source, --for standby\n" in told.err
