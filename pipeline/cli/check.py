@@ -51,7 +51,7 @@ def check(
     """Look at source, log and replicas, and say what must be mended. Writes nothing.
 
     Ends with 0, or with the exit code of the first error: 3 configuration, 4 precondition,
-    5 unreachable. With --fix-sql alone psql refuses what is for several servers; --for chooses one.
+    5 unreachable. With --fix-sql alone psql runs nothing if there are replicas; --for chooses a server.
     """
     from pipeline.check import exit_code, preflight
 
@@ -60,7 +60,7 @@ def check(
     place = place_of(server, config)
     findings = preflight(config)
     if fix_sql:
-        text = choose(fix_parts(findings, config), place, verb=_FIX_SQL)
+        text = choose(fix_parts(findings, config), place, config, verb=_FIX_SQL)
         if text:
             print_sql(text)
     elif as_json:

@@ -215,4 +215,4 @@ def _grants(config: Config, server: str | None) -> str:
     parts = [ServerSql("source", source.strip())]
     for name, replica in config.replicas.items():
         parts.append(ServerSql(f"replica {name}", replica_grants(replica.url.reveal()).strip()))
-    return choose(parts, place_of(server, config), verb="keepstream init --grants")
+    return choose(parts, place_of(server, config), config, verb="keepstream init --grants")

@@ -1,7 +1,8 @@
 """SQL for source and replicas: that of one server, made to be piped into psql, or all of it, for reading.
 
 What mends one server may ruin another (`truncate`, `alter database … owner`), and psql knows no comments that
-say where it is. So all of it begins with lines by which psql runs nothing, and ends with exit code 3.
+say where it is. So all of it begins with lines by which psql runs nothing, and ends with exit code 3, even if
+only one of several servers needs SQL.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ class ServerSql:
     text: str
 
 
-def choose(parts: Sequence[ServerSql], where: str | None, *, verb: str) -> str:
-    """The part of that place, or all of them, guarded where there are several. `verb`: what prints it."""
+def choose(parts: Sequence[ServerSql], where: str | None, config: Config, *, verb: str) -> str:
+    """The part of that place, or all of them, guarded where there are several servers. `verb`: what prints
+    it."""
     if where is not None:
         return "\n".join(part.text for part in parts if part.where == where)
     text = "\n\n".join(part.text for part in parts)
-    wheres = [part.where for part in parts]
-    return text if len(wheres) < 2 else f"{_guard(wheres, verb)}\n\n{text}"
+    if not text or not config.replicas:
+        return text
+    return f"{_guard([part.where for part in parts], verb)}\n\n{text}"
 
 
 def options(wheres: Sequence[str]) -> list[str]:
@@ -72,7 +75,7 @@ def place_of(server: str | None, config: Config) -> str | None:
 
 # Without \endif psql ends with an error, and with exit code 3, whatever -v ON_ERROR_STOP said. \quit would
 # end with 0, and hand the rest of what is pasted to the shell.
-_GUARD: Final = r"""\warn 'Nothing was run: this is for several servers. Print that of one: {verb} {options}'
+_GUARD: Final = r"""\warn 'Nothing was run: there are several servers. Print the SQL of one: {verb} {options}'
 \set ON_ERROR_STOP on
 \if false"""
 

@@ -12,6 +12,8 @@ import pytest
 from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.session import Session
 from pipeline.cli import main
+from pipeline.cli.serversql import ServerSql, choose
+from pipeline.config import load_config
 from tests.fix_postgres import Database, psql
 
 PREPARED = "create table customer (id int primary key, amount numeric(12,4), keyless int)"
@@ -61,8 +63,8 @@ def test_the_sql_of_several_servers_changes_none(
         ended = psql(database, printed, *options)
         assert (ended.returncode, ended.stdout) == (3, "")
         assert ended.stderr.startswith(
-            "Nothing was run: this is for several servers."
-            " Print that of one: keepstream check --fix-sql --for source or --for standby\n"
+            "Nothing was run: there are several servers."
+            " Print the SQL of one: keepstream check --fix-sql --for source or --for standby\n"
         )
     assert [state(source), state(replica)] == before
 
@@ -83,7 +85,7 @@ def test_the_sql_of_one_server_mends_that_and_destroys_nothing(
     assert state(replica) == [([2], "d", "numeric(12,4)")]
 
 
-def test_where_one_server_needs_sql_it_is_named_and_nothing_is_guarded(
+def test_where_there_is_one_server_it_is_named_and_nothing_is_guarded(
     path: Path, source: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path.write_text(path.read_text().split("replicas:")[0])
@@ -94,6 +96,22 @@ def test_where_one_server_needs_sql_it_is_named_and_nothing_is_guarded(
     assert fixes(path, capsys, "--for", "source") == printed
     assert psql(source, printed, "-v", "ON_ERROR_STOP=1").returncode == 0
     assert state(source) == [([1], "f", "numeric(12,4)")]
+
+
+def test_what_only_a_replica_needs_is_not_run_where_nobody_said_on_which_server(
+    path: Path, source: Database
+) -> None:
+    config, verb = load_config(path), "keepstream check --fix-sql"
+    part = ServerSql("replica standby", "create table ours (x int);")
+    ended = psql(source, choose([part], None, config, verb=verb))
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith(
+        "Nothing was run: there are several servers. Print the SQL of one: keepstream check --fix-sql"
+        " --for standby\n"
+    )
+    assert source.execute("select to_regclass('ours')") == [(None,)]
+    assert choose([part], part.where, config, verb=verb) == part.text
+    assert choose([], None, config, verb=verb) == ""
 
 
 def test_a_rollback_of_a_prepared_transaction_is_no_more_than_a_comment(

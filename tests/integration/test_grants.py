@@ -107,8 +107,8 @@ def test_the_grants_of_all_servers_change_nothing_where_they_are_piped_into_psql
     ended = psql(source, printed)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr.startswith(
-        "Nothing was run: this is for several servers."
-        " Print that of one: keepstream init --grants --for source or --for standby\n"
+        "Nothing was run: there are several servers."
+        " Print the SQL of one: keepstream init --grants --for source or --for standby\n"
     )
     query = "select (select count(*) from pg_roles where rolname = %s), pg_get_userbyid(datdba)"
     (seen,) = source.execute(f"{query} from pg_database where datname = current_database()", [role])
