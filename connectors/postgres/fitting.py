@@ -144,7 +144,13 @@ def _may_change(column: Column, there: TargetColumn) -> bool:
 
 
 def _unlabelled(there: TargetColumn, found: LackingLabels) -> Misfit:
-    """Each label goes beside the one that it stands beside on the source, which is there by then."""
+    lacks = ", ".join(map(repr, found.labels))
+    seen = f"its column {there.name} has enum {found.there.type_name}, which lacks {lacks} of the source's"
+    return Misfit(seen, adding_labels(found))
+
+
+def adding_labels(found: LackingLabels) -> str:
+    """SQL. Each label goes beside the one that it stands beside on the source, which is there by then."""
     place = sql.SQL(" before {}").format(found.there.labels[0]) if found.there.labels else sql.SQL("")
     name, statements = sql.Identifier(found.there.schema, found.there.name), []
     for label in found.source.labels:
@@ -152,9 +158,7 @@ def _unlabelled(there: TargetColumn, found: LackingLabels) -> Misfit:
             adding = sql.SQL("alter type {} add value if not exists {}{};").format(name, label, place)
             statements.append(adding.as_string())
         place = sql.SQL(" after {}").format(label)
-    lacks = ", ".join(map(repr, found.labels))
-    seen = f"its column {there.name} has enum {found.there.type_name}, which lacks {lacks} of the source's"
-    return Misfit(seen, " ".join(statements))
+    return " ".join(statements)
 
 
 def _describe(there: TargetColumn, found: Narrowing) -> str:

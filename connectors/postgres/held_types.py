@@ -6,7 +6,7 @@ nothing but its name. The catalog of either side tells: two such descriptions ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +41,13 @@ class HeldType:
     def type_name(self) -> str:
         """SQL."""
         return format_type(self.oid, self.modifier, (self.schema, self.name))
+
+    def enums(self) -> Iterator[HeldType]:
+        """All in it, however deep inside."""
+        if self.kind == ENUM:
+            yield self
+        for _, part in self.parts:
+            yield from part.enums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,13 @@ _COLUMNS: Final = """
      where c.oid = any (%s::oid[])
 """
 
+_ENUMS: Final = """
+    select t.oid::bigint, n.nspname, t.typname,
+           array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder)
+      from pg_type t join pg_namespace n on n.oid = t.typnamespace
+     where t.typtype = 'e'
+"""
+
 HeldColumns = Mapping[str, HeldType]
 """What a table's columns hold, by name."""
 
@@ -133,3 +147,13 @@ def read_held_columns(
     for schema, table, column, oid, modifier in rows:
         found.setdefault((schema, table), {})[column] = types.held(oid, modifier)
     return found
+
+
+def read_enums(session: Session) -> dict[tuple[str, str], HeldType]:
+    """Of this database, by schema and name."""
+    with wrapped("reading enums"):
+        rows = session.execute(_ENUMS).fetchall()
+    return {
+        (schema, name): HeldType(oid, -1, name, ENUM, schema, labels=tuple(labels))
+        for oid, schema, name, labels in rows
+    }

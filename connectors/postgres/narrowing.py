@@ -7,10 +7,11 @@ many attributes) is left to it; `lacking_labels` tells of the labels beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.held_types import COMPOSITE, ENUM, HeldType
+from connectors.postgres.held_types import COMPOSITE, ENUM, HeldColumns, HeldType
 from schemas.pgtypes import FIRST_USER_OID, element_of, scale_of
 
 _TEXT, _VARCHAR, _NUMERIC = 25, 1043, 1700
@@ -78,6 +79,21 @@ def lacking_labels(source: HeldType, there: HeldType) -> LackingLabels | None:
         for (_, ours), (_, theirs) in zip(source.parts, there.parts, strict=False)
     )
     return next(filter(None, inside), None)
+
+
+def lacking_in(
+    columns: HeldColumns, there: HeldColumns, enums: Mapping[tuple[str, str], HeldType]
+) -> Iterator[LackingLabels]:
+    """Of a table of the source's: enums that would refuse a label in the replica's columns, and, where it has
+    none of that name yet, the replica's `enums` that such a column would be made of."""
+    for name, source in columns.items():
+        if name not in there:
+            pairs = ((each, enums.get((each.schema, each.name))) for each in source.enums())
+            found = [lacking_labels(each, theirs) for each, theirs in pairs if theirs]
+        else:
+            fits = narrowing(source, there[name]) is None
+            found = [lacking_labels(source, there[name])] if fits else []
+        yield from filter(None, found)
 
 
 def _narrowing_inside(source: HeldType, there: HeldType) -> Narrowing | None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from psycopg import sql
 
 from connectors.postgres import source_schema
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.firing import FOREIGN_KEY, Firing
-from connectors.postgres.fitting import Misfit, misfits, unfilled
-from connectors.postgres.held_types import HeldColumns, read_held_columns
+from connectors.postgres.fitting import Misfit, adding_labels, misfits, unfilled
+from connectors.postgres.held_types import HeldColumns, read_enums, read_held_columns
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import Instance
 from connectors.postgres.leftovers import filled_tables, relations
-from connectors.postgres.narrowing import narrowing
+from connectors.postgres.narrowing import lacking_in, narrowing
 from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Role, Server
@@ -80,6 +81,7 @@ class PreparedCheck:
                 fix="Make them as they are on the source (pg_dump --schema-only), or empty the database and"
                 " set `initial: copy`.",
             )
+            yield from self._unlabelled(missing, {}, self._place.error)
         if initial is Initial.DATA:
             writable = [(t.schema, t.name) for t in tables if t.writable and (t.schema, t.name) in wanted]
             filled = filled_tables(self._session, writable)
@@ -110,6 +112,28 @@ class PreparedCheck:
         """Tables that a pipeline writes to and that were altered since: they would round."""
         for version, found in self._misfits(self._narrower()):
             yield from self._refuse(version, [each for each in found if each.rounds])
+
+    def unlabelled(self) -> Iterator[Finding]:
+        """Enums of tables that a pipeline writes to, or that are still to join: on the replica, or with types
+        that are."""
+        there = read_held_columns(self._session, [table.oid for table in self._tables])
+        yield from self._unlabelled(self._source.held if self._source else (), there, self._place.warning)
+
+    def _unlabelled(
+        self,
+        tables: Iterable[TableName],
+        there: Mapping[TableName, HeldColumns],
+        severity: Callable[..., Finding],
+    ) -> Iterator[Finding]:
+        enums, held = read_enums(self._session), self._source.held if self._source else {}
+        lacking = (lacking_in(held.get(name, {}), there.get(name, {}), enums) for name in tables)
+        for each in dict.fromkeys(chain.from_iterable(lacking)):
+            yield severity(
+                "replica-schema",
+                f"enum {each.there.type_name}",
+                f"lacks {', '.join(map(repr, each.labels))} of the source's: no row with one can be written",
+                sql=adding_labels(each),
+            )
 
     def emptied_by_a_crash(self) -> Iterator[Finding]:
         """Of the tables that a pipeline writes to. A join that is still on its way makes its own logged."""

@@ -116,6 +116,7 @@ class ReplicaCheck:
         if row is not None and row.state is progress.ReplicaState.STREAMING:
             yield self._ours(row)
             yield from there.narrowed()
+            yield from there.unlabelled()
             yield from there.emptied_by_a_crash()
             yield from there.writes(there.written())
         elif self._initial is Initial.COPY:

@@ -882,17 +882,8 @@ def test_a_role_that_may_make_no_temporary_table_is_warned_of(
     assert "privilege-temporary" not in by_code(preflight(config))
 
 
-def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
-    owning: Database, replica: Database, log: Path
-) -> None:
-    schema = (
-        "create domain money2 as numeric(12,4); create type mood as enum ('good');"
-        " create table deal (id int primary key, amount money2, mood mood)"
-    )
-    owning.execute(f"{schema}; alter table deal add later text; alter type mood add value 'later'")
-    replica.execute(schema)
-    config = configure(owning.dsn, log, replica.dsn)
-    owning.execute("create publication keepstream_crm for table deal")
+def follow(replica: Database) -> None:
+    """As after a first copy."""
     with connect(replica.dsn, purpose="test") as session:
         progress.install(session)
         run = begin_run(
@@ -906,8 +897,23 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
         )
         complete_run(session, run, Position(Lsn(1)), place="")
 
+
+def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    schema = (
+        "create domain money2 as numeric(12,4); create type mood as enum ('good');"
+        " create table deal (id int primary key, amount money2, mood mood)"
+    )
+    owning.execute(f"{schema}; alter table deal add later text; alter type mood add value 'later'")
+    replica.execute(schema)
+    config = configure(owning.dsn, log, replica.dsn)
+    owning.execute("create publication keepstream_crm for table deal")
+    follow(replica)
+
     def unfit() -> list[str]:
-        return [found.message for found in preflight(config) if found.code == "replica-schema"]
+        findings = preflight(config)
+        return [f.message for f in findings if f.code == "replica-schema" and f.severity is Severity.ERROR]
 
     assert unfit() == []
     replica.execute("alter table deal alter amount type numeric(12,2)")
@@ -994,4 +1000,46 @@ def test_an_enum_of_a_prepared_replica_that_lacks_labels_is_an_error_with_its_sq
     )
     replica.execute(found.fix)
     assert replica.execute("select enum_range(null::mood)::text") == [("{a,b,c}",)]
+    assert errors(preflight(config)) == []
+
+
+@pytest.mark.parametrize("followed", ["create table t (id int primary key, mood mood)", ""])
+def test_an_enum_of_a_replica_that_follows_is_warned_of_before_a_row_or_a_table_that_joins_meets_it(
+    owning: Database, replica: Database, log: Path, followed: str
+) -> None:
+    owning.execute("create type mood as enum ('a', 'b'); create domain moods as mood[]")
+    owning.execute(
+        "create table t (id int primary key, mood mood); create table u (id int primary key, m moods)"
+    )
+    replica.execute(f"create type mood as enum ('b'); {followed}")
+    follow(replica)
+    config = configure(owning.dsn, log, replica.dsn)
+    (found,) = [found for found in preflight(config) if found.code == "replica-schema"]
+    assert (found.severity, found.subject) == (Severity.WARNING, 'enum "public"."mood"')
+    assert found.message == "lacks 'a' of the source's: no row with one can be written"
+    replica.execute(found.fix)
+    assert "replica-schema" not in by_code(preflight(config))
+
+
+def test_an_enum_that_no_table_of_the_replica_s_needs_may_lack_labels(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute("create type mood as enum ('a', 'b'); create type far as enum ('x')")
+    owning.execute("create table t (id int primary key, mood mood, far far)")
+    replica.execute("create type mood as enum ('b'); create table t (id int primary key, mood text)")
+    follow(replica)
+    assert "replica-schema" not in by_code(preflight(configure(owning.dsn, log, replica.dsn)))
+
+
+def test_an_enum_of_a_prepared_replica_is_named_with_the_table_that_it_lacks(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    table = "create table t (id int primary key, mood mood)"
+    owning.execute(f"create type mood as enum ('a', 'b'); {table}")
+    replica.execute("create type mood as enum ('a')")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    lacking, enum = [found for found in preflight(config) if found.severity is Severity.ERROR]
+    assert lacking.message == "lacks 1 of the source's tables: public.t"
+    assert (enum.code, enum.subject) == ("replica-schema", 'enum "public"."mood"')
+    replica.execute(f"{enum.fix}; {table}")
     assert errors(preflight(config)) == []
