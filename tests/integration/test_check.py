@@ -16,7 +16,8 @@ from connectors.postgres import progress
 from connectors.postgres.copy_run import begin_run, complete_run
 from connectors.postgres.leftovers import UserObject
 from connectors.postgres.session import Session, connect
-from pipeline.check import exit_code, preflight, refusal, require_fit
+from pipeline.check import exit_code, refusal, require_fit
+from pipeline.check import preflight as looked_at
 from pipeline.cli import main
 from pipeline.cli.check import fix_parts
 from pipeline.config import Config, parse_config
@@ -59,6 +60,24 @@ def without_settings(script: str) -> str:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
+
+
+def preflight(config: Config) -> list[Finding]:
+    """What `check` finds, each remedy of which its server must be able to read as SQL, or as comments."""
+    findings = looked_at(config)
+    for finding in findings:
+        if finding.fix_is_sql:
+            require_sql(finding, config)
+    return findings
+
+
+def require_sql(finding: Finding, config: Config) -> None:
+    """PL/pgSQL reads all of a block before it runs it: nothing of the remedy is run."""
+    place = finding.where.removeprefix("replica ")
+    url = config.source.url if place == "source" else config.replicas[place].url
+    quoted = sql.Literal(f"begin return; {finding.fix}\nend").as_string()
+    with connect(url.reveal(), purpose="test") as session:
+        session.execute(f"do {quoted}".encode())
 
 
 @pytest.fixture
