@@ -46,10 +46,6 @@ class LogReader(Protocol):
         """
         ...
 
-    def wake(self) -> None:
-        """Let a `read` that waits in another thread return early. May be called from any thread."""
-        ...
-
     def close(self) -> None: ...
 
 

@@ -66,8 +66,8 @@ class Followed:
 
 
 class Follower:
-    """Reads the log from one place on. Not thread-safe; `wake` may be called from any thread, and `tables`
-    be looked into: nothing ever leaves it."""
+    """Reads the log from one place on. Not thread-safe, but any thread may look into `tables`: nothing ever
+    leaves it."""
 
     def __init__(
         self,
@@ -122,10 +122,6 @@ class Follower:
         unfinished = self._unfinished | self._void
         finished = (table for table in self._by_age.values() if table.id not in unfinished)
         return tuple({(table.schema, table.name): table for table in finished}.values())
-
-    def wake(self) -> None:
-        """Let a waiting `read` return early."""
-        self._reader.wake()
 
     def close(self) -> None:
         self._reader.close()

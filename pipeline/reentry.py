@@ -51,9 +51,6 @@ class _Peeked:
         seen, self.seen = self.seen, []
         return seen or self._reader.read(timeout_s)
 
-    def wake(self) -> None:
-        self._reader.wake()
-
     def close(self) -> None:
         self._reader.close()
 

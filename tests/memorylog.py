@@ -40,6 +40,4 @@ class MemoryReader:
         first, self._place = self._place, len(self._records)
         return [Record(i, i + 1, self._records[i]) for i in range(first, self._place)]
 
-    def wake(self) -> None: ...
-
     def close(self) -> None: ...

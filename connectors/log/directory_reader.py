@@ -47,11 +47,9 @@ class DirectoryReader:
                 self._watch.found()
                 return records
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not self._watch.wait(left_s):
+            if left_s <= 0:
                 return []
-
-    def wake(self) -> None:
-        self._watch.wake()
+            self._watch.wait(left_s)
 
     def close(self) -> None:
         self._watch.close()

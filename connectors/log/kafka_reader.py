@@ -6,7 +6,6 @@ trimmed (below) or another log (above), and says so.
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -25,9 +24,8 @@ from connectors.log.kafka_errors import kafka_error, log_missing
 from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed
 
-# How long a `wake` can go unnoticed: kafka-python's consumer cannot be woken.
+# Until a consumer has the topic's metadata, it sleeps through each poll: short ones, shorter while it is new.
 _SLICE_S = 0.25
-# Until it has the topic's metadata, a new consumer sleeps through each poll: short ones, for so long.
 _FIRST_SLICES = ((0.06, 0.005), (0.5, 0.025))
 _MAX_RECORDS = 500
 # How often Kafka is asked whether it is there, and the topic still the one we know.
@@ -42,7 +40,6 @@ class KafkaReader:
         self._topic = topic
         self._partition = TopicPartition(topic, 0)
         self._where = f"{clients.where}/{topic}"
-        self._woken = threading.Event()
         self._topic_id = ""
         self._identity_checked = 0.0
         self._next = place
@@ -60,12 +57,8 @@ class KafkaReader:
             records = self._poll(max(0.0, min(self._slice_s(), deadline - time.monotonic())))
             if records:
                 return records
-            if self._woken.is_set() or time.monotonic() >= deadline:
-                self._woken.clear()
+            if time.monotonic() >= deadline:
                 return []
-
-    def wake(self) -> None:
-        self._woken.set()
 
     def close(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-import threading
 from pathlib import Path
 
 RECHECK_S = 0.2
@@ -23,52 +22,30 @@ _EVENTS = _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
 
 
 class FolderWatch:
-    """One thread waits, any thread wakes it."""
-
     def __init__(self, path: Path) -> None:
         self._inotify = _inotify(path)
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
-        self._poll.register(self._wake_read, select.POLLIN)
         if self._inotify is not None:
             self._poll.register(self._inotify, select.POLLIN)
         self._pause_s = _POLL_MIN_S
-        self._lock = threading.Lock()
-        self._closed = False
 
-    def wait(self, timeout_s: float) -> bool:
-        """Until something may have changed, or the timeout. False: `wake` was called."""
+    def wait(self, timeout_s: float) -> None:
+        """Until something may have changed, or the timeout."""
         limit_s = RECHECK_S if self._inotify is not None else self._pause_s
-        ready = dict(self._poll.poll(max(0.0, min(timeout_s, limit_s)) * 1000))
-        if self._inotify is not None and self._inotify in ready:
+        ready = self._poll.poll(max(0.0, min(timeout_s, limit_s)) * 1000)
+        if ready and self._inotify is not None:
             _drain(self._inotify)
         self._pause_s = min(_POLL_MAX_S, self._pause_s * 1.2)
-        if self._wake_read in ready:
-            _drain(self._wake_read)
-            return False
-        return True
 
     def found(self) -> None:
         """Something was there: look again soon."""
         self._pause_s = _POLL_MIN_S
 
-    def wake(self) -> None:
-        with self._lock:  # a descriptor that is being closed may already be another file's
-            if self._closed:
-                return
-            try:
-                os.write(self._wake_write, b"!")
-            except BlockingIOError:
-                pass  # a full pipe wakes too
-
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            for descriptor in (self._inotify, self._wake_read, self._wake_write):
-                if descriptor is not None:
-                    os.close(descriptor)
+        """Idempotent."""
+        inotify, self._inotify = self._inotify, None
+        if inotify is not None:
+            os.close(inotify)
 
 
 def _drain(descriptor: int) -> None:

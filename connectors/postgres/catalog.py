@@ -48,7 +48,6 @@ class UniqueIndex:
 class Table:
     """One table, of any kind but temporary.
 
-    parent_oid: the partitioned table that it is a partition of.
     extension: the extension that made it, if one did.
     row_security: policies exist and would hide rows from *our* role in a copy or a comparison (the
         stream itself carries all rows); our sessions then raise instead (row_security is off).
@@ -65,7 +64,6 @@ class Table:
     unlogged: bool
     owner: str
     replica_identity: ReplicaIdentity
-    parent_oid: int | None
     extension: str | None
     row_security: bool
     readable: bool
@@ -154,8 +152,6 @@ _NOT_OURS: Final = """
 _TABLES: Final = f"""
     select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relpersistence = 'u',
            pg_get_userbyid(c.relowner), c.relreplident,
-           case when c.relispartition then
-               (select i.inhparent::bigint from pg_inherits i where i.inhrelid = c.oid) end,
            (select e.extname from pg_depend d join pg_extension e on e.oid = d.refobjid
              where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
                and d.refclassid = 'pg_extension'::regclass),

@@ -63,7 +63,6 @@ class Batch:
     reply_requested: the server asked for an answer after these messages. When it shuts down it does
         so until `wal_end` is confirmed: write the heartbeat now.
     server_time: when the server sent the newest of it, µs since 1970 UTC; 0 if nothing came.
-    received_at: `time.monotonic()` when it came.
     """
 
     messages: list[bytes] = field(default_factory=list)
@@ -71,7 +70,6 @@ class Batch:
     wal_end: Lsn = ZERO
     reply_requested: bool = False
     server_time: int = 0
-    received_at: float = 0.0
 
     def extend(self, later: Batch) -> None:
         """Take over what came right after."""
@@ -120,7 +118,6 @@ class SlotStream:
         self._closed = False
         self._delivered_wal_end = ZERO
         self._reply_wanted = False
-        self._woken = False
 
         # the thread's own
         self._status_sent_at = 0.0
@@ -153,7 +150,6 @@ class SlotStream:
         """
         with self._changed:
             self._changed.wait_for(self._readable, timeout_s)
-            self._woken = False
             if not self._batches:
                 if self._ended is not None:
                     raise self._ended
@@ -192,12 +188,6 @@ class SlotStream:
         """How much waits for the consumer."""
         return self._queued_bytes
 
-    def wake(self) -> None:
-        """Let a `read` that waits in another thread return early, perhaps with an empty batch."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
-
     def close(self) -> None:
         """Send what was confirmed, end the stream and the connection. Idempotent."""
         if self._closed:
@@ -220,7 +210,7 @@ class SlotStream:
         self.close()
 
     def _readable(self) -> bool:
-        return bool(self._batches) or self._ended is not None or self._reply_wanted or self._woken
+        return bool(self._batches) or self._ended is not None or self._reply_wanted
 
     def _empty_batch(self) -> Batch:
         reply_wanted, self._reply_wanted = self._reply_wanted, False
@@ -335,7 +325,6 @@ class SlotStream:
             raise RetryLater("the source is shutting down", code="server-stopping")
 
     def _hand_over(self, batch: Batch) -> None:
-        batch.received_at = time.monotonic()
         with self._changed:
             last = self._batches[-1] if self._batches else None
             if last is None:

@@ -210,19 +210,6 @@ def test_what_was_reported_durable_is_there_for_a_reader_that_opens_then(log: Ch
     writer.close()
 
 
-def test_wake_lets_a_waiting_read_return_early(log: ChangeLog) -> None:
-    reader = log.reader()
-    reader.read(0)
-    timer = threading.Timer(0.3, reader.wake)
-    timer.start()
-    before = time.monotonic()
-    assert reader.read(20) == []
-    assert time.monotonic() - before < 5
-    timer.join()
-    reader.close()
-    reader.wake()  # after close it does nothing
-
-
 def test_rewind_names_a_place_before_which_there_is_a_record_or_the_first(log: ChangeLog) -> None:
     for epoch in (1, 2, 3):
         writer = begin(log, epoch)

@@ -510,16 +510,6 @@ def test_a_closed_stream_frees_its_slot_and_ends_its_thread(
     assert caught.value.code == "stream-closed"
 
 
-def test_a_reader_that_waits_can_be_woken(slot: str, open_stream: Open) -> None:
-    stream = open_stream(slot)
-    timer = threading.Timer(0.2, stream.wake)
-    timer.start()
-    started = time.monotonic()
-    assert stream.read(PATIENCE_S).messages == []
-    assert time.monotonic() - started < PATIENCE_S / 2
-    timer.join()
-
-
 def test_an_idle_stream_costs_no_processor_time(slot: str, open_stream: Open) -> None:
     stream = open_stream(slot)
     stream.read(0.5)
