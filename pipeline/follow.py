@@ -7,13 +7,17 @@ quickly (the newest anchor, as a hint that is verified and never trusted).
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from connectors.interfaces import ChangeLog, LogReader, Record
-from schemas.errors import BEGIN_ANEW, HistoryBroken, RetryLater
+from pipeline.logreading import EndGuard
+from schemas.errors import BEGIN_ANEW, HistoryBroken
 from schemas.frame import Anchor, CaptureStart, Frame, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
@@ -21,11 +25,11 @@ from schemas.table import TableSchema
 from schemas.validity import Chain, Verdict, enter, judge
 
 BROKEN_TIMEOUT_S = 300.0
-SCAN_SILENCE_S = 60.0
 TAIL_PROOF_RECORDS = 64
 """A tail scan begins at an anchor with at least this many records after it: more than any writer
 keeps in flight, so a replaced writer's late records can never be all that the scan sees."""
 
+_READ_S = 0.25
 _HINT_DIGEST_BYTES = 8
 _HINT = re.compile(
     rf"(?P<place>[0-9]{{1,20}}):(?P<number>[0-9]{{1,20}}):(?P<digest>[0-9a-f]{{{2 * _HINT_DIGEST_BYTES}}})"
@@ -110,6 +114,16 @@ class Follower:
             self._take(record, followed)
         self._expect_new_epoch()
         return followed
+
+    def read_to(self, end: int, stop: threading.Event | None = None) -> Iterator[list[Followed]]:
+        """What each `read` returns, until all before `end` (see `Bounds`) was read, or `stop`.
+
+        Raises what `read` raises, and RetryLater (`log-end-unread`) if the end is not delivered.
+        """
+        guard = EndGuard(self._log)
+        while self.next_place < end and not (stop is not None and stop.is_set()):
+            guard.see(self.next_place)
+            yield self.read(_READ_S)
 
     @property
     def waits_for_epoch(self) -> bool:
@@ -302,21 +316,9 @@ def _refuse_cut(log: ChangeLog, tail: Follower) -> None:
 def _scan(log: ChangeLog, place: int, end: int, *, at_start: bool) -> Follower:
     reader = log.reader(None if at_start else place)
     follower = Follower(log, reader, Chain(), first_place=place, skip_to_anchor=not at_start)
-    moved_at = time.monotonic()
-    while follower.next_place < end:
-        before = follower.next_place
-        follower.read(1.0)
-        if follower.next_place > before:
-            moved_at = time.monotonic()
-        elif time.monotonic() - moved_at > SCAN_SILENCE_S:
-            follower.close()
-            raise _silent_end(log)
+    with contextlib.ExitStack() as undo:
+        undo.callback(follower.close)
+        for _ in follower.read_to(end):
+            pass
+        undo.pop_all()
     return follower
-
-
-def _silent_end(log: ChangeLog) -> RetryLater:
-    return RetryLater(
-        f"the end of the log {log.name} is not delivered",
-        code="log-end-unread",
-        hint="If somebody else writes to the topic with transactions, stop that: Keepstream writes none.",
-    )

@@ -6,12 +6,14 @@ must connect first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
 from contextlib import ExitStack
+from itertools import chain
 from uuid import UUID
 
 from connectors.interfaces import ChangeLog, LogReader, Record
 from pipeline.follow import AnchorHint, Follower, follow_from_start
+from pipeline.logreading import records_to
 from schemas.errors import HistoryBroken, KeepstreamError, PlaceTrimmed
 from schemas.frame import Anchor, CaptureStart, Frame
 from schemas.framecodec import open_frame
@@ -21,17 +23,25 @@ from schemas.validity import Chain
 _FIRST_RECORD_S = 5.0
 
 
-def follow_from(log: ChangeLog, *, stream: bytes, position: Position, hint: str | None) -> Follower:
+def follow_from(
+    log: ChangeLog,
+    *,
+    stream: bytes,
+    position: Position,
+    hint: str | None,
+    stop: threading.Event | None = None,
+) -> Follower:
     """A follower for a consumer that holds `position` of `stream`.
 
     It begins at the hinted anchor if that is what the hint says and not past the position, else with
     the oldest record. Transactions below the position come again: the consumer skips them by P1
-    and proves with them that it is the same history (P2, `SameHistory`).
+    and proves with them that it is the same history (P2, `SameHistory`). After `stop` nothing more is
+    looked at: the follower is not to be read.
     Raises PlaceTrimmed (`log-trimmed`) if the log no longer reaches back to the position, HistoryBroken
     (`other-stream`) if it is another one.
     """
     told = AnchorHint.parse(hint or "")
-    return _from_hint(log, stream, position, told) or _from_start(log, stream, position)
+    return _from_hint(log, stream, position, told) or _from_start(log, stream, position, stop)
 
 
 class _Peeked:
@@ -73,13 +83,13 @@ def _from_hint(log: ChangeLog, stream: bytes, position: Position, told: AnchorHi
         return Follower(log, reader, Chain(stream=stream), first_place=told.place)
 
 
-def _from_start(log: ChangeLog, stream: bytes, position: Position) -> Follower:
+def _from_start(log: ChangeLog, stream: bytes, position: Position, stop: threading.Event | None) -> Follower:
     bounds = log.bounds()
     with ExitStack() as closing:
         reader = _open(log, None, closing)
         if reader is None:
             return follow_from_start(log, stream=stream)
-        _refuse_other_start(log, reader, bounds.end, stream, position)
+        _refuse_other_start(log, reader, bounds.end, stream, position, stop)
         closing.pop_all()
         return Follower(log, reader, Chain(stream=stream), first_place=bounds.first)
 
@@ -102,7 +112,14 @@ def _first_frame(reader: _Peeked) -> Frame | None:
     return open_frame(reader.seen[0].value) if reader.seen else None
 
 
-def _refuse_other_start(log: ChangeLog, reader: _Peeked, end: int, stream: bytes, position: Position) -> None:
+def _refuse_other_start(
+    log: ChangeLog,
+    reader: _Peeked,
+    end: int,
+    stream: bytes,
+    position: Position,
+    stop: threading.Event | None,
+) -> None:
     frame = _first_frame(reader)
     if frame is None and end > log.bounds().first:
         return  # what is there is not delivered yet
@@ -115,7 +132,7 @@ def _refuse_other_start(log: ChangeLog, reader: _Peeked, end: int, stream: bytes
             hint="The log was made anew. Nothing was changed. Restore the log that the replica followed, or"
             " empty the replica's database and let `keepstream run` copy anew.",
         )
-    begins = _first_chained(reader, end, stream)
+    begins = _first_chained(log, reader, end, stream, stop)
     if begins is None:
         return
     if not isinstance(begins.body, Anchor) or (begins.number > 1 and begins.digest != frame.digest):
@@ -139,23 +156,15 @@ def _trimmed(seen: str, begins_at: str = "") -> PlaceTrimmed:
     return error
 
 
-def _first_chained(reader: _Peeked, end: int, stream: bytes) -> Frame | None:
+def _first_chained(
+    log: ChangeLog, reader: _Peeked, end: int, stream: bytes, stop: threading.Event | None
+) -> Frame | None:
     """The log's first frame of this stream that is no CAPTURE_START. A chain can begin there only if it
     is an ANCHOR, and the log's first record or the first frame of all (P12)."""
-    for record in _records(reader, end):
+    seen = list(reader.seen)
+    unseen = records_to(log, reader.peek, place=seen[-1].next_place, end=end, stop=stop)
+    for record in chain(seen, unseen):
         frame = open_frame(record.value)
         if frame is not None and frame.stream == stream and not isinstance(frame.body, CaptureStart):
             return frame
     return None
-
-
-def _records(reader: _Peeked, end: int) -> Iterator[Record]:
-    """From the first one that it has seen to the log's end."""
-    came, place = list(reader.seen), 0
-    while True:
-        for record in came:
-            place = record.next_place
-            yield record
-        if place >= end:
-            return
-        came = reader.peek(1.0)

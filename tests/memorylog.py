@@ -34,10 +34,10 @@ class MemoryReader:
 
     def __init__(self, records: list[bytes], place: int) -> None:
         self._records = records
-        self._place = place
+        self.place = place
 
     def read(self, timeout_s: float) -> list[Record]:
-        first, self._place = self._place, len(self._records)
-        return [Record(i, i + 1, self._records[i]) for i in range(first, self._place)]
+        first, self.place = self.place, len(self._records)
+        return [Record(i, i + 1, self._records[i]) for i in range(first, self.place)]
 
     def close(self) -> None: ...

@@ -102,8 +102,13 @@ def _claim(
 def _open_log(
     options: ApplyOptions, stop: threading.Event, session: Session, claim: Claim, row: Progress
 ) -> OpenReplica:
-    follower = follow_from(options.log, stream=row.stream, position=row.position, hint=row.place)
-    writer = ReplicaWriter(session, claim, follower.tables, replica=options.replica, should_stop=stop.is_set)
-    opened = OpenReplica(session, claim, writer, follower, Planner(row.position, row.place), row)
-    opened.look()
-    return opened
+    follower = follow_from(options.log, stream=row.stream, position=row.position, hint=row.place, stop=stop)
+    with contextlib.ExitStack() as undo:
+        undo.callback(follower.close)
+        writer = ReplicaWriter(
+            session, claim, follower.tables, replica=options.replica, should_stop=stop.is_set
+        )
+        opened = OpenReplica(session, claim, writer, follower, Planner(row.position, row.place), row)
+        opened.look()
+        undo.pop_all()
+        return opened

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
@@ -35,7 +36,6 @@ logger = logging.getLogger("keepstream.trim")
 LONGEST_PAUSE_S = 3600.0
 SHORTEST_PAUSE_S = 5.0
 FIRST_PAUSE_S = 30.0
-_READ_S = 0.25
 
 
 def pause_s(retain: timedelta) -> float:
@@ -89,11 +89,10 @@ def anchors(log: ChangeLog, stop: threading.Event) -> Iterator[StandingAnchor]:
     follower = follow_from_start(log)
     started = False
     try:
-        while follower.next_place < end and not stop.is_set():
-            for followed in follower.read(_READ_S):
-                if isinstance(followed.frame.body, Anchor) and not started:
-                    yield StandingAnchor(followed.place, followed.frame.body)
-                started = followed.started
+        for followed in chain.from_iterable(follower.read_to(end, stop)):
+            if isinstance(followed.frame.body, Anchor) and not started:
+                yield StandingAnchor(followed.place, followed.frame.body)
+            started = followed.started
     finally:
         follower.close()
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.invocation import invocation
+
+if TYPE_CHECKING:
+    from pipeline.control.frames import Entry
+
+_ROWS_AT_ONCE = 1000
+"""A table's columns are as wide as its rows need, so these are held. A longer list is several tables."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -31,32 +39,36 @@ def ls(
 
     opened = open_log(invocation(context).config)
     try:
-        entries = [entry.to_json() for entry in list_frames(opened, limit=limit, stop=stop_on_signals())]
+        entries = list_frames(opened, limit=limit, stop=stop_on_signals())
+        if as_json:
+            for entry in entries:
+                print_json_line(entry.to_json())
+        else:
+            _print(entries)
     finally:
         opened.close()
-    if as_json:
-        for entry in entries:
-            print_json_line(entry)
-    else:
-        _print(entries)
 
 
-def _print(entries: list[dict[str, Any]]) -> None:
-    from pipeline.cli.output import human_bytes, print_table, print_text
+def _print(entries: Iterator[Entry]) -> None:
+    from pipeline.cli.output import print_text
+
+    count = ignored = 0
+    while rows := list(islice(entries, _ROWS_AT_ONCE)):
+        _print_table(rows)
+        count += len(rows)
+        ignored += sum(entry.verdict not in ("start", "accepted") for entry in rows)
+    print_text(f"{count} records" + (f", {ignored} of them ignored by every reader" if ignored else ""))
+
+
+def _print_table(entries: list[Entry]) -> None:
+    from pipeline.cli.output import human_bytes, print_table
 
     columns = ("place", "epoch", "number", "kind", "transactions", "changes", "first LSN", "last LSN")
     rows = [
         (
-            *(entry[name] for name in ("place", "epoch", "number", "kind", "transactions", "changes")),
-            entry["first_lsn"],
-            entry["last_lsn"],
-            human_bytes(entry["bytes"]),
-            entry["verdict"],
+            *(each.place, each.epoch, each.number, each.kind, each.transactions, each.changes),
+            *(each.first_lsn, each.last_lsn, human_bytes(each.bytes), each.verdict),
         )
-        for entry in entries
+        for each in entries
     ]
     print_table((*columns, "bytes", "verdict"), rows)
-    ignored = sum(entry["verdict"] not in ("start", "accepted") for entry in entries)
-    print_text(
-        f"{len(entries)} records" + (f", {ignored} of them ignored by every reader" if ignored else "")
-    )

@@ -3,66 +3,81 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
 from connectors.interfaces import ChangeLog, Record
+from pipeline.logreading import records_to
 from schemas.frame import Anchor, CaptureStart, Frame, Heartbeat, Part, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import format_lsn
 from schemas.validity import Chain, Verdict, enter, judge
 
-_READ_S = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record. `verdict`: only START and ACCEPTED count for readers. `frame` None: it is damaged."""
+    """What a record is, without its content. Only the verdicts `start` and `accepted` count for readers.
+    stream, epoch, number: None of a damaged one."""
 
-    record: Record
-    frame: Frame | None
-    verdict: Verdict
+    place: int
+    stream: str | None
+    epoch: int | None
+    number: int | None
+    kind: str
+    transactions: int
+    changes: int
+    first_lsn: str | None
+    last_lsn: str | None
+    bytes: int
+    verdict: str
 
-    @property
-    def counts(self) -> bool:
-        return self.verdict in (Verdict.START, Verdict.ACCEPTED)
-
-    def to_json(self) -> dict[str, Any]:
-        frame = self.frame
+    @classmethod
+    def of(cls, record: Record, frame: Frame | None, verdict: Verdict) -> Entry:
+        """`frame`: what the record holds; None: it is damaged."""
         body = frame.body if frame else None
         first, last = _lsns(body)
-        return {
-            "place": self.record.place,
-            "stream": str(UUID(bytes=frame.stream)) if frame else None,
-            "epoch": frame.epoch if frame else None,
-            "number": frame.number if frame else None,
-            "kind": _kind(body),
-            "transactions": _transactions(body),
-            "changes": _changes(body),
-            "first_lsn": first,
-            "last_lsn": last,
-            "bytes": len(self.record.value),
-            "verdict": self.verdict.value,
-        }
+        return cls(
+            place=record.place,
+            stream=str(UUID(bytes=frame.stream)) if frame else None,
+            epoch=frame.epoch if frame else None,
+            number=frame.number if frame else None,
+            kind=_kind(body),
+            transactions=_transactions(body),
+            changes=_changes(body),
+            first_lsn=first,
+            last_lsn=last,
+            bytes=len(record.value),
+            verdict=verdict.value,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def list_frames(log: ChangeLog, *, limit: int, stop: threading.Event) -> list[Entry]:
-    """The newest `limit` records, oldest first; 0: all of them.
+def list_frames(log: ChangeLog, *, limit: int, stop: threading.Event) -> Iterator[Entry]:
+    """The newest `limit` records, oldest first; 0: all of them, of which none is kept.
 
-    Judging begins at an anchor (or the log's start) before them. Raises what the log raises.
+    Judging begins at an anchor (or the log's start) before them. Raises what the log raises, and RetryLater
+    (`log-end-unread`).
     """
     bounds = log.bounds()
-    stream = _stream(log, bounds.end, stop) if limit else None
+    if not limit:
+        yield from _judged(log, Chain(), bounds.first, bounds.end, at_start=True, stop=stop)
+        return
+    stream = _stream(log, bounds.end, stop)
     place, steps = bounds.end, 1
     while True:
-        place = log.rewind(place, steps) if limit and place > bounds.first else bounds.first
+        place = log.rewind(place, steps) if place > bounds.first else bounds.first
         at_start = place <= bounds.first
         begin = Chain() if at_start else Chain(stream=stream)
-        entries = list(_judged(log, begin, place, bounds.end, at_start=at_start, stop=stop))
-        if at_start or stop.is_set() or len(entries) >= limit:
-            return entries[-limit:]
+        judged = _judged(log, begin, place, bounds.end, at_start=at_start, stop=stop)
+        newest = deque(judged, maxlen=limit)
+        if at_start or stop.is_set() or len(newest) == limit:
+            yield from newest
+            return
         steps *= 2
 
 
@@ -87,20 +102,17 @@ def _judged(
         if judged is not None:
             begun = True
             chain, verdict = judged
-            yield Entry(record, frame, verdict)
+            yield Entry.of(record, frame, verdict)
 
 
 def _records(log: ChangeLog, place: int | None, end: int, stop: threading.Event) -> Iterator[Record]:
-    if end <= log.bounds().first:
-        return
+    """From `place` on; None: from the log's start."""
     reader = log.reader(place)
-    next_place = -1
+    first = log.bounds().first if place is None else place
     try:
-        while next_place < end and not stop.is_set():
-            for record in reader.read(_READ_S):
-                next_place = record.next_place
-                if record.place < end:
-                    yield record
+        for record in records_to(log, reader.read, place=first, end=end, stop=stop):
+            if record.place < end:
+                yield record
     finally:
         reader.close()
 

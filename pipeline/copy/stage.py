@@ -166,12 +166,11 @@ def first_position(log: ChangeLog) -> Position:
     pipeline began (`initial: none`). Later transactions are applied to it, none is assumed."""
     follower = follow_from_start(log)
     try:
-        while follower.first_anchor is None and follower.read(5.0):
-            pass
+        for _ in follower.read_to(log.bounds().end):
+            if follower.first_anchor is not None:
+                return follower.first_anchor.at
     finally:
         follower.close()
-    if follower.first_anchor is not None:
-        return follower.first_anchor.at
     raise HistoryBroken(
         f"the log {log.name} has no anchor to begin at",
         code="log-without-anchor",

@@ -17,6 +17,7 @@ from connectors.interfaces import ChangeLog
 from pipeline.events.event import Committed, EventEncoder
 from pipeline.events.spool import PartSpool
 from pipeline.follow import Followed, Follower, find_tail, follow_from_start
+from pipeline.logreading import EndGuard
 from pipeline.reentry import follow_from
 from schemas.change import Change
 from schemas.errors import PlaceTrimmed
@@ -55,12 +56,15 @@ class EventTail:
     ) -> Iterator[dict[str, Any]]:
         """Every event, with what its transaction says. Without `follow` it ends where the log ends now.
 
-        `before_waiting` is called whenever all that was read has been handed out.
+        `before_waiting` is called whenever all that was read has been handed out. Raises RetryLater
+        (`log-end-unread`) without `follow`.
         """
-        end = self._log.bounds().end
+        end, guard = self._log.bounds().end, EndGuard(self._log)
         while not stop.is_set():
-            if not follow and self._follower.next_place >= end:
-                return
+            if not follow:
+                if self._follower.next_place >= end:
+                    return
+                guard.see(self._follower.next_place)
             with _without_a_replica():
                 came = self._follower.read(_READ_S)
             for followed in came:

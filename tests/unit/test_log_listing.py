@@ -58,8 +58,7 @@ def written(log: ChangeLog, epoch: int, records: list[bytes]) -> None:
 
 
 def verdicts(log: ChangeLog, limit: int = 0) -> list[tuple[str, str]]:
-    entries = list_frames(log, limit=limit, stop=threading.Event())
-    return [(entry.to_json()["kind"], entry.to_json()["verdict"]) for entry in entries]
+    return [(each.kind, each.verdict) for each in list_frames(log, limit=limit, stop=threading.Event())]
 
 
 def test_ignored_records_are_shown_as_what_they_are(log: ChangeLog) -> None:
@@ -105,7 +104,7 @@ def test_an_empty_log_has_no_records(log: ChangeLog) -> None:
 
 def test_a_damaged_record_has_no_fields(log: ChangeLog) -> None:
     written(log, 1, [anchor(OURS, 1, 1)[0], b"rubbish"])
-    damaged = list_frames(log, limit=1, stop=threading.Event())[0].to_json()
+    damaged = next(list_frames(log, limit=1, stop=threading.Event())).to_json()
     assert {name for name, value in damaged.items() if value is None} == {
         "stream", "epoch", "number", "first_lsn", "last_lsn",
     }  # fmt: skip
