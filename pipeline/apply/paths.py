@@ -18,8 +18,9 @@ import contextlib
 import logging
 import operator
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -33,11 +34,25 @@ from pipeline.apply.slices import Encoded, Gathered, Run, Slice, only, size_of
 from pipeline.background import in_background
 from schemas.barrier import barrier_of
 from schemas.change import Change
+from schemas.errors import UsageError
 from schemas.netchange import NotNettable
 
 logger = logging.getLogger("keepstream.apply")
 
-SET_CHANGES = int(os.environ.get("KEEPSTREAM_SET_CHANGES", "100"))
+
+def set_changes(environment: Mapping[str, str]) -> int:
+    """`SET_CHANGES` there. Raises UsageError (`variable-invalid`)."""
+    text = environment.get("KEEPSTREAM_SET_CHANGES", "100")
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise UsageError(
+            f"KEEPSTREAM_SET_CHANGES is no number of changes: {text!r}",
+            code="variable-invalid",
+            hint="It is for tests of Keepstream: `unset KEEPSTREAM_SET_CHANGES`.",
+        )
+    return int(text)
+
+
+SET_CHANGES = set_changes(os.environ)
 """So many changes of one table are worth the round trips that sets take. Tests set the variable, so that
 small transactions go as sets, too."""
 HUGE_BYTES = 4 * 1024 * 1024
