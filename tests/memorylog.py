@@ -41,3 +41,23 @@ class MemoryReader:
         return [Record(i, i + 1, self._records[i]) for i in range(first, self.place)]
 
     def close(self) -> None: ...
+
+
+class SlowReader(MemoryReader):
+    """Gives one record a read, and every other time none."""
+
+    halts = True
+
+    def read(self, timeout_s: float) -> list[Record]:
+        self.halts = not self.halts
+        records = [] if self.halts else super().read(timeout_s)[:1]
+        self.place = records[-1].next_place if records else self.place
+        return records
+
+
+class SlowLog(MemoryLog):
+    """Its readers are slow. `last_reader`: the one made last."""
+
+    def reader(self, place: int | None = None) -> MemoryReader:
+        self.last_reader = SlowReader(self.records, place or 0)
+        return self.last_reader

@@ -7,7 +7,7 @@ import threading
 import time
 
 from connectors.postgres.claim import PositionLost
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, RollBack
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import Skip
 from schemas.errors import OperatorNeeded
@@ -27,16 +27,17 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica
     """
     planner = opened.planner
     planner.one_by_one(1)
-    deadline = time.monotonic() + PATIENCE_S
-    changes = 0
+    came_at, changes = time.monotonic(), 0
     while not stop.is_set():
         step = planner.next(Brakes(), Limits())
         if isinstance(step, Blocked):
-            if time.monotonic() > deadline:
+            if _read(opened):
+                came_at = time.monotonic()
+            elif time.monotonic() - came_at > PATIENCE_S:
                 raise _not_next(skip, f"the log has no whole transaction after {planner.position}")
-            for followed in opened.follower.read(_READ_S):
-                planner.backlog.feed(followed)
             continue
+        if isinstance(step, RollBack):
+            changes = 0
         if isinstance(step, (Group, ApplyPart)):
             subject = step.transactions[0].transaction if isinstance(step, Group) else step.part
             _check(subject, skip)
@@ -53,6 +54,14 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica
                 return True
         planner.done(step)
     return False
+
+
+def _read(opened: OpenReplica) -> bool:
+    """Whether anything came, be it ignored."""
+    before = opened.follower.next_place
+    for followed in opened.follower.read(_READ_S):
+        opened.planner.backlog.feed(followed)
+    return opened.follower.next_place != before
 
 
 def _ends_fragment(subject: Transaction | Part) -> bool:

@@ -17,7 +17,7 @@ from pipeline.reentry import follow_from
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, Position
 from tests.frames import STREAM, Writer
-from tests.memorylog import MemoryLog, MemoryReader
+from tests.memorylog import MemoryLog, MemoryReader, SlowLog
 
 Read = Callable[[ChangeLog, threading.Event], object]
 
@@ -95,24 +95,6 @@ def test_who_waits_for_the_log_s_end_ends_when_told_to(name: str, withheld: With
     READERS[name](withheld, stop)  # type: ignore[arg-type]
     timer.join()
     assert withheld.open_readers == 0
-
-
-class SlowReader(MemoryReader):
-    """Gives one record a read, and every other time none."""
-
-    halts = True
-
-    def read(self, timeout_s: float) -> list[Record]:
-        self.halts = not self.halts
-        records = [] if self.halts else super().read(timeout_s)[:1]
-        self.place = records[-1].next_place if records else self.place
-        return records
-
-
-class SlowLog(MemoryLog):
-    def reader(self, place: int | None = None) -> MemoryReader:
-        self.last_reader = SlowReader(self.records, place or 0)
-        return self.last_reader
 
 
 def test_a_read_that_brings_nothing_that_counts_is_not_the_log_s_end() -> None:

@@ -1,0 +1,67 @@
+"""Leaving a transaction out that comes in many parts, slowly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import uuid
+from unittest.mock import Mock
+
+import pytest
+
+from connectors.postgres.claim import Claim
+from pipeline.apply import skipping
+from pipeline.apply.grouping import Planner
+from pipeline.apply.options import Skip
+from pipeline.follow import follow_from_start
+from schemas.errors import OperatorNeeded
+from schemas.lsn import Lsn, Position
+from tests.frames import STREAM, Writer
+from tests.memorylog import SlowLog
+
+STEP_S = 0.6 * skipping.PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at it takes more than half of the patience."""
+    clock = Mock(monotonic=itertools.count(0.0, STEP_S).__next__)
+    monkeypatch.setattr(skipping, "time", clock)
+
+
+def skip_next(records: list[bytes], lsn: int) -> int:
+    """How many changes the audit says were left out."""
+    opened = Mock(
+        planner=Planner(Position(Lsn(1000)), ""),
+        follower=follow_from_start(SlowLog(records)),  # type: ignore[arg-type]
+        claim=Claim("crm", STREAM, uuid.uuid4()),
+    )
+    skip = Skip(Lsn(lsn), "no")
+    assert skipping.skip_next(opened, skip, threading.Event(), replica="standby")
+    changes = json.loads(opened.writer.audit.call_args.kwargs["details"])["changes"]
+    assert isinstance(changes, int)
+    return changes
+
+
+def test_a_large_transaction_is_skipped_however_long_its_parts_take() -> None:
+    owner = Writer()
+    lsn = owner.lsn
+    parts = [owner.start(), owner.anchor(), *(owner.part(n, last=n == 9) for n in range(1, 10))]
+    assert skip_next(parts, lsn) == 9
+
+
+def test_parts_that_a_new_epoch_made_void_are_not_counted() -> None:
+    owner = Writer()
+    lsn = owner.lsn
+    void = [owner.start(), owner.anchor(), owner.part(1), owner.part(2)]
+    again = [owner.start(), owner.anchor(), owner.part(1), owner.part(2, last=True)]
+    assert skip_next(void + again, lsn) == 2
+
+
+def test_a_transaction_whose_rest_does_not_come_is_not_skipped() -> None:
+    owner = Writer()
+    lsn = owner.lsn
+    with pytest.raises(OperatorNeeded) as caught:
+        skip_next([owner.start(), owner.anchor(), owner.part(1)], lsn)
+    assert caught.value.code == "skip-not-next"
