@@ -1,7 +1,8 @@
 """Holding a replica exactly at a position (P16): pause, `--until` and verification.
 
 A hold is three columns of the progress row. The applier's compare-and-set cannot pass it, so it
-needs no answer from the applier, on whatever host that runs.
+needs no answer from the applier, on whatever host that runs. `updated_at` is the applier's: by it others see
+whether that lives, so a hold does not touch it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ _REPLACES: Final = {
 _HOLD: Final = """
     update keepstream.progress
        set hold_at = coalesce(%(at)s::pg_lsn, position), hold_kind = %(kind)s,
-           hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second',
-           updated_at = clock_timestamp()
+           hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
      where name = %(name)s
        and (hold_at is null or hold_kind = any(%(replaces)s) or hold_expires <= clock_timestamp())
        and (%(at)s::pg_lsn is null or %(at)s::pg_lsn >= position)
@@ -38,7 +38,7 @@ _HOLD: Final = """
 
 _MOVE: Final = """
     update keepstream.progress
-       set hold_at = %(at)s::pg_lsn, updated_at = clock_timestamp(),
+       set hold_at = %(at)s::pg_lsn,
            hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
      where name = %(name)s and hold_kind = %(kind)s and hold_at = %(held_at)s::pg_lsn
        and hold_expires > clock_timestamp() and %(at)s::pg_lsn >= position
@@ -46,7 +46,7 @@ _MOVE: Final = """
 
 _RELEASE: Final = """
     update keepstream.progress
-       set hold_at = null, hold_kind = null, hold_expires = null, updated_at = clock_timestamp()
+       set hold_at = null, hold_kind = null, hold_expires = null
      where name = %(name)s and hold_at is not null and hold_kind = any(%(kinds)s)
 """
 

@@ -60,7 +60,7 @@ class Progress:
     """One row as it was read. `hold` is None once it has expired by the replica's own clock.
 
     `alive`: the recorded backend exists (its applier may still be frozen or gone). `at_copy`: the position
-    is still that of the first copy's snapshot.
+    is still that of the first copy's snapshot. `updated_at`: when who copies or applies last wrote it.
     """
 
     name: str

@@ -65,7 +65,7 @@ class Applier:
             self._counters.beat_at = time.monotonic()
             step = opened.planner.next(self._brakes(), self._counters.limits())
             if not isinstance(step, Blocked):
-                self.blocked = None
+                self._unblock()
                 self._take(step)
             elif self._is_end(step):
                 opened.writer.flush()
@@ -73,6 +73,12 @@ class Applier:
             else:
                 self._wait(step)
         return False
+
+    def _unblock(self) -> None:
+        """Who was held or delayed stood still because of that, and not because it is stuck."""
+        if self.blocked not in (None, Blocked.LOG_END):
+            self._counters.last_change_at = time.monotonic()
+        self.blocked = None
 
     def _brakes(self) -> Brakes:
         delay_us = self._options.delay_us

@@ -18,7 +18,8 @@ _SMOOTHING = 0.3
 @dataclass(slots=True)
 class Counters:
     """Totals since the process began, and rates since the last `take_rates`. `beat_at`: when the loop last
-    went round, by `time.monotonic()`. `log_end_at`: when it last found nothing more in the log, Unix time."""
+    went round, by `time.monotonic()`. `last_change_at`: the same, when it last applied a
+    change, or was last kept from it. `log_end_at`: when it last found nothing more in the log, Unix time."""
 
     transactions: int = 0
     changes: int = 0

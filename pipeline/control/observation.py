@@ -39,7 +39,7 @@ class SourceSeen:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSeen:
-    """`moved_s`: seconds since the progress row was last written, by the replica's own clock."""
+    """`moved_s`: seconds since a copy or an applier last wrote the progress row, by the replica's clock."""
 
     progress: Progress | None
     moved_s: float | None

@@ -126,6 +126,24 @@ def test_a_paused_replica_stands_until_it_is_resumed(
     assert ids(replica) == [1, 2, 3, 4]
 
 
+def test_a_replica_that_is_resumed_has_not_been_stuck_meanwhile(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    """Its first transaction may take long."""
+    with replicating.running() as applying:
+        replicating.wait(lambda: is_in(applying, StageState.STREAMING), "the state streaming")
+        hold_at(replica, HoldKind.PAUSE)
+        write(made_log, rows, 1, 1)
+        replicating.wait(lambda: is_in(applying, StageState.PAUSED), "the state paused")
+        applying.stage._counters.last_change_at -= 3600
+        with connect(replica.dsn, purpose="test") as other, other.transaction():
+            other.execute("lock table public.customer")
+            release(replica)
+            replicating.wait(lambda: applying.stage.snapshot().details["blocked"] is None, "the first step")
+            assert applying.stage.snapshot().details["unchanged_s"] < 60
+        replicating.wait_for(made_log.lsn)
+
+
 def test_an_applier_that_lacks_the_rest_of_a_transaction_is_not_idle(
     made_log: MadeLog, replicating: Replicating, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

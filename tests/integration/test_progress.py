@@ -338,6 +338,15 @@ def test_a_hold_is_moved_only_by_who_knows_it_and_in_time(streaming: Session) ->
     assert not hold.move_hold(streaming, "crm", verify, held_at=Lsn(0x400), at=Lsn(0x500), expires_s=60)
 
 
+def test_a_hold_is_no_sign_of_life_of_the_applier(streaming: Session) -> None:
+    """`status` takes a row that is written for one, and a verification prolongs its hold every second."""
+    before = progress.require(streaming, "crm").updated_at
+    held_at = hold.hold(streaming, "crm", HoldKind.VERIFY, at=AT.lsn, expires_s=60, replica="standby")
+    assert hold.move_hold(streaming, "crm", HoldKind.VERIFY, held_at=held_at, at=held_at, expires_s=60)
+    assert hold.release(streaming, "crm")
+    assert progress.require(streaming, "crm").updated_at == before
+
+
 def test_a_hold_without_a_row_says_so(session: Session) -> None:
     with pytest.raises(HistoryBroken):
         hold.hold(session, str(uuid.uuid4()), HoldKind.PAUSE, replica="standby")
