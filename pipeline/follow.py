@@ -131,6 +131,12 @@ class Follower:
         return self.chain.broken
 
     @property
+    def broken_s(self) -> float:
+        """For how long that has been seen, 0 where it is not. May be asked from any thread."""
+        since = self._broken_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
     def live_tables(self) -> tuple[TableSchema, ...]:
         """The newest version of each table, by name, after the last complete transaction."""
         unfinished = self._unfinished | self._void
@@ -202,7 +208,7 @@ class Follower:
             self._broken_since = None
         elif self._broken_since is None:
             self._broken_since = time.monotonic()
-        elif time.monotonic() - self._broken_since > BROKEN_TIMEOUT_S:
+        elif self.broken_s > BROKEN_TIMEOUT_S:
             raise HistoryBroken(
                 f"the log's epoch {self.chain.epoch} broke after frame {self.chain.number}"
                 f" in {self._log.name} and no capture has begun a new one for {BROKEN_TIMEOUT_S:.0f} s",

@@ -231,7 +231,9 @@ class Applier:
             else:
                 self._look()
             if not self._read():
-                self.blocked, self._counters.log_end_at = blocked, time.time()
+                self.blocked = blocked
+                if not opened.follower.waits_for_epoch:  # else what came was ignored, and will come again
+                    self._counters.log_end_at = time.time()
         else:
             self.blocked = blocked
             self._stop.wait(_HELD_LOOK_S)

@@ -154,9 +154,9 @@ class ApplyStage:
         if applier.blocked in _SHOWN:
             return _SHOWN[applier.blocked]
         now = time.monotonic()
-        if self._lacks_rest(applier) or (
-            applier.blocked is None and now - self._counters.behind_at < IDLE_AFTER_S
-        ):
+        if self._lacks_rest(applier) or self._broken_s(applier):
+            return StageState.CATCHING_UP
+        if applier.blocked is None and now - self._counters.behind_at < IDLE_AFTER_S:
             return StageState.CATCHING_UP
         idle = applier.blocked is not None and now - self._counters.last_change_at > IDLE_AFTER_S
         return StageState.IDLE if idle else StageState.STREAMING
@@ -164,6 +164,10 @@ class ApplyStage:
     def _lacks_rest(self, applier: Applier) -> bool:
         """Whether it is inside of a transaction whose rest the log does not have."""
         return applier.blocked is Blocked.LOG_END and applier.opened.planner.inside
+
+    def _broken_s(self, applier: Applier) -> float:
+        """For how long nothing has counted for it, because the log's epoch broke; 0 where it did not."""
+        return applier.opened.follower.broken_s if applier.blocked is Blocked.LOG_END else 0.0
 
     def _shown_wait(self) -> str | None:
         applier = self._applier
@@ -177,7 +181,7 @@ class ApplyStage:
         unfinished = applier.opened.planner.unfinished
         if unfinished is not None and self._lacks_rest(applier):
             return f"the rest of transaction {unfinished.xid}, {counted(applier.ordinal, 'change')} so far"
-        return "capture to begin a new epoch" if applier.opened.follower.waits_for_epoch else None
+        return "capture to begin a new epoch" if self._broken_s(applier) else None
 
     def _details(self) -> dict[str, object]:
         applier = self._applier
@@ -187,6 +191,7 @@ class ApplyStage:
             "complete_at": self._complete_at(applier),
             "unchanged_s": round(time.monotonic() - self._counters.last_change_at, 1),
             "blocked": applier.blocked.value if applier.blocked is not None else None,
+            "epoch_broken_s": round(self._broken_s(applier), 1),
             "inside": applier.opened.planner.inside,
             "set_changes": applier.paths.set_changes,
             "single_changes": applier.paths.single_changes,

@@ -248,21 +248,30 @@ class _Judge:
             return self._hung("apply-hangs", f"replica {name}", life)
         if row is None or not row.alive or row.state is not ReplicaState.STREAMING:
             return StageState.RETRYING if row is not None else StageState.STARTING
-        if _is_inside(life) and life.details.get("blocked") == "log end":
+        broken_s = _number(life, "epoch_broken_s") or 0.0
+        if broken_s:
+            self._look_at_broken_epoch(name, broken_s, capture)
+        lacks_rest = _is_inside(life) and life.details.get("blocked") == "log end"
+        if lacks_rest:
             self._look_at_unfinished(name, life, capture)
+        if broken_s or lacks_rest:
             return life.state
         return self._working_replica(name, row, life, behind_s, seen.moved_s)
 
+    def _look_at_broken_epoch(self, name: str, broken_s: float, capture: Stage) -> None:
+        """Like what follows: the applier can do nothing about it, whatever keeps capture is in the way."""
+        if broken_s > STALE_AFTER_S:
+            seen = f"the log's epoch broke, and for {broken_s:.0f} s no new one has begun"
+            self._warn("epoch-broken", f"replica {name}", f"{seen}; capture is {_state_text(capture)}")
+
     def _look_at_unfinished(self, name: str, report: StageReport, capture: Stage) -> None:
-        """It can do nothing about it: whatever keeps capture from writing is in the way."""
         quiet_s = _unchanged_s(report)
         if quiet_s > STALE_AFTER_S:
-            state = capture.state.value if capture.state else "unknown"
             self._warn(
                 "rest-missing",
                 f"replica {name}",
                 f"its open transaction has waited for {quiet_s:.0f} s for {report.waiting_for};"
-                f" capture is {state}",
+                f" capture is {_state_text(capture)}",
             )
 
     def _silent_replica(self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard) -> StageState:
@@ -433,6 +442,10 @@ def _lsn(report: StageReport | None, name: str) -> Lsn | None:
 def _number(report: StageReport | None, name: str) -> float | None:
     value = report.details.get(name) if report is not None else None
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def _state_text(stage: Stage) -> str:
+    return stage.state.value if stage.state else "unknown"
 
 
 def _is_inside(report: StageReport | None) -> bool:

@@ -144,6 +144,31 @@ def test_a_replica_that_is_resumed_has_not_been_stuck_meanwhile(
         replicating.wait_for(made_log.lsn)
 
 
+def test_an_applier_at_a_broken_epoch_lags_and_says_what_it_waits_for(  # P7
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage, "IDLE_AFTER_S", 0.1)
+    epoch = "capture to begin a new epoch"
+    with replicating.running() as applying:
+        replicating.wait(lambda: is_in(applying, StageState.IDLE), "the state idle")
+        made_log.writer.append(b"damaged")
+        replicating.wait(lambda: applying.stage.snapshot().waiting_for == epoch, "the wait for an epoch")
+        broken_at = applying.stage.snapshot()
+        replicating.wait(lambda: applying.stage.snapshot().details["epoch_broken_s"] > 1, "a second of it")
+        seen = applying.stage.snapshot()
+        assert seen.state is StageState.CATCHING_UP
+        assert seen.details["complete_at"] == broken_at.details["complete_at"]
+        made_log.begin_epoch()
+        write(made_log, rows, 1, 1)
+        replicating.wait_for(made_log.lsn)
+        assert applying.stage.snapshot().waiting_for is None
+    assert ids(replica) == [1]
+
+
 def test_an_applier_that_lacks_the_rest_of_a_transaction_is_not_idle(
     made_log: MadeLog, replicating: Replicating, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

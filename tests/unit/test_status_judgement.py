@@ -310,6 +310,23 @@ def test_an_applier_that_lacks_the_rest_of_a_transaction_is_behind_and_says_so()
     ]
 
 
+@pytest.mark.parametrize(("broken_s", "found"), [(3.0, []), (42.0, ["epoch-broken"])])
+def test_an_applier_at_a_broken_epoch_is_behind_and_says_so(broken_s: float, found: list[str]) -> None:
+    waiting = {"complete_at": NOW - 42, "blocked": "log end", "epoch_broken_s": broken_s}
+    broken = report("apply:standby", StageState.CATCHING_UP, details=waiting)
+    seen = judged(capture=report(), apply=broken, replica=row(9_000), moved_s=42)
+    assert (standby(seen)["state"], standby(seen)["lag_s"]) == ("catching_up", 42.0)
+    assert codes(seen) == found
+
+
+def test_an_epoch_that_broke_is_named_with_what_capture_does() -> None:
+    broken = report("apply:standby", StageState.CATCHING_UP, details={"epoch_broken_s": 42.0})
+    seen = judged(capture=report(state=StageState.RETRYING), apply=broken, replica=row())
+    assert [(finding.where, finding.message) for finding in seen.findings] == [
+        ("replica standby", "the log's epoch broke, and for 42 s no new one has begun; capture is retrying")
+    ]
+
+
 def test_a_frozen_applier_is_stalled_and_one_whose_clock_is_off_is_not() -> None:
     old = report("apply:standby", age_s=60)
     assert standby(judged(capture=report(), apply=old, replica=row(), moved_s=60))["state"] == "stalled"
