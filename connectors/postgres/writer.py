@@ -167,6 +167,13 @@ class ReplicaWriter:
         with explained(self._replica):
             self._pipe.push()
 
+    def touch(self) -> None:
+        """Wait for all answers inside of the open transaction, and be heard of though there is nothing to
+        send. Raises what `apply` does."""
+        with explained(self._replica):
+            self._pipe.run(b"select 1", tag=_BEGIN)
+            self._pipe.sync()
+
     def commit(self) -> None:
         """Wait for all answers, then commit. If the session is lost in COMMIT, its outcome is unknown:
         take the replica over anew and read the row (P14)."""

@@ -23,6 +23,7 @@ from schemas.lsn import Lsn, Position
 STANDING_EVERY_S = 10.0
 """How often a position is moved when nothing else happens: each move costs the replica a WAL record."""
 LOOK_EVERY_S = 1.0
+TOUCH_EVERY_S = 5.0
 _READ_S = 0.5
 _PLENTY_BYTES = 64 * 1024
 """A read that brings less has come to the log's end: what is there is applied before more is waited for."""
@@ -226,8 +227,7 @@ class Applier:
         if blocked is Blocked.LOG_END:
             self._stand()
             if opened.planner.inside:
-                if not self.paths.send():
-                    opened.writer.push()
+                self._stay_in_touch()
             else:
                 self._look()
             if not self._read():
@@ -238,6 +238,16 @@ class Applier:
             self.blocked = blocked
             self._stop.wait(_HELD_LOOK_S)
             self._look(now=blocked is Blocked.HELD)
+
+    def _stay_in_touch(self) -> None:
+        """Inside of a transaction whose rest is missing the session would be silent: another applier would
+        take the replica over (P14), and nobody would notice that the session died."""
+        if time.monotonic() - self._looked_at >= TOUCH_EVERY_S:
+            self._looked_at = time.monotonic()
+            self.paths.push()
+            self.opened.writer.touch()
+        elif not self.paths.send():
+            self.opened.writer.push()
 
     def _stand(self) -> None:
         """Move to where the log says nothing is missing: rarely, but at once if somebody waits there."""

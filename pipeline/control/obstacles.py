@@ -90,8 +90,10 @@ def _find(replica: str, progress: Progress | None, source: Session, slot: str, d
     if state is None or state.foreign or state.active_pid is None:
         seen = "does not exist" if state is None else "is not ours" if state.foreign else "is read by nobody"
         return Obstacle(
-            f"is at {progress.position}, and capture does not run: slot {slot} {seen}",
-            f"Start `keepstream run` or `keepstream capture`. {_IF_STOPPED}",
+            f"is at {progress.position}, and capture does not stream: slot {slot} {seen}",
+            "Start `keepstream run` or `keepstream capture`; where it runs, `keepstream status` says what"
+            " keeps it."
+            f" {_IF_STOPPED}",
         )
     behind = human_bytes(max(0, insert_lsn(source) - progress.position.lsn))
     seen = f"is at {progress.position}, {behind} of the source's WAL behind"

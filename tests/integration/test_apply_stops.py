@@ -54,6 +54,11 @@ def release(replica: Database) -> None:
         hold.release(session, PIPELINE)
 
 
+def last_error_of(applying: Applying) -> str | None:
+    error = applying.stage.snapshot().last_error
+    return error.code if error is not None else None
+
+
 def is_in(applying: Applying, state: StageState) -> bool:
     return bool(applying.reports) and applying.reports[-1].state is state
 
@@ -183,6 +188,38 @@ def test_an_applier_that_lacks_the_rest_of_a_transaction_is_not_idle(
         made_log.close_parts(opened)
         replicating.wait(lambda: is_in(applying, StageState.IDLE), "the state idle")
         assert applying.stage.snapshot().waiting_for is None
+
+
+def test_an_applier_that_lacks_the_rest_is_heard_of_and_notices_that_its_session_died(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else another applier would take over from a healthy one (P14), and `status` would tell what was."""
+    monkeypatch.setattr(applier, "TOUCH_EVERY_S", 0.1)
+    opened = made_log.open_parts(rows.insert("1", None), tables=[rows.table])
+
+    def said() -> object:
+        return replica.execute_as_admin(
+            "select a.state_change from pg_stat_activity a, keepstream.progress p"
+            " where a.pid = p.backend_pid and a.state = 'idle in transaction'"
+        )
+
+    with replicating.running() as applying:
+        replicating.wait(
+            lambda: applying.stage.snapshot().details.get("inside") is True, "the part to be applied"
+        )
+        first = said()
+        replicating.wait(lambda: said() not in ([], first), "it to be heard of again")
+        replica.execute_as_admin("select pg_terminate_backend(backend_pid) from keepstream.progress")
+        replicating.wait(
+            lambda: last_error_of(applying) == "connection-lost", "the lost session to be noticed"
+        )
+        made_log.close_parts(opened)
+        replicating.wait_for(made_log.lsn)
+    assert ids(replica) == [1]
 
 
 def test_a_big_transaction_is_held_before_its_first_change(

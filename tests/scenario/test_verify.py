@@ -408,7 +408,7 @@ def test_what_cannot_be_compared_is_refused_at_once_with_its_remedy(directory_pi
 
     capture.end()
     done = compare(pipeline, "--timeout", "1", code=7)
-    assert f"capture does not run: slot {pipeline.slot} is read by nobody" in done.stderr
+    assert f"capture does not stream: slot {pipeline.slot} is read by nobody" in done.stderr
     assert done.stdout == ""
     assert pipeline.replica.execute("select hold_at from keepstream.progress") == [(None,)]
 

@@ -66,7 +66,7 @@ def test_its_timeout_says_what_is_in_the_way(directory_pipeline: Pipeline) -> No
     pipeline.started[0].end()
     done = pipeline.run("wait", "standby", "--timeout", "1")
     assert done.code == 7
-    assert f"capture does not run: slot {pipeline.slot} is read by nobody\n" in done.stderr
+    assert f"capture does not stream: slot {pipeline.slot} is read by nobody\n" in done.stderr
 
 
 def test_an_applier_that_comes_and_goes_at_one_place_is_told_once(directory_pipeline: Pipeline) -> None:
