@@ -31,7 +31,8 @@ SHORTEST_SENDER_TIMEOUT_S: Final = 20.0  # we answer every 10 s at least (P9)
 def check_source(
     server: Server, instance: Instance, role: Role, config: Config, *, established: bool
 ) -> Iterator[Finding]:
-    """The server, its limits and our role there. `established`: our slot exists."""
+    """The server, its limits and our role there. `established`: our slot exists, and to keep capture from it
+    for what only a copy lacks would let it grow."""
     yield check_version(SOURCE, server)
     if server.in_recovery:
         yield SOURCE.error(
@@ -92,6 +93,7 @@ def _slots(server: Server, *, established: bool, copies: bool) -> Finding:
         f"{free} of {limit} slots are free and {needed} are needed (one to stream, one for a copy at a time)",
         sql=f"alter system set max_replication_slots = {server.slots_used + needed + 2};"
         "  -- then restart the server; or drop a slot that nobody uses",
+        blocks=not established,
     )
 
 

@@ -29,12 +29,15 @@ NAMED_AT_MOST = 10
 
 
 def check_tables(
-    tables: Sequence[Table], selection: Selection, role: Role, *, chosen: Tables
+    tables: Sequence[Table], selection: Selection, role: Role, *, chosen: Tables, established: bool
 ) -> Iterator[Finding]:
-    """Privileges, policies, and tables that no stream carries."""
+    """Privileges, policies, and tables that no stream carries.
+
+    `established`: the slot exists. Capture reads no rows: a table that cannot be read only does not join.
+    """
     yield _count(selection)
-    yield from _unreadable(selection, role)
-    yield from _row_security(selection, role)
+    yield from _unreadable(selection, role, established=established)
+    yield from _row_security(selection, role, established=established)
     for table in tables:
         reason = table.uncarried_reason
         if reason is not None and chosen.selects(table.schema, table.name):
@@ -54,7 +57,7 @@ def check_identities(
             yield _undecided(table, later=established)
     for table in selection.make_full:
         if table.owned or table.qualified_name not in published:
-            yield _make_full(table)
+            yield _make_full(table, later=established)
     if keyless is not Keyless.REFUSE:
         for left_out in selection.not_replicated:
             is_told = left_out.reason == EXCLUDED or left_out.table in published
@@ -115,7 +118,7 @@ def _size(tables: Sequence[Table]) -> str:
     return f"{known}, and {unknown} of unknown size: never analysed" if unknown else known
 
 
-def _unreadable(selection: Selection, role: Role) -> Iterator[Finding]:
+def _unreadable(selection: Selection, role: Role, *, established: bool) -> Iterator[Finding]:
     hidden = [table.qualified_name for table in selection.wanted if not table.readable]
     if hidden:
         yield SOURCE.error(
@@ -123,10 +126,11 @@ def _unreadable(selection: Selection, role: Role) -> Iterator[Finding]:
             "role",
             f"{role.name} may not read {len(hidden)} tables: {_named(hidden)}",
             sql=f"grant pg_read_all_data to {_identifier(role.name)};",
+            blocks=not established,
         )
 
 
-def _row_security(selection: Selection, role: Role) -> Iterator[Finding]:
+def _row_security(selection: Selection, role: Role, *, established: bool) -> Iterator[Finding]:
     tables = [table for table in selection.wanted if table.row_security]
     hidden = [table.qualified_name for table in tables]
     forced = [
@@ -141,6 +145,7 @@ def _row_security(selection: Selection, role: Role) -> Iterator[Finding]:
             "role",
             f"policies would hide rows of {len(hidden)} tables from {role.name}: {_named(hidden)}",
             sql="\n".join([f"alter role {_identifier(role.name)} bypassrls;", *others]),
+            blocks=not established,
         )
 
 
@@ -203,7 +208,7 @@ def _identity_choices(table: Table) -> str:
     return "\n".join(choices)
 
 
-def _make_full(table: Table) -> Finding:
+def _make_full(table: Table, *, later: bool) -> Finding:
     statement = full_identity_sql((table.schema, table.name)) + ";"
     problem = f"{table.identity_problem}: gets replica identity full (source.keyless)"
     if table.owned:
@@ -213,6 +218,7 @@ def _make_full(table: Table) -> Finding:
         table.qualified_name,
         f"{problem}, which only its owner {table.owner} may set",
         sql=statement,
+        blocks=not later,
     )
 
 

@@ -338,6 +338,23 @@ def test_policies_that_only_force_applies_to_us_are_named_with_that_way_to_mend_
     assert "row-security" not in by_code(preflight(config))
 
 
+def test_a_new_table_that_cannot_be_read_does_not_keep_an_established_pipeline_from_running(
+    source: Database, log: Path
+) -> None:
+    source.execute(f"{CUSTOMER}; create publication keepstream_crm for table only customer")
+    established(source)
+    source.execute("create table later (id int primary key); alter table later enable row level security")
+    source.execute("create table keyless (id int)")
+    source.execute_as_admin("revoke pg_read_all_data from keepstream")
+    try:
+        findings = preflight(configure(source.dsn, log, more="  keyless: full\n"))
+    finally:
+        source.execute_as_admin("grant pg_read_all_data to keepstream")
+    about_tables = [each for each in findings if each.code != "slot-without-log"]
+    assert errors(about_tables) == ["privilege-select", "row-security", "replica-identity-privilege"]
+    assert refusal(about_tables) is None
+
+
 def test_where_no_table_can_be_replicated_as_it_is_nobody_says_that_there_is_none(
     owning: Database, log: Path
 ) -> None:
@@ -536,6 +553,17 @@ def test_settings_that_endanger_the_slot_are_found(new_source: Callable[..., Dat
     assert {code: found[code].severity for code in wrong} == wrong
     assert found["wal-level"].fix == "alter system set wal_level = 'logical';  -- then restart the server"
     assert "64.0 MiB" in found["slot-room"].message
+
+
+def test_an_established_pipeline_runs_although_no_slot_is_left_for_a_copy(
+    new_source: Callable[..., Database], log: Path
+) -> None:
+    source = new_source({"wal_level": "logical", "max_replication_slots": "1"})
+    established(source)
+    config = configure(source.dsn, log, "dbname=none host=127.0.0.1 port=1")
+    found = by_code(preflight(config))["slots-exhausted"]
+    assert found.severity is Severity.ERROR
+    assert refusal([found]) is None
 
 
 def test_a_database_of_unknown_encoding_is_refused(source: Database, log: Path) -> None:
