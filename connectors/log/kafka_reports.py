@@ -14,7 +14,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.log.kafka_clients import KafkaClients
-from connectors.log.kafka_errors import translated
+from connectors.log.kafka_errors import kafka_error, translated
 from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import KeepstreamError
 
@@ -65,8 +65,7 @@ class KafkaReportPublisher:
                     producer = self._connect()
                 self._send(producer, reports)
             except KeepstreamError as error:
-                with self._changed:
-                    self._error = error
+                self._note(error)
         if producer is not None:
             _close(producer)
 
@@ -83,9 +82,16 @@ class KafkaReportPublisher:
         )
 
     def _send(self, producer: Any, reports: dict[str, bytes]) -> None:
-        with translated(f"{self._clients.where}/{self._topic}"):
+        where, since = f"{self._clients.where}/{self._topic}", time.monotonic()
+        with translated(where):
             for stage, report in reports.items():
-                producer.send(self._topic, key=stage.encode(), value=report, partition=0)
+                sent = producer.send(self._topic, key=stage.encode(), value=report, partition=0)
+                sent.add_errback(lambda error: self._note(kafka_error(error, where, since=since)))
+
+    def _note(self, error: KeepstreamError) -> None:
+        """For the next `put`. From the producer's thread, too: most of what fails is known only later."""
+        with self._changed:
+            self._error = error
 
 
 class KafkaReportReader:

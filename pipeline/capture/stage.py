@@ -142,10 +142,11 @@ class CaptureStage:
         )
 
     def _shown_state(self) -> StageState:
-        if self._state is not StageState.STREAMING or self._capture is None:
+        capture = self._capture  # which the other thread may close and forget meanwhile
+        if self._state is not StageState.STREAMING or capture is None:
             return self._state
         idle = time.monotonic() - self._rates.last_change_at > IDLE_AFTER_S
-        return StageState.IDLE if idle and self._capture.stream.queued_bytes == 0 else StageState.STREAMING
+        return StageState.IDLE if idle and capture.stream.queued_bytes == 0 else StageState.STREAMING
 
     def _report_always(self, ended: threading.Event) -> None:
         while not ended.wait(_REPORT_EVERY_S):

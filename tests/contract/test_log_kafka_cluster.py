@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -188,6 +189,13 @@ def test_a_report_never_makes_a_stage_wait_for_a_cluster_that_is_away(impatient:
     with pytest.raises(RetryLater):
         report_until(log, deadline)
     log.close()
+
+
+def test_a_report_that_the_broker_refuses_is_told_to_whoever_puts_the_next(kafka_log: ChangeLog) -> None:
+    kafka_log.put_report("capture", os.urandom(2_000_000))
+    with pytest.raises(OperatorNeeded) as refused:
+        report_until(kafka_log, time.monotonic() + 10)
+    assert refused.value.code == "log-record-too-large"
 
 
 @pytest.fixture(scope="module")

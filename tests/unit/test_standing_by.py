@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,16 +15,35 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.stage import CaptureStage
 from pipeline.capture.startup import Startup
 from pipeline.config.model import Keyless, Tables
+from pipeline.reports import StageState
 from schemas.errors import RetryLater
+
+
+def capture_stage(folder: Path, stop: threading.Event) -> CaptureStage:
+    options = CaptureOptions(
+        "crm", "", DirectoryLog(folder, "crm"), "p", "keepstream_crm", Tables(), Keyless.REFUSE
+    )
+    return CaptureStage(options, stop, lambda _report: None)
+
+
+def test_a_capture_that_is_closed_while_it_reports_does_not_end_its_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = capture_stage(tmp_path, threading.Event())
+    seen = [SimpleNamespace(stream=SimpleNamespace(queued_bytes=0))]
+    monkeypatch.setattr(
+        CaptureStage, "_capture", property(lambda _stage: seen.pop() if seen else None), raising=False
+    )
+    stage._state = StageState.STREAMING
+    stage._rates.last_change_at = time.monotonic() - 60
+    assert stage.snapshot().state is StageState.IDLE
 
 
 def test_a_standby_logs_each_owner_once_although_it_tells_how_long_ago_it_was_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = DirectoryLog(tmp_path, "crm")
-    options = CaptureOptions("crm", "", log, "p", "keepstream_crm", Tables(), Keyless.REFUSE)
     stop, clock, pids = threading.Event(), [100.0], [7, 7, 7, 8, 8]
-    stage = CaptureStage(options, stop, lambda _report: None)
+    stage = capture_stage(tmp_path, stop)
     told = []
 
     def owner_now(_session: object, _slot: str) -> slots.SlotOwner:
@@ -37,7 +57,7 @@ def test_a_standby_logs_each_owner_once_although_it_tells_how_long_ago_it_was_he
         told.append(stage.snapshot().waiting_for)
         raise RetryLater("it is active", code="slot-active")
 
-    startup = Startup(options, stop, stage._wait_for)
+    startup = Startup(stage._options, stop, stage._wait_for)
     monkeypatch.setattr(slots, "read_owner", owner_now)
     monkeypatch.setattr(startup, "_start_stream", occupied)
     monkeypatch.setattr(stop, "wait", lambda _seconds: False)
