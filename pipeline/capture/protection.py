@@ -28,7 +28,7 @@ from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.instance import has_role, superusers
 from connectors.postgres.publication import Publication
 from connectors.postgres.server import current_xid
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import read_shape
 from pipeline.capture.announcements import Leave
 from pipeline.capture.history import check_published, left_tables, named_tables
@@ -143,7 +143,8 @@ class Protection:
             self._announce(leave, packer)
             if not self._drop(session, table, leave):
                 return False
-            session.commit()
+            with wrapped(f"taking {table.qualified_name} out of publication {name}"):
+                session.commit()
         failpoint("capture.after_leave")
         capture.chain.publication_is(check_published(capture.sql, name, capture.chain.publication))
         logger.error(
@@ -163,7 +164,8 @@ class Protection:
         """In the session's transaction. Whether all is still as it was announced once nobody can alter the
         table any more: else it stays, and the next look judges it anew."""
         name = self._options.publication
-        session.execute(f"set local lock_timeout = {LEAVE_WAIT_MS}")
+        with wrapped(f"taking {table.qualified_name} out of publication {name}"):
+            session.execute(f"set local lock_timeout = {LEAVE_WAIT_MS}")
         publications.drop_table(session, name, (table.schema, table.name))
         now = find_table(session, table.oid, publication=name)
         shape = read_shape(session, table.oid)

@@ -104,7 +104,8 @@ class Startup:
         options = self._options
         sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
-        sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
+        with wrapped("preparing capture's session"):
+            sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
             options.log.create()
         tail = self._find_tail()

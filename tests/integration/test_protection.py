@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -32,6 +34,10 @@ pytestmark = needs_release("source", 18)  # virtual columns
 
 VIRTUAL = "alter table visit add twice int generated always as (n * 2) virtual"
 KEY = "alter table visit add primary key (n); alter table visit replica identity default"
+END_OWN_SESSION = """
+    select pg_terminate_backend(pid, 5000) from pg_stat_activity
+     where application_name like 'keepstream:%:join' and datname = current_database()
+"""
 STORED = "alter table visit add twice int generated always as (n * 2) stored"
 
 
@@ -142,6 +148,36 @@ def test_p11_a_capture_killed_while_a_table_leaves_continues_with_its_last_rows(
         require(lambda: left(running) == ["public.visit"], 10, what="the report")
         assert running.error is None
     assert content.rows("public.visit") == [("INSERT", [b"2", b"late"])]
+
+
+@pytest.mark.parametrize(
+    "after", ["ownsession.connect", "protection.Protection._announce", "protection.Protection._drop"]
+)
+def test_a_session_that_is_lost_while_a_table_leaves_is_no_bug_and_is_tried_again(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+) -> None:
+    step = pkgutil.resolve_name(f"pipeline.capture.{after}")
+    lost = False
+
+    def step_then_lost(*arguments: Any, **named: Any) -> Any:
+        nonlocal lost
+        result = step(*arguments, **named)
+        if not lost:
+            lost = True
+            source.execute_as_admin(END_OWN_SESSION)
+        return result
+
+    monkeypatch.setattr(f"pipeline.capture.{after}", step_then_lost)
+    with capturing(options) as running:
+        begun(change_log)
+        source.execute(VIRTUAL)
+        require(lambda: running.last_error == "connection-lost", 10, what="the loss")
+        require(lambda: listed(source) == {"other"}, 10, what="the table's leaving")
+    assert running.error is None
 
 
 ALTERED = {
