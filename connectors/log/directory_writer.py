@@ -12,14 +12,17 @@ from collections import deque
 from dataclasses import dataclass
 
 from connectors.log.chain import SegmentFolder
+from connectors.log.disk import LOOK_AT_DISK
 from connectors.log.limits import refuse_oversized
 from connectors.log.segment import RECORD_HEAD_BYTES, Header
 from connectors.log.segment_writer import ROLL_BYTES, SegmentWriter, next_segment
-from schemas.errors import InternalError, KeepstreamError
+from schemas.errors import InternalError, KeepstreamError, RetryLater
 
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
 _MAX_GROUP_BYTES = 4 * 1024 * 1024
 _CLOSE_TIMEOUT_S = 10.0
+SILENCE_LIMIT_S = 50.0
+"""A disk that has written nothing for that long, with the queue full, is given up, as a broker is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,24 @@ class DirectoryWriter:
         refuse_oversized(record)
         with self._changed:
             while self._queued_bytes > MAX_QUEUED_BYTES and self._error is None:
-                self._changed.wait()
+                self._await_group()
             if self._error is not None:
                 raise self._error
             self._queue.append(_Queued(record, boundary))
             self._queued_bytes += len(record)
             self._changed.notify_all()
+
+    def _await_group(self) -> None:
+        """Until more became durable, or nothing more will. After a record that was not taken no other may
+        be: the thread that hangs writes nothing more either, should the disk answer (P8)."""
+        before = self._durable
+        if not self._changed.wait_for(lambda: self._durable > before or self._error, SILENCE_LIMIT_S):
+            self._closing = True
+            self._error = RetryLater(
+                f"{self._file.path} was not written within {SILENCE_LIMIT_S:g} s",
+                code="log-unreachable",
+                hint=LOOK_AT_DISK,
+            )
 
     def is_idle(self, timeout_s: float) -> bool:
         """See `LogWriter.is_idle`."""

@@ -11,6 +11,7 @@ from typing import NoReturn
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOOK_AT_DISK = "Look at the disk: `dmesg | tail` and `smartctl -a`."
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _EXIT_UNREACHABLE = 5
@@ -47,7 +48,7 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
     return RetryLater(
         f"{path} cannot be used: {what.lower()}",
         code="log-unreachable",
-        hint="Look at the disk: `dmesg | tail` and `smartctl -a`.",
+        hint=LOOK_AT_DISK,
     )
 
 

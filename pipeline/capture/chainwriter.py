@@ -128,11 +128,11 @@ class ChainWriter:
         if position is not None:
             self._max_commit_time = max(self._max_commit_time, position.commit_time)
         header = FrameHeader(self._stream, self._epoch, self._number + 1, self._digest, self._max_commit_time)
-        record, self._digest = seal_frame(header, tables, body)
+        record, digest = seal_frame(header, tables, body)
         failpoint("capture.before_append")
         self._writer.append(record, boundary=boundary)
         failpoint("capture.after_append")
-        self._number += 1
+        self._number, self._digest = self._number + 1, digest
         self._appended += 1
         self._since_anchor_bytes += len(record)
         if position is not None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,33 @@ def test_a_full_disk_takes_the_next_report_where_the_last_one_stood(
             log.put_report(stage, report)
         assert caught.value.code == "log-full"
     assert log.reports() == {"capture": b'{"state": "retrying"}'}
+
+
+def test_p8_a_disk_that_does_not_answer_is_given_up_and_gets_nothing_more(
+    log: DirectoryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_writer, "SILENCE_LIMIT_S", 0.5)
+    monkeypatch.setattr(directory_writer, "MAX_QUEUED_BYTES", 10)
+    asked, answers, real = threading.Event(), threading.Event(), os.fdatasync
+
+    def hanging(descriptor: int) -> None:
+        asked.set()
+        answers.wait(30)
+        real(descriptor)
+
+    writer = begin(log, 1)
+    monkeypatch.setattr(os, "fdatasync", hanging)
+    writer.append(b"hangs")
+    asked.wait(10)
+    writer.append(b"gathers")
+    with pytest.raises(RetryLater) as refused:
+        writer.append(b"not taken")
+    assert str(refused.value) == f"{file_of(log, tmp_path)} was not written within 0.5 s"
+    with pytest.raises(RetryLater):
+        writer.append(b"nor this one")
+    answers.set()
+    writer.close()
+    assert read_all(log) == [start_of(1), b"hangs"]
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 5, b"\x20\0\0\0torn", b"\0" * 4096, b"\xff" * 100])

@@ -1,0 +1,41 @@
+"""The chain that capture writes, where the log does not take a frame."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from pipeline.capture.chainwriter import ChainWriter, SourceIdentity
+from schemas.errors import InternalError
+from schemas.framecodec import open_frame
+from schemas.lsn import Lsn, Position
+from schemas.validity import Chain
+from tests.frames import STREAM, TABLE
+
+
+class Refusing:
+    """Takes every record but the second."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.taken: list[bytes] = []
+
+    def append(self, record: bytes, *, boundary: bool = False) -> None:
+        self.asked += 1
+        if self.asked == 2:
+            raise InternalError("too large", code="record-too-large")
+        self.taken.append(record)
+
+
+def test_a_frame_that_the_log_did_not_take_is_no_link_of_the_chain() -> None:
+    writer = Refusing()
+    chain = ChainWriter(cast(Any, writer), Chain(stream=STREAM, epoch=1), SourceIdentity("7", 1, ()))
+    chain.anchor((TABLE,), at=Position(Lsn(1000)))
+    with pytest.raises(InternalError):
+        chain.anchor((TABLE, TABLE))
+    chain.heartbeat(Position(Lsn(2000)))
+    first, second = map(open_frame, writer.taken)
+    assert first is not None
+    assert second is not None
+    assert (second.number, second.previous_digest) == (first.number + 1, first.digest)
