@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Mapping
 
 from connectors.interfaces import ChangeLog
-from pipeline.reports import StageReport, StageState
+from pipeline.reports import CAPTURE_STAGE, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 
 logger = logging.getLogger("keepstream.report")
@@ -68,6 +69,17 @@ class Board:
 def report_key(stage: str, *, owner: bool) -> str:
     """Under which key a stage's report stands."""
     return stage if owner else f"standby:{stage}"
+
+
+def captures_of(stream: bytes | None, reports: Mapping[str, StageReport]) -> Iterator[StageReport]:
+    """What captures said of this stream. Those of an earlier log may have outlived it."""
+    return (each for each in captures_in(reports) if stream is not None and each.stream == stream.hex())
+
+
+def captures_in(reports: Mapping[str, StageReport]) -> Iterator[StageReport]:
+    """The newest words of a capture that owns the slot, and of one that does not."""
+    keys = [report_key(CAPTURE_STAGE, owner=owner) for owner in (True, False)]
+    return (reports[key] for key in keys if key in reports)
 
 
 def read_reports(log: ChangeLog) -> dict[str, StageReport]:

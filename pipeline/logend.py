@@ -16,8 +16,8 @@ WINDOW_RECORDS: Final = 8 * TAIL_PROOF_RECORDS
 _READ_S: Final = 5.0
 
 
-def find_end(log: ChangeLog) -> Position | None:
-    """The position after the log's last complete transaction; None: it has promised nothing.
+def find_end(log: ChangeLog) -> Chain | None:
+    """The chain at the log's end; None: it has promised nothing.
 
     Of small frames hundreds of thousands may stand between two anchors, and `find_tail` judges them all. Here
     the newest records alone are judged, from any of them on that names its position, by the same proof: so
@@ -29,7 +29,7 @@ def find_end(log: ChangeLog) -> Position | None:
         tail = find_tail(log)
         tail.close()
         chain = tail.chain
-    return chain.tail if chain.promised else None
+    return chain if chain.promised else None
 
 
 def _newest(log: ChangeLog) -> list[Frame | None]:

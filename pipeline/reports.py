@@ -89,6 +89,7 @@ class StageReport(BaseModel):
     owner: whether the slot, or the replica, is this process's now; False while it starts, stands by or
         retries.
     hung_s: how long ago its loop last went round. It waits for a server then, or does something large.
+    stream: the one that a capture writes, in hex; what it says of positions is of no other.
     undecided: those of `not_replicated` that are left out only until `source.keyless` or a key decides.
     endangered: published tables whose writes fail. left: those that are not published any more for that.
     """
@@ -102,6 +103,7 @@ class StageReport(BaseModel):
     host: str = Field(default_factory=socket.gethostname)
     owner: bool = True
     hung_s: float = 0.0
+    stream: str | None = None
     position: str | None = None
     commit_lsn: str | None = None
     commit_time: float | None = None

@@ -42,7 +42,7 @@ class ChainWriter:
         assert chain.stream is not None
         self._writer = writer
         self._source = source
-        self._stream = chain.stream
+        self.stream = chain.stream
         self._epoch = chain.epoch
         self._number = chain.number
         self._digest = chain.digest
@@ -127,7 +127,7 @@ class ChainWriter:
     ) -> None:
         if position is not None:
             self._max_commit_time = max(self._max_commit_time, position.commit_time)
-        header = FrameHeader(self._stream, self._epoch, self._number + 1, self._digest, self._max_commit_time)
+        header = FrameHeader(self.stream, self._epoch, self._number + 1, self._digest, self._max_commit_time)
         record, digest = seal_frame(header, tables, body)
         failpoint("capture.before_append")
         self._writer.append(record, boundary=boundary)

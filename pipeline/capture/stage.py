@@ -19,7 +19,7 @@ from pipeline.capture.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
 from schemas.errors import KeepstreamError
-from schemas.lsn import format_lsn
+from schemas.lsn import ZERO, format_lsn
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -41,6 +41,7 @@ class CaptureStage:
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
         self._tables = Tables()
+        self._stream: bytes | None = None
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -83,6 +84,8 @@ class CaptureStage:
             tuple(table.qualified_name for table in capture.selection.undecided),
         )
         self._waiting_for = None
+        if self._stream != capture.chain.stream:
+            self._stream, self._rates.durable_lsn = capture.chain.stream, ZERO
         self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
         try:
             joins = Joins(capture, self._options, self._set_tables)
@@ -120,6 +123,7 @@ class CaptureStage:
             state=self._shown_state(),
             owner=(owner := self._state is StageState.STREAMING),
             hung_s=round(time.monotonic() - self._rates.beat_at, 1) if owner else 0.0,
+            stream=self._stream.hex() if self._stream is not None else None,
             position=format_lsn(self._rates.position.lsn) if self._rates.position.lsn else None,
             commit_lsn=format_lsn(commit_lsn) if commit_lsn is not None else None,
             commit_time=self._rates.position.commit_time / 1e6 or None,

@@ -13,8 +13,8 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres.session import connect
 from pipeline.background import in_background
-from pipeline.board import read_reports, report_key
-from pipeline.reports import CAPTURE_STAGE, StageReport
+from pipeline.board import captures_of, read_reports
+from pipeline.reports import StageReport
 from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn, parse_lsn
 
@@ -34,7 +34,7 @@ def ask_witnesses(
         name: in_background(lambda c=conninfo: _replica(c, pipeline, stream), name=f"witness {name}")  # type: ignore[misc]
         for name, conninfo in replicas.items()
     }
-    told = in_background(lambda: reported(read_reports(log)), name="witness")
+    told = in_background(lambda: reported(read_reports(log), stream), name="witness")
     found = {}
     for who, answer in {CAPTURE: told, **{f"replica {name}": each for name, each in asked.items()}}.items():
         try:
@@ -46,15 +46,14 @@ def ask_witnesses(
     return found
 
 
-def reported(reports: Mapping[str, StageReport]) -> Lsn | None:
-    """Up to where a capture said that the log is durable."""
-    return max(_durable(reports), default=None)
+def reported(reports: Mapping[str, StageReport], stream: bytes | None) -> Lsn | None:
+    """Up to where a capture of this stream said that the log is durable."""
+    return max(_durable(reports, stream), default=None)
 
 
-def _durable(reports: Mapping[str, StageReport]) -> Iterator[Lsn]:
-    for owner in (True, False):
-        report = reports.get(report_key(CAPTURE_STAGE, owner=owner))
-        text = report.details.get("durable_lsn") if report is not None else None
+def _durable(reports: Mapping[str, StageReport], stream: bytes | None) -> Iterator[Lsn]:
+    for report in captures_of(stream, reports):
+        text = report.details.get("durable_lsn")
         if isinstance(text, str):
             yield parse_lsn(text)
 

@@ -31,7 +31,8 @@ from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, Sour
 from pipeline.control.status import Replica, Stage, Status, StatusFinding
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
 from schemas.errors import HistoryBroken, KeepstreamError
-from schemas.lsn import Lsn, Position, parse_lsn
+from schemas.lsn import Lsn, parse_lsn
+from schemas.validity import Chain
 
 STALL_S = 30.0
 """A position that did not move for this long although there is work to do is stuck."""
@@ -139,7 +140,7 @@ class _Judge:
         if self._source is None or not self._log.exists:
             return None
         if is_end_needed(self._source, self._log):
-            return self._log.end.lsn if isinstance(self._log.end, Position) else None
+            return self._log.end.tail.lsn if isinstance(self._log.end, Chain) else None
         return self._confirmed()
 
     def _captured(self) -> Lsn | None:
@@ -376,25 +377,35 @@ class _Judge:
         """There is none of ours."""
         if self._source is None:
             return
-        promised = bool(self._log.captured or self._seen.followers)
+        promised = self._has_log_promised() or bool(self._seen.followers)
         if self._source.slot is not None:
             self._warn_of(slot_foreign(self._source.slot, promised=promised))
         elif promised:
             self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
+
+    def _has_log_promised(self) -> bool:
+        """What captures said counts only where the log itself cannot be asked."""
+        end = self._log.end
+        return self._log.captured is not None if isinstance(end, KeepstreamError) else end is not None
 
     def _compare_with_log(self, slot: SlotState) -> None:
         end = self._log.end
         if isinstance(end, KeepstreamError):
             seen = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"
             self._warn("log-end-unknown", "log", seen)
-        elif end is not None and (broken := slot_past_end(slot, end, self._witnesses)) is not None:
-            self._warn_of(broken)
+        elif end is not None:
+            broken = slot_past_end(slot, end.tail, lambda: self._witnesses(end.stream))
+            if broken is not None:
+                self._warn_of(broken)
 
-    def _witnesses(self) -> dict[str, Lsn]:
-        told = {CAPTURE: reported(self._log.reports)} | {
-            f"replica {name}": each.progress.logged
+    def _witnesses(self, stream: bytes | None) -> dict[str, Lsn]:
+        rows = {
+            name: each.progress
             for name, each in self._seen.replicas.items()
             if isinstance(each, ReplicaSeen) and each.progress is not None
+        }
+        told = {CAPTURE: reported(self._log.reports, stream)} | {
+            f"replica {name}": row.logged for name, row in rows.items() if row.stream == stream
         }
         return {who: lsn for who, lsn in told.items() if lsn is not None}
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from connectors.postgres.progress import Progress
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
-from pipeline.board import report_key
-from pipeline.reports import CAPTURE_STAGE, NotReplicated, StageReport
+from pipeline.board import captures_in, captures_of
+from pipeline.reports import NotReplicated, StageReport
 from schemas.errors import KeepstreamError
-from schemas.lsn import ZERO, Lsn, Position, parse_lsn
+from schemas.lsn import ZERO, Lsn, parse_lsn
+from schemas.validity import Chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,20 @@ class ReplicaSeen:
 
 @dataclass(frozen=True, slots=True)
 class LogSeen:
-    """`exists`: whether there is a log at all. `reports` by key (`pipeline.board`). `end`: where the log
-    ends, as read after the slot was; None: it was not read (`is_end_needed`), or has promised nothing."""
+    """`exists`: whether there is a log at all. `reports` by key (`pipeline.board`). `end`: the chain at
+    the log's end, as read after the slot was; None: it was not read (`is_end_needed`), or has promised
+    nothing."""
 
     exists: bool
     reports: Mapping[str, StageReport]
-    end: Position | KeepstreamError | None = None
+    end: Chain | KeepstreamError | None = None
 
     @property
     def captured(self) -> Lsn | None:
         """How far the log went when a capture last spoke of it; it holds at least that."""
-        reports = (self.reports.get(report_key(CAPTURE_STAGE, owner=owner)) for owner in (True, False))
-        known = [parse_lsn(report.position) for report in reports if report and report.position]
+        end, all_said = self.end, captures_in(self.reports)
+        reports = captures_of(end.stream, self.reports) if isinstance(end, Chain) else all_said
+        known = [parse_lsn(report.position) for report in reports if report.position]
         return max(known, default=None)
 
 
@@ -102,8 +105,11 @@ class Observation:
 
 def is_end_needed(source: SourceSeen, log: LogSeen) -> bool:
     """Whether only the log itself can say how far it goes. What its owner confirms to the slot is in the
-    log; a slot that nobody owns may have been advanced, or made anew, unless capture went as far."""
+    log; a slot that nobody owns may have been advanced, or made anew, unless capture went as far. Without a
+    slot, whether the log has promised anything: what captures said may be of an earlier one."""
     slot = source.own_slot
-    if slot is None or slot.active_pid is not None or slot.confirmed_flush_lsn is None:
+    if slot is None:
+        return log.exists
+    if slot.active_pid is not None or slot.confirmed_flush_lsn is None:
         return False
     return log.exists and slot.confirmed_flush_lsn > (log.captured or ZERO)

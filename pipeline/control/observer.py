@@ -32,7 +32,8 @@ from pipeline.logend import find_end
 from pipeline.reports import NotReplicated, StageReport
 from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
-from schemas.lsn import Lsn, Position
+from schemas.lsn import Lsn
+from schemas.validity import Chain
 
 LOOK_S = 3.5
 SHORTEST_LOOK_S = 2.0
@@ -97,7 +98,7 @@ class Observer:
             dead=frozenset(_dead(reports)),
         )
 
-    def _look_at_end(self, deadline: float) -> Position | KeepstreamError | None:
+    def _look_at_end(self, deadline: float) -> Chain | KeepstreamError | None:
         """An answer that was asked for at an earlier look is older than what is now known of the slot."""
         is_new = self._end.begin()
         return self._end.result(deadline) if is_new else _not_in_time("the log's end")
@@ -239,7 +240,7 @@ class _LogLook(_Look[LogSeen]):
         return LogSeen(self._log.exists(), read_reports(self._log))
 
 
-class _EndLook(_Look[Position | None]):
+class _EndLook(_Look[Chain | None]):
     """Where the log ends; None: it has promised nothing. Its newest records are read again only when
     others came. On a log of its own, because it may still be reading while others look."""
 
@@ -247,14 +248,14 @@ class _EndLook(_Look[Position | None]):
         super().__init__(None)
         self._log = open_log(config, patience_s=BROKER_S)
         self._read_to: int | None = None
-        self._position: Position | None = None
+        self._chain: Chain | None = None
 
-    def take(self) -> Position | None:
+    def take(self) -> Chain | None:
         end = self._log.bounds().end
         if end != self._read_to:
-            self._position = find_end(self._log)
+            self._chain = find_end(self._log)
             self._read_to = end
-        return self._position
+        return self._chain
 
     def close(self) -> None:
         self._log.close()

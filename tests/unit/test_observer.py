@@ -18,9 +18,10 @@ from pipeline.control.observer import Observer
 from pipeline.dev.process import require
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, Position
+from schemas.validity import Chain
 from tests.unit.test_status_judgement import SOURCE
 
-END = Position(Lsn(0x2000), 7, 5)
+END = Chain(tail=Position(Lsn(0x2000), 7, 5))
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_log_s_end_is_read_once_and_never_taken_from_an_earlier_look(
     open_log(config).create()
     answers, reads = Event(), 0
 
-    def slow_end(log: object) -> Position:
+    def slow_end(log: object) -> Chain:
         nonlocal reads
         reads += 1
         answers.wait(10)

@@ -26,7 +26,10 @@ from pipeline.control.status import Stage, Status
 from pipeline.reports import Endangered, NotReplicated, StageReport, StageState
 from schemas.errors import BEGIN_ANEW, KeepstreamError, RetryLater
 from schemas.lsn import Lsn, Position, format_lsn
+from schemas.validity import Chain
 
+STREAM = bytes(16)
+OTHER_STREAM = bytes(15) + b"1"
 NOW = 1_700_000_000.0
 INSERT = Lsn(10_000)
 AWAY = RetryLater("db:5432 cannot be reached", code="server-unreachable", hint="Start it.")
@@ -64,14 +67,19 @@ def report(stage: str = "capture", state: StageState = StageState.STREAMING, **m
     age_s = more.pop("age_s", 1.0)
     details = {"complete_at": NOW - age_s, "complete_lsn": format_lsn(INSERT), "unchanged_s": 0.0}
     details |= more.pop("details", {})
-    values: dict[str, Any] = {"position": format_lsn(INSERT), "pid": 5, "host": "a"} | more
+    values: dict[str, Any] = {
+        "position": format_lsn(INSERT),
+        "pid": 5,
+        "host": "a",
+        "stream": STREAM.hex(),
+    } | more
     return StageReport(stage=stage, state=state, at=NOW - age_s, details=details, **values)
 
 
 def row(lsn: int = INSERT, **more: Any) -> Progress:
     values: dict[str, Any] = {
         "name": "crm",
-        "stream": bytes(16),
+        "stream": STREAM,
         "position": Position(Lsn(lsn), 7, int((NOW - 5000) * 1e6)),
         "token": uuid.UUID(int=1),
         "state": ReplicaState.STREAMING,
@@ -99,7 +107,7 @@ def judged(
 ) -> Status:
     reports = {made.stage: made for made in (capture, apply) if made is not None}
     seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s)
-    ends = Position(Lsn(end)) if isinstance(end, int) else end
+    ends = Chain(stream=STREAM, tail=Position(Lsn(end))) if isinstance(end, int) else end
     return judge_status(
         Observation(
             name="crm",
@@ -440,7 +448,7 @@ def test_the_slot_s_figures_and_what_threatens_it() -> None:
         (replace(SLOT, wal_status="lost", invalidation_reason="wal_removed"), "slot-lost"),
         (replace(SLOT, wal_status="unreserved"), "slot-about-to-be-lost"),
     ):
-        assert code in codes(judged(source=replace(SOURCE, slot=slot), capture=report()))
+        assert code in codes(judged(source=replace(SOURCE, slot=slot), capture=report(), end=INSERT))
 
 
 def test_a_slot_that_was_not_made_yet_is_not_missing() -> None:
@@ -504,6 +512,23 @@ def test_a_log_that_ends_before_what_a_replica_or_capture_knows_of_it_has_lost_i
     assert "an earlier capture at 0/238D" in finding.message
 
 
+def test_who_went_by_an_earlier_log_knows_nothing_of_the_end_of_this_one() -> None:
+    free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+    left = {**LEFT, "details": {"durable_lsn": format_lsn(Lsn(9_101))}, "stream": OTHER_STREAM.hex()}
+    earlier = report(state=StageState.STOPPED, **left)
+    seen = judged(source=free, capture=earlier, end=8_000, replica=row(9_101, stream=OTHER_STREAM))
+    assert (codes(seen), seen.capture.end_lsn) == (["slot-advanced"], format_lsn(8_000))
+
+
+def test_a_log_that_has_promised_nothing_lacks_no_slot_whatever_an_earlier_capture_said() -> None:
+    without = replace(SOURCE, slot=None, owner=None)
+    earlier = report(state=StageState.STOPPED, **LEFT)
+    assert codes(judged(source=without, capture=earlier)) == []
+    assert codes(judged(source=without, capture=earlier, log_exists=False)) == []
+    assert codes(judged(source=without, capture=earlier, end=AWAY)) == ["slot-missing"]
+    assert codes(judged(source=without, end=9_100)) == ["slot-missing"]
+
+
 def test_the_snapshot_of_a_copy_past_the_log_s_end_says_nothing_of_the_log() -> None:
     free = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
     left = report(state=StageState.STOPPED, **LEFT)
@@ -533,9 +558,9 @@ def test_a_log_whose_end_could_not_be_read_goes_as_far_as_capture_said() -> None
         (replace(SLOT, active_pid=None), LEFT_AT, True),
         (replace(SLOT, active_pid=None), None, True),
         (replace(SLOT, active_pid=None), INSERT, False),
-        (replace(SLOT, active_pid=None, database="other"), LEFT_AT, False),
+        (replace(SLOT, active_pid=None, database="other"), LEFT_AT, True),
         (SLOT, LEFT_AT, False),
-        (None, LEFT_AT, False),
+        (None, LEFT_AT, True),
     ],
 )
 def test_the_log_is_read_only_where_slot_and_report_leave_its_end_open(
