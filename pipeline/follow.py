@@ -213,7 +213,8 @@ class Follower:
                 f"the log's epoch {self.chain.epoch} broke after frame {self.chain.number}"
                 f" in {self._log.name} and no capture has begun a new one for {BROKEN_TIMEOUT_S:.0f} s",
                 code="log-broken",
-                hint="Start capture: `keepstream capture`. It continues the log where it was last valid.",
+                hint="Start capture: `keepstream capture`. If one runs, restart it: only then does it read"
+                " the log again. It continues where the log was last valid, or says why it cannot.",
             )
 
 

@@ -31,8 +31,8 @@ MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 _GAP_READ_S = 10.0
 _BEGIN_S = 60.0
 _WAIT_S = 1.0
-_BUSY_CHECK_S = 0.05
-_IDLE_CHECK_S = 0.01
+_CHECK_EVERY_S = 0.05
+_POLL_S = 0.01
 _PROOF_SHARE = 0.05
 """Of the time may be spent on asking for the topic's id, whose answer the writer waits for."""
 _TOPIC_PROOF_S = 60.0
@@ -121,7 +121,7 @@ class KafkaWriter:
             if self._durable > self._reported or self._error is not None or left_s <= 0:
                 break
             if self._contiguous > self._durable:
-                time.sleep(min(left_s, _IDLE_CHECK_S))
+                time.sleep(min(left_s, _POLL_S))
             elif self._in_flight:
                 self._wait(self._in_flight[0].future, left_s)
             else:
@@ -194,7 +194,9 @@ class KafkaWriter:
         Asked after the records were acknowledged, but not for each: the thread waits for the answer.
         """
         now = time.monotonic()
-        pause_s = _BUSY_CHECK_S if self._in_flight else min(_BUSY_CHECK_S, self._topic_check_s / _PROOF_SHARE)
+        pause_s = (
+            _CHECK_EVERY_S if self._in_flight else min(_CHECK_EVERY_S, self._topic_check_s / _PROOF_SHARE)
+        )
         if self._contiguous == self._durable or now - self._topic_checked_at < pause_s:
             return
         self._topic_checked_at = now
