@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from connectors.interfaces import ChangeLog
+from pipeline.processes import own_process
 from pipeline.reports import CAPTURE_STAGE, StageReport, StageState
 from schemas.errors import KeepstreamError, RetryLater
 
@@ -31,6 +32,7 @@ class Board:
 
     def __init__(self, log: ChangeLog) -> None:
         self._log = log
+        self._process = own_process()
         self._made_at = time.monotonic()
         self._published_at = 0.0
         self._last: tuple[StageState, bool] | None = None
@@ -44,7 +46,7 @@ class Board:
             return
         turned = report.owner if self._last is None else self._last[1] is not report.owner
         self._published_at, self._last = now, is_now
-        content = report.model_dump_json().encode()
+        content = report.model_copy(update={"process": self._process}).model_dump_json().encode()
         try:
             self._log.put_report(report_key(report.stage, owner=report.owner), content)
             if turned:

@@ -88,6 +88,7 @@ class StageReport(BaseModel):
 
     owner: whether the slot, or the replica, is this process's now; False while it starts, stands by or
         retries.
+    process: which one published it (`pipeline.processes`).
     hung_s: how long ago its loop last went round. It waits for a server then, or does something large.
     stream: the one that a capture writes, in hex; what it says of positions is of no other.
     undecided: those of `not_replicated` that are left out only until `source.keyless` or a key decides.
@@ -101,6 +102,7 @@ class StageReport(BaseModel):
     at: float = Field(default_factory=time.time)
     pid: int = Field(default_factory=os.getpid)
     host: str = Field(default_factory=socket.gethostname)
+    process: str | None = None
     owner: bool = True
     hung_s: float = 0.0
     stream: str | None = None

@@ -51,12 +51,16 @@ def hear(
     if owner.report is None or other.report is None:
         return other if owner.report is None else owner
     newer = owner if owner.report.at >= other.report.at else other
-    if (owner.report.host, owner.report.pid) == (other.report.host, other.report.pid):
+    if _who(owner.report) == _who(other.report):
         return newer
     may_own = owner.report.owner and (owner.lives or (session and not owner.ended))
     if not may_own:
         return max(owner, other, key=lambda heard: (heard.lives, heard is newer))
     return replace(owner, standby=other.report if other.lives else None)
+
+
+def _who(report: StageReport) -> tuple[str, int, str | None]:
+    return report.host, report.pid, report.process
 
 
 def _heard(report: StageReport | None, at: float, *, dead: bool) -> Heard:

@@ -69,7 +69,7 @@ class LogSeen:
 class Observation:
     """One look, by the observer's clock and host. An error stands for what could not be looked at.
 
-    dead: keys of reports whose process ran on this very host and is gone.
+    dead: keys of reports whose process is known to have ended, which can be seen only on its own host.
     """
 
     name: str

@@ -7,14 +7,12 @@ unreachable for this look. Sessions stay open from look to look.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +27,7 @@ from pipeline.board import read_reports
 from pipeline.config import Config
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
 from pipeline.logend import find_end
+from pipeline.processes import is_gone, started_at
 from pipeline.reports import NotReplicated, StageReport
 from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
@@ -51,9 +50,8 @@ Seen = TypeVar("Seen")
 
 def first_look_s() -> float:
     """How long the first look may take: what this process has needed to start comes off."""
-    try:
-        started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
+    started = started_at(os.getpid())
+    if started is None:
         return LOOK_S
     runs_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
     return max(SHORTEST_LOOK_S, LOOK_S + _START_S - runs_s)
@@ -281,15 +279,4 @@ def _clock(session: Session) -> float:
 
 
 def _dead(reports: Mapping[str, StageReport]) -> Iterable[str]:
-    here = socket.gethostname()
-    return (key for key, report in reports.items() if report.host == here and not _runs(report.pid))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return (key for key, report in reports.items() if is_gone(report.pid, report.process))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.processes import boot_id, started_at
 from schemas.errors import OperatorNeeded, Unhealthy
 
 _UNPRIVILEGED = "nobody"
@@ -62,17 +63,10 @@ class Account:
 
 def process_id(pid: int) -> ProcessId | None:
     """The identity of a running process; None if there is none or it is a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _process_id_by_ps(pid)
-    except ProcessLookupError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ProcessId(pid, f"{boot}/{fields[19]}")
+    if not Path("/proc/self/stat").exists():
+        return _process_id_by_ps(pid)
+    started = started_at(pid)
+    return None if started is None else ProcessId(pid, f"{boot_id()}/{started}")
 
 
 def _process_id_by_ps(pid: int) -> ProcessId | None:
