@@ -157,6 +157,14 @@ def insert_lsn(session: Session) -> Lsn:
         return parse_lsn(_value(session, "select pg_current_wal_insert_lsn()::text"))
 
 
+def push_log(source: Session, prefix: str) -> None:
+    """Commit a transaction of one message, so that the log passes the LSN of now without waiting for a
+    heartbeat. Its commit makes asynchronous ones before it durable (P22), and waits for no standby."""
+    with wrapped("writing a message into the source's WAL"):
+        source.execute("set synchronous_commit = local")
+        source.execute("select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)", [prefix])
+
+
 def current_xid(session: Session) -> int:
     """The 64 bits of the open transaction's number; it gets one here."""
     with wrapped("reading the transaction's number"):

@@ -94,7 +94,7 @@ class ExportedSnapshot:
             pgconn.consume_input()
             if pgconn.status == pq.ConnStatus.OK:
                 return
-        raise snapshot_lost(self.slot)
+        raise snapshot_lost(f"the snapshot of {self.slot}")
 
     def close(self) -> None:
         """End the session; slot and snapshot end with it."""
@@ -107,8 +107,8 @@ class ExportedSnapshot:
         self.close()
 
 
-def snapshot_lost(slot: str) -> SnapshotLost:
-    return SnapshotLost(f"the session that holds the snapshot of {slot} has ended", code="snapshot-lost")
+def snapshot_lost(snapshot: str) -> SnapshotLost:
+    return SnapshotLost(f"the session that holds {snapshot} has ended", code="snapshot-lost")
 
 
 def export_snapshot(
@@ -232,9 +232,14 @@ def held_back(observer: Session, snapshot: ExportedSnapshot) -> HeldBack | None:
 
 def begin_in_snapshot(session: Session, snapshot: ExportedSnapshot) -> None:
     """Begin a read-only transaction that sees the snapshot. Raises SnapshotLost (`snapshot-lost`)."""
-    with wrapped("beginning to read in the snapshot"):
+    begin_in(session, snapshot.name, of=f"the snapshot of {snapshot.slot}")
+
+
+def begin_in(session: Session, snapshot: str, *, of: str = "the snapshot") -> None:
+    """The same by the snapshot's name. `of`: what messages call it."""
+    with wrapped(f"beginning to read in {of}"):
         session.execute("begin isolation level repeatable read, read only")
         try:
-            session.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot.name)))
+            session.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
         except (psycopg.ProgrammingError, psycopg.DataError) as exc:
-            raise snapshot_lost(snapshot.slot) from exc  # 42704, 22023: no such snapshot
+            raise snapshot_lost(of) from exc  # 42704, 22023: no such snapshot

@@ -15,21 +15,11 @@ from psycopg import sql
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot import SnapshotLost
+from connectors.postgres.snapshot import begin_in
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
 
 # A comparison takes as many processes as it was told to, and no more.
 _SETTINGS = "set max_parallel_workers_per_gather = 0"
-
-
-def begin_in(session: Session, snapshot: str) -> None:
-    """Begin a read-only transaction in the exported snapshot. Raises SnapshotLost (`snapshot-lost`)."""
-    with wrapped("beginning to read in a snapshot"):
-        session.execute("begin isolation level repeatable read, read only")
-        try:
-            session.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-        except (psycopg.ProgrammingError, psycopg.DataError) as exc:  # 42704, 22023: no such snapshot
-            raise SnapshotLost("the session that holds the snapshot has ended", code="snapshot-lost") from exc
 
 
 def lock_those_there(session: Session, tables: Sequence[TableName]) -> None:

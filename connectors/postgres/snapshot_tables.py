@@ -243,7 +243,7 @@ def lock_table(reader: Session, table: SnapshotTable, tick: Tick) -> None:
 
 
 class Observer:
-    """A session on the source that sees today's catalog; connects again when its session was lost.
+    """A session beside those that read: it sees today's catalog, and connects again when it was lost.
 
     May be used from several threads.
     """

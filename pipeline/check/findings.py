@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from psycopg import sql
+
 from pipeline.printable import printable_sql
 from schemas.errors import ConfigError, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
@@ -44,8 +46,20 @@ class Place:
         return Finding(severity, code, self.where, subject, message, sql or fix, fix_is_sql=bool(sql))
 
 
+_NAMED_IN_LIST = 10
 _NAMED = 5
 """So many findings of one kind are named in an error, with what mends each."""
+
+
+def named(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _NAMED_IN_LIST} more" if len(names) > _NAMED_IN_LIST else ""
+    return ", ".join(names[:_NAMED_IN_LIST]) + more
+
+
+def identifier(*names: str) -> str:
+    """As SQL writes it, qualified by the names before the last."""
+    return sql.Identifier(*names).as_string()
 
 
 def comment(text: str) -> str:

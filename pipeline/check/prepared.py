@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain
 
-from psycopg import sql
-
 from connectors.postgres import source_schema
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.firing import FOREIGN_KEY, Firing
@@ -22,13 +20,11 @@ from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
 from connectors.postgres.target import PreparedTable
-from pipeline.check.findings import Place, comment, losing
+from pipeline.check.findings import Place, comment, identifier, losing, named
 from pipeline.config import Initial
 from pipeline.selection import Selection
 from schemas.finding import Finding
 from schemas.table import TableSchema
-
-NAMED_AT_MOST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ class PreparedCheck:
             yield self._place.error(
                 "replica-schema",
                 "content",
-                f"lacks {len(missing)} of the source's tables: {_named(names)}",
+                f"lacks {len(missing)} of the source's tables: {named(names)}",
                 fix="Make them as they are on the source (pg_dump --schema-only), or empty the database and"
                 " set `initial: copy`.",
             )
@@ -104,7 +100,7 @@ class PreparedCheck:
         return self._place.error(
             "replica-not-empty",
             "content",
-            f"has rows in {_named(['.'.join(each) for each in tables])}; to empty them loses these rows",
+            f"has rows in {named(['.'.join(each) for each in tables])}; to empty them loses these rows",
             sql="\n".join(ways),
         )
 
@@ -192,8 +188,8 @@ class PreparedCheck:
             yield self._place.error(
                 "privilege-write",
                 "role",
-                f"{self._role.name} may not write to {len(refused)} tables: {_named(refused)}",
-                fix=f"Run there: grant OWNER_OF_THE_TABLES to {_identifier(self._role.name)};",
+                f"{self._role.name} may not write to {len(refused)} tables: {named(refused)}",
+                fix=f"Run there: grant OWNER_OF_THE_TABLES to {identifier(self._role.name)};",
             )
         yield from self._children(ours)
         policed = [table.policed for table in ours if table.policed]
@@ -231,7 +227,7 @@ class PreparedCheck:
                     ".".join(parent),
                     f"{'.'.join(child)} inherits from it, on the replica alone: there SELECT, UPDATE and"
                     " DELETE without ONLY reach the rows of both",
-                    sql=f"alter table {_identifier(*child)} no inherit {_identifier(*parent)};",
+                    sql=f"alter table {identifier(*child)} no inherit {identifier(*parent)};",
                 )
 
     def _policed(self, policed: Sequence[Policed]) -> Finding:
@@ -242,7 +238,7 @@ class PreparedCheck:
             "replica-row-security",
             "role",
             f"row-level security applies to {self._role.name} on {len(policed)} tables, whose writes would be"
-            f" refused: {_named(names)}",
+            f" refused: {named(names)}",
             sql="\n".join([exempting(policed), *others]),
         )
 
@@ -280,7 +276,7 @@ class PreparedCheck:
         )
 
     def _grant(self) -> str:
-        return f"grant set on parameter session_replication_role to {_identifier(self._role.name)};"
+        return f"grant set on parameter session_replication_role to {identifier(self._role.name)};"
 
 
 def _seen(found: Misfit) -> str:
@@ -295,12 +291,3 @@ def _silencing(firing: Firing) -> str:
 
 def _commented(line: str) -> str:
     return line if line.startswith("--") else comment(line)
-
-
-def _identifier(*names: str) -> str:
-    return sql.Identifier(*names).as_string()
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more

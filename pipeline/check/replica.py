@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from psycopg import sql
-
 from connectors.postgres import progress, source_schema
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.instance import read_instance
@@ -15,7 +13,7 @@ from connectors.postgres.leftovers import UserObject, user_objects
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session
 from connectors.postgres.target import read_prepared_tables
-from pipeline.check.findings import Place
+from pipeline.check.findings import Place, identifier
 from pipeline.check.prepared import PreparedCheck, SourceFacts
 from pipeline.check.source import check_connections, check_version
 from pipeline.config import Initial
@@ -142,7 +140,7 @@ class ReplicaCheck:
 
     def _made_anew(self, more: str = "") -> str:
         """The SQL that empties the replica, for a role that may make databases."""
-        database, role = _identifier(self.instance.database), _identifier(self._role.name)
+        database, role = identifier(self.instance.database), identifier(self._role.name)
         words = f"create database {database} owner {role} {more}".strip()
         return f"drop database {database}; {words};"
 
@@ -170,7 +168,7 @@ class ReplicaCheck:
         """The copy makes the source's schemas, and every replica has one of ours."""
         prepared = self._initial is not Initial.COPY
         if not (self._role.creates_in_database or (prepared and progress.may_install(self._session))):
-            database, role = _identifier(self.instance.database), _identifier(self._role.name)
+            database, role = identifier(self.instance.database), identifier(self._role.name)
             owner = f"alter database {database} owner to {role};"
             yield self._place.error(
                 "privilege-create",
@@ -181,7 +179,7 @@ class ReplicaCheck:
 
     def _temporary_tables(self) -> Iterator[Finding]:
         if not self._role.makes_temporary_tables:
-            database, role = _identifier(self.instance.database), _identifier(self._role.name)
+            database, role = identifier(self.instance.database), identifier(self._role.name)
             yield self._place.warning(
                 "privilege-temporary",
                 "role",
@@ -211,7 +209,3 @@ class ReplicaCheck:
         else:
             count = len(schema.extensions)
             yield self._place.ok("extensions", "extensions", f"all {count} of the source's are available")
-
-
-def _identifier(*names: str) -> str:
-    return sql.Identifier(*names).as_string()

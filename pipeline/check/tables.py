@@ -18,14 +18,13 @@ from connectors.postgres.instance import read_oid_columns
 from connectors.postgres.publication import Publication, full_identity_sql, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import Place, comment, identifier, named
 from pipeline.config import Keyless, TablePattern, Tables
 from pipeline.quantities import human_bytes
 from pipeline.selection import EXCLUDED, Selection
 from schemas.finding import Finding
 
 SOURCE = Place("source")
-NAMED_AT_MOST = 10
 
 
 def check_tables(
@@ -72,7 +71,7 @@ def check_uncarried_objects(session: Session) -> Iterator[Finding]:
     count = count_large_objects(session)
     if count:
         columns = read_oid_columns(session)
-        pointing = f"; columns that may point to them: {_named(columns)}" if columns else ""
+        pointing = f"; columns that may point to them: {named(columns)}" if columns else ""
         yield SOURCE.warning(
             "large-objects",
             "large objects",
@@ -124,8 +123,8 @@ def _unreadable(selection: Selection, role: Role, *, established: bool) -> Itera
         yield SOURCE.error(
             "privilege-select",
             "role",
-            f"{role.name} may not read {len(hidden)} tables: {_named(hidden)}",
-            sql=f"grant pg_read_all_data to {_identifier(role.name)};",
+            f"{role.name} may not read {len(hidden)} tables: {named(hidden)}",
+            sql=f"grant pg_read_all_data to {identifier(role.name)};",
             blocks=not established,
         )
 
@@ -143,8 +142,8 @@ def _row_security(selection: Selection, role: Role, *, established: bool) -> Ite
         yield SOURCE.error(
             "row-security",
             "role",
-            f"policies would hide rows of {len(hidden)} tables from {role.name}: {_named(hidden)}",
-            sql="\n".join([f"alter role {_identifier(role.name)} bypassrls;", *others]),
+            f"policies would hide rows of {len(hidden)} tables from {role.name}: {named(hidden)}",
+            sql="\n".join([f"alter role {identifier(role.name)} bypassrls;", *others]),
             blocks=not established,
         )
 
@@ -189,7 +188,7 @@ def _undecided(table: Table, *, later: bool) -> Finding:
 def _identity_choices(table: Table) -> str:
     """SQL of the best way, the others as comments: USING INDEX, FULL, and leaving it out."""
     name = (table.schema, table.name)
-    ways = [index_identity_sql(name, _identifier(index.name)) for index in table.usable_indexes]
+    ways = [index_identity_sql(name, identifier(index.name)) for index in table.usable_indexes]
     if table.full_problem is None:
         ways.append(full_identity_sql(name) + ";  -- every column is the key")
     if not table.usable_indexes:
@@ -224,12 +223,3 @@ def _make_full(table: Table, *, later: bool) -> Finding:
 
 def _table(table: Table) -> str:
     return sql.Identifier(table.schema, table.name).as_string()
-
-
-def _identifier(name: str) -> str:
-    return sql.Identifier(name).as_string()
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -10,8 +10,8 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 
 from connectors.postgres.progress import Progress, ReplicaState, read
-from connectors.postgres.server import insert_lsn
-from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.server import insert_lsn, push_log
+from connectors.postgres.session import Session, connect
 from pipeline.background import in_background
 from pipeline.backoff import Backoff
 from pipeline.control.obstacles import (
@@ -63,15 +63,11 @@ class Waited:
 def mark_now(source: Session) -> Lsn:
     """The source's insert LSN, with a transaction behind it that brings the log past it at once.
 
-    The flush LSN would miss asynchronous commits (P22); the message's own commit makes them durable.
-    It does not wait for standbys.
+    The flush LSN would miss asynchronous commits (P22).
     """
-    message = "select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)"
-    with wrapped("writing a message into the source's WAL"):
-        source.execute("set synchronous_commit = local")
-        source.execute(message, [MESSAGE_PREFIX])
-        target = insert_lsn(source)
-        source.execute(message, [MESSAGE_PREFIX])
+    push_log(source, MESSAGE_PREFIX)
+    target = insert_lsn(source)
+    push_log(source, MESSAGE_PREFIX)
     return target
 
 

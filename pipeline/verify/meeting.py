@@ -25,7 +25,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres.hold import hold, move_hold, release
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.publication import TableName
-from connectors.postgres.server import insert_lsn
+from connectors.postgres.server import insert_lsn, push_log
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from connectors.postgres.snapshot import (
     Blocker,
@@ -376,14 +376,6 @@ class _Steps:
         if not moved:
             raise _hold_lost("the replica is not held any more")
         self._held_at, self._prolonged_at = lsn, time.monotonic()
-
-
-def push_log(source: Session, prefix: str) -> None:
-    """Commit a transaction of one message, so that the log passes the LSN of now without waiting for
-    a heartbeat (P22)."""
-    with wrapped("writing a message into the source's WAL"):
-        source.execute("set synchronous_commit = local")  # flushed, whatever a standby does
-        source.execute("select pg_catalog.pg_logical_emit_message(true, %s::text, ''::text)", [prefix])
 
 
 def _hold_lost(seen: str) -> RetryLater:
