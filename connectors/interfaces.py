@@ -143,8 +143,8 @@ class ChangeLog(Protocol):
         """The newest report of each stage. Reports are hints; truth is in slot, log and replica."""
         ...
 
-    def destroy(self) -> None:
-        """Delete the log and its reports for good (`teardown`)."""
+    def destroy(self) -> str:
+        """Delete the log and its reports for good (`teardown`). Returns what stays, in words, if anything."""
         ...
 
     def close(self) -> None: ...

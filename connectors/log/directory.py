@@ -21,7 +21,15 @@ from connectors.log.chain import Chain, SegmentFolder
 from connectors.log.directory_findings import inspect_folder
 from connectors.log.directory_reader import DirectoryReader
 from connectors.log.directory_writer import DirectoryWriter
-from connectors.log.disk import FULL, disk_error, is_folder, sync_folder_or_die, sync_or_die
+from connectors.log.disk import (
+    FULL,
+    LOG_SUFFIX,
+    disk_error,
+    is_empty,
+    is_folder,
+    sync_folder_or_die,
+    sync_or_die,
+)
 from connectors.log.limits import refuse_oversized
 from connectors.log.place import MAX_GENERATION, pack_place, unpack_place
 from connectors.log.segment import HEADER_BYTES, Header, SegmentName
@@ -39,7 +47,7 @@ class DirectoryLog:
     """A `ChangeLog` in a folder."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self._path = root / f"{name}.log"
+        self._path = root / f"{name}{LOG_SUFFIX}"
         self._folder = SegmentFolder(self._path)
 
     @property
@@ -47,7 +55,9 @@ class DirectoryLog:
         return self._path.as_uri()
 
     def exists(self) -> bool:
-        return is_folder(self._path)
+        """See `ChangeLog.exists`. An empty folder is none: `destroy` may leave one, and whoever made it
+        beforehand, as `check` advises, made no log."""
+        return is_folder(self._path) and not is_empty(self._path)
 
     def create(self) -> None:
         """See `ChangeLog.create`. The folder is for nobody but the user who runs this."""
@@ -57,7 +67,8 @@ class DirectoryLog:
         except OSError as error:
             raise disk_error(error, self._path) from error
         self._make_status()
-        sync_folder_or_die(self._path.parent)
+        if os.access(self._path.parent, os.R_OK):  # else the folder was made by another, who could sync it
+            sync_folder_or_die(self._path.parent)
 
     def bounds(self) -> Bounds:
         """See `ChangeLog.bounds`. A file without records, which a killed writer left, has no say."""
@@ -132,15 +143,20 @@ class DirectoryLog:
         except OSError as error:
             raise disk_error(error, self._status) from error
 
-    def destroy(self) -> None:
-        """See `ChangeLog.destroy`. A writer that still runs finds its file deleted and is fenced."""
+    def destroy(self) -> str:
+        """See `ChangeLog.destroy`. A writer that still runs finds its file deleted and is fenced. The folder
+        itself stays where its parent is not ours to write to, or where it is a mount point."""
         try:
             shutil.rmtree(self._path)
         except FileNotFoundError:
-            return
+            return ""
         except OSError as error:
-            raise disk_error(error, self._path) from error
+            if self.exists():
+                raise disk_error(error, self._path) from error
+            sync_folder_or_die(self._path)
+            return "its empty folder"
         sync_folder_or_die(self._path.parent)
+        return ""
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 
+LOG_SUFFIX = ".log"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOOK_AT_DISK = "Look at the disk: `dmesg | tail` and `smartctl -a`."
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -53,18 +54,32 @@ def disk_error(error: OSError, path: Path) -> KeepstreamError:
 
 
 def permit_command(path: Path) -> str:
-    """What root runs so that this process's user can use a folder, or make it."""
-    user, shown = os.geteuid(), shlex.quote(str(path))
-    for folder in reversed(path.parents):
+    """What root runs so that this process's user can use a log's folder, or make it. `path`: that folder, or
+    something in it: what one file lacks, the others lack, too, and a new one needs a folder to be made in."""
+    log = next((folder for folder in (path, *path.parents) if folder.suffix == LOG_SUFFIX), path)
+    for folder in reversed(log.parents):
         if is_there(folder) and not os.access(folder, os.X_OK):
             return f"chmod o+x {shlex.quote(str(folder))}"
-    return f"chown -R {user} {shown}" if is_there(path) else f"install -d -m 700 -o {user} {shown}"
+    user, shown = os.geteuid(), shlex.quote(str(log))
+    return f"chown -R {user} {shown}" if is_there(log) else f"install -d -m 700 -o {user} {shown}"
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is one. Raises OperatorNeeded (`log-permission`) where that may not be seen."""
     try:
         return path.is_dir()
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, or is gone. Raises OperatorNeeded (`log-permission`) where that may not
+    be seen."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
     except OSError as error:
         raise disk_error(error, path) from error
 

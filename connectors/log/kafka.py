@@ -142,12 +142,13 @@ class KafkaLog:
     def reports(self) -> Mapping[str, bytes]:
         return self._reports.newest()
 
-    def destroy(self) -> None:
+    def destroy(self) -> str:
         """See `ChangeLog.destroy`."""
         self._publisher.close()  # a late report would come into a topic made anew
         self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
         self._reports.close()
         delete_topics(self._clients, [self._topic, self._status_topic])
+        return ""
 
     def close(self) -> None:
         self._publisher.close()

@@ -189,8 +189,9 @@ def _of_progress(config: Config, replica: str, row: progress.Progress) -> Remova
     return Removal(Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}"))
 
 
-def _of_log(log: ChangeLog) -> Removal:
-    return Removal(Thing("log", log.name, "with its status reports"))
+def _of_log(log: ChangeLog, *, stays: str = "") -> Removal:
+    left = f"; {stays} stays" if stays else ""
+    return Removal(Thing("log", log.name, f"with its status reports{left}"))
 
 
 def _clear_source(config: Config) -> Iterator[Removal]:
@@ -237,8 +238,7 @@ def _clear_replica(config: Config, replica: str) -> Iterator[Removal]:
 def _clear_log(config: Config) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
-            log.destroy()
-            yield _of_log(log)
+            yield _of_log(log, stays=log.destroy())
 
 
 def _source(config: Config) -> Session:

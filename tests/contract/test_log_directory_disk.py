@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +419,79 @@ def test_a_log_s_folder_that_somebody_made_gets_its_reports(tmp_path: Path) -> N
     begin(log, 1).close()
     log.put_report("capture", b"{}")
     assert log.reports() == {"capture": b"{}"}
+
+
+def as_nobody(lines: list[str], folder: Path) -> str:
+    """What a child prints that may neither write to root's folders nor read its files."""
+    before = [
+        "import os, sys; from pathlib import Path",
+        "from connectors.log.directory import DirectoryLog",
+        "from schemas.errors import KeepstreamError",
+        "from tests.contract.logs import append_all, begin",
+        "os.geteuid() or os.setuid(65534)",
+        "log = DirectoryLog(Path(sys.argv[1]), 'crm')",
+    ]
+    child = [sys.executable, "-c", "\n".join([*before, *lines]), str(folder)]
+    done = subprocess.run(child, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def foreign() -> Iterator[Path]:
+    """A folder that everybody may search, and only root, if we are, may write to."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made, "lib")
+        folder.mkdir()
+        for each in (Path(made), folder):
+            each.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
+
+
+def test_a_log_is_gone_with_its_content_where_its_folder_cannot_be_removed(foreign: Path) -> None:
+    """The folder was made as `check` advises."""
+    path = foreign / "crm.log"
+    path.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    foreign.chmod(0o555)
+    lines = [
+        "print(log.exists())",
+        "log.create()",
+        "append_all(begin(log, 1), [b'a'])",
+        "log.put_report('capture', b'{}')",
+        "print(log.exists(), log.destroy(), log.exists(), log.destroy())",
+        "log.create()",
+        "print(log.exists(), log.bounds().end)",
+    ]
+    wanted = "False\nTrue its empty folder False its empty folder\nTrue 0\n"
+    assert as_nobody(lines, foreign) == wanted
+    foreign.chmod(0o711)
+    as_nobody(["log.destroy(); log.create()"], foreign)  # a parent that cannot be read cannot be synced
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files that are not ours")
+def test_what_root_is_told_names_the_log_s_folder_whatever_of_it_may_not_be_used(foreign: Path) -> None:
+    log = DirectoryLog(foreign, "crm")
+    log.create()
+    writer = begin(log, 1)
+    append_all(writer, [b"a"])
+    writer.close()
+    log.put_report("capture", b"{}")
+    lines = [
+        "from tests.contract.logs import read_all",
+        "calls = lambda: log.put_report('capture', b'{}'), lambda: log.put_report('new', b'{}'), log.bounds,"
+        " lambda: begin(log, 2), log.destroy",
+        "for call in calls:",
+        "    try: call()",
+        "    except KeepstreamError as error: print(error.code, error.hint)",
+    ]
+    path = foreign / "crm.log"
+    told = f"Run as root: `chown -R 65534 {path}`; or choose another folder for `log`."
+    for mode in (0o700, 0o755):
+        path.chmod(mode)
+        assert as_nobody(lines, foreign).splitlines() == [f"log-permission {told}"] * 5
 
 
 def test_what_root_is_told_to_run_opens_the_folder_that_is_closed(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_log_folder_that_is_gone_is_not_made_anew(directory_pipeline: Pipeline
         refused(pipeline, *verb, code="slot-without-log", hint="")
     assert confirmed(pipeline) == before
     assert list(folder_of(pipeline).glob("*.segment")) == []
-    folder_of(pipeline).rmdir()
+    shutil.rmtree(folder_of(pipeline))
     aside.rename(folder_of(pipeline))
     goes_on(pipeline)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from connectors.log.directory import DirectoryLog
 from connectors.postgres.session import connect
 from connectors.postgres.walsender import Walsender
 from pipeline import purposes
-from pipeline.config import Config, load_config
+from pipeline.config import Config, load_config, parse_config
 from pipeline.control import teardown
 from schemas.errors import OperatorNeeded
 from tests.fix_pipeline import Pipeline
@@ -69,6 +71,16 @@ def test_it_removes_everything_but_the_rows_and_a_new_pipeline_can_begin(pipelin
     pipeline.source.execute("update customer set name = 'again'")
     pipeline.wait()
     pipeline.verify()
+
+
+def test_the_folder_that_stays_of_a_log_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryLog, "destroy", lambda log: "its empty folder")
+    log = DirectoryLog(tmp_path, "crm")
+    log.create()
+    config = parse_config(f"name: crm\nsource: host=h\nlog: file://{tmp_path}", name="k", environment={})
+    assert [str(done.thing) for done in teardown._clear_log(config)] == [
+        f"log {log.name} (with its status reports; its empty folder stays)"
+    ]
 
 
 def test_it_refuses_while_a_stage_runs_and_removes_nothing(directory_pipeline: Pipeline) -> None:
