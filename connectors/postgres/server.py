@@ -19,6 +19,7 @@ class Server:
     max_slot_wal_keep_bytes: None keeps all WAL a slot needs, until the disk is full.
     idle_slot_timeout_s: idle_replication_slot_timeout (PostgreSQL 18); None: never invalidates.
     slots_used and senders_used count everybody's.
+    held_wal_bytes: the most WAL that a slot, whoever's, holds back now.
     decoding_memory_bytes: logical_decoding_work_mem of our stream.
     """
 
@@ -33,6 +34,7 @@ class Server:
     senders_used: int
     wal_sender_timeout_s: float | None
     max_slot_wal_keep_bytes: int | None
+    held_wal_bytes: int
     idle_slot_timeout_s: float | None
     decoding_memory_bytes: int
     synchronous_standby_names: str
@@ -67,7 +69,11 @@ _FACTS: Final = """
            (select pg_encoding_to_char(encoding) from pg_database where datname = current_database()),
            (select count(*) from pg_replication_slots), (select count(*) from pg_stat_get_wal_senders()),
            (select rolsuper from pg_roles where rolname = current_user),
-           (select source = 'default' from pg_settings where name = 'logical_decoding_work_mem')
+           (select source = 'default' from pg_settings where name = 'logical_decoding_work_mem'),
+           (select coalesce(max(pg_wal_lsn_diff(
+                       case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+                            else pg_current_wal_insert_lsn() end, restart_lsn)), 0)::bigint
+              from pg_replication_slots)
 """
 _PARAMETER_PRIVILEGES_SINCE: Final = 150000  # older ones are read too: `check` says that they are too old
 
@@ -77,7 +83,7 @@ def read_server(session: Session) -> Server:
     with wrapped("reading the server's settings"):
         facts = session.execute(_FACTS).fetchone()
         assert facts is not None
-        version_name, in_recovery, encoding, slots_used, senders_used, superuser, memory_unset = facts
+        version_name, in_recovery, encoding, slots_used, senders_used, superuser, memory_unset, held = facts
         setting = _settings(session)
         settable = superuser or _may_set_replication_role(session)
     number = setting.number
@@ -94,6 +100,7 @@ def read_server(session: Session) -> Server:
         senders_used=senders_used,
         wal_sender_timeout_s=number("wal_sender_timeout") or None,
         max_slot_wal_keep_bytes=_limit(number("max_slot_wal_keep_size")),
+        held_wal_bytes=held,
         idle_slot_timeout_s=number("idle_replication_slot_timeout") or None,
         decoding_memory_bytes=DECODING_MEMORY_BYTES if memory_unset else decoding_memory,
         synchronous_standby_names=setting.text("synchronous_standby_names"),

@@ -212,7 +212,10 @@ class PreparedCheck:
             "replica-unlogged",
             f"{table.schema}.{table.name}",
             "is unlogged: a crash would empty it, and nothing would bring its rows again",
-            sql="\n".join(f"alter table only {name} set logged;" for name in table.unlogged),
+            sql="\n".join(
+                f"alter table only {name} set logged;  -- nobody reads or writes it meanwhile"
+                for name in table.unlogged
+            ),
         )
 
     def _children(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
@@ -227,7 +230,10 @@ class PreparedCheck:
                     ".".join(parent),
                     f"{'.'.join(child)} inherits from it, on the replica alone: there SELECT, UPDATE and"
                     " DELETE without ONLY reach the rows of both",
-                    sql=f"alter table {identifier(*child)} no inherit {identifier(*parent)};",
+                    sql=comment(
+                        "takes its rows from whoever asks the parent for them:"
+                        f" alter table {identifier(*child)} no inherit {identifier(*parent)};"
+                    ),
                 )
 
     def _policed(self, policed: Sequence[Policed]) -> Finding:

@@ -13,7 +13,7 @@ from connectors.postgres.leftovers import UserObject, user_objects
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session
 from connectors.postgres.target import read_prepared_tables
-from pipeline.check.findings import Place, identifier
+from pipeline.check.findings import Place, identifier, losing
 from pipeline.check.prepared import PreparedCheck, SourceFacts
 from pipeline.check.source import check_connections, check_version
 from pipeline.config import Initial
@@ -152,7 +152,8 @@ class ReplicaCheck:
 
     def _fresh(self) -> Iterator[Finding]:
         objects = user_objects(self._session)
-        if self._copy_is_begun():
+        begun = self._copy_is_begun()
+        if begun:
             yield self._place.note(
                 "copy-unfinished",
                 "content",
@@ -160,16 +161,19 @@ class ReplicaCheck:
             )
         else:
             yield self._empty(objects)
-        yield from self._creates_in_database()
+        yield from self._creates_in_database(taken=bool(objects) and not begun)
         if self._source:
             yield from self._needs(self._source.schema)
 
-    def _creates_in_database(self) -> Iterator[Finding]:
-        """The copy makes the source's schemas, and every replica has one of ours."""
+    def _creates_in_database(self, *, taken: bool = False) -> Iterator[Finding]:
+        """The copy makes the source's schemas, and every replica has one of ours. `taken`: somebody has made
+        something there, who may need to own it."""
         prepared = self._initial is not Initial.COPY
         if not (self._role.creates_in_database or (prepared and progress.may_install(self._session))):
             database, role = identifier(self.instance.database), identifier(self._role.name)
             owner = f"alter database {database} owner to {role};"
+            if taken:
+                owner = losing("the database for its owner", owner)
             yield self._place.error(
                 "privilege-create",
                 "role",

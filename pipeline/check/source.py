@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,8 +24,11 @@ OLDEST, NEWEST = 15, 18
 """Major versions that are tested."""
 SENDERS_NEEDED: Final = 2  # the stream, and one snapshot at a time
 CONNECTIONS_NEEDED: Final = 10
+STANDBYS_FIRST: Final = "then restart the server, behind its standbys, which go on only with as many"
 RELOAD: Final = "select pg_reload_conf();"
 SHORT_OF_SLOT_S: Final = 6 * 3600
+WEEKEND_S: Final = 3 * 86400
+SMALLEST_ROOM_BYTES: Final = 10 * 1024**3
 SHORTEST_SENDER_TIMEOUT_S: Final = 20.0  # we answer every 10 s at least (P9)
 
 
@@ -48,7 +52,7 @@ def check_source(
     yield from _role(role, instance, config)
     yield _encoding(server, instance)
     yield from _slot_limits(server, instance)
-    yield from _timeouts(server)
+    yield from _timeouts(server, role)
     yield from _prepared(instance)
 
 
@@ -107,7 +111,7 @@ def _senders(server: Server, *, established: bool) -> Finding:
         "max_wal_senders",
         f"{free} of {limit} walsenders are free and {SENDERS_NEEDED} are needed",
         sql=f"alter system set max_wal_senders = {server.senders_used + SENDERS_NEEDED + 2};"
-        "  -- then restart the server",
+        f"  -- {STANDBYS_FIRST}",
     )
 
 
@@ -121,7 +125,7 @@ def check_connections(place: Place, instance: Instance) -> Finding:
         "connections-scarce",
         "max_connections",
         f"{free} of {limit} connections are free; a copy takes up to {CONNECTIONS_NEEDED}",
-        sql=f"alter system set max_connections = {limit + 20};  -- then restart the server",
+        sql=f"alter system set max_connections = {limit + 20};  -- {STANDBYS_FIRST}",
     )
 
 
@@ -179,7 +183,7 @@ def _slot_limits(server: Server, instance: Instance) -> Iterator[Finding]:
             "slot-unlimited",
             "max_slot_wal_keep_size",
             f"is unlimited: while capture is down, the slot keeps WAL until the disk is full; {grows}",
-            sql="alter system set max_slot_wal_keep_size = '50GB';  -- what the disk can spare\n" + RELOAD,
+            sql=_limiting(server.held_wal_bytes, rate),
         )
     else:
         yield _slot_time(server.max_slot_wal_keep_bytes, rate, grows)
@@ -189,8 +193,21 @@ def _slot_limits(server: Server, instance: Instance) -> Iterator[Finding]:
             "slot-idle-timeout",
             "idle_replication_slot_timeout",
             f"gives the slot up when capture is down for {away}; then all is copied anew",
-            sql="alter system set idle_replication_slot_timeout = 0;\n" + RELOAD,
+            sql=comment(
+                "lets any slot, not only ours, that nobody reads hold back WAL until the disk is full:"
+                f" alter system set idle_replication_slot_timeout = 0;\n{RELOAD}"
+            ),
         )
+
+
+def _limiting(held_bytes: int, rate: float | None) -> str:
+    """What the disk can spare, no server tells."""
+    room_bytes = max(2 * held_bytes, (rate or 0) * WEEKEND_S, SMALLEST_ROOM_BYTES)
+    return losing(
+        f"any slot, not only ours, that holds back more ({human_bytes(held_bytes)} is the most now), and the"
+        " disk must have room for it",
+        f"alter system set max_slot_wal_keep_size = '{math.ceil(room_bytes / 1024**3)}GB';\n{RELOAD}",
+    )
 
 
 def _slot_time(room_bytes: int, rate: float | None, grows: str) -> Finding:
@@ -203,18 +220,21 @@ def _slot_time(room_bytes: int, rate: float | None, grows: str) -> Finding:
         "slot-room-short",
         "max_slot_wal_keep_size",
         f"{said}: capture may be down for only {human_seconds(left_s)}",
-        sql=f"alter system set max_slot_wal_keep_size = '{room_bytes * 4 >> 20}MB';\n{RELOAD}",
+        sql=comment(
+            "lets any slot, not only ours, take more of the disk, which must have room for it:"
+            f" alter system set max_slot_wal_keep_size = '{room_bytes * 4 >> 20}MB';\n{RELOAD}"
+        ),
     )
 
 
-def _timeouts(server: Server) -> Iterator[Finding]:
+def _timeouts(server: Server, role: Role) -> Iterator[Finding]:
     timeout_s = server.wal_sender_timeout_s
     if timeout_s is not None and timeout_s < SHORTEST_SENDER_TIMEOUT_S:
         yield SOURCE.warning(
             "sender-timeout-short",
             "wal_sender_timeout",
             f"is {human_seconds(timeout_s)}; we answer every 10 s, so a short pause ends the stream",
-            sql="alter system set wal_sender_timeout = '60s';\n" + RELOAD,
+            sql=f"alter role {sql.Identifier(role.name).as_string()} set wal_sender_timeout = '60s';",
         )
     yield SOURCE.note(
         "decoding-memory",

@@ -155,14 +155,19 @@ def _uncarried(table: Table, reason: str) -> Finding:
             "schema-reserved",
             name,
             f"is not replicated: it is {reason}",
-            sql=f"alter table {_table(table)} set schema public;  -- or leave it out: source.tables.exclude",
+            sql=comment(f"breaks what names it there: alter table {_table(table)} set schema public;")
+            + f"\n{_leaving_out(table)}",
         )
     if table.unlogged:
         return SOURCE.warning(
             "table-unlogged",
             name,
             "is unlogged: its rows are not in the stream",
-            sql=f"alter table only {_table(table)} set logged;  -- or leave it out: source.tables.exclude",
+            sql=comment(
+                "keeps everybody from it while all its rows are written anew:"
+                f" alter table only {_table(table)} set logged;"
+            )
+            + f"\n{_leaving_out(table)}",
         )
     if table.kind is TableKind.FOREIGN:
         return SOURCE.warning("table-foreign", name, "is a foreign table: its rows are not in the stream")
@@ -198,13 +203,17 @@ def _identity_choices(table: Table) -> str:
     if "INDEX_NAME" in first:
         first = comment(first)
     choices = [first, *(comment(f"or: {way}") for way in others)]
-    pattern = TablePattern.naming(table.schema, table.name)
     for_all = "exclude" if table.full_problem else "full, or exclude"
     choices += [
-        f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{json.dumps(pattern.text)}]",
+        _leaving_out(table),
         f"-- or decide for all such tables: source.keyless: {for_all}",
     ]
     return "\n".join(choices)
+
+
+def _leaving_out(table: Table) -> str:
+    pattern = TablePattern.naming(table.schema, table.name)
+    return f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{json.dumps(pattern.text)}]"
 
 
 def _make_full(table: Table, *, later: bool) -> Finding:

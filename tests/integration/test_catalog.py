@@ -266,6 +266,15 @@ def test_the_server_is_known_by_its_settings(source: Database, session: Session)
     assert server.session_replication_role_settable is False
 
 
+def test_what_anybody_s_slot_holds_back_is_known(source: Database, session: Session) -> None:
+    source.execute_as_admin("select pg_create_physical_replication_slot('others', true)")
+    try:
+        source.execute_as_admin("select pg_logical_emit_message(false, 'x', repeat('x', 2000000))")
+        assert read_server(session).held_wal_bytes > 2_000_000
+    finally:
+        source.execute_as_admin("select pg_drop_replication_slot('others')")
+
+
 def test_a_decoder_s_memory_is_what_somebody_chose(source: Database) -> None:
     dsn = make_conninfo(source.dsn, options="-c logical_decoding_work_mem=32MB")
     with connect(dsn, purpose="test") as session:

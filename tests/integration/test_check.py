@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from connectors.postgres import progress
 from connectors.postgres.copy_run import begin_run, complete_run
+from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.leftovers import UserObject
+from connectors.postgres.server import Server, read_server
 from connectors.postgres.session import Session, connect
 from pipeline.check import exit_code, refusal, require_fit
 from pipeline.check import preflight as looked_at
@@ -49,12 +53,9 @@ def errors(findings: list[Finding]) -> list[str]:
 def uncommented(fix: str) -> str:
     """What destroys something is a comment, which somebody has read before it is run."""
     assert all(line.startswith("-- ") for line in fix.splitlines())
-    return "\n".join(re.sub("^-- (loses [^:]*|then): ", "", line) for line in fix.splitlines())
-
-
-def without_settings(script: str) -> str:
-    """Other tests share the server."""
-    return "\n".join(line for line in script.splitlines() if "alter system" not in line)
+    return "\n".join(
+        re.sub("^-- ((loses|breaks|keeps|lets|takes) [^:]*: |then: )?", "", line) for line in fix.splitlines()
+    )
 
 
 @pytest.fixture
@@ -298,9 +299,20 @@ def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> N
     found = by_code(preflight(configure(owning.dsn, log)))
     reserved = found["schema-reserved"]
     assert reserved.subject == "keepstream.orders"
-    owning.execute_as_admin(reserved.fix)
-    assert "schema-reserved" not in by_code(preflight(configure(owning.dsn, log)))
+    assert reserved.fix == (
+        '-- breaks what names it there: alter table "keepstream"."orders" set schema public;\n'
+        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["keepstream.orders"]'
+    )
     assert found["table-unlogged"].subject == "public.scratch"
+    assert found["table-unlogged"].fix == (
+        "-- keeps everybody from it while all its rows are written anew:"
+        ' alter table only "public"."scratch" set logged;\n'
+        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.scratch"]'
+    )
+    for code in ("schema-reserved", "table-unlogged"):
+        owning.execute_as_admin(uncommented(found[code].fix.splitlines()[0]))
+    mended = by_code(preflight(configure(owning.dsn, log)))
+    assert not {"schema-reserved", "table-unlogged"} & mended.keys()
     assert found["table-foreign"].subject == "public.far"
     assert found["materialized-view"].subject == "public.report"
     assert found["large-objects"].message == (
@@ -399,7 +411,7 @@ def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: 
     )
     config = configure(source.dsn, log)
     (part,) = fix_parts(preflight(config), config)
-    source.execute_as_admin(without_settings(part.text))
+    source.execute_as_admin(part.text)
     assert source.execute("select count(*) from customer") == [(0,)]
 
 
@@ -552,6 +564,14 @@ def test_settings_that_endanger_the_slot_are_found(new_source: Callable[..., Dat
     }
     assert {code: found[code].severity for code in wrong} == wrong
     assert found["wal-level"].fix == "alter system set wal_level = 'logical';  -- then restart the server"
+    assert found["senders-exhausted"].fix == (
+        "alter system set max_wal_senders = 4;"
+        "  -- then restart the server, behind its standbys, which go on only with as many"
+    )
+    assert found["slot-idle-timeout"].fix == (
+        "-- lets any slot, not only ours, that nobody reads hold back WAL until the disk is full:"
+        " alter system set idle_replication_slot_timeout = 0;\n-- select pg_reload_conf();"
+    )
     assert "64.0 MiB" in found["slot-room"].message
 
 
@@ -564,6 +584,48 @@ def test_an_established_pipeline_runs_although_no_slot_is_left_for_a_copy(
     found = by_code(preflight(config))["slots-exhausted"]
     assert found.severity is Severity.ERROR
     assert refusal([found]) is None
+
+
+def test_a_short_timeout_of_senders_is_lengthened_for_our_role_alone(owning: Database, log: Path) -> None:
+    config = configure(make_conninfo(owning.dsn, options="-c wal_sender_timeout=5s"), log)
+    found = by_code(preflight(config))["sender-timeout-short"]
+    assert found.fix == "alter role \"keepstream\" set wal_sender_timeout = '60s';"
+
+
+def test_a_limit_of_what_slots_hold_back_is_no_more_than_a_comment_and_above_what_they_do(
+    owning: Database, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(size_bytes: int, rate: float | None) -> str:
+        def read(session: Session) -> Server:
+            return replace(read_server(session), held_wal_bytes=size_bytes)
+
+        def busy(session: Session) -> Instance:
+            return replace(read_instance(session), wal_bytes_per_s=rate)
+
+        monkeypatch.setattr(import_module("pipeline.check.preflight"), "read_server", read)
+        monkeypatch.setattr(import_module("pipeline.check.preflight"), "read_instance", busy)
+        return by_code(preflight(configure(owning.dsn, log)))["slot-unlimited"].fix
+
+    assert held(60 << 30, None) == (
+        "-- loses any slot, not only ours, that holds back more (60.0 GiB is the most now), and the disk must"
+        " have room for it: alter system set max_slot_wal_keep_size = '120GB';\n-- select pg_reload_conf();"
+    )
+    assert "= '10GB';" in held(0, None)
+    assert "= '73GB';" in held(60, 300_000)
+
+
+def test_a_short_room_for_slots_is_widened_only_by_a_comment(
+    new_source: Callable[..., Database], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(session: Session) -> Instance:
+        return replace(read_instance(session), wal_bytes_per_s=1 << 20)
+
+    monkeypatch.setattr(import_module("pipeline.check.preflight"), "read_instance", busy)
+    source = new_source({"max_slot_wal_keep_size": "64MB"})
+    assert by_code(preflight(configure(source.dsn, log)))["slot-room-short"].fix == (
+        "-- lets any slot, not only ours, take more of the disk, which must have room for it:"
+        " alter system set max_slot_wal_keep_size = '256MB';\n-- select pg_reload_conf();"
+    )
 
 
 def test_a_database_of_unknown_encoding_is_refused(source: Database, log: Path) -> None:
@@ -852,7 +914,7 @@ def test_the_verb_prints_a_list_json_or_only_sql_and_ends_with_the_first_error_s
     assert found["ok"] is False
     assert found["findings"][0]["code"] == "config-readable"
     assert main(["-c", str(path), "check", "--fix-sql"]) == 4
-    owning.execute_as_admin(without_settings(capsys.readouterr().out))
+    owning.execute_as_admin(capsys.readouterr().out)
     assert main(["-c", str(path), "check"]) == 0
     assert owning.password not in shown + capsys.readouterr().out
 
@@ -871,7 +933,7 @@ def test_sql_that_mends_a_table_of_an_evil_name_is_shown_and_run_without_driving
     assert main(["-c", str(path), "check", "--fix-sql"]) == 4
     mending = capsys.readouterr().out
     assert (shown + mending).replace("\n", "").isprintable()
-    owning.execute_as_admin(without_settings(mending))
+    owning.execute_as_admin(mending)
     assert main(["-c", str(path), "check"]) == 0
 
 
@@ -887,6 +949,20 @@ def test_what_a_domain_of_a_prepared_replica_would_round_is_an_error_with_its_sq
     assert found.message == "its column amount is public.money2 with numeric(8,2) instead of numeric(12,4)"
     replica.execute(found.fix)
     assert errors(preflight(config)) == []
+
+
+def test_a_database_is_taken_from_its_owner_only_where_nobody_has_made_anything_there(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    ((role,),) = replica.execute("select current_user")
+    replica.execute_as_admin(f'alter database "{replica.name}" owner to postgres')
+    config = configure(owning.dsn, log, replica.dsn)
+    taking = f'alter database "{replica.name}" owner to "{role}";'
+    assert by_code(preflight(config))["privilege-create"].fix == taking
+    replica.execute_as_admin("create table mine (x int)")
+    assert by_code(preflight(config))["privilege-create"].fix == (
+        f"-- loses the database for its owner: {taking}"
+    )
 
 
 @pytest.mark.parametrize("initial", ["data", "none"])
@@ -987,9 +1063,10 @@ def test_an_unlogged_table_of_a_prepared_replica_is_no_missing_one(
     replica.execute("create unlogged table low partition of plain default")
     config = configure(owning.dsn, log, replica.dsn, initial="data")
     found = [finding for finding in preflight(config) if finding.severity is Severity.ERROR]
+    logged = "set logged;  -- nobody reads or writes it meanwhile"
     assert [(finding.code, finding.subject, finding.fix) for finding in found] == [
-        ("replica-unlogged", "public.customer", "alter table only public.customer set logged;"),
-        ("replica-unlogged", "public.plain", "alter table only public.low set logged;"),
+        ("replica-unlogged", "public.customer", f"alter table only public.customer {logged}"),
+        ("replica-unlogged", "public.plain", f"alter table only public.low {logged}"),
     ]
     for finding in found:
         replica.execute(finding.fix)
@@ -1015,7 +1092,7 @@ def test_a_table_that_inherits_on_the_replica_alone_is_warned_of(
     replica.execute("insert into customer values (1)")
     replica.execute(uncommented(by_code(preflight(config))["replica-not-empty"].fix.splitlines()[0]))
     assert replica.execute("select id from customer") == [(1,)]
-    replica.execute(found.fix)
+    replica.execute(uncommented(found.fix))
     assert "replica-inherited" not in by_code(preflight(config))
 
 
