@@ -66,7 +66,9 @@ def _refuse(found: list[Misfit], table: TableSchema, target: TargetTable, replic
             f"{target.qualified_name} of {replica} cannot hold what {table.qualified_name} holds:"
             f" {'; '.join(each.seen for each in found)}",
             code="replica-schema",
-            hint=f"Make it as it is on the source and start again: {' '.join(each.fix for each in found)}",
+            hint="\n".join(
+                ["Make it as it is on the source and start again:", *(each.fix for each in found)]
+            ),
         )
 
 
