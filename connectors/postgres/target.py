@@ -20,6 +20,7 @@ class PreparedTable:
     oid: int
     schema: str
     name: str
+    owner: str
     writable: bool
     firing: tuple[Firing, ...]
     policed: Policed | None
@@ -27,7 +28,7 @@ class PreparedTable:
 
 
 _PREPARED: Final = """
-    select c.oid::bigint, n.nspname, c.relname,
+    select c.oid::bigint, n.nspname, c.relname, pg_get_userbyid(c.relowner),
            has_schema_privilege(n.oid, 'usage')
                and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
                and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')
@@ -73,10 +74,11 @@ def read_prepared_tables(session: Session, *, replica_role: bool) -> tuple[Prepa
             oid,
             schema,
             name,
+            owner,
             writable,
             tuple(firing.get((schema, name), ())),
             policed.get((schema, name)),
             unlogged.get((schema, name), ()),
         )
-        for oid, schema, name, writable in rows
+        for oid, schema, name, owner, writable in rows
     )

@@ -12,7 +12,7 @@ from connectors.postgres.firing import FOREIGN_KEY, Firing
 from connectors.postgres.fitting import Misfit, adding_labels, misfits, unfilled
 from connectors.postgres.held_types import HeldColumns, read_enums, read_held_columns
 from connectors.postgres.inheritance import read_children
-from connectors.postgres.instance import Instance
+from connectors.postgres.instance import Instance, has_role, superusers
 from connectors.postgres.leftovers import filled_tables, relations
 from connectors.postgres.narrowing import lacking_in, narrowing
 from connectors.postgres.publication import TableName
@@ -183,13 +183,14 @@ class PreparedCheck:
         """That nothing hinders our writes to these, or acts on them."""
         wanted = set(self._source.selection.names) if self._source else None
         ours = [table for table in tables if wanted is None or (table.schema, table.name) in wanted]
-        refused = [f"{table.schema}.{table.name}" for table in ours if not table.writable]
+        refused = [table for table in ours if not table.writable]
         if refused:
+            names = [f"{table.schema}.{table.name}" for table in refused]
             yield self._place.error(
                 "privilege-write",
                 "role",
-                f"{self._role.name} may not write to {len(refused)} tables: {named(refused)}",
-                fix=f"Run there: grant OWNER_OF_THE_TABLES to {identifier(self._role.name)};",
+                f"{self._role.name} may not write to {len(refused)} tables: {named(names)}",
+                sql="\n".join(self._permitting(refused)),
             )
         yield from self._children(ours)
         policed = [table.policed for table in ours if table.policed]
@@ -206,6 +207,24 @@ class PreparedCheck:
                 "role",
                 f"{self._role.name} may not set session_replication_role; no trigger or foreign key needs it",
             )
+
+    def _permitting(self, tables: Sequence[PreparedTable]) -> Iterator[str]:
+        """The owners' rights, as `init --grants` has it. Those of a superuser are never lent, and those that
+        we have already were not enough."""
+        ours, owners = identifier(self._role.name), {table.owner for table in tables}
+        lent = [
+            owner
+            for owner in sorted(owners - superusers(self._session, owners))
+            if not has_role(self._session, owner)
+        ]
+        for owner in lent:
+            yield f"grant {identifier(owner)} to {ours};"
+        others = [table for table in tables if table.owner not in lent]
+        if others:
+            schemas = ", ".join(sorted({identifier(table.schema) for table in others}))
+            names = ", ".join(identifier(table.schema, table.name) for table in others)
+            yield f"grant usage on schema {schemas} to {ours};"
+            yield f"grant select, insert, update, delete, truncate on table {names} to {ours};"
 
     def _unlogged(self, table: PreparedTable, severity: Callable[..., Finding]) -> Finding:
         return severity(

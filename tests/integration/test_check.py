@@ -1054,6 +1054,34 @@ def test_a_domain_in_the_place_of_an_enum_of_its_name_gets_a_remedy_that_mends_i
     assert errors(preflight(config)) == []
 
 
+def test_what_our_role_may_not_write_to_comes_with_the_grants_of_all_its_owners(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    tables = "create table customer (id int primary key); create table lead (id int primary key)"
+    tables += "; create schema s; create table s.deal (id int primary key)"
+    owning.execute_as_admin(tables)
+    replica.execute_as_admin(tables)
+    ((role,),) = replica.execute("select current_user")
+    replica.execute_as_admin('create role "o\'ne"; grant all on schema public to "o\'ne"')
+    replica.execute_as_admin('alter table lead owner to "o\'ne"')
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    try:
+        found = by_code(preflight(config))["privilege-write"]
+        assert found.fix == (
+            f'grant "o\'ne" to "{role}";\n'
+            f'grant usage on schema "public", "s" to "{role}";\n'
+            "grant select, insert, update, delete, truncate on table"
+            f' "public"."customer", "s"."deal" to "{role}";'
+        )
+        replica.execute_as_admin(found.fix)
+        assert "privilege-write" not in by_code(preflight(config))
+        replica.execute_as_admin(f'revoke truncate on lead from "o\'ne", "{role}"')
+        replica.execute_as_admin(by_code(preflight(config))["privilege-write"].fix)
+        assert "privilege-write" not in by_code(preflight(config))
+    finally:
+        replica.execute_as_admin('drop owned by "o\'ne"; drop role "o\'ne"')
+
+
 def test_an_unlogged_table_of_a_prepared_replica_is_no_missing_one(
     owning: Database, replica: Database, log: Path
 ) -> None:
