@@ -17,7 +17,8 @@ from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
 FOREIGN_KEY: Final = "foreign key"
-_ENABLE: Final = {"O": "enable", "A": "enable always", "R": "enable replica"}
+_ALWAYS: Final = "A"
+_ENABLE: Final = {"O": "enable", _ALWAYS: "enable always", "R": "enable replica"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class Firing:
     def __str__(self) -> str:
         return f"{self.kind} {self.shown}"
 
-    def silencing(self) -> str:
-        """The SQL that keeps it still."""
+    def silencing(self, *, replica_role: bool = False) -> str:
+        """The SQL that keeps it still; with `replica_role` it acts on what others write."""
         if self.kind == FOREIGN_KEY:
             drop = sql.SQL("alter table {} drop constraint {};")
             return drop.format(sql.Identifier(*self.owner), sql.Identifier(self.name)).as_string()
-        return self._alter("disable")
+        return self._alter("enable" if replica_role and self.enabled == _ALWAYS else "disable")
 
     def restoring(self) -> str:
         """The SQL that undoes `silencing` of a trigger or rule."""
@@ -121,14 +122,14 @@ def read_firing_of(conn: Session, table: int, *, replica_role: bool) -> tuple[Fi
     return read_firing(conn, replica_role=replica_role, tables=tree)
 
 
-def silencing(firing: Sequence[Firing]) -> list[str]:
+def silencing(firing: Sequence[Firing], *, replica_role: bool = False) -> list[str]:
     """The SQL that keeps all of them still, each statement once."""
-    return list(dict.fromkeys(each.silencing() for each in firing))
+    return list(dict.fromkeys(each.silencing(replica_role=replica_role) for each in firing))
 
 
 def would_fire(doing: str, firing: Sequence[Firing], *, replica_role: bool) -> OperatorNeeded:
     """The error for writes that would make them act; `doing` names the writes."""
-    statements = " ".join(silencing(firing))
+    statements = " ".join(silencing(firing, replica_role=replica_role))
     first = (
         "They act even where session_replication_role is replica."
         if replica_role

@@ -270,7 +270,7 @@ class PreparedCheck:
     def _fires(self, tables: Sequence[PreparedTable]) -> Finding:
         first = tables[0]
         firing = [each for table in tables for each in table.firing]
-        statements = list(dict.fromkeys(map(_silencing, firing)))
+        statements = list(dict.fromkeys(_silencing(each, quiet=self._quiet) for each in firing))
         lost = "; to drop a foreign key loses it" if any(each.kind == FOREIGN_KEY for each in firing) else ""
         if self._quiet:
             why = "triggers or rules that fire even where session_replication_role is replica are on"
@@ -308,9 +308,9 @@ def _seen(found: Misfit) -> str:
     return f"{found.seen}, and mending that loses {found.loses}" if found.loses else found.seen
 
 
-def _silencing(firing: Firing) -> str:
+def _silencing(firing: Firing, *, quiet: bool) -> str:
     """A trigger or rule can be enabled again; a foreign key is gone."""
-    statement = firing.silencing()
+    statement = firing.silencing(replica_role=quiet)
     return losing("the foreign key", statement) if firing.kind == FOREIGN_KEY else statement
 
 

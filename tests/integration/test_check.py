@@ -719,7 +719,7 @@ def test_what_would_fire_even_on_a_replica_is_refused_with_the_sql_that_mends_it
         assert errors(findings) == ["replica-triggers"]
         assert by_code(findings)["replica-triggers"].fix.splitlines()[-2:] == [
             'alter table only "public"."customer" disable rule "loud";',
-            'alter table only "public"."customer" disable trigger "Loud one";',
+            'alter table only "public"."customer" enable trigger "Loud one";',
         ]
     replica.execute(by_code(findings)["replica-triggers"].fix)
     assert errors(preflight(config)) == []

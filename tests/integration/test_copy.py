@@ -235,7 +235,7 @@ def test_rows_alone_are_not_copied_where_a_trigger_of_the_replica_would_fire(
 
     assert refused.value.code == "replica-triggers"
     assert refused.value.message == "copying into public.t of the replica would fire trigger loud"
-    mending = 'alter table only "public"."part" disable trigger "loud";'
+    mending = 'alter table only "public"."part" enable trigger "loud";'
     assert refused.value.hint.endswith(mending)
     assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
     replica.execute(mending)
