@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from connectors.postgres.firing import Firing, read_firing_of
 from connectors.postgres.held_types import COMPOSITE, HeldType, Types
+from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
@@ -19,10 +20,12 @@ PARTITIONED: Final = "p"
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """`type_name` is SQL. `generated`: PostgreSQL computes it; `virtual`: whenever it is read, so that no
-    value is stored. `identity_always`: SET is refused.
+    """`type_name` is SQL. `generated`: PostgreSQL computes it; `made_anew`: DROP EXPRESSION makes no plain
+    one of it, because none of its values is stored, or (before 18) for its table's grandchildren.
+    `identity_always`: SET is refused.
     `held`: the type, or the one below a domain. `insisting`: SQL after which it takes NULL, of one that
-    refuses that and has nothing to fill it, so that no row can be inserted without it; else ''."""
+    refuses that and has nothing to fill it, so that no row can be inserted without it; else ''.
+    `giver`: the topmost of the tables that it is inherited from; only there it can be altered."""
 
     name: str
     type_name: str
@@ -30,7 +33,8 @@ class TargetColumn:
     identity_always: bool
     held: HeldType
     insisting: str = ""
-    virtual: bool = False
+    made_anew: bool = False
+    giver: TableName | None = None
 
     @property
     def composite(self) -> bool:
@@ -43,7 +47,8 @@ class TargetTable:
     """A table of the replica as its catalog describes it.
 
     key: columns of the primary key, else of a unique index on NOT NULL columns that is enforced row by
-    row; empty if there is none. deferrable_keys: constraints that are not enforced while
+    row; empty if there is none. whole: the partitioned table at the top that a partition belongs to.
+    deferrable_keys: constraints that are not enforced while
     `session_replication_role` is `replica` (P15). firing: what acts on our writes. policed: that
     policies would refuse them.
     """
@@ -56,6 +61,7 @@ class TargetTable:
     deferrable_keys: tuple[tuple[str, ...], ...]
     firing: tuple[Firing, ...]
     policed: Policed | None = None
+    whole: TableName | None = None
 
     @property
     def qualified_name(self) -> str:
@@ -69,8 +75,11 @@ class TargetTable:
 
 
 _TABLE: Final = """
-    select c.oid, c.relkind
-      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    select c.oid, c.relkind, wn.nspname, w.relname
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      left join pg_class w on w.oid = pg_partition_root(c.oid) and c.relispartition
+      left join pg_namespace wn on wn.oid = w.relnamespace
      where n.nspname = %s and c.relname = %s
 """
 
@@ -101,6 +110,21 @@ _COLUMNS: Final = """
           left join pg_constraint on conrelid = g.oid and contype = 'p' and number = any (conkey)
                                  and coninhcount = 0
          group by g.name
+    ), inherited (name, oid, parents, depth) as (
+        select attname, attrelid, attinhcount, 0 from pg_attribute where attrelid = %(table)s
+         union all
+        select i.name, p.attrelid, p.attinhcount, i.depth + 1
+          from inherited i
+          join pg_inherits on inhrelid = i.oid
+          join pg_attribute p on p.attrelid = inhparent and p.attname = i.name
+         where i.parents > 0
+    ), top (name, schema, relation, oid) as (
+        select distinct on (i.name) i.name, nspname, relname, i.oid
+          from inherited i
+          join pg_class c on c.oid = i.oid
+          join pg_namespace n on n.oid = relnamespace
+         where i.parents = 0 and i.depth > 0
+         order by i.name, i.depth desc, i.oid
     )
     select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
            atttypid::bigint, atttypmod,
@@ -109,8 +133,13 @@ _COLUMNS: Final = """
                 when t.typnotnull then format('alter domain %%I.%%I drop not null;', s.nspname, t.typname)
                 else '' end,
            attgenerated = 'v'
+               or attgenerated = 's' and current_setting('server_version_num')::int < 180000
+                  and exists (select from pg_inherits child join pg_inherits g on g.inhparent = child.inhrelid
+                               where child.inhparent = coalesce(top.oid, attrelid)),
+           top.schema, top.relation
       from pg_attribute
       left join lifting l on l.name = attname
+      left join top on top.name = attname
       join pg_type t on t.oid = atttypid
       join pg_namespace s on s.oid = t.typnamespace
      where attrelid = %(table)s and attnum > 0 and not attisdropped
@@ -136,7 +165,7 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         found = conn.execute(_TABLE, [schema, name]).fetchone()
         if found is None or found[1] not in (ORDINARY, PARTITIONED):
             raise _no_table(schema, name, found)
-        oid, kind = found
+        oid, kind, *whole = found
         columns = conn.execute(_COLUMNS, {"table": oid}).fetchall()
         keys = conn.execute(_KEYS, [oid]).fetchall()
     types = Types(conn, {row[4] for row in columns})
@@ -149,12 +178,17 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
         deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
         firing=read_firing_of(conn, oid, replica_role=replica_role),
         policed=next(iter(read_policed(conn, oid)), None),
+        whole=_table_name(*whole),
     )
 
 
 def _column(row: tuple[Any, ...], types: Types) -> TargetColumn:
-    values = (*row[:4], types.held(*row[4:6]), *row[6:])
+    values = (*row[:4], types.held(*row[4:6]), *row[6:8], _table_name(*row[8:]))
     return TargetColumn(*values)
+
+
+def _table_name(schema: str | None, name: str | None) -> TableName | None:
+    return None if schema is None or name is None else (schema, name)
 
 
 def _choose_key(keys: list[tuple[Any, ...]]) -> tuple[str, ...]:

@@ -75,19 +75,21 @@ def _refuse(found: list[Misfit], table: TableSchema, target: TargetTable, replic
 def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None = None) -> Iterator[Misfit]:
     """All that does not fit. `source`: what the source's columns hold, where its catalog could be asked: the
     log knows neither the modifier of a domain nor what a composite type consists of."""
-    name = sql.Identifier(target.schema, target.name)
     for column in table.columns:
-        label, type_name = sql.Identifier(column.name), column.type_name
         there = target.columns.get(column.name)
         if there is None:
-            seen = f"it lacks column {column.name} ({type_name})"
-            fix = sql.SQL("alter table {} add column {} {};").format(name, label, sql.SQL(type_name))
-            yield Misfit(seen, fix.as_string())
-        elif there.generated:
-            seen, fix = f"it computes column {column.name} itself", _make_plain(name, there, type_name)
+            seen = f"it lacks column {column.name} ({column.type_name})"
+            yield Misfit(seen, _adding(target, column).as_string())
+            continue
+        holder = sql.Identifier(*(there.giver or (target.schema, target.name)))
+        if there.generated:
+            seen, fix = (
+                f"it computes column {column.name} itself",
+                _make_plain(holder, there, column.type_name),
+            )
             yield Misfit(seen, fix.as_string(), loses="its expression")
         else:
-            yield from _of_type(name, column, there, (source or {}).get(column.name))
+            yield from _of_type(holder, column, there, (source or {}).get(column.name))
 
 
 def _of_type(
@@ -108,10 +110,18 @@ def _of_type(
         yield _unlabelled(there, lacking)
 
 
+def _adding(target: TargetTable, column: Column) -> sql.Composed:
+    """One that inherits has it perhaps already, from a table that got it just now."""
+    return sql.SQL("alter table {} add column if not exists {} {};").format(
+        sql.Identifier(*(target.whole or (target.schema, target.name))),
+        sql.Identifier(column.name),
+        sql.SQL(column.type_name),
+    )
+
+
 def _make_plain(table: sql.Identifier, there: TargetColumn, type_name: str) -> sql.Composed:
-    """A virtual column has no values that could stay: what the source's rows hold must be written to it."""
     label = sql.Identifier(there.name)
-    if not there.virtual:
+    if not there.made_anew:
         return sql.SQL("alter table {} alter column {} drop expression;").format(table, label)
     return sql.SQL("alter table {} drop column {column}, add column {column} {};").format(
         table, sql.SQL(type_name), column=label

@@ -62,6 +62,7 @@ class PreparedCheck:
         self._source = source
         self._tables = tables
         self._quiet = quiet
+        self._mending: dict[str, str] = {}
 
     def prepared(self, initial: Initial, *, unfinished: Callable[[], bool]) -> Iterator[Finding]:
         """That the tables are there, and can take what comes. `unfinished`: whether a copy was begun."""
@@ -164,13 +165,18 @@ class PreparedCheck:
                 yield version, [*found, *unfilled(version, target)]
 
     def _refuse(self, version: TableSchema, found: Sequence[Misfit]) -> Iterator[Finding]:
-        if found:
-            yield self._place.error(
-                "replica-schema",
-                version.qualified_name,
-                "; ".join(map(_seen, found)),
-                sql="\n".join(losing(each.loses, each.fix) if each.loses else each.fix for each in found),
-            )
+        """What mends several tables, as that of a partitioned one does, is told once."""
+        if not found:
+            return
+        table, seen = version.qualified_name, "; ".join(map(_seen, found))
+        new = [each for each in found if each.fix not in self._mending]
+        if new:
+            self._mending |= {each.fix: table for each in new}
+            statements = [losing(each.loses, each.fix) if each.loses else each.fix for each in new]
+            yield self._place.error("replica-schema", table, seen, sql="\n".join(statements))
+        else:
+            fix = f"The SQL for {self._mending[found[-1].fix]} mends it, too."
+            yield self._place.error("replica-schema", table, seen, fix=fix)
 
     def written(self) -> list[PreparedTable]:
         """Those that a pipeline that runs writes to. A table that has not joined keeps no other from it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -15,6 +17,7 @@ from pipeline.cli import main
 from pipeline.cli.serversql import ServerSql, choose
 from pipeline.config import load_config
 from tests.fix_postgres import Database, psql
+from tests.postgres_releases import needs_release
 
 PREPARED = "create table customer (id int primary key, amount numeric(12,4), keyless int)"
 
@@ -146,3 +149,58 @@ def test_a_server_is_chosen_among_those_of_the_file_and_only_for_sql(
     assert told.out == ""
     assert "error[server-unknown]: --for nobody names no server of this pipeline\n" in told.err
     assert "hint: Give one of: --for source, --for standby\n" in told.err
+
+
+SAME = """
+    create domain filled as int not null;
+    create table parted (id int not null, v numeric(12,4), note text, total int) partition by range (id);
+    create table middle partition of parted for values from (0) to (100) partition by range (id);
+    create table low partition of middle for values from (0) to (10);
+    create table high partition of middle for values from (10) to (100);
+    create table rest partition of parted default;
+    create table base (id int not null, v numeric(12,4), note text, total int);
+    create table a_child (mine text) inherits (base); create table z_child () inherits (a_child)
+"""
+UNLIKE = SAME.replace("12,4", "8,2").replace(" note text,", "")
+COMPUTING = "total int generated always as (id * 2)"
+
+
+@pytest.mark.parametrize(
+    ("replica_s", "errors"),
+    [
+        (SAME.replace("12,4", "8,2"), 6),
+        (SAME.replace(" note text,", ""), 6),
+        (SAME.replace("mine text", ""), 2),
+        (SAME.replace("total int", f"{COMPUTING} stored"), 6),
+        pytest.param(
+            SAME.replace("total int", f"{COMPUTING} virtual"), 6, marks=needs_release("replica", 18)
+        ),
+        (SAME.replace("total int", "total int, ours int not null"), 6),
+        (SAME.replace("total int", "total int, ours filled"), 6),
+        (UNLIKE.replace("total int", f"{COMPUTING} stored, ours int not null").replace("mine text", ""), 6),
+    ],
+    ids=["type", "column", "own column", "stored", "virtual", "NOT NULL", "domain", "all"],
+)
+def test_what_partitions_and_children_inherit_is_mended_where_it_comes_from(
+    path: Path,
+    source: Database,
+    replica: Database,
+    capsys: pytest.CaptureFixture[str],
+    replica_s: str,
+    errors: int,
+) -> None:
+    config = (
+        path.read_text().replace("source: ", "source: {keyless: full, url: ").replace("\nlog: ", "}\nlog: ")
+    )
+    path.write_text(config)
+    for database, schema in ((source, SAME), (replica, replica_s)):
+        database.execute(f"drop table customer, keyless; {schema}")
+    main(["-c", str(path), "check", "--json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [each["code"] for each in findings if each["severity"] == "error"] == ["replica-schema"] * errors
+    printed = re.sub("^-- loses [^:]*: ", "", fixes(path, capsys, "--for", "standby"), flags=re.MULTILINE)
+    statements = [line for line in printed.splitlines() if line and not line.startswith("--")]
+    assert len(statements) == len(set(statements))
+    ended = psql(replica, printed, "-v", "ON_ERROR_STOP=1", "-1")
+    assert ended.returncode == 0, ended.stderr
+    assert main(["-c", str(path), "check"]) == 0, capsys.readouterr().out

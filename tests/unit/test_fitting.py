@@ -105,7 +105,7 @@ def test_a_column_that_is_computed_or_missing_is_named_with_its_remedy() -> None
     table = TableSchema("crm", "deal", ReplicaIdentity.DEFAULT, (column,))
     (lacking,) = misfits(table, TargetTable("crm", "Deal", "r", {}, (), (), ()))
     assert lacking.seen == "it lacks column c (text)"
-    assert lacking.fix == 'alter table "crm"."Deal" add column "c" text;'
+    assert lacking.fix == 'alter table "crm"."Deal" add column if not exists "c" text;'
 
 
 MONEY = HeldType(1700, numeric(12, 4), "numeric", "b")
