@@ -8,7 +8,7 @@ PostgreSQL takes a value's text into another type, too, and may round, cut or no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +16,10 @@ from psycopg import sql
 
 from connectors.postgres.apply_catalog import TargetColumn, TargetTable
 from connectors.postgres.firing import would_fire
-from connectors.postgres.held_types import COMPOSITE, ENUM, HeldColumns, HeldType
+from connectors.postgres.held_types import COMPOSITE, ENUM, HeldType
 from connectors.postgres.narrowing import LackingLabels, Narrowing, lacking_labels, narrowing
 from connectors.postgres.row_security import would_apply
+from connectors.postgres.table_columns import Generated, TableColumns
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import FIRST_USER_OID
 from schemas.table import Column, TableSchema
@@ -31,12 +32,12 @@ _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """`seen` in words; `fix`: SQL that mends it. `rounds`: it has another type. `loses`: what of the
-    replica's own that SQL destroys."""
+    """`seen` in words; `fix`: SQL that mends it. `silent`: the replica would hold other values without a
+    word. `loses`: what of the replica's own that SQL destroys."""
 
     seen: str
     fix: str
-    rounds: bool = False
+    silent: bool = False
     loses: str = ""
 
 
@@ -45,7 +46,7 @@ def require_fit(
     target: TargetTable,
     *,
     replica: str,
-    source: HeldColumns | None = None,
+    source: TableColumns | None = None,
     inserting: bool = True,
 ) -> None:
     """Raises OperatorNeeded (`replica-schema`) with every column that does not fit. `inserting`: it gets
@@ -54,9 +55,11 @@ def require_fit(
     _refuse(found, table, target, replica)
 
 
-def require_as_wide(table: TableSchema, target: TargetTable, *, replica: str, source: HeldColumns) -> None:
-    """The same of the types of those columns that are there: a replica that is behind gets others later."""
-    found = [each for each in misfits(table, target, source) if each.rounds]
+def require_unchanged_values(
+    table: TableSchema, target: TargetTable, *, replica: str, source: TableColumns | None
+) -> None:
+    """The same of those columns that are there: a replica that is behind gets others later."""
+    found = [each for each in misfits(table, target, source) if each.silent]
     _refuse(found, table, target, replica)
 
 
@@ -72,16 +75,17 @@ def _refuse(found: list[Misfit], table: TableSchema, target: TargetTable, replic
         )
 
 
-def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None = None) -> Iterator[Misfit]:
-    """All that does not fit. `source`: what the source's columns hold, where its catalog could be asked: the
-    log knows neither the modifier of a domain nor what a composite type consists of."""
+def misfits(table: TableSchema, target: TargetTable, source: TableColumns | None = None) -> Iterator[Misfit]:
+    """All that does not fit. `source`: what the source's catalog says of its columns, where that could be
+    asked: the log knows neither the modifier of a domain, nor what a composite type consists of, nor which
+    columns the source computes."""
     for column in table.columns:
         there = target.columns.get(column.name)
         if there is None:
             seen = f"it lacks column {column.name} ({column.type_name})"
             yield Misfit(seen, _adding(target, column).as_string())
             continue
-        holder = sql.Identifier(*(there.giver or (target.schema, target.name)))
+        holder = _holder(target, there)
         if there.generated:
             seen, fix = (
                 f"it computes column {column.name} itself",
@@ -89,7 +93,38 @@ def misfits(table: TableSchema, target: TargetTable, source: HeldColumns | None 
             )
             yield Misfit(seen, fix.as_string(), loses="its expression")
         else:
-            yield from _of_type(holder, column, there, (source or {}).get(column.name))
+            yield from _of_type(holder, column, there, source.held.get(column.name) if source else None)
+    if source is not None:
+        yield from _uncomputed(target, source.generated)
+
+
+def _uncomputed(target: TargetTable, generated: Mapping[str, Generated]) -> Iterator[Misfit]:
+    """Columns that the source computes, and that nobody would fill on the replica."""
+    for name, column in generated.items():
+        there = target.columns.get(name)
+        if there is not None and not there.generated:
+            seen = f"it does not compute column {name}, as the source does"
+            yield Misfit(seen, generating(target, there, column), silent=True, loses="its values")
+
+
+def generating(target: TargetTable, there: TargetColumn, wanted: Generated) -> str:
+    """SQL that makes the column generated as on the source: stored, as every release of PostgreSQL can."""
+    if wanted.expression is None:
+        return "-- Drop it, and add it as it is generated on the source."
+    statement = sql.SQL(
+        "alter table {} drop column {column}, add column {column} {} generated always as ({}) stored;"
+    )
+    return statement.format(
+        _holder(target, there),
+        sql.SQL(wanted.type_name),
+        sql.SQL(wanted.expression),
+        column=sql.Identifier(there.name),
+    ).as_string()
+
+
+def _holder(target: TargetTable, there: TargetColumn) -> sql.Identifier:
+    """The table that has to be altered."""
+    return sql.Identifier(*(there.giver or (target.schema, target.name)))
 
 
 def _of_type(
@@ -101,11 +136,11 @@ def _of_type(
         fix = sql.SQL("alter table {} alter column {} type {};").format(
             table, sql.Identifier(column.name), wanted
         )
-        yield Misfit(seen, fix.as_string(), rounds=True)
+        yield Misfit(seen, fix.as_string(), silent=True)
     elif source is None:
         return
     elif narrower := narrowing(source, there.held):
-        yield Misfit(_describe(there, narrower), _widening(table, there, narrower).as_string(), rounds=True)
+        yield Misfit(_describe(there, narrower), _widening(table, there, narrower).as_string(), silent=True)
     elif lacking := lacking_labels(source, there.held):
         yield _unlabelled(there, lacking)
 

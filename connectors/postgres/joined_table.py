@@ -17,10 +17,10 @@ from connectors.postgres import deferred
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.firing import silencing
 from connectors.postgres.fitting import require_fit, require_quiet
-from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.row_security import lift_forced
 from connectors.postgres.session import Session
 from connectors.postgres.statements import empty_sql, relation
+from connectors.postgres.table_columns import TableColumns
 from connectors.postgres.target import read_unlogged
 from schemas.errors import OperatorNeeded
 from schemas.join import Join
@@ -60,10 +60,10 @@ def take_in(
     version: TableSchema | None,
     *,
     at: Place,
-    source: HeldColumns | None = None,
+    source: TableColumns | None = None,
 ) -> Taken:
     """In the session's open transaction. `version`: what the log's rows have; None: not known. `source`: what
-    the source's columns hold, where its catalog could be asked.
+    the source's catalog says of its columns, where that could be asked.
 
     Raises psycopg.Error, OperatorNeeded (`join-not-empty`, `join-refused`, `replica-schema`,
     `replica-triggers`, `replica-row-security`).
@@ -83,7 +83,7 @@ def take_in(
     return Taken(is_prepared, is_attached)
 
 
-def rehearse(conn: Session, join: Join, version: TableSchema, *, at: Place, source: HeldColumns) -> None:
+def rehearse(conn: Session, join: Join, version: TableSchema, *, at: Place, source: TableColumns) -> None:
     """Raises what `take_in` does; nothing of it stays. The session must be in autocommit."""
     with conn.transaction(force_rollback=True):
         take_in(conn, join, version, at=at, source=source)
@@ -103,7 +103,7 @@ def _silence(conn: Session, target: TargetTable, at: Place) -> None:
 
 
 def _require_prepared(
-    conn: Session, join: Join, version: TableSchema | None, at: Place, source: HeldColumns | None
+    conn: Session, join: Join, version: TableSchema | None, at: Place, source: TableColumns | None
 ) -> None:
     target = _target(conn, join, at)
     name = sql.Identifier(join.schema, join.table)

@@ -9,12 +9,12 @@ from typing import Final
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, read_firing
-from connectors.postgres.fitting import require_as_wide, require_fit, require_quiet
-from connectors.postgres.held_types import read_held_columns
+from connectors.postgres.fitting import require_fit, require_quiet, require_unchanged_values
 from connectors.postgres.publication import TableName
 from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.table_columns import read_table_columns
 
 _EXISTING: Final = """
     select n.nspname, c.relname from pg_catalog.pg_class c
@@ -33,15 +33,15 @@ def find_targets(
     """
     oids = [table.oid for table in tables]
     versions = {(version.schema, version.name): version for version in tables_of(source, oids)}
-    held = read_held_columns(source, oids)
+    columns = read_table_columns(source, oids)
     existing, targets = _existing(replica), {}
     for table in tables:
         candidates = (table.table_name, *table.ancestors)
         name = next((name for name in candidates if name in existing), table.table_name)
         target = load_table(replica, *name, replica_role=replica_role)
         if table.table_name in versions:
-            version, columns = versions[table.table_name], held.get(table.table_name)
-            require_fit(version, target, replica="the replica", source=columns)
+            version, source_columns = versions[table.table_name], columns.get(table.table_name)
+            require_fit(version, target, replica="the replica", source=source_columns)
         require_quiet(target, replica="the replica", replica_role=replica_role, verb="copying into")
         targets[table.oid] = name
     return targets
@@ -50,12 +50,12 @@ def find_targets(
 def require_types(source: Session, replica: Session, tables: Sequence[int], *, replica_role: bool) -> None:
     """Of those of the source's tables (OIDs) that the replica has. Raises OperatorNeeded
     (`replica-schema`)."""
-    existing, held = _existing(replica), read_held_columns(source, tables)
+    existing, columns = _existing(replica), read_table_columns(source, tables)
     for version in tables_of(source, tables):
         name = (version.schema, version.name)
         if name in existing:
             target = load_table(replica, *name, replica_role=replica_role)
-            require_as_wide(version, target, replica="the replica", source=held.get(name, {}))
+            require_unchanged_values(version, target, replica="the replica", source=columns.get(name))
 
 
 def _existing(replica: Session) -> set[TableName]:

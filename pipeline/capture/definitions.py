@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table
 from connectors.postgres.dependencies import read_dependencies
-from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
+from connectors.postgres.table_columns import read_table_columns
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
 from connectors.postgres.tablerows import copied_columns
 from pipeline.background import in_background
@@ -100,10 +100,10 @@ def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definiti
         _require_none(replicas.lacking(table, read_dependencies(session, table.oid)))
         join = _describe(session, table, _dump(options, session, table))
         (described,) = tables_of(session, [table.oid]) or (None,)
-        held = read_held_columns(session, [table.oid])
+        columns = read_table_columns(session, [table.oid])
     if described is None:
         raise NotNow("it has no columns")
-    _require_none(replicas.refusing(join, described, held[described.schema, described.name]))
+    _require_none(replicas.refusing(join, described, columns[described.schema, described.name]))
     return Definition(version, join)
 
 

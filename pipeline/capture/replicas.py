@@ -14,10 +14,10 @@ from connectors.postgres import progress
 from connectors.postgres.catalog import Table
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.dependencies import Dependency, missing
-from connectors.postgres.held_types import HeldColumns
 from connectors.postgres.joined_table import Place, kind_of, rehearse
 from connectors.postgres.progress import Progress
 from connectors.postgres.session import Session, connect, wrapped
+from connectors.postgres.table_columns import TableColumns
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from schemas.errors import KeepstreamError
 from schemas.join import Join
@@ -55,7 +55,7 @@ class Replicas:
 
         return self._ask_all(ask)
 
-    def refusing(self, join: Join, version: TableSchema, source: HeldColumns) -> str | None:
+    def refusing(self, join: Join, version: TableSchema, source: TableColumns) -> str | None:
         """Which replica could not make it, or has another table of its name; None if all can take it in."""
 
         def ask(replica: Session, name: str) -> str | None:

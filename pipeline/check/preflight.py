@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.held_types import read_held_columns
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
 from connectors.postgres.publication import Publication, read_publication
@@ -18,6 +17,7 @@ from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
+from connectors.postgres.table_columns import read_table_columns
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
 from pipeline.check.findings import Place
@@ -109,12 +109,14 @@ class Preflight:
         )
         yield from check_uncarried_objects(session)
         wanted = [table.oid for table in selection.wanted]
-        versions, held = tables_of(session, wanted), read_held_columns(session, wanted)
+        versions, columns = tables_of(session, wanted), read_table_columns(session, wanted)
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
         children = frozenset(read_children(session))
-        self._source = SourceFacts(server, instance, selection, schema, versions, held, published, children)
+        self._source = SourceFacts(
+            server, instance, selection, schema, versions, columns, published, children
+        )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:
         """What capture said last of tables that left and are still to join. Nothing where the log cannot be

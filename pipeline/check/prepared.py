@@ -19,6 +19,7 @@ from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, exempting
 from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
+from connectors.postgres.table_columns import TableColumns, read_table_columns
 from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, comment, identifier, losing, named
 from pipeline.config import Initial
@@ -29,15 +30,14 @@ from schemas.table import TableSchema
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What a replica is compared with. `held`: what its tables' columns hold. `children`: each parent with
-    each table that inherits from it."""
+    """What a replica is compared with. `children`: each parent with each table that inherits from it."""
 
     server: Server
     instance: Instance
     selection: Selection
     schema: source_schema.SourceSchema
     versions: tuple[TableSchema, ...]
-    held: Mapping[TableName, HeldColumns]
+    columns: Mapping[TableName, TableColumns]
     published: frozenset[TableName]
     children: frozenset[tuple[TableName, TableName]]
 
@@ -106,15 +106,15 @@ class PreparedCheck:
         )
 
     def narrowed(self) -> Iterator[Finding]:
-        """Tables that a pipeline writes to and that were altered since: they would round."""
+        """Tables that a pipeline writes to and that were altered since: values would be lost silently."""
         for version, found in self._misfits(self._narrower()):
-            yield from self._refuse(version, [each for each in found if each.rounds])
+            yield from self._refuse(version, [each for each in found if each.silent])
 
     def unlabelled(self) -> Iterator[Finding]:
         """Enums of tables that a pipeline writes to, or that are still to join: on the replica, or with types
         that are."""
         there = read_held_columns(self._session, [table.oid for table in self._tables])
-        yield from self._unlabelled(self._source.held if self._source else (), there, self._place.warning)
+        yield from self._unlabelled(self._source.columns if self._source else (), there, self._place.warning)
 
     def _unlabelled(
         self,
@@ -122,8 +122,8 @@ class PreparedCheck:
         there: Mapping[TableName, HeldColumns],
         severity: Callable[..., Finding],
     ) -> Iterator[Finding]:
-        enums, held = read_enums(self._session), self._source.held if self._source else {}
-        lacking = (lacking_in(held.get(name, {}), there.get(name, {}), enums) for name in tables)
+        enums, ours = read_enums(self._session), self._source.columns if self._source else {}
+        lacking = (lacking_in(ours[name].held, there.get(name, {}), enums) for name in tables if name in ours)
         for each in dict.fromkeys(chain.from_iterable(lacking)):
             yield severity(
                 "replica-schema",
@@ -142,17 +142,13 @@ class PreparedCheck:
         """Found in one look at all of them: this is asked at each start."""
         if self._source is None:
             return set()
-        there = read_held_columns(self._session, [table.oid for table in self.written()])
-        return {
-            name
-            for name, columns in there.items()
-            for column, ours in self._source.held.get(name, {}).items()
-            if column in columns and narrowing(ours, columns[column])
-        }
+        ours = self._source.columns
+        there = read_table_columns(self._session, [table.oid for table in self.written()])
+        return {name for name, columns in there.items() if name in ours and _loses(ours[name], columns)}
 
     def _unfit(self) -> Iterator[Finding]:
         """Tables that would not hold every value of the source's as it is, or want more than it has."""
-        for version, found in self._misfits(self._source.held if self._source else ()):
+        for version, found in self._misfits(self._source.columns if self._source else ()):
             yield from self._refuse(version, found)
 
     def _misfits(self, wanted: Collection[TableName]) -> Iterator[tuple[TableSchema, list[Misfit]]]:
@@ -161,7 +157,7 @@ class PreparedCheck:
             name = (version.schema, version.name)
             if self._source and name in there:
                 target = load_table(self._session, *name, replica_role=False)
-                found = misfits(version, target, self._source.held.get(name))
+                found = misfits(version, target, self._source.columns.get(name))
                 yield version, [*found, *unfilled(version, target)]
 
     def _refuse(self, version: TableSchema, found: Sequence[Misfit]) -> Iterator[Finding]:
@@ -308,6 +304,14 @@ class PreparedCheck:
 
     def _grant(self) -> str:
         return f"grant set on parameter session_replication_role to {identifier(self._role.name)};"
+
+
+def _loses(ours: TableColumns, there: TableColumns) -> bool:
+    """Whether the replica's columns would hold other values than the source's."""
+    plain = there.held.keys() - there.generated.keys()
+    return bool(plain & ours.generated.keys()) or any(
+        column in there.held and narrowing(held, there.held[column]) for column, held in ours.held.items()
+    )
 
 
 def _seen(found: Misfit) -> str:

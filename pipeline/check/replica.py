@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres import progress, source_schema
@@ -12,7 +12,8 @@ from connectors.postgres.instance import read_instance
 from connectors.postgres.leftovers import UserObject, user_objects
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session
-from connectors.postgres.target import read_prepared_tables
+from connectors.postgres.target import PreparedTable, read_prepared_tables
+from pipeline.check.deviations import Deviations
 from pipeline.check.findings import Place, identifier, losing
 from pipeline.check.prepared import PreparedCheck, SourceFacts
 from pipeline.check.source import check_connections, check_version
@@ -117,6 +118,7 @@ class ReplicaCheck:
             yield from there.unlabelled()
             yield from there.emptied_by_a_crash()
             yield from there.writes(there.written())
+            yield from self._deviations(there.written())
         elif self._initial is Initial.COPY:
             yield from self._fresh()
             yield there.session_role()
@@ -124,6 +126,11 @@ class ReplicaCheck:
             yield from self._creates_in_database()
             yield from there.prepared(self._initial, unfinished=self._copy_is_begun)
             yield from there.writes(tables)
+            yield from self._deviations(tables)
+
+    def _deviations(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
+        if self._source:
+            yield from Deviations(self._session, self._place, self._source).of(tables)
 
     def _ours(self, row: progress.Progress) -> Finding:
         if self._followed is None or self._followed.stream == row.stream:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.digest import DigestColumn, Shape
 from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.pgtypes import BYTEA
-
-_STORED: Final = "s"
 
 Columns = Mapping[int, Sequence[CatalogColumn]]
 """Of the tables with these OIDs."""
@@ -76,7 +73,7 @@ def _pair(
     shared = tuple(
         DigestColumn(column.name, column.type_oid == theirs[column.name].type_oid == BYTEA)
         for column in ours
-        if column.name in theirs and column.generated in ("", _STORED)
+        if column.name in theirs
     )
     names = {column.name for column in shared}
     missing = [column.name for column in ours if column.name not in theirs and not column.generated]
@@ -109,5 +106,5 @@ def _notes(
         if name not in known:
             yield f"{table.qualified_name}: column {name} is only on the replica"
     for column in ours:
-        if column.generated == _STORED and column.name not in theirs:
+        if column.generated and column.name not in theirs:
             yield f"{table.qualified_name}: generated column {column.name} is only on the source"

@@ -808,6 +808,58 @@ def test_a_virtual_column_of_a_prepared_table_is_made_anew(
     assert errors(preflight(config)) == []
 
 
+KINDS = ["stored", pytest.param("virtual", marks=[needs_release("source", 18), needs_release("replica", 18)])]
+
+
+def generated(expression: str, kind: str) -> str:
+    column = f"c int generated always as ({expression}) {kind}" if expression else "c int"
+    return f"create table g (id int primary key, a int, {column})"
+
+
+@pytest.mark.parametrize("initial", ["data", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_column_must_be_computed_where_the_source_computes_it(
+    owning: Database, replica: Database, log: Path, kind: str, initial: str
+) -> None:
+    owning.execute(generated("a * 3", kind))
+    replica.execute(generated("", ""))
+    config = configure(owning.dsn, log, replica.dsn, initial=initial)
+    findings = preflight(config)
+    assert errors(findings) == ["replica-schema"]
+    found = by_code(findings)["replica-schema"]
+    seen = "it does not compute column c, as the source does, and mending that loses its values"
+    assert (found.subject, found.message) == ("public.g", seen)
+    assert found.fix == (
+        '-- loses its values: alter table "public"."g" drop column "c", add column "c" integer generated'
+        " always as ((a * 3)) stored;"
+    )
+    replica.execute(uncommented(found.fix))
+    assert "generated-differs" not in by_code(preflight(config))
+    assert errors(preflight(config)) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_expression_that_differs_on_the_replica_is_a_warning(
+    owning: Database, replica: Database, log: Path, kind: str
+) -> None:
+    owning.execute(generated("a * 3", kind))
+    replica.execute(generated("a * 4", kind))
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    findings = preflight(config)
+    assert errors(findings) == []
+    found = by_code(findings)["generated-differs"]
+    assert (found.severity, found.subject, found.message) == (
+        Severity.WARNING,
+        "public.g",
+        "computes column c as integer (a * 4), the source as integer (a * 3)",
+    )
+    with owning.connect(autocommit=False) as busy:
+        busy.execute("lock table g in access exclusive mode")
+        assert "generated-differs" not in by_code(preflight(config))
+    replica.execute(uncommented(found.fix))
+    assert "generated-differs" not in by_code(preflight(config))
+
+
 @pytest.mark.parametrize("initial", ["data", "none"])
 def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
     owning: Database, replica: Database, log: Path, initial: str
@@ -1028,7 +1080,10 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
         "create domain money2 as numeric(12,4); create type mood as enum ('good');"
         " create table deal (id int primary key, amount money2, mood mood)"
     )
-    owning.execute(f"{schema}; alter table deal add later text; alter type mood add value 'later'")
+    owning.execute(
+        f"{schema}; alter table deal add later text, add twice int generated always as (id * 2) stored;"
+        " alter type mood add value 'later'"
+    )
     replica.execute(schema)
     config = configure(owning.dsn, log, replica.dsn)
     owning.execute("create publication keepstream_crm for table deal")
@@ -1041,6 +1096,10 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
     assert unfit() == []
     replica.execute("alter table deal alter amount type numeric(12,2)")
     assert unfit() == ["its column amount is numeric(12,2) instead of numeric(12,4)"]
+    replica.execute("alter table deal alter amount type numeric(12,4), add twice int")
+    assert unfit() == [
+        "it does not compute column twice, as the source does, and mending that loses its values"
+    ]
 
 
 @pytest.mark.parametrize("domain", ["varchar(10)", "int"])

@@ -40,6 +40,26 @@ def test_a_prepared_table_whose_domains_and_composite_types_would_round_is_refus
     assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
 
 
+@pytest.mark.parametrize("initial", [Initial.DATA, Initial.NONE])
+def test_a_prepared_column_that_only_the_source_computes_is_refused(
+    source: Database, replica: Database, initial: Initial
+) -> None:
+    source.execute("create table t (a int primary key, c int generated always as (a * 3) stored)")
+    replica.execute("create table t (a int primary key, c int)")
+    position = Position(Lsn(1)) if initial is Initial.NONE else None
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica, initial=initial, position=position)
+    assert (refused.value.code, refused.value.message) == (
+        "replica-schema",
+        "public.t of the replica cannot hold what public.t holds: it does not compute column c, as the source"
+        " does",
+    )
+    replica.execute(refused.value.hint.split("start again: ")[1])
+    source.execute("insert into t values (7)")
+    copy(source, replica, initial=initial, position=position)
+    assert replica.execute("select a, c from t") == ([(7, 21)] if initial is Initial.DATA else [])
+
+
 def test_the_sql_that_mends_a_narrower_composite_type_mends_it(source: Database, replica: Database) -> None:
     source.execute(WIDE)
     source.execute(ROW)

@@ -26,6 +26,7 @@ from schemas.lsn import Lsn
 from tests.fix_pipeline import Finished, Pipeline
 from tests.fix_postgres import Database
 from tests.nursery import Nursery
+from tests.postgres_releases import needs_release
 
 SCHEMA = """
     create table customer (id int primary key, name text, credit numeric(10,2), photo bytea);
@@ -451,7 +452,7 @@ REPLICA_SHAPES = """
     create table plain_high partition of plain for values from (10) to (100);
     alter table plain add primary key (id);
     create table parted_1 (id int primary key, v text);
-    create table total (doubled int, id int primary key, a int);
+    create table total (doubled int generated always as (a * 2) stored, id int primary key, a int);
     create table gone (id int primary key);
     create unlogged table cache (id int primary key);
     create table mine (id int primary key);
@@ -496,6 +497,7 @@ def test_replicas_of_another_shape_are_compared_by_what_both_have(
         "public.plain_high is only on the replica",
         "public.plain_low is only on the replica",
     ]
+    pipeline.replica.execute("alter table total alter doubled drop expression")
     pipeline.source.execute("insert into total values (1, 4)")
     pipeline.source.execute("alter table parted_1 drop constraint parted_1_pkey")
     pipeline.source.execute("alter table parent add column later int default 5")
@@ -503,7 +505,7 @@ def test_replicas_of_another_shape_are_compared_by_what_both_have(
     pipeline.wait()
     found = compare(pipeline, code=6).json
     tables = {table["table"]: table for table in found["tables"]}
-    # the replica's `doubled` is no generated column there, so nobody computed it
+    # the replica's `doubled` is no generated column any more, so nobody computed it
     assert keys(tables["public.total"]) == [({"id": "1"}, "values differ", ["doubled"])]
     assert keys(tables["public.plain"]) == [({"id": "30"}, "values differ", ["v"])]
     assert tables["public.gone"]["problem"] == "the replica has no such table"
@@ -516,6 +518,25 @@ def test_replicas_of_another_shape_are_compared_by_what_both_have(
     pipeline.wait()
     tables = {table["table"]: table for table in compare(pipeline, code=6).json["tables"]}
     assert tables["public.parent"]["identical"] is True
+
+
+@needs_release("source", 18)
+@needs_release("replica", 18)
+def test_virtual_columns_are_compared_whatever_the_replica_makes_of_them(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    ours = "create table g (id int primary key, a int, c int generated always as (a * 3) virtual,"
+    ours += " d int generated always as (a + 1) virtual, e int generated always as (a) virtual)"
+    theirs = ours.replace("(a * 3)", "(a * 4)").replace("1) virtual", "1) stored")
+    begin(pipeline, ours, theirs.replace(", e int generated always as (a) virtual", ""))
+    pipeline.source.execute("insert into g values (1, 0), (2, 5)")
+    pipeline.wait()
+    found = compare(pipeline, code=6).json
+    assert keys(found["tables"][0]) == [({"id": "2"}, "values differ", ["c"])]
+    assert found["notes"] == ["public.g: generated column e is only on the source"]
+    pipeline.replica.execute("alter table g alter column c set expression as (a * 3)")
+    compare(pipeline, code=0)
 
 
 def test_nothing_is_called_identical_without_a_publication(directory_pipeline: Pipeline) -> None:

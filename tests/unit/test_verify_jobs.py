@@ -52,17 +52,21 @@ def test_parts_meet_without_gap_or_overlap_and_have_no_outer_bounds(blocks: int)
 
 
 def test_columns_go_by_name_and_those_of_one_side_are_told() -> None:
-    made = pair([ID, NOTE, column("sum", 23, "s")], [NOTE, ID, column("more")])
+    ours = [ID, NOTE, column("sum", 23, "s"), column("twice", 23, "v")]
+    made = pair(ours, [NOTE, ID, column("more")])
     assert [one.name for one in made.shape.columns] == ["id", "note"]
     assert made.problem is None
     assert made.notes == (
         "public.t: column more is only on the replica",
         "public.t: generated column sum is only on the source",
+        "public.t: generated column twice is only on the source",
     )
 
 
-def test_a_stored_generated_column_is_compared_where_the_replica_has_it() -> None:
-    made = pair([ID, column("sum", 23, "s"), column("virtual", 23, "v")], [ID, column("sum", 23)])
+@pytest.mark.parametrize("theirs", ["", "s", "v"])
+@pytest.mark.parametrize("kind", ["s", "v"])
+def test_a_generated_column_is_compared_where_the_replica_has_it(kind: str, theirs: str) -> None:
+    made = pair([ID, column("sum", 23, kind)], [ID, column("sum", 23, theirs)])
     assert [one.name for one in made.shape.columns] == ["id", "sum"]
     assert made.notes == ()
 

@@ -1,0 +1,47 @@
+"""Where a replica's tables may be other than the source's, and somebody should know: no error comes of it
+before a row does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from connectors.postgres.apply_catalog import load_table
+from connectors.postgres.fitting import generating
+from connectors.postgres.publication import TableName
+from connectors.postgres.session import Session
+from connectors.postgres.table_columns import Generated, read_table_columns
+from connectors.postgres.target import PreparedTable
+from pipeline.check.findings import Place, losing
+from pipeline.check.prepared import SourceFacts
+from schemas.finding import Finding
+
+
+class Deviations:
+    """Of one replica from what was learned of the source."""
+
+    def __init__(self, session: Session, place: Place, source: SourceFacts) -> None:
+        self._session = session
+        self._place = place
+        self._source = source
+
+    def of(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
+        """All of these tables of the replica's."""
+        for name, theirs in read_table_columns(self._session, [table.oid for table in tables]).items():
+            ours = self._source.columns.get(name)
+            for column, generated in ours.generated.items() if ours else ():
+                there = theirs.generated.get(column)
+                if there is not None and _differ(generated, there):
+                    yield self._computed(name, column, ours=generated, theirs=there)
+
+    def _computed(self, name: TableName, column: str, *, ours: Generated, theirs: Generated) -> Finding:
+        target = load_table(self._session, *name, replica_role=False)
+        return self._place.warning(
+            "generated-differs",
+            ".".join(name),
+            f"computes column {column} as {theirs}, the source as {ours}",
+            sql=losing("its values", generating(target, target.columns[column], ours)),
+        )
+
+
+def _differ(ours: Generated, theirs: Generated) -> bool:
+    return None not in (ours.expression, theirs.expression) and ours != theirs
