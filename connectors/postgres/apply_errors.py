@@ -15,7 +15,7 @@ import psycopg
 
 from connectors.postgres.pipe import StatementFailed
 from connectors.postgres.session import sql_error
-from connectors.postgres.sqlstate import NOT_THERE, allowing_null, missed_in_function
+from connectors.postgres.sqlstate import NOT_THERE, letting_in, missed_in_function
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, format_lsn
 
@@ -90,8 +90,8 @@ def refusal(error: psycopg.Error, ref: ChangeRef | None, doing: str, replica: st
         if state.startswith(prefix):
             seen += _named(error)
             hint = skip_hint(ref.source, replica) if ref else _SEE.format(replica)
-            nulls = allowing_null(error)
-            return Divergence(f"{doing}: {seen}", code=code, hint=f"{nulls} {hint}" if nulls else hint)
+            first = letting_in(error)
+            return Divergence(f"{doing}: {seen}", code=code, hint=f"{first} {hint}" if first else hint)
     if state.startswith(_SCHEMA):
         return _misfit(error, doing)
     if state == "0A000" and ref is not None and ref.what == "truncate":

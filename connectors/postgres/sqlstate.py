@@ -77,6 +77,12 @@ _EXEMPT: Final = (
     " alter table … no force row level security;"
 )
 _NOT_NULL: Final = "23502"
+_OF_PARTITIONS: Final = ("ExecFindPartition", "ExecPartitionCheckEmitError")
+"""Functions of PostgreSQL that refuse a row for the bounds of partitions: only a constraint has a name."""
+GIVE_BOUNDS: Final = (
+    "Give the replica's partitions the bounds of the source's: alter table PARENT detach partition NAME; of"
+    " each whose bounds differ, then alter table PARENT attach partition NAME for values …;"
+)
 
 # Classes whose message text PostgreSQL makes from names and settings only, never from row values.
 _TELLING: Final = (
@@ -171,8 +177,20 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     kind, code, hint = _rule(state)
     if exc.diag.source_function == "check_enable_rls":  # the message is in the server's language
         code, hint = ROW_SECURITY, _EXEMPT
-    hint = allowing_null(exc) or hint or missed_in_function(exc) or ""
+    hint = letting_in(exc) or hint or missed_in_function(exc) or ""
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
+
+
+def letting_in(exc: psycopg.Error) -> str | None:
+    """The hint where the replica is stricter than the source, and refused a row."""
+    return allowing_null(exc) or fitting_bounds(exc)
+
+
+def fitting_bounds(exc: psycopg.Error) -> str | None:
+    """The hint where no partition takes a row, or not the one that it went to."""
+    if exc.diag.source_function not in _OF_PARTITIONS:
+        return None
+    return f"No partition of the replica takes it; `keepstream check` names bounds that differ. {GIVE_BOUNDS}"
 
 
 def allowing_null(exc: psycopg.Error) -> str | None:

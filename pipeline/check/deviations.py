@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.fitting import generating
+from connectors.postgres.partition_bounds import read_bounds
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
+from connectors.postgres.sqlstate import GIVE_BOUNDS
 from connectors.postgres.table_columns import Generated, read_table_columns
 from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, losing
@@ -26,7 +28,12 @@ class Deviations:
 
     def of(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
         """All of these tables of the replica's."""
-        for name, theirs in read_table_columns(self._session, [table.oid for table in tables]).items():
+        oids = [table.oid for table in tables]
+        yield from self._generated(oids)
+        yield from self._bounds(oids)
+
+    def _generated(self, tables: Sequence[int]) -> Iterator[Finding]:
+        for name, theirs in read_table_columns(self._session, tables).items():
             ours = self._source.columns.get(name)
             for column, generated in ours.generated.items() if ours else ():
                 there = theirs.generated.get(column)
@@ -41,6 +48,18 @@ class Deviations:
             f"computes column {column} as {theirs}, the source as {ours}",
             sql=losing("its values", generating(target, target.columns[column], ours)),
         )
+
+    def _bounds(self, tables: Sequence[int]) -> Iterator[Finding]:
+        """They may be wider; which rows will come, nobody knows."""
+        for name, theirs in read_bounds(self._session, tables).items():
+            ours = self._source.bounds.get(name, theirs)
+            if ours != theirs:
+                yield self._place.warning(
+                    "replica-bounds",
+                    ".".join(name),
+                    f"takes rows {theirs}, the source's {ours}: rows outside of that would be refused",
+                    fix=GIVE_BOUNDS,
+                )
 
 
 def _differ(ours: Generated, theirs: Generated) -> bool:

@@ -11,6 +11,7 @@ from contextlib import closing
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
+from connectors.postgres.partition_bounds import read_bounds
 from connectors.postgres.publication import Publication, read_publication
 from connectors.postgres.relation import tables_of
 from connectors.postgres.server import read_role, read_server
@@ -113,9 +114,9 @@ class Preflight:
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
-        children = frozenset(read_children(session))
+        children, bounds = frozenset(read_children(session)), read_bounds(session, wanted)
         self._source = SourceFacts(
-            server, instance, selection, schema, versions, columns, published, children
+            server, instance, selection, schema, versions, columns, published, children, bounds
         )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:

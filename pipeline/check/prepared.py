@@ -30,7 +30,8 @@ from schemas.table import TableSchema
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What a replica is compared with. `children`: each parent with each table that inherits from it."""
+    """What a replica is compared with. `children`: each parent with each table that inherits from it.
+    `bounds`: of partitions."""
 
     server: Server
     instance: Instance
@@ -40,6 +41,7 @@ class SourceFacts:
     columns: Mapping[TableName, TableColumns]
     published: frozenset[TableName]
     children: frozenset[tuple[TableName, TableName]]
+    bounds: Mapping[TableName, str]
 
 
 class PreparedCheck:

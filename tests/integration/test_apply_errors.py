@@ -508,3 +508,14 @@ def test_not_null_of_the_replica_s_own_is_named_with_the_sql_that_lifts_it(
     with replicating.running():
         replicating.catch_up()
     assert names(replica) == [(1, None)]
+
+
+def test_a_row_outside_of_a_partition_s_bounds_is_refused_with_what_mends_them(
+    replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
+) -> None:
+    replica.execute("create table whole (like public.customer) partition by range (id)")
+    replica.execute("alter table whole attach partition public.customer for values from (0) to (5)")
+    made_log.commit(rows.insert("7", "x"), tables=[rows.table])
+    error = replicating.start().ended_with()
+    assert (error.code, error.exit_code) == ("constraint-violated", 6)
+    assert error.hint.startswith("No partition of the replica takes it; `keepstream check` names bounds that")

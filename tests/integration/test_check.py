@@ -860,6 +860,60 @@ def test_an_expression_that_differs_on_the_replica_is_a_warning(
     assert "generated-differs" not in by_code(preflight(config))
 
 
+PARTED = """
+    create table t (id int, kind text) partition by list (kind);
+    create table t_a partition of t (primary key (id)) for values in ('a');
+    create table t_b partition of t for values in ('b') partition by range (id);
+    create table t_b1 partition of t_b (primary key (id)) for values from (0) to (10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("replica_s", "differing"),
+    [
+        (PARTED, {}),
+        (PARTED.replace("(id int,", "(id bigint,"), {}),
+        (
+            "create table t_a (id int primary key, kind text);"
+            " create table t_b1 (id int primary key, kind text) partition by range (id);"
+            " create table more partition of t_b1 default",
+            {},
+        ),
+        (PARTED.replace("('a')", "('a', 'c')"), {"public.t_a": "LIST (kind) FOR VALUES IN ('a', 'c')"}),
+        (
+            PARTED.replace("to (10)", "to (5)"),
+            {"public.t_b1": "RANGE (id) FOR VALUES FROM (0) TO (5) of LIST (kind) FOR VALUES IN ('b')"},
+        ),
+        (
+            PARTED.replace("('b')", "('c')"),
+            {"public.t_b1": "RANGE (id) FOR VALUES FROM (0) TO (10) of LIST (kind) FOR VALUES IN ('c')"},
+        ),
+    ],
+    ids=["same", "wider key", "plain", "list", "range", "parent"],
+)
+def test_bounds_of_partitions_that_differ_on_the_replica_are_a_warning(
+    owning: Database, replica: Database, log: Path, replica_s: str, differing: dict[str, str]
+) -> None:
+    owning.execute(PARTED)
+    replica.execute(replica_s)
+    findings = preflight(configure(owning.dsn, log, replica.dsn, initial="data"))
+    ours = {
+        "public.t_a": "LIST (kind) FOR VALUES IN ('a')",
+        "public.t_b1": "RANGE (id) FOR VALUES FROM (0) TO (10) of LIST (kind) FOR VALUES IN ('b')",
+    }
+    assert errors(findings) == []
+    assert [
+        (found.severity, found.subject, found.message) for found in findings if found.code == "replica-bounds"
+    ] == [
+        (
+            Severity.WARNING,
+            table,
+            f"takes rows {theirs}, the source's {ours[table]}: rows outside of that would be refused",
+        )
+        for table, theirs in differing.items()
+    ]
+
+
 @pytest.mark.parametrize("initial", ["data", "none"])
 def test_a_prepared_table_that_would_round_or_compute_is_an_error_with_its_sql(
     owning: Database, replica: Database, log: Path, initial: str

@@ -7,7 +7,7 @@ import pytest
 from connectors.postgres.leftovers import empty_tables
 from connectors.postgres.session import connect
 from pipeline.config import Initial
-from schemas.errors import OperatorNeeded
+from schemas.errors import OperatorNeeded, RefusedData
 from schemas.lsn import Lsn, Position
 from tests.copying import copy
 from tests.fix_postgres import Database
@@ -153,6 +153,23 @@ def test_not_null_that_a_table_inherits_is_named_with_sql_that_can_be_run(
         copy(source, replica, initial=Initial.DATA)
     replica.execute(refused.value.hint.split("start again:\n")[1])
     copy(source, replica, initial=Initial.DATA)
+
+
+def test_a_row_outside_of_the_bounds_of_a_prepared_partition_is_refused_with_a_hint(
+    source: Database, replica: Database
+) -> None:
+    tables = "create table t (id int primary key) partition by range (id);"
+    tables += " create table p1 partition of t for values from (0) to (10)"
+    source.execute(f"{tables}; insert into t values (7)")
+    replica.execute(tables.replace("to (10)", "to (5)"))
+    with pytest.raises(RefusedData) as refused:
+        copy(source, replica, initial=Initial.DATA)
+    assert refused.value.code == "row-refused"
+    assert refused.value.hint == (
+        "No partition of the replica takes it; `keepstream check` names bounds that differ. Give the"
+        " replica's partitions the bounds of the source's: alter table PARENT detach partition NAME; of each"
+        " whose bounds differ, then alter table PARENT attach partition NAME for values …;"
+    )
 
 
 def test_rows_of_a_table_that_is_partitioned_on_the_replica_alone_are_seen_and_emptied(
