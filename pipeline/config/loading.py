@@ -126,6 +126,8 @@ def _note_faults(error: ValidationError, document: Document) -> None:
             document.fault(path, f"`{dotted}` is missing")
         elif fault["type"] in _NO_MAPPING:
             document.fault(path, f"`{dotted}` is empty or no mapping")
+        elif fault["type"] == "tuple_type":
+            document.fault(path, f"`{dotted}` must be a list: write its values between [ and ]")
         elif fault["type"] == "string_type":
             document.fault(path, f"`{dotted}` must be a text: write it between double quotes")
         else:

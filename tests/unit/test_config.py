@@ -204,6 +204,14 @@ def test_a_text_that_yaml_reads_as_something_else_is_told() -> None:
     assert error.message == "keepstream.yaml:2:7: `name` must be a text: write it between double quotes"
 
 
+@pytest.mark.parametrize("key", ["include", "exclude"])
+@pytest.mark.parametrize("value", ['"public.*"', "", "{public: x}"])
+def test_what_is_to_be_a_list_and_is_none_is_told_with_what_makes_it_one(key: str, value: str) -> None:
+    error = refused(f"name: a\nsource:\n  url: dbname=x\n  tables:\n    {key}: {value}\nlog: file:///x\n")
+    seen = f"`source.tables.{key}` must be a list: write its values between [ and ]"
+    assert error.message.endswith(f": {seen}")
+
+
 def test_all_errors_of_a_file_are_listed_in_its_order() -> None:
     error = refused("nam: a\nsource: ${UNSET}\nlog: nowhere\nreplicas: {x: {ulr: dbname=x}}\n")
     assert error.message.splitlines()[0] == "6 errors"
