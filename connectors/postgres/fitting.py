@@ -69,10 +69,12 @@ def _refuse(found: list[Misfit], table: TableSchema, target: TargetTable, replic
             f"{target.qualified_name} of {replica} cannot hold what {table.qualified_name} holds:"
             f" {'; '.join(each.seen for each in found)}",
             code="replica-schema",
-            hint="\n".join(
-                ["Make it as it is on the source and start again:", *(each.fix for each in found)]
-            ),
+            hint="\n".join(["Make it as it is on the source and start again:", *map(_told, found)]),
         )
+
+
+def _told(found: Misfit) -> str:
+    return f"{found.fix} -- loses {found.loses}" if found.loses else found.fix
 
 
 def misfits(table: TableSchema, target: TargetTable, source: TableColumns | None = None) -> Iterator[Misfit]:

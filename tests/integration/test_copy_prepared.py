@@ -54,7 +54,9 @@ def test_a_prepared_column_that_only_the_source_computes_is_refused(
         "public.t of the replica cannot hold what public.t holds: it does not compute column c, as the source"
         " does",
     )
-    replica.execute(refused.value.hint.split("start again: ")[1])
+    mending = refused.value.hint.split("start again:\n")[1]
+    assert mending.endswith("; -- loses its values")
+    replica.execute(mending)
     source.execute("insert into t values (7)")
     copy(source, replica, initial=initial, position=position)
     assert replica.execute("select a, c from t") == ([(7, 21)] if initial is Initial.DATA else [])
@@ -116,8 +118,8 @@ def test_a_prepared_table_with_a_column_that_nothing_fills_is_refused(
     )
     mending = refused.value.hint.split("start again:\n")[1]
     assert mending == (
-        "alter table public.t alter column ours drop not null;\n"
-        'alter domain public."Un filled" drop not null;'
+        "alter table public.t alter column ours drop not null; -- loses the constraint\n"
+        'alter domain public."Un filled" drop not null; -- loses the constraint'
     )
     replica.execute(mending)
     copy(source, replica, initial=Initial.DATA)
@@ -136,7 +138,7 @@ def test_not_null_that_a_partition_has_from_its_whole_is_dropped_there(
     with pytest.raises(OperatorNeeded) as refused:
         copy(source, replica, initial=Initial.DATA)
     mending = refused.value.hint.split("start again:\n")[1]
-    assert mending.endswith("alter table public.top alter column ours drop not null;")
+    assert mending.endswith("alter table public.top alter column ours drop not null; -- loses the constraint")
     replica.execute(mending)
     copy(source, replica, initial=Initial.DATA)
     assert replica.execute("select a, ours from part") == [(1, None)]
