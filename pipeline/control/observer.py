@@ -35,10 +35,10 @@ from schemas.lsn import Lsn
 from schemas.validity import Chain
 
 LOOK_S = 3.5
-SHORTEST_LOOK_S = 2.0
 AGAIN_S = 1.0
 BROKER_S = 2.0
 """How long a broker is waited for: less than a look takes, so that what it says comes into it."""
+SHORTEST_LOOK_S = BROKER_S + 0.5
 RATE_WINDOW_S = 0.2
 """How far apart the two readings of the insert LSN are that a single look takes a rate from."""
 
