@@ -177,6 +177,8 @@ def _in_log(config: Config) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
             yield _of_log(log)
+        elif log.reports():
+            yield _of_reports(log)
 
 
 def _of_publication(name: str, *, ours: bool) -> Removal:
@@ -187,6 +189,11 @@ def _of_publication(name: str, *, ours: bool) -> Removal:
 
 def _of_progress(config: Config, replica: str, row: progress.Progress) -> Removal:
     return Removal(Thing("progress row", f"{config.name} at {row.position}", f"replica {replica}"))
+
+
+def _of_reports(log: ChangeLog) -> Removal:
+    """Of a log that somebody else deleted."""
+    return Removal(Thing("status reports", log.name, "without the log"))
 
 
 def _of_log(log: ChangeLog, *, stays: str = "") -> Removal:
@@ -239,6 +246,9 @@ def _clear_log(config: Config) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
             yield _of_log(log, stays=log.destroy())
+        elif log.reports():
+            log.destroy()
+            yield _of_reports(log)
 
 
 def _source(config: Config) -> Session:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.dev.process import Account, require_reachable
+from schemas.errors import OperatorNeeded
 
 
 def cache_folder(account: Account) -> Path:
@@ -30,7 +31,15 @@ def data_folder(account: Account) -> Path:
 
 
 def _made(folder: Path, account: Account) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    except OSError as error:
+        raise OperatorNeeded(
+            f"the folder {folder} for embedded servers cannot be made: {error.strerror}",
+            code="folder-unusable",
+            hint="Name folders that this user can write: XDG_CACHE_HOME=… for what is fetched,"
+            " XDG_DATA_HOME=… for the data of `keepstream dev`; or give the user a home.",
+        ) from error
     require_reachable(folder / "inside", account)
     return folder
 

@@ -7,6 +7,7 @@ once and stay in the cache. Needs Java 17 or newer, and Maven for the first time
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -290,9 +291,16 @@ def _fetch_jars(target: Path, pom: Path) -> None:
     maven = _require_maven()
     with tempfile.TemporaryDirectory() as project:
         shutil.copy(pom, Path(project) / "pom.xml")
-        command = [maven, "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={target}"]
+        command = [maven, "-B", "-q", "-Dstyle.color=never", "dependency:copy-dependencies"]
+        command.append(f"-DoutputDirectory={target}")
         fetched = subprocess.run(
-            command, cwd=project, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            command,
+            cwd=project,
+            env=_maven_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     if fetched.returncode:
         raise OperatorNeeded(
@@ -301,6 +309,22 @@ def _fetch_jars(target: Path, pom: Path) -> None:
             hint="Check that Maven reaches its repository: `mvn -q dependency:get "
             "-Dartifact=org.apache.kafka:kafka-clients:4.4.0`.",
         )
+
+
+def _maven_environment() -> dict[str, str]:
+    """Java takes the home from the user database, whatever $HOME says: where nobody can write there, an
+    account like `nobody`, the repository goes to $HOME."""
+    environment, home = dict(os.environ), os.environ.get("HOME")
+    if home and not os.access(_home_of_record(), os.W_OK):
+        environment["MAVEN_OPTS"] = f"{environment.get('MAVEN_OPTS', '')} -Duser.home={home}".strip()
+    return environment
+
+
+def _home_of_record() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # in a container, often
+        return ""
 
 
 def _cluster_id() -> str:

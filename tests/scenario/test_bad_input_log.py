@@ -255,6 +255,19 @@ def test_a_topic_that_was_deleted_is_not_made_anew(kafka_pipeline: Pipeline, adm
     assert replicated(pipeline) == ROWS
 
 
+def test_teardown_removes_the_reports_of_a_topic_that_was_deleted(
+    kafka_pipeline: Pipeline, admin: Any
+) -> None:
+    pipeline = kafka_pipeline
+    establish(pipeline)
+    admin.delete_topics([f"{pipeline.name}.log"])
+    removed = pipeline.run("teardown", "--yes")
+    assert removed.code == 0, removed.stderr
+    assert removed.stdout.splitlines()[-1].startswith("removed status reports ")
+    assert f"{pipeline.name}.status" not in admin.list_topics()
+    assert pipeline.run("teardown", "--yes").stdout == "nothing is left to remove\n"
+
+
 def test_a_topic_that_is_deleted_under_run_stops_it(kafka_pipeline: Pipeline, admin: Any) -> None:
     pipeline = kafka_pipeline
     establish(pipeline)
