@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -84,27 +85,54 @@ class _Given:
         self._asks = sys.stdin.isatty() and sys.stderr.isatty() and not (source and log)
 
     def choices(self) -> Choices:
-        source = self._source or self._ask("source", "Source database (libpq connection string)")
+        source = self._source or self._ask(
+            "source",
+            "Source database (libpq connection string)",
+            lambda answer: replace(_VALID, source=answer),
+        )
         log = self._log or self._ask(
-            "log", "Change log (kafka://host:port,… or file:///folder)", f"file://{Path.cwd()}/keepstream-log"
+            "log",
+            "Change log (kafka://host:port,… or file:///folder)",
+            lambda answer: replace(_VALID, log=answer),
+            f"file://{Path.cwd()}/keepstream-log",
         )
         replicas = list(self._replicas)
         if not replicas and self._asks:
-            replicas += filter(None, [_prompt("Replica database (empty: none yet)", "")])
-        default = database_name(source)
-        name = self._name or (_prompt("Name of the pipeline", default) if self._asks else default)
+            asked = _prompt("Replica database (empty: none yet)", "", faults=_faults_in_replica)
+            replicas += filter(None, [asked])
+        name = self._name or self._ask_name(database_name(source))
         keyless = self._keyless or self._ask_keyless()
         return Choices(name, source, log, dict(_named(replicas)), keyless)
+
+    def _ask_name(self, default: str) -> str:
+        if not self._asks:
+            return default
+        return _prompt(
+            "Name of the pipeline", default, faults=lambda answer: _faults(replace(_VALID, name=answer))
+        )
 
     def _ask_keyless(self) -> Keyless:
         if not self._asks:
             return Keyless.REFUSE
         known = [choice.value for choice in Keyless]
-        return Keyless(_prompt("Tables without a primary key (refuse, full, exclude)", "refuse", among=known))
 
-    def _ask(self, option: str, question: str, default: str | None = None) -> str:
+        def faults(answer: str) -> list[str]:
+            return [] if answer in known else [f"must be one of {', '.join(known)}"]
+
+        return Keyless(
+            _prompt("Tables without a primary key (refuse, full, exclude)", "refuse", faults=faults)
+        )
+
+    def _ask(
+        self,
+        option: str,
+        question: str,
+        choices: Callable[[str], Choices],
+        default: str | None = None,
+    ) -> str:
+        """`choices`: valid ones with the answer among them."""
         if self._asks:
-            return _prompt(question, default)
+            return _prompt(question, default, faults=lambda answer: _faults(choices(answer)))
         raise UsageError(
             f"--{option} is missing and there is no terminal to ask at",
             code="init-incomplete",
@@ -112,8 +140,21 @@ class _Given:
         )
 
 
-def _prompt(question: str, default: str | None = None, *, among: Sequence[str] = ()) -> str:
-    """Asks on stderr, for stdout holds results only; again until there is an answer (one of these) or a
+_VALID = Choices(name="crm", source="dbname=crm", log="file:///crm")
+"""For all that was not asked yet."""
+
+
+def _faults(choices: Choices) -> list[str]:
+    faults = faults_of(render_config(choices), name="", environment=os.environ)
+    return [re.sub(r"^:\d+:\d+: ", "", fault) for fault in faults]  # there is no file yet
+
+
+def _faults_in_replica(answer: str) -> list[str]:
+    return _faults(replace(_VALID, replicas=dict(_named(list(filter(None, [answer]))))))
+
+
+def _prompt(question: str, default: str | None = None, *, faults: Callable[[str], Sequence[str]]) -> str:
+    """Asks on stderr, for stdout holds results only; again until there is an answer without faults, or a
     default."""
     while True:
         sys.stderr.write(f"{question}{f' [{default}]' if default else ''}: ")
@@ -122,8 +163,12 @@ def _prompt(question: str, default: str | None = None, *, among: Sequence[str] =
         if not answer:
             raise typer.Abort
         chosen = answer.strip() or default
-        if chosen is not None and (not among or chosen in among):
+        if chosen is None:
+            continue
+        found = faults(chosen)
+        if not found:
             return chosen
+        sys.stderr.writelines(f"  {fault}\n" for fault in found)
 
 
 def database_name(conninfo: str) -> str:

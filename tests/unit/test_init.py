@@ -155,7 +155,7 @@ def test_the_pipeline_is_named_after_the_source_s_database(conninfo: str, name: 
 
 
 def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
-    """Answers: source, log (the default), replica, name (the default), keyless (once wrong)."""
+    """Each answer is wrong once. Those of log and name are then the default."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "-c", str(tmp_path / "k.yaml"), "init"],
@@ -167,8 +167,10 @@ def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
     )
     os.close(theirs)
     try:
-        os.write(ours, f"{SOURCE}\n\nstandby=dbname=x\n\nnone\nfull\n".encode())
+        answers = f"dbnaem=x\n{SOURCE}\nkafk://x\n\nBAD=dbname=x\nstandby=dbname=x\n9\n\nnone\nfull\n"
+        os.write(ours, answers.encode())
         out, _ = child.communicate(timeout=60)
+        asked = os.read(ours, 65536).decode()
     finally:
         child.kill()
         os.close(ours)
@@ -177,6 +179,14 @@ def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
     assert config.log.url == f"file://{ROOT}/keepstream-log"
     assert (config.name, list(config.replicas)) == ("crm", ["standby"])
     assert config.source.keyless is Keyless.FULL
+    faults = [
+        "`source.url` cannot",
+        "`log.url` must",
+        "`replicas` replica name 'BAD' must",
+        "`name` must",
+        "must be one of",
+    ]
+    assert [fault for fault in faults if f"  {fault}" not in asked] == []
 
 
 def test_two_replicas_of_one_name_are_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
