@@ -7,7 +7,7 @@ import threading
 import time
 
 from connectors.postgres.claim import PositionLost
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, RollBack
+from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, Planner, RollBack
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import Skip
 from schemas.errors import OperatorNeeded
@@ -15,12 +15,16 @@ from schemas.frame import Part, Transaction
 from schemas.lsn import Position, format_lsn
 
 PATIENCE_S = 10.0
+"""For so long more is waited for at the log's end."""
 ACTION = "skip-transaction"
 _READ_S = 0.5
 
 
-def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica: str) -> bool:
+def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, end: int, replica: str) -> bool:
     """Move over the next transaction without applying it, audited in the same target transaction.
+
+    `end`: of the log as it is now (`Bounds`). What stands before it, and the parts of the transaction, may
+    take as long as they take to be read; nothing else that is written meanwhile is worth more patience.
 
     Returns False if `stop` came first. Raises OperatorNeeded: `skip-not-next` if the next transaction is
     another one or the log has none, `replica-held` if the replica is held before it.
@@ -31,10 +35,11 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica
     while not stop.is_set():
         step = planner.next(Brakes(), Limits())
         if isinstance(step, Blocked):
-            if _read(opened):
-                came_at = time.monotonic()
-            elif time.monotonic() - came_at > PATIENCE_S:
+            _refuse_passed(planner, skip)
+            if time.monotonic() - came_at > PATIENCE_S:
                 raise _not_next(skip, f"the log has no whole transaction after {planner.position}")
+            if _read(opened, end):
+                came_at = time.monotonic()
             continue
         if isinstance(step, RollBack):
             changes = 0
@@ -52,16 +57,27 @@ def skip_next(opened: OpenReplica, skip: Skip, stop: threading.Event, *, replica
                     raise _held(opened, replica) from None
                 planner.done(step)
                 return True
+            came_at = time.monotonic()
         planner.done(step)
     return False
 
 
-def _read(opened: OpenReplica) -> bool:
-    """Whether anything came, be it ignored."""
+def _refuse_passed(planner: Planner, skip: Skip) -> None:
+    """Where replica or log is past it already: what commits below that came before (P1)."""
+    position, standing = planner.position, planner.standing
+    if skip.lsn < position.lsn:
+        raise _not_next(skip, f"the replica is past it, at {format_lsn(position.lsn)}")
+    if standing is not None and skip.lsn < standing.lsn:
+        here, there = format_lsn(position.lsn), format_lsn(standing.lsn)
+        raise _not_next(skip, f"the log has no transaction between {here} and {there}")
+
+
+def _read(opened: OpenReplica, end: int) -> bool:
+    """Whether anything before `end` came, be it ignored."""
     before = opened.follower.next_place
     for followed in opened.follower.read(_READ_S):
         opened.planner.backlog.feed(followed)
-    return opened.follower.next_place != before
+    return before < min(opened.follower.next_place, end)
 
 
 def _ends_fragment(subject: Transaction | Part) -> bool:

@@ -14,8 +14,8 @@ import uuid
 from pipeline.apply.applier import Applier
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import Blocked
-from pipeline.apply.opened import open_replica
-from pipeline.apply.options import ApplyOptions
+from pipeline.apply.opened import OpenReplica, open_replica
+from pipeline.apply.options import ApplyOptions, Skip
 from pipeline.apply.skipping import skip_next
 from pipeline.quantities import counted
 from pipeline.reports import Report, ReportedError, StageReport, StageState, apply_stage
@@ -105,7 +105,7 @@ class ApplyStage:
         )
         try:
             if self._options.skip is not None:
-                return skip_next(opened, self._options.skip, self._stop, replica=self._options.replica)
+                return self._skip(opened, self._options.skip)
             self._applier = Applier(opened, self._options, self._stop, self._counters)
             self._counters.beat_at = time.monotonic()
             self._state, self._waiting_for = StageState.STREAMING, None
@@ -113,6 +113,10 @@ class ApplyStage:
             return self._applier.run()
         finally:
             opened.close()
+
+    def _skip(self, opened: OpenReplica, skip: Skip) -> bool:
+        end = self._options.log.bounds().end
+        return skip_next(opened, skip, self._stop, end=end, replica=self._options.replica)
 
     def _note(self, error: KeepstreamError) -> None:
         self._state, self._waiting_for = StageState.RETRYING, None
