@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from pipeline.backoff import Backoff
+from pipeline import backoff
 from pipeline.supervisor import is_supervised
 from schemas.errors import KeepstreamError, LoginRefused, RetryLater
 
@@ -21,7 +23,7 @@ class Retries:
     """
 
     def __init__(self) -> None:
-        self._backoff = Backoff()
+        self._backoff = backoff.Backoff()
         self._refused_since: float | None = None
 
     def outlives(self, error: KeepstreamError) -> bool:
@@ -39,7 +41,14 @@ class Retries:
         gc.collect()  # an error holds its frames, and theirs, in cycles; else it hardly ever runs
         return self._backoff.wait(stop)
 
-    def reset(self) -> None:
-        """A try worked."""
-        self._backoff.reset()
+    @contextmanager
+    def trying(self, progress: Callable[[], object]) -> Iterator[None]:
+        """What comes after all servers let it in. It worked if `progress` says something else at its end, or
+        if it took longer than the longest pause; else the next pause is longer."""
         self._refused_since = None
+        began_at, before = time.monotonic(), progress()
+        try:
+            yield
+        finally:
+            if progress() != before or time.monotonic() - began_at > backoff.LONGEST_S:
+                self._backoff.reset()

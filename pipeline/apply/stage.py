@@ -109,8 +109,8 @@ class ApplyStage:
             self._applier = Applier(opened, self._options, self._stop, self._counters)
             self._counters.beat_at = time.monotonic()
             self._state, self._waiting_for = StageState.STREAMING, None
-            retries.reset()
-            return self._applier.run()
+            with retries.trying(lambda: self._counters.transactions):
+                return self._applier.run()
         finally:
             opened.close()
 

@@ -93,9 +93,9 @@ class CaptureStage:
             added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
             housekeeping = Housekeeping(capture, options, joins, added)
             pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
-            retries.reset()
             self._state = StageState.STREAMING
-            pump.run(self._stop)
+            with retries.trying(lambda: self._rates.durable_lsn):
+                pump.run(self._stop)
         finally:
             capture.close()
             self._capture = None
