@@ -255,7 +255,11 @@ class _Judge:
         lacks_rest = _is_inside(life) and life.details.get("blocked") == "log end"
         if lacks_rest:
             self._look_at_unfinished(name, life, capture)
-        if broken_s or lacks_rest:
+        if lacks_rest:
+            return life.state
+        if _is_paused(row):
+            return StageState.PAUSED
+        if broken_s:
             return life.state
         return self._working_replica(name, row, life, behind_s, seen.moved_s)
 
@@ -292,8 +296,6 @@ class _Judge:
         behind_s: float | None,
         moved_s: float | None,
     ) -> StageState:
-        if row.hold is not None and row.hold.kind is HoldKind.PAUSE and row.position.lsn >= row.hold.at:
-            return StageState.PAUSED
         if report.state is StageState.PAUSED or report.details.get("blocked") == "delayed":
             return report.state
         quiet_s = min(_unchanged_s(report), moved_s or 0.0)
@@ -457,6 +459,10 @@ def _number(report: StageReport | None, name: str) -> float | None:
 
 def _state_text(stage: Stage) -> str:
     return stage.state.value if stage.state else "unknown"
+
+
+def _is_paused(row: Progress) -> bool:
+    return row.hold is not None and row.hold.kind is HoldKind.PAUSE and row.position.lsn >= row.hold.at
 
 
 def _is_inside(report: StageReport | None) -> bool:

@@ -327,6 +327,16 @@ def test_an_applier_at_a_broken_epoch_is_behind_and_says_so(broken_s: float, fou
     assert codes(seen) == found
 
 
+def test_a_replica_that_is_paused_at_a_broken_epoch_is_paused_and_inside_of_a_transaction_it_is_not() -> None:
+    waiting = {"complete_at": NOW - 42, "blocked": "log end", "epoch_broken_s": 42.0}
+    held = row(9_000, hold=Hold(Lsn(9_000), HoldKind.PAUSE))
+    for inside, state in ((False, "paused"), (True, "catching_up")):
+        broken = report("apply:standby", StageState.CATCHING_UP, details=waiting | {"inside": inside})
+        seen = judged(capture=report(), apply=broken, replica=held, moved_s=42)
+        assert standby(seen)["state"] == state
+        assert "epoch-broken" in codes(seen)
+
+
 def test_an_epoch_that_broke_is_named_with_what_capture_does() -> None:
     broken = report("apply:standby", StageState.CATCHING_UP, details={"epoch_broken_s": 42.0})
     seen = judged(capture=report(state=StageState.RETRYING), apply=broken, replica=row())
