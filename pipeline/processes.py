@@ -1,4 +1,4 @@
-"""Processes of this machine, and whether one of them has ended.
+"""Processes of this machine, and whether one of them lives.
 
 A pid says little: a later process may have it, and a container has pids of its own, under the host's name
 where it shares its network.
@@ -19,18 +19,18 @@ def own_process() -> str | None:
     return None if here is None or started is None else f"{here}/{started}"
 
 
-def is_gone(pid: int, process: str | None) -> bool:
-    """Whether a process that called itself so has ended. False, too, where that cannot be seen from here."""
+def lives(pid: int, process: str | None) -> bool | None:
+    """Whether a process that called itself so has not ended; None where that cannot be seen from here."""
     here = _here()
     if process is None or here is None or not process.startswith(f"{here}/"):
-        return False
+        return None
     try:
         started = started_at(pid)
     except PermissionError:
-        return False  # /proc hides the processes of others
+        return None  # /proc hides the processes of others
     if started is None:
-        return not _is_hidden(pid)
-    return process != f"{here}/{started}"
+        return None if _is_hidden(pid) else False
+    return process == f"{here}/{started}"
 
 
 def started_at(pid: int) -> str | None:

@@ -19,12 +19,14 @@ class Heard:
     """What is known of one stage by its processes' own words.
 
     report: of the process that counts; None if none ever reported. age_s: how old it is.
-    dead: its process ran on this host and is gone. standby: another living process that waits for its turn.
+    dead: its process ran on this host and is gone. running: it can be seen to live here.
+    standby: another living process that waits for its turn.
     """
 
     report: StageReport | None = None
     age_s: float | None = None
     dead: bool = False
+    running: bool = False
     standby: StageReport | None = None
 
     @property
@@ -43,11 +45,18 @@ class Heard:
 
 
 def hear(
-    stage: str, reports: Mapping[str, StageReport], dead: frozenset[str], *, at: float, session: bool
+    stage: str,
+    reports: Mapping[str, StageReport],
+    dead: frozenset[str],
+    running: frozenset[str] = frozenset(),
+    *,
+    at: float,
+    session: bool,
 ) -> Heard:
-    """`session`: whether slot or replica is somebody's now, so that a silent owner may still live."""
+    """`dead`, `running`: as of `Observation`. `session`: whether slot or replica is somebody's now, so that a
+    silent owner may still live."""
     keys = [report_key(stage, owner=owner) for owner in (True, False)]
-    owner, other = (_heard(reports.get(key), at, dead=key in dead) for key in keys)
+    owner, other = (_heard(reports.get(key), at, dead=key in dead, running=key in running) for key in keys)
     if owner.report is None or other.report is None:
         return other if owner.report is None else owner
     newer = owner if owner.report.at >= other.report.at else other
@@ -63,5 +72,5 @@ def _who(report: StageReport) -> tuple[str, int, str | None]:
     return report.host, report.pid, report.process
 
 
-def _heard(report: StageReport | None, at: float, *, dead: bool) -> Heard:
-    return Heard() if report is None else Heard(report, max(0.0, at - report.at), dead)
+def _heard(report: StageReport | None, at: float, *, dead: bool, running: bool) -> Heard:
+    return Heard() if report is None else Heard(report, max(0.0, at - report.at), dead, running)

@@ -2,7 +2,8 @@
 
 States and figures are documented in docs/operating.md. The rules:
 
-    stopped   no process: its report is old, or its process is gone, and slot or session are free
+    stopped   no process: it is gone; or, where it cannot be seen, its report is old, and slot or session
+              are free
     stalled   a process with work to do whose position does not move, that is not heard of, or whose loop
               hangs at a server that does not answer here either
     idle      a process without work to do, and without an open target transaction
@@ -60,7 +61,7 @@ _WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING
 
 class _Life(Enum):
     """Of a process that says nothing now. UNHEARD: somebody has a session and never said
-    anything. SILENT: somebody has one who said something, and does no more."""
+    anything. SILENT: somebody said something, and does no more, who has one or can be seen to live."""
 
     ENDED = "ended"
     UNKNOWN = "unknown"
@@ -112,7 +113,8 @@ class _Judge:
         )
 
     def _hear(self, stage: str, *, session: bool) -> Heard:
-        return hear(stage, self._log.reports, self._seen.dead, at=self._seen.at, session=session)
+        seen = self._seen
+        return hear(stage, self._log.reports, seen.dead, seen.running, at=seen.at, session=session)
 
     # capture
 
@@ -175,7 +177,7 @@ class _Judge:
         return self._working_capture(life, lag_s)
 
     def _silent_capture(self, heard: Heard) -> StageState:
-        """It owns the slot. If the source hears of it, it lives: its clock or its reports are off."""
+        """If it owns the slot and the source hears of it, it works: its clock or its reports are off."""
         assert heard.report is not None
         self._warn("capture-silent", "capture", f"its last report is {heard.age_s or 0:.0f} s old")
         owner = self._source.owner if self._source else None
@@ -280,9 +282,10 @@ class _Judge:
             )
 
     def _silent_replica(self, name: str, seen: ReplicaSeen | KeepstreamError, heard: Heard) -> StageState:
-        """Its session is there. If its row moves, it lives: then only its clock or its reports are off."""
+        """If its session is there and its row moves, it works: only its clock or its reports are off."""
         assert heard.report is not None
-        moved_s = seen.moved_s if isinstance(seen, ReplicaSeen) else None
+        row = seen.progress if isinstance(seen, ReplicaSeen) else None
+        moved_s = seen.moved_s if isinstance(seen, ReplicaSeen) and row is not None and row.alive else None
         if moved_s is not None and moved_s < STALE_AFTER_S:
             return heard.report.state
         self._warn("apply-silent", f"replica {name}", f"its last report is {heard.age_s or 0:.0f} s old")
@@ -353,7 +356,9 @@ class _Judge:
             return _Life.ENDED
         if heard.fresh:
             return report
-        return _Life.UNKNOWN if session is None else _Life.SILENT if session else _Life.ENDED
+        if session or heard.running:
+            return _Life.SILENT
+        return _Life.UNKNOWN if session is None else _Life.ENDED
 
     # what is warned of
 

@@ -69,7 +69,8 @@ class LogSeen:
 class Observation:
     """One look, by the observer's clock and host. An error stands for what could not be looked at.
 
-    dead: keys of reports whose process is known to have ended, which can be seen only on its own host.
+    dead, running: keys of reports whose process is known to have ended, or to live, which can be seen only
+    on its own host.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Observation:
     log: LogSeen | KeepstreamError
     replicas: Mapping[str, ReplicaSeen | KeepstreamError]
     dead: frozenset[str] = frozenset()
+    running: frozenset[str] = frozenset()
 
     @property
     def followers(self) -> list[str]:

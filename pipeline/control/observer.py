@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
@@ -27,7 +27,7 @@ from pipeline.board import read_reports
 from pipeline.config import Config
 from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
 from pipeline.logend import find_end
-from pipeline.processes import is_gone, started_at
+from pipeline.processes import lives, started_at
 from pipeline.reports import NotReplicated, StageReport
 from pipeline.selection import select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
@@ -84,7 +84,7 @@ class Observer:
         log, source = self._reports.result(deadline), self._source.result(deadline)
         if isinstance(log, LogSeen) and isinstance(source, SourceSeen) and is_end_needed(source, log):
             log = replace(log, end=self._look_at_end(deadline))
-        reports = log.reports if isinstance(log, LogSeen) else {}
+        processes = _processes(log.reports if isinstance(log, LogSeen) else {})
         return Observation(
             name=self._config.name,
             slot_name=self._config.slot_name,
@@ -93,7 +93,8 @@ class Observer:
             source=source,
             replicas={name: server.result(deadline) for name, server in self._replicas.items()},
             at=time.time(),
-            dead=frozenset(_dead(reports)),
+            dead=frozenset(key for key, alive in processes.items() if alive is False),
+            running=frozenset(key for key, alive in processes.items() if alive),
         )
 
     def _look_at_end(self, deadline: float) -> Chain | KeepstreamError | None:
@@ -278,5 +279,6 @@ def _clock(session: Session) -> float:
     return float(row[0])
 
 
-def _dead(reports: Mapping[str, StageReport]) -> Iterable[str]:
-    return (key for key, report in reports.items() if is_gone(report.pid, report.process))
+def _processes(reports: Mapping[str, StageReport]) -> dict[str, bool | None]:
+    """Whether the process of each report lives, as far as that can be seen from here."""
+    return {key: lives(report.pid, report.process) for key, report in reports.items()}

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from pipeline.board import NEW_LOG_S, Board, read_reports
-from pipeline.processes import is_gone, own_process
+from pipeline.processes import lives, own_process
 from pipeline.reports import StageReport, StageState
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
 
@@ -53,7 +53,7 @@ def test_a_report_names_the_process_that_published_it() -> None:
     board(log).publish(said(StageState.IDLE))
     report = read_reports(cast(ChangeLog, log))["capture"]
     assert report.process == own_process()
-    assert not is_gone(report.pid, report.process)
+    assert lives(report.pid, report.process)
 
 
 def test_the_newest_is_published_once_a_second_and_of_an_idle_stage_every_five(clock: list[float]) -> None:

@@ -1,7 +1,8 @@
-"""What `status` reads of the log's end, and when."""
+"""What `status` reads of the log's end, and when; and what it sees of processes."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from pipeline.control.judgement import judge_status
 from pipeline.control.observation import LogSeen, SourceSeen
 from pipeline.control.observer import Observer
 from pipeline.dev.process import require
+from pipeline.processes import own_process
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn, Position
 from schemas.validity import Chain
-from tests.unit.test_status_judgement import SOURCE
+from tests.unit.test_status_judgement import SOURCE, report
 
 END = Chain(tail=Position(Lsn(0x2000), 7, 5))
 
@@ -108,3 +110,23 @@ def test_a_slot_that_was_looked_at_just_before_it_was_made_is_looked_at_again(
     looking = Observer(config)
     assert looking.look().source == SOURCE
     looking.close()
+
+
+def test_a_stage_s_process_is_seen_to_live_or_to_have_ended_on_its_own_host(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = own_process()
+    if ours is None:
+        pytest.skip("no /proc here")
+    another = ours.rpartition("/")[0] + "/1"  # which had our pid before
+    reports = {
+        name: report(pid=os.getpid(), process=process)
+        for name, process in (("capture", ours), ("apply:standby", another), ("apply:far", "elsewhere"))
+    }
+    monkeypatch.setattr(observer._SourceLook, "take", lambda _: SOURCE)
+    monkeypatch.setattr(observer._LogLook, "take", lambda _: LogSeen(True, reports))
+    looking = Observer(config)
+    seen = looking.look()
+    looking.close()
+    assert seen.running == {"capture"}
+    assert seen.dead == {"apply:standby"}

@@ -63,6 +63,9 @@ SOURCE = SourceSeen(
 )
 
 
+FREE = replace(SOURCE, slot=replace(SLOT, active_pid=None), owner=None)
+
+
 def report(stage: str = "capture", state: StageState = StageState.STREAMING, **more: Any) -> StageReport:
     age_s = more.pop("age_s", 1.0)
     details = {"complete_at": NOW - age_s, "complete_lsn": format_lsn(INSERT), "unchanged_s": 0.0}
@@ -102,6 +105,7 @@ def judged(
     moved_s: float = 1.0,
     log: KeepstreamError | None = None,
     dead: frozenset[str] = frozenset(),
+    running: frozenset[str] = frozenset(),
     log_exists: bool = True,
     end: int | KeepstreamError | None = None,
 ) -> Status:
@@ -118,6 +122,7 @@ def judged(
             log=log or LogSeen(log_exists, reports, ends),
             replicas={"standby": seen},
             dead=dead,
+            running=running,
         )
     )
 
@@ -237,6 +242,19 @@ def test_a_capture_that_owns_the_slot_and_is_not_heard_of_is_stalled() -> None:
     assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["walsender-silent"])
 
 
+@pytest.mark.parametrize("source", [FREE, AWAY])
+def test_a_capture_that_is_seen_to_live_is_stalled_where_it_is_not_heard_of(
+    source: SourceSeen | KeepstreamError,
+) -> None:
+    old = report(state=StageState.RETRYING, age_s=62)
+    seen = judged(source=source, capture=old, running=frozenset({"capture"}))
+    assert seen.capture.state is StageState.STALLED
+    assert "capture-silent" in codes(seen)
+    ended = report(state=StageState.STOPPED, age_s=62)
+    seen = judged(source=source, capture=ended, running=frozenset({"capture"}))
+    assert seen.capture.state is StageState.STOPPED
+
+
 def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
     behind = replace(SOURCE, slot=replace(SLOT, confirmed_flush_lsn=Lsn(9_000)))
     stuck = {"complete_at": NOW - 45, "complete_lsn": format_lsn(9_000), "unchanged_s": 45}
@@ -353,6 +371,14 @@ def test_a_frozen_applier_is_stalled_and_one_whose_clock_is_off_is_not() -> None
     assert (
         standby(judged(capture=report(), apply=copying, replica=UNFINISHED, moved_s=60))["state"] == "stalled"
     )
+
+
+def test_an_applier_that_is_seen_to_live_is_stalled_where_it_is_not_heard_of() -> None:
+    old, running = report("apply:standby", age_s=60), frozenset({"apply:standby"})
+    for replica in (row(alive=False), AWAY, None):
+        seen = judged(capture=report(), apply=old, replica=replica, running=running)
+        assert standby(seen)["state"] == "stalled"
+        assert "apply-silent" in codes(seen)
 
 
 def test_without_the_source_lag_is_unknown_and_without_the_log_too() -> None:
