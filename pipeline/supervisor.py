@@ -5,7 +5,8 @@
        └──────exit 2, 3, 4, 6, or 1 again and again──▶ stopped (the other stages go on)
 
 The whole ends when capture or the last replica has stopped, with that stage's code, or on SIGTERM
-with 0. Children stay in our session and die with us, even if we are killed with SIGKILL.
+with 0. Children stay in our session and die with us, even if we are killed with SIGKILL. One that the
+kernel cannot end yet, because a disk does not answer, is not waited for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ logger = logging.getLogger("keepstream.run")
 CAPTURE = "capture"
 PARENT_VARIABLE = "KEEPSTREAM_PARENT"
 STOP_PATIENCE_S = 8.0
+KILL_PATIENCE_S = 1.0
+"""Both together are less than the 10 s after which Docker and others kill us."""
 _POLL_S = 0.1
 _RETRIED = frozenset({0, 5, 7, 130})
 _CRASHES_TOLERATED = 5
@@ -132,11 +135,26 @@ class Supervisor:
         running = [stage.process for stage in self._stages if stage.process is not None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + STOP_PATIENCE_S
-        for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                logger.warning("stage did not end in time", extra={"pid": process.pid})
-                process.kill()
-                process.wait()
+        late = _still_running(running, STOP_PATIENCE_S)
+        for process in late:
+            logger.warning("stage did not end in time", extra={"pid": process.pid})
+            process.kill()
+        for process in _still_running(late, KILL_PATIENCE_S):
+            logger.warning(
+                "stage was killed and is left behind: it ends when the disk that it waits for answers",
+                extra={"pid": process.pid},
+            )
+
+
+def _still_running(
+    processes: Sequence[subprocess.Popen[bytes]], patience_s: float
+) -> list[subprocess.Popen[bytes]]:
+    """Those that have not ended after that time, for all of them together."""
+    deadline = time.monotonic() + patience_s
+    left = []
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            left.append(process)
+    return left

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import supervisor
 from pipeline.supervisor import Supervisor
 
 FOREVER = "import time; time.sleep(60)"
@@ -87,6 +88,42 @@ def test_stopping_ends_every_child_and_counts_as_success(tmp_path: Path) -> None
     assert run({"capture": announced}, stop) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(int(pids.read_text()), 0)
+
+
+def test_a_child_that_the_kernel_cannot_end_keeps_neither_us_nor_the_killing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill, made = subprocess.Popen.kill, list[subprocess.Popen[bytes]]()
+
+    def kill_all_but_the_first(process: subprocess.Popen[bytes]) -> None:
+        made.append(process)
+        if process is not made[0]:
+            kill(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", kill_all_but_the_first)
+    monkeypatch.setattr(supervisor, "STOP_PATIENCE_S", 0.5)
+    stop = threading.Event()
+    ready = [tmp_path / name for name in ("capture", "standby")]
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stages = {path.name: child(f"{deaf}; open({str(path)!r}, 'w'); {FOREVER}") for path in ready}
+    threading.Thread(target=stop_when, args=[stop, ready], daemon=True).start()
+    try:
+        assert run(stages, stop) == 0
+        assert [process.returncode for process in made] == [None, -signal.SIGKILL]
+        said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        late = "stage did not end in time"
+        left = "stage was killed and is left behind: it ends when the disk that it waits for answers"
+        assert said == [late, late, left]
+    finally:
+        kill(made[0])
+        made[0].wait()
+
+
+def stop_when(stop: threading.Event, ready: list[Path]) -> None:
+    deadline = time.monotonic() + 20
+    while not all(path.exists() for path in ready) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
