@@ -22,6 +22,8 @@ IDLE_EVERY_S = 5.0
 NEW_LOG_S = 10.0
 """So soon after a stage began, the log may only not have been made yet: all stages of a new pipeline start at
 once, and capture makes it."""
+AWAY_S = 30.0
+"""For so long a log that cannot be reached loses reports without a word here."""
 
 
 class Board:
@@ -36,6 +38,8 @@ class Board:
         self._made_at = time.monotonic()
         self._published_at = 0.0
         self._last: tuple[StageState, bool] | None = None
+        self._told_owner = False
+        self._failing_since: float | None = None
         self._refused: str | None = None
 
     def publish(self, report: StageReport) -> None:
@@ -44,21 +48,23 @@ class Board:
         now, is_now = time.monotonic(), (report.state, report.owner)
         if is_now == self._last and now - self._published_at < every_s * 0.9:
             return
-        turned = report.owner if self._last is None else self._last[1] is not report.owner
         self._published_at, self._last = now, is_now
         content = report.model_copy(update={"process": self._process}).model_dump_json().encode()
         try:
             self._log.put_report(report_key(report.stage, owner=report.owner), content)
-            if turned:
+            if self._told_owner is not report.owner:
                 self._log.put_report(report_key(report.stage, owner=not report.owner), content)
-            self._refused = None
+                self._told_owner = report.owner
+            self._failing_since = self._refused = None
         except KeepstreamError as error:
             self._say(error, now)
 
     def _say(self, error: KeepstreamError, now: float) -> None:
-        """What needs an operator is warned of, once."""
-        not_yet = error.code == "log-missing" and now - self._made_at < NEW_LOG_S
-        if not_yet or isinstance(error, RetryLater):
+        """What needs an operator is warned of, and what lasts, once until it works again."""
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        is_new = error.code == "log-missing" and now - self._made_at < NEW_LOG_S
+        is_short = isinstance(error, RetryLater) and now - self._failing_since < AWAY_S
+        if is_new or is_short:
             logger.debug("report not published", extra={"code": error.code})
         elif error.code != self._refused:
             self._refused = error.code

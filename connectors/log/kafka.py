@@ -54,7 +54,7 @@ class KafkaLog:
         self._clients = KafkaClients(
             servers, translate(client or {}), client_id=f"keepstream-{name}", patience_s=patience_s
         )
-        self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
+        self._publisher = self._new_publisher()
         self._reports = KafkaReportReader(self._clients, self._status_topic)
 
     @property
@@ -121,7 +121,7 @@ class KafkaLog:
         """See `ChangeLog.inspect`. Raises RetryLater, LoginRefused."""
         topic = find_topic(self._clients, self._topic)
         if topic is not None:
-            return self._judge()
+            return [*self._judge(), *self._look_for_status_topic()]
         brokers = count_brokers(self._clients)
         copies = self._replication or min(WANTED_REPLICATION, brokers)
         if copies > brokers:
@@ -145,7 +145,7 @@ class KafkaLog:
     def destroy(self) -> str:
         """See `ChangeLog.destroy`."""
         self._publisher.close()  # a late report would come into a topic made anew
-        self._publisher = KafkaReportPublisher(self._clients, self._status_topic)
+        self._publisher = self._new_publisher()
         self._reports.close()
         delete_topics(self._clients, [self._topic, self._status_topic])
         return ""
@@ -154,6 +154,28 @@ class KafkaLog:
         self._publisher.close()
         self._reports.close()
         self._clients.close()
+
+    def _new_publisher(self) -> KafkaReportPublisher:
+        return KafkaReportPublisher(self._clients, self._status_topic, self._make_status_topic)
+
+    def _make_status_topic(self) -> None:
+        """Unless it is there. A log that is gone gets none: nobody would delete that again."""
+        if find_topic_id(self._clients, self._status_topic) is not None:
+            return
+        if not self.exists():
+            raise log_missing(self.name)
+        create_status_topic(self._clients, self._status_topic, self._replication)
+
+    def _look_for_status_topic(self) -> list[Finding]:
+        if find_topic_id(self._clients, self._status_topic) is not None:
+            return []
+        message = f"topic {self._status_topic} does not exist: `status` sees no stage until one makes it anew"
+        fix = (
+            f"kafka-topics.sh --bootstrap-server {','.join(self._servers)} --create"
+            f" --topic {self._status_topic} --partitions 1 --config cleanup.policy=compact,delete"
+        )
+        where, code = self._clients.where, "status-topic-missing"
+        return [Finding(Severity.WARNING, code, where, self._status_topic, message, fix)]
 
     def _judge(self) -> list[Finding]:
         topic = find_topic(self._clients, self._topic)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from kafka import TopicPartition
@@ -25,26 +26,33 @@ _CLOSE_S = 3.0
 
 
 class KafkaReportPublisher:
-    """Sends the newest report of each stage from a thread of its own. `put` may be called from any thread."""
+    """Sends the newest report of each stage from a thread of its own. `put` may be called from any thread.
 
-    def __init__(self, clients: KafkaClients, topic: str) -> None:
+    make_topic: makes the topic unless it is there. Called before the first report and after one that failed:
+    kafka-python tells a topic that was deleted under it from a broker that is away by nothing.
+    """
+
+    def __init__(self, clients: KafkaClients, topic: str, make_topic: Callable[[], None]) -> None:
         self._clients = clients
         self._topic = topic
+        self._make_topic = make_topic
+        self._is_topic_sure = False
         self._pending: dict[str, bytes] = {}
         self._error: KeepstreamError | None = None
+        self._is_error_told = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
     def put(self, stage: str, report: bytes) -> None:
-        """Have a report sent soon. Raises what became of an earlier one, if that failed."""
+        """Have a report sent soon. Raises what became of an earlier one that failed, until one arrives."""
         with self._changed:
             self._pending[stage] = report
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="log-reports", daemon=True)
                 self._thread.start()
             self._changed.notify()
-            error, self._error = self._error, None
+            error, self._is_error_told = self._error, True
         if error is not None:
             raise error
 
@@ -63,6 +71,9 @@ class KafkaReportPublisher:
             try:
                 if producer is None:
                     producer = self._connect()
+                if not self._is_topic_sure:
+                    self._is_topic_sure = True
+                    self._make_topic()
                 self._send(producer, reports)
             except KeepstreamError as error:
                 self._note(error)
@@ -86,12 +97,19 @@ class KafkaReportPublisher:
         with translated(where):
             for stage, report in reports.items():
                 sent = producer.send(self._topic, key=stage.encode(), value=report, partition=0)
+                sent.add_callback(lambda _: self._note_arrival())
                 sent.add_errback(lambda error: self._note(kafka_error(error, where, since=since)))
 
     def _note(self, error: KeepstreamError) -> None:
         """For the next `put`. From the producer's thread, too: most of what fails is known only later."""
         with self._changed:
-            self._error = error
+            self._error, self._is_error_told = error, False
+            self._is_topic_sure = False
+
+    def _note_arrival(self) -> None:
+        with self._changed:
+            if self._is_error_told:
+                self._error = None
 
 
 class KafkaReportReader:

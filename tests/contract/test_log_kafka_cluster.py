@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,48 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def report_until_it_arrives(log: ChangeLog, report: bytes, timeout_s: float) -> None:
+    """Whatever becomes of earlier ones."""
+    deadline = time.monotonic() + timeout_s
+    while log.reports() != {"capture": report}:
+        assert time.monotonic() < deadline
+        with suppress(KeepstreamError):
+            log.put_report("capture", report)
+        time.sleep(0.2)
+
+
+def test_a_status_topic_that_was_deleted_is_found_and_made_anew_by_who_reports(
+    kafka_log: ChangeLog, kafka_server: str, admin: Any
+) -> None:
+    name = kafka_log.name.rpartition("/")[2].removesuffix(".log")
+    report_until_it_arrives(kafka_log, b"1", 10)
+    admin.delete_topics([f"{name}.status"])
+    found = [finding for finding in kafka_log.inspect() if finding.code == "status-topic-missing"]
+    assert [(finding.severity, finding.message, finding.fix) for finding in found] == [
+        (
+            Severity.WARNING,
+            f"topic {name}.status does not exist: `status` sees no stage until one makes it anew",
+            f"kafka-topics.sh --bootstrap-server {kafka_server} --create --topic {name}.status"
+            " --partitions 1 --config cleanup.policy=compact,delete",
+        )
+    ]
+    report_until_it_arrives(kafka_log, b"2", 50)
+    assert not [finding for finding in kafka_log.inspect() if finding.code == "status-topic-missing"]
+    admin.delete_topics([f"{name}.status"])
+    restarted = open_log(f"kafka://{kafka_server}", name)
+    report_until_it_arrives(restarted, b"3", 10)
+    restarted.close()
+
+
+def test_a_report_makes_no_status_topic_beside_a_log_that_is_gone(kafka_log: ChangeLog, admin: Any) -> None:
+    kafka_log.destroy()
+    with pytest.raises(HistoryBroken) as raised:
+        report_until(kafka_log, time.monotonic() + 10)
+    assert raised.value.code == "log-missing"
+    name = kafka_log.name.rpartition("/")[2].removesuffix(".log")
+    assert not [topic for topic in admin.list_topics() if topic.startswith(name)]
+
+
 @contextmanager
 def without_collector() -> Iterator[None]:
     """In our processes it hardly ever runs (pipeline.memory)."""
@@ -192,7 +234,7 @@ def test_a_report_never_makes_a_stage_wait_for_a_cluster_that_is_away(impatient:
 
 
 def test_a_report_that_the_broker_refuses_is_told_to_whoever_puts_the_next(kafka_log: ChangeLog) -> None:
-    kafka_log.put_report("capture", os.urandom(2_000_000))
+    kafka_log.put_report("apply:standby", os.urandom(2_000_000))  # under the same key the next replaces it
     with pytest.raises(OperatorNeeded) as refused:
         report_until(kafka_log, time.monotonic() + 10)
     assert refused.value.code == "log-record-too-large"

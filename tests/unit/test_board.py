@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from connectors.interfaces import ChangeLog
-from pipeline.board import NEW_LOG_S, Board, read_reports
+from pipeline.board import AWAY_S, NEW_LOG_S, Board, read_reports
 from pipeline.processes import lives, own_process
 from pipeline.reports import StageReport, StageState
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RetryLater
@@ -135,3 +135,32 @@ def test_a_log_that_capture_has_not_made_yet_is_warned_of_only_if_that_lasts(
     assert warned_after(NEW_LOG_S - 1) == []
     assert warned_after(2) == ["log-missing"]
     assert warned_after(2) == ["log-missing"]
+
+
+def test_a_log_that_stays_away_is_warned_of_once_until_it_works_again(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Published()
+    made = board(log)
+
+    def warnings_after(seconds: float, fails: KeepstreamError | None) -> int:
+        log.fails = fails
+        clock[0] += seconds
+        made.publish(said(StageState.STREAMING))
+        return sum(record.levelname == "WARNING" for record in caplog.records)
+
+    away = RetryLater("away", code="log-unreachable", hint="Start it.")
+    steps = [(0, away), (AWAY_S - 1, away), (2, away), (60, away), (5, None), (5, away), (AWAY_S, away)]
+    assert [warnings_after(*step) for step in steps] == [0, 0, 1, 1, 1, 1, 2]
+
+
+def test_who_became_owner_while_the_log_was_away_says_so_under_both_keys_later(clock: list[float]) -> None:
+    log = Published()
+    made = board(log)
+    made.publish(said(StageState.STARTING, owner=False))
+    log.fails = RetryLater("away", code="log-unreachable")
+    made.publish(said(StageState.STREAMING))
+    log.fails = None
+    clock[0] += 5
+    made.publish(said(StageState.STREAMING))
+    assert log.keys == ["standby:capture", "capture", "standby:capture"]
