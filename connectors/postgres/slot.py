@@ -109,20 +109,22 @@ def drop_slot(session: Session, name: str) -> bool:
 class SlotOwner:
     """Who streams from a slot. `application_name` is None if the role is not ours; `silent_s`, the
     time since its last status update by its own clock, and `heard`, which names that update, are None
-    without pg_read_all_stats."""
+    without pg_read_all_stats. `session_s`: for how long its session has been there; None as the name."""
 
     pid: int
     application_name: str | None
     started_at: str
     silent_s: float | None
     heard: str | None = None
+    session_s: float | None = None
 
 
 _OWNER: Final = """
     select a.pid, a.application_name, coalesce(a.backend_start::text, ''),
            extract(epoch from clock_timestamp() - coalesce(w.reply_time, case when w.sent_lsn is not null
                    then w.backend_start end))::float8,
-           coalesce(w.reply_time, case when w.sent_lsn is not null then w.backend_start end)::text
+           coalesce(w.reply_time, case when w.sent_lsn is not null then w.backend_start end)::text,
+           extract(epoch from clock_timestamp() - a.backend_start)::float8
       from pg_replication_slots s
       join pg_stat_activity a on a.pid = s.active_pid
       left join pg_stat_replication w on w.pid = a.pid

@@ -18,6 +18,9 @@ HINTS = {
     " it answers, capture goes on by itself; `keepstream status` shows it.",
     "apply-hangs": "The replica is frozen, overloaded, or cut off without a word: look at that server. When"
     " it answers, apply goes on by itself; `keepstream status` shows it.",
+    "reports-missing": "They were deleted, or do not reach the log: look at its output. It makes a missing"
+    " status topic of Kafka anew by itself; `keepstream check` looks for it. A restart of `keepstream run` is"
+    " always safe.",
     "log-missing": "It was deleted, or the configuration names another one. Put it back. If it is lost,"
     " {begin_anew}.",
     "log-end-unknown": "The log's newest records could not be read in time. `keepstream check` reads them,"

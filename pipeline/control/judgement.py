@@ -7,8 +7,8 @@ States and figures are documented in docs/operating.md. The rules:
     stalled   a process with work to do whose position does not move, that is not heard of, or whose loop
               hangs at a server that does not answer here either
     idle      a process without work to do, and without an open target transaction
-    None      cannot be known from here; findings say why. Reports stand in the log: with it out of reach
-              nobody knows what a stage does
+    None      cannot be known from here; findings say why. Reports stand in the log: with it out of reach,
+              or with a stage's reports gone, nobody knows what it does
 
 Positions come from slot, log and progress row, which are the truth; reports, which are hints, say what a
 stage does and how far what it has *seen* is done. A slot that only bears our name says nothing, and one that
@@ -60,12 +60,14 @@ _WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING
 
 
 class _Life(Enum):
-    """Of a process that says nothing now. UNHEARD: somebody has a session and never said
-    anything. SILENT: somebody said something, and does no more, who has one or can be seen to live."""
+    """Of a process that says nothing now. UNHEARD: somebody has a session and has not said anything yet.
+    MUTE: for so long that it should have. SILENT: somebody said something, and does no more, who has a
+    session or can be seen to live."""
 
     ENDED = "ended"
     UNKNOWN = "unknown"
     UNHEARD = "unheard"
+    MUTE = "mute"
     SILENT = "silent"
 
 
@@ -73,6 +75,7 @@ _WITHOUT_REPORT = {
     _Life.ENDED: StageState.STOPPED,
     _Life.UNKNOWN: None,
     _Life.UNHEARD: StageState.STARTING,
+    _Life.MUTE: None,
 }
 
 
@@ -165,7 +168,11 @@ class _Judge:
 
     def _capture_state(self, lag_s: float | None) -> StageState | None:
         heard, active = self._capture_heard, self._is_slot_active
-        life = self._life(heard, session=None if self._source is None else active)
+        owner = self._source.owner if self._source else None
+        session_s = owner.session_s if owner else None
+        life = self._life(heard, session=None if self._source is None else active, session_s=session_s)
+        if life is _Life.MUTE:
+            return self._mute_capture(session_s)
         if not isinstance(life, StageReport):
             return self._silent_capture(heard) if life is _Life.SILENT else _WITHOUT_REPORT[life]
         if life.state not in _WORKING:
@@ -175,6 +182,17 @@ class _Judge:
         if not active:
             return StageState.RETRYING  # it lost the slot and has not said so yet
         return self._working_capture(life, lag_s)
+
+    def _mute_capture(self, session_s: float | None) -> StageState | None:
+        """It owns the slot. Only the source can say whether it lives."""
+        self._warn_of_no_report("capture", session_s)
+        owner = self._source.owner if self._source else None
+        is_frozen = owner is not None and owner.silent_s is not None and owner.silent_s > STALE_AFTER_S
+        return StageState.STALLED if is_frozen else None
+
+    def _warn_of_no_report(self, where: str, session_s: float | None) -> None:
+        seen = f"its session has been there for {session_s or 0:.0f} s, and the log has no report of it"
+        self._warn("reports-missing", where, seen)
 
     def _silent_capture(self, heard: Heard) -> StageState:
         """If it owns the slot and the source hears of it, it works: its clock or its reports are off."""
@@ -242,7 +260,10 @@ class _Judge:
     ) -> StageState | None:
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
         session = None if isinstance(seen, KeepstreamError) else row is not None and row.alive
-        life = self._life(heard, session=session)
+        session_s = seen.session_s if isinstance(seen, ReplicaSeen) else None
+        life = self._life(heard, session=session, session_s=session_s)
+        if life is _Life.MUTE:
+            self._warn_of_no_report(f"replica {name}", session_s)
         if not isinstance(life, StageReport):
             return self._silent_replica(name, seen, heard) if life is _Life.SILENT else _WITHOUT_REPORT[life]
         if life.state not in _WORKING:
@@ -345,13 +366,12 @@ class _Judge:
             return capture.report.not_replicated
         return self._source.left_out if self._source else ()
 
-    def _life(self, heard: Heard, *, session: bool | None) -> StageReport | _Life:
+    def _life(self, heard: Heard, *, session: bool | None, session_s: float | None) -> StageReport | _Life:
         """Whether the stage's process lives: then what it says. `session`: whether slot or replica is
-        somebody's; None: cannot be seen."""
+        somebody's; None: cannot be seen. `session_s`: since when."""
         report = heard.report
         if report is None:
-            is_unknown = session is None or isinstance(self._seen.log, KeepstreamError)
-            return _Life.UNKNOWN if is_unknown else _Life.UNHEARD if session else _Life.ENDED
+            return self._unreported(session, session_s)
         if heard.ended:
             return _Life.ENDED
         if heard.fresh:
@@ -359,6 +379,14 @@ class _Judge:
         if session or heard.running:
             return _Life.SILENT
         return _Life.UNKNOWN if session is None else _Life.ENDED
+
+    def _unreported(self, session: bool | None, session_s: float | None) -> _Life:
+        if session is None or isinstance(self._seen.log, KeepstreamError):
+            return _Life.UNKNOWN
+        if not session:
+            return _Life.ENDED
+        is_due = self._log.exists and session_s is not None and session_s > STALE_AFTER_S
+        return _Life.MUTE if is_due else _Life.UNHEARD
 
     # what is warned of
 

@@ -40,10 +40,12 @@ class SourceSeen:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSeen:
-    """`moved_s`: seconds since a copy or an applier last wrote the progress row, by the replica's clock."""
+    """By the replica's clock. `moved_s`: seconds since a copy or an applier last wrote the progress row.
+    `session_s`: since the session that the row names began; None without one."""
 
     progress: Progress | None
     moved_s: float | None
+    session_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,8 +268,11 @@ class _ReplicaLook(_Look[ReplicaSeen]):
     def take(self) -> ReplicaSeen:
         session = self.session()
         row = progress.read(session, self._name)
-        moved_s = None if row is None else _clock(session) - row.updated_at.timestamp()
-        return ReplicaSeen(row, moved_s)
+        if row is None:
+            return ReplicaSeen(None, None)
+        now, started = _clock(session), row.backend_start
+        session_s = now - started.timestamp() if started is not None else None
+        return ReplicaSeen(row, now - row.updated_at.timestamp(), session_s)
 
 
 def _clock(session: Session) -> float:

@@ -94,6 +94,8 @@ def test_an_active_slot_shows_its_owner(session: Session, slot: str, own: Callab
     found = read_owner(session, slot)
     assert found is not None
     assert (found.pid, found.application_name) == (owner.backend_pid, f"keepstream:{PURPOSE}")
+    assert found.session_s is not None
+    assert 0 <= found.session_s < 60
 
 
 def test_an_owners_name_is_never_cut_by_the_server() -> None:

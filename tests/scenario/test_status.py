@@ -139,6 +139,30 @@ def test_a_killed_process_is_stopped_and_a_frozen_one_is_stalled(directory_pipel
     assert replica_of(pipeline)["state"] == "stopped"
 
 
+def test_frozen_stages_whose_reports_are_gone_are_found(directory_pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline = directory_pipeline
+    prepare(pipeline)
+    stages = [pipeline.start("capture"), pipeline.start("apply", "standby")]
+    pipeline.wait()
+    for stage in stages:
+        os.kill(stage.process.pid, signal.SIGSTOP)
+    try:
+        for each in tmp_path.rglob("status/*.json"):
+            each.unlink()
+
+        def found() -> set[str]:
+            findings = status(pipeline)["findings"]
+            return {each["where"] for each in findings if each["code"] == "reports-missing"}
+
+        pipeline.until(lambda: found() == {"capture", "replica standby"}, "findings", 30)
+        pipeline.until(lambda: status(pipeline)["capture"]["state"] == "stalled", "a stalled capture", 20)
+        assert replica_of(pipeline)["state"] is None
+    finally:
+        for stage in stages:
+            os.kill(stage.process.pid, signal.SIGCONT)
+    pipeline.until(lambda: status(pipeline)["findings"] == [], "reports", 20)
+
+
 def test_a_capture_that_was_killed_after_it_confirmed_is_no_gap(directory_pipeline: Pipeline) -> None:
     """What it confirmed last it never reported: the report from before is put back."""
     pipeline = directory_pipeline

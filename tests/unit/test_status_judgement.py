@@ -103,6 +103,7 @@ def judged(
     apply: StageReport | None = None,
     replica: Progress | KeepstreamError | None = None,
     moved_s: float = 1.0,
+    session_s: float | None = None,
     log: KeepstreamError | None = None,
     dead: frozenset[str] = frozenset(),
     running: frozenset[str] = frozenset(),
@@ -110,7 +111,7 @@ def judged(
     end: int | KeepstreamError | None = None,
 ) -> Status:
     reports = {made.stage: made for made in (capture, apply) if made is not None}
-    seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s)
+    seen = replica if isinstance(replica, KeepstreamError) else ReplicaSeen(replica, moved_s, session_s)
     ends = Chain(stream=STREAM, tail=Position(Lsn(end))) if isinstance(end, int) else end
     return judge_status(
         Observation(
@@ -253,6 +254,35 @@ def test_a_capture_that_is_seen_to_live_is_stalled_where_it_is_not_heard_of(
     ended = report(state=StageState.STOPPED, age_s=62)
     seen = judged(source=source, capture=ended, running=frozenset({"capture"}))
     assert seen.capture.state is StageState.STOPPED
+
+
+@pytest.mark.parametrize(("silent_s", "state"), [(1.0, None), (None, None), (20.0, "stalled")])
+def test_a_capture_without_report_is_not_starting_for_ever(silent_s: float | None, state: str | None) -> None:
+    owner = replace(OWNER, silent_s=silent_s, session_s=42.0)
+    seen = judged(source=replace(SOURCE, owner=owner))
+    assert seen.to_json()["capture"]["state"] == state
+    assert [(finding.code, finding.where, finding.message) for finding in seen.findings] == [
+        (
+            "reports-missing",
+            "capture",
+            "its session has been there for 42 s, and the log has no report of it",
+        )
+    ]
+
+
+def test_an_applier_without_report_is_not_starting_for_ever() -> None:
+    seen = judged(capture=report(), replica=row(), session_s=14.0)
+    assert (standby(seen)["state"], codes(seen)) == ("starting", [])
+    seen = judged(capture=report(), replica=row(), session_s=16.0)
+    assert (standby(seen)["state"], codes(seen)) == (None, ["reports-missing"])
+    assert seen.findings[0].where == "replica standby"
+    seen = judged(capture=report(), replica=row(alive=False), session_s=16.0)
+    assert (standby(seen)["state"], codes(seen)) == ("stopped", [])
+
+
+def test_a_log_that_is_gone_is_not_also_said_to_lack_reports() -> None:
+    seen = judged(source=replace(SOURCE, owner=replace(OWNER, session_s=42.0)), log_exists=False)
+    assert codes(seen) == ["log-missing"]
 
 
 def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
