@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from difflib import get_close_matches
 from typing import Any, Final
 
 import psycopg
@@ -25,6 +26,7 @@ __all__ = [
     "limit_waits",
     "notice_lost_client",
     "sql_error",
+    "unknown_keyword",
     "wrapped",
 ]
 
@@ -121,10 +123,37 @@ def _parse(conninfo: str) -> dict[str, str]:
     try:
         options = pq.Conninfo.parse(conninfo.encode())
     except (psycopg.Error, UnicodeError):
-        raise conninfo_error() from None  # libpq's text may quote the password
+        # libpq's text may quote the password
+        raise conninfo_error(unknown=unknown_keyword(conninfo)) from None
     given = {o.keyword.decode(): o.val.decode() for o in options if o.val is not None}
     _refuse_misread_password(conninfo, given)
     return given
+
+
+_UNKNOWN: Final = re.compile(r'invalid (?:connection option|URI query parameter:) "(\w+)"')
+
+
+def unknown_keyword(conninfo: str) -> str:
+    """`an unknown keyword …; did you mean …?` of a connection string that libpq refuses for that; else ""."""
+    try:
+        pq.Conninfo.parse(conninfo.encode())
+        return ""
+    except (psycopg.Error, UnicodeError) as exc:
+        refused = _UNKNOWN.search(str(exc))
+    if refused is None:
+        return ""
+    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+    named = "" if _may_be_secret(refused[1], conninfo) else f" `{refused[1]}`"
+    near = "".join(f"; did you mean `{name}`?" for name in get_close_matches(refused[1], known, n=1))
+    return f"an unknown keyword{named}{near}" if named or near else ""
+
+
+def _may_be_secret(keyword: str, conninfo: str) -> bool:
+    """What an unquoted space or a raw slash cuts off a password looks like a keyword, too."""
+    before, found, behind = conninfo.rpartition(keyword)
+    secrets = [o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.dispchar == b"*"]
+    behind_one = any(secret in before for secret in secrets) or ("://" in before and "@" in behind)
+    return behind_one or not found
 
 
 _NAMES: Final = ("host", "hostaddr", "dbname", "service", "user")

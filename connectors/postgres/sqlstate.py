@@ -288,9 +288,15 @@ def login_error(exc: psycopg.OperationalError, where: str) -> KeepstreamError:
     return LoginRefused(f"{where} refused our login: {said}", code="login-refused", hint=hint)
 
 
-def conninfo_error(setting: str = "") -> ConfigError:
-    """A connection string that libpq cannot read, or of which it refuses the value of `setting`. Its text
-    is not shown: a part may be the password."""
+def conninfo_error(setting: str = "", *, unknown: str = "") -> ConfigError:
+    """A connection string that libpq cannot read, or of which it refuses the value of `setting`, or what
+    `unknown_keyword` says. Its text is not shown: a part may be the password."""
+    if unknown:
+        return ConfigError(
+            f"a connection string has {unknown}",
+            code="conninfo-invalid",
+            hint="Correct it; PostgreSQL's documentation of libpq lists the keywords that there are.",
+        )
     if setting:
         return ConfigError(
             f"a connection string gives {setting} a value that libpq does not know",

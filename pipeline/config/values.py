@@ -97,12 +97,14 @@ def is_uri(conninfo: str) -> bool:
 
 def _refuse_malformed(conninfo: str) -> None:
     """Raise ValueError if libpq cannot read it, or would take a piece of its password for the host."""
-    from connectors.postgres.session import describe  # 100 ms that `--help` need not wait for
+    # 100 ms that `--help` need not wait for
+    from connectors.postgres.session import describe, unknown_keyword
 
     try:
         describe(conninfo)
     except ConfigError:
-        raise ValueError(_UNREADABLE) from None
+        unknown = unknown_keyword(conninfo)
+        raise ValueError(f"has {unknown}" if unknown else _UNREADABLE) from None
 
 
 _UNREADABLE = (

@@ -100,6 +100,12 @@ def test_a_value_that_libpq_does_not_know_is_said_to_be_that(setting: str) -> No
     assert error.message == f"a connection string gives {setting} a value that libpq does not know"
 
 
+def test_a_keyword_that_libpq_does_not_know_is_named() -> None:
+    error = refused("host=127.0.0.1 port=1 usr=crm password=sesame")
+    assert (error.code, error.exit_code) == ("conninfo-invalid", 3)
+    assert error.message == "a connection string has an unknown keyword `usr`; did you mean `user`?"
+
+
 @pytest.mark.parametrize(
     ("parameters", "hint"),
     [

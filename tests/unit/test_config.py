@@ -302,6 +302,8 @@ def test_no_password_is_shown_by_any_rendering_of_a_configuration() -> None:
     [
         "postgresql//u:hunter2@db",
         "password=hunter2 y",
+        "password=hun ter2=y",
+        "postgresql://u:hun/x?ter2=y@h/crm",
         "postgresql://u:hun@ter2@db/x",
         "postgresql://u:hun/ter2@h/x",
         "postgresql://u:hun@ter2/hun@ter2@127.0.0.1:5432/crm",
@@ -311,6 +313,27 @@ def test_no_password_is_shown_by_any_rendering_of_a_configuration() -> None:
 def test_a_connection_string_that_libpq_cannot_read_is_refused_without_being_quoted(conninfo: str) -> None:
     error = refused(f"name: a\nlog: file:///x\nsource: {conninfo}\n")
     assert error.message.startswith("keepstream.yaml:3:9: `source.url` cannot be read by libpq")
+    assert "ter2" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "said"),
+    [
+        ("passwrod=hunter2 host=h", "an unknown keyword `passwrod`; did you mean `password`?"),
+        ("host=h database=crm password=hunter2", "an unknown keyword `database`"),
+        (
+            "postgresql://u:hunter2@h/crm?sslmod=require",
+            "an unknown keyword `sslmod`; did you mean `sslmode`?",
+        ),
+        ("host=h password=hunter2 sslmod=require", "an unknown keyword; did you mean `sslmode`?"),
+        ("host=h password=hun passw0ter2=x", "an unknown keyword; did you mean `password`?"),
+    ],
+)
+def test_a_keyword_that_libpq_does_not_know_is_named_with_the_nearest_unless_it_may_be_of_a_password(
+    conninfo: str, said: str
+) -> None:
+    error = refused(f'name: a\nlog: file:///x\nsource: "{conninfo}"\n')
+    assert error.message == f"keepstream.yaml:3:9: `source.url` has {said}"
     assert "ter2" not in error.message + error.hint
 
 
