@@ -87,6 +87,11 @@ def _has_sql(finding: Finding) -> bool:
     return finding.fix_is_sql and finding.severity is not Severity.OK
 
 
+def _is_runnable(finding: Finding) -> bool:
+    """Whether any line of its SQL is more than a comment, which is for reading and stands in the list."""
+    return _has_sql(finding) and not all(line.startswith("--") for line in finding.fix.splitlines())
+
+
 def _as_json(finding: Finding) -> dict[str, object]:
     return {
         "severity": finding.severity.value,
@@ -136,7 +141,7 @@ def _summary(findings: list[Finding]) -> str:
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     if errors:
         told = f"{counted(errors, 'error')} and {counted(warnings, 'warning')}"
-        servers = dict.fromkeys(finding.where for finding in findings if _has_sql(finding))
+        servers = dict.fromkeys(finding.where for finding in findings if _is_runnable(finding))
         verbs = " or ".join(f"`{_FIX_SQL} {option}`" for option in options(list(servers)))
         return f"{told}; {verbs} prints the SQL." if verbs else f"{told}."
     return f"ready to run, with {counted(warnings, 'warning')}." if warnings else "ready to run."

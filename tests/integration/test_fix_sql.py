@@ -139,6 +139,16 @@ def test_the_summary_names_the_servers_that_have_sql(
     assert last_line() == "1 error and 0 warnings."
 
 
+def test_the_summary_sends_nobody_for_sql_that_is_all_comments(
+    path: Path, replica: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replica.execute("drop table keyless; alter table customer alter amount type numeric(12,4)")
+    assert "-- loses " in fixes(path, capsys, "--for", "standby")
+    main(["-c", str(path), "check"])
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary.endswith("; `keepstream check --fix-sql --for source` prints the SQL.")
+
+
 def test_a_server_is_chosen_among_those_of_the_file_and_only_for_sql(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
