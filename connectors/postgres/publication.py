@@ -53,6 +53,13 @@ class Publication:
     schemas: tuple[str, ...]
     tables: tuple[PublishedTable, ...]
 
+    def lacks(self, tables: Iterable[Table]) -> list[Table]:
+        """Those that it does not publish."""
+        if self.all_tables:
+            return []
+        listed = {table.oid for table in self.tables}
+        return [table for table in tables if table.oid not in listed and table.schema not in self.schemas]
+
 
 _PUBLICATION: Final = """
     select p.oid::bigint, p.pubname, pg_get_userbyid(p.pubowner), p.puballtables, p.pubviaroot,
@@ -177,6 +184,13 @@ def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None
     """Let tables join, in the session's transaction if one is open. Waits for their locks: set
     lock_timeout before. Rows that were written before the commit are not in the stream."""
     _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
+
+
+def give_publication_sql(name: str, owner: str | None) -> str:
+    """ALTER PUBLICATION … OWNER TO; None: to one who is still to be chosen."""
+    statement = sql.SQL("alter publication {} owner to {}")
+    role = sql.SQL("NEW_OWNER") if owner is None else sql.Identifier(owner)
+    return statement.format(sql.Identifier(name), role).as_string()
 
 
 def drop_table_sql(name: str, table: TableName) -> str:

@@ -14,7 +14,8 @@ from psycopg import sql
 
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.session import wrapped
+from connectors.postgres.instance import has_role, superusers
+from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
@@ -46,8 +47,6 @@ _REASONS = {
     "rows-too-large": f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text, more than can join by"
     f" itself: to copy it, {BEGIN_ANEW}",
     "log-slow": f"the log did not answer in time; {_LATER}",
-    "privilege-missing": "the source role may not add it to the publication: grant it the role that owns"
-    " publication and table, as `keepstream init --grants` prints",
 }
 
 _PAUSES_S = {
@@ -71,6 +70,26 @@ def hidden_rows(table: Table, role: str) -> str:
     lifting = sql.SQL("alter table only {} no force row level security;").format(name).as_string()
     forced = f", or, as it is FORCE that binds its owner, {lifting}" if table.owned else ""
     return f"row-level security hides its rows from the source role: run as a superuser {exempting}{forced}"
+
+
+def missing_rights(session: Session, table: Table, publication: publications.Publication) -> str | None:
+    """Whose rights we lack to publish it, and what mends that; None if we have them. A superuser's are never
+    lent, and its publication is given away only at the price of beginning anew (P11)."""
+    owners = [owner for owner in sorted({publication.owner, table.owner}) if not has_role(session, owner)]
+    barred = superusers(session, owners)
+    may_not = "the source role may not add it to the publication"
+    if publication.owner in barred:
+        heir = None if table.owner in barred else table.owner
+        give = publications.give_publication_sql(publication.name, heir)
+        return (
+            f"{may_not}, which belongs to a superuser, whose rights are not to be lent: exclude it"
+            f" (source.tables.exclude), or stop, run `{give};`, then {BEGIN_ANEW}"
+        )
+    if barred:
+        return f"{may_not}: it belongs to a superuser, whose rights are not to be lent; give it another owner"
+    ours = sql.Identifier(session.info.user).as_string()
+    lend = " ".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners)
+    return f"{may_not}: run as an administrator `{lend}`" if owners else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +261,7 @@ class Joins:
                 self._tried[table.oid] = Tried.again(tried, error.code)
             else:
                 self._tried[table.oid] = self._refused(table, tried, error.code)
-            return self._reason(table, error.code) or f"{error.message} ({error.code})"
+            return self._reason(table, error)
         if isinstance(joined, TableSchema):
             self._tried.pop(table.oid, None)
             self._adopt_publication()
@@ -273,13 +292,20 @@ class Joins:
         with wrapped(f"reading the definition of table {table.qualified_name}"):
             return definition_version(self._capture.sql, table.oid)
 
-    def _reason(self, table: Table, code: str) -> str | None:
+    def _reason(self, table: Table, error: KeepstreamError) -> str:
         """Hidden rows are told beside a missing privilege, too: mending that alone would not help."""
+        lacks_privilege = error.code == "privilege-missing"
         hidden = hidden_rows(table, self._capture.sql.info.user) if table.row_security else None
-        if code == ROW_SECURITY:
+        if hidden and error.code == ROW_SECURITY:
             return hidden
-        reason = _REASONS.get(code)
-        return f"{reason}; and {hidden}" if hidden and code == "privilege-missing" else reason
+        reason = self._missing_rights(table) if lacks_privilege else _REASONS.get(error.code)
+        reason = reason or f"{error.message} ({error.code})"
+        return f"{reason}; and {hidden}" if hidden and lacks_privilege else reason
+
+    def _missing_rights(self, table: Table) -> str | None:
+        session, name = self._capture.sql, self._options.publication
+        published = publications.read_publication(session, name)
+        return None if published is None else missing_rights(session, table, published)
 
     def _adopt_publication(self) -> None:
         """P11: what nobody else changed meanwhile is the publication from now on."""

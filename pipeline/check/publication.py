@@ -13,6 +13,7 @@ from connectors.postgres.publication import (
     add_tables_sql,
     create_publication_sql,
     drop_table_sql,
+    give_publication_sql,
     identity_sql,
     index_identity_sql,
 )
@@ -47,10 +48,11 @@ def check_publication(
         yield _unfit(session, publication, selection, problems, established=established)
         return
     yield SOURCE.ok("publication", f"publication {name}", f"lists {len(publication.tables)} tables")
-    listed = {table.oid for table in publication.tables}
-    missing = [table for table in selection.wanted if table.oid not in listed]
+    may_join = has_role(session, publication.owner)
+    if not (established or may_join) and superusers(session, [publication.owner]):
+        yield _of_superuser(session, publication, selection)
+    missing = publication.lacks(selection.wanted)
     if missing:
-        may_join = has_role(session, publication.owner)
         yield _incomplete(session, publication, missing, role, may_join=may_join, established=established)
     yield from _unwanted(publication, selection)
 
@@ -117,13 +119,42 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role) 
         f"does not exist, and {role.name} cannot make it, being {lacks}",
         sql="\n".join(
             [
-                "-- as the owner of the tables:",
+                "-- as the owner of the tables, or as a superuser, who gives it to that:",
                 create_publication_sql(name, selection.names, server_version=version) + ";",
+                *_give(session, name, selection.wanted),
                 "-- or lend the owner's rights, so that new tables join by themselves:",
                 *map(comment, [f"grant create on database {database} to {ours};", *lend]),
             ]
         ),
     )
+
+
+def _of_superuser(session: Session, publication: Publication, selection: Selection) -> Finding:
+    """Before the first start: afterwards it can be given away only at the price of beginning anew (P11)."""
+    return SOURCE.warning(
+        "publication-of-superuser",
+        f"publication {publication.name}",
+        f"belongs to {publication.owner}, a superuser, whose rights are not to be lent, so that no table can"
+        " join later; once it runs, giving it away means to begin anew",
+        sql="\n".join(_give(session, publication.name, selection.wanted)),
+    )
+
+
+def _give(session: Session, name: str, tables: Iterable[Table]) -> Iterator[str]:
+    """The publication, to whom `init --grants` gives it. Who of several owners gets it is not ours to say."""
+    owners = _lenders(session, tables)
+    if len(owners) == 1:
+        yield f"{give_publication_sql(name, owners[0])};"
+        return
+    yield "-- so that tables can join later, as a superuser to a role that is none:"
+    for owner in owners or (None,):
+        yield comment(f"{give_publication_sql(name, owner)};")
+
+
+def _lenders(session: Session, tables: Iterable[Table]) -> list[str]:
+    """The owners of the tables whose rights can be lent."""
+    owners = {table.owner for table in tables}
+    return sorted(owners - superusers(session, owners))
 
 
 def _problems(publication: Publication) -> Iterator[str]:
@@ -191,19 +222,18 @@ def _incomplete(
     owners = sorted({publication.owner, *(table.owner for table in missing)} - {role.name})
     if superusers(session, [publication.owner]):
         return SOURCE.warning(
-            "tables-not-published", subject, message, fix=_of_superuser(publication, owners)
+            "tables-not-published", subject, message, fix=_too_late(session, publication, missing)
         )
     lend = "\n".join(_lend(session, owners, role))
     return SOURCE.warning("tables-not-published", subject, message, sql=lend)
 
 
-def _of_superuser(publication: Publication, owners: list[str]) -> str:
-    """Its rights are not to be lent, and giving the publication away is a change of it (P11)."""
-    owner = next((sql.Identifier(name) for name in owners if name != publication.owner), sql.SQL("NEW_OWNER"))
-    give = sql.SQL("alter publication {} owner to {}").format(sql.Identifier(publication.name), owner)
+def _too_late(session: Session, publication: Publication, missing: list[Table]) -> str:
+    """A superuser's rights are not to be lent, and giving its publication away is a change of that (P11)."""
+    give = give_publication_sql(publication.name, next(iter(_lenders(session, missing)), None))
     return (
         "Leave them out (source.tables.exclude). The publication belongs to a superuser, and giving it away"
-        f" is such a change, too: to replicate them, stop, run `{give.as_string()};`, then {BEGIN_ANEW}."
+        f" is such a change, too: to replicate them, stop, run `{give};`, then {BEGIN_ANEW}."
     )
 
 

@@ -402,6 +402,54 @@ def test_a_publication_that_we_cannot_make_comes_with_its_sql(source: Database, 
     assert by_code(findings)["publication"].message == "lists 2 tables"
 
 
+def publication_owner(source: Database) -> str:
+    ((owner,),) = source.execute("select pg_get_userbyid(pubowner) from pg_publication")
+    return str(owner)
+
+
+def test_a_publication_that_a_superuser_makes_is_given_to_the_owner_of_the_tables(
+    source: Database, log: Path
+) -> None:
+    source.execute(CUSTOMER)
+    config = configure(source.dsn, log)
+    source.execute_as_admin(by_code(preflight(config))["privilege-publication"].fix)
+    assert publication_owner(source) == "crm"
+    assert "publication-of-superuser" not in by_code(preflight(config))
+
+
+def test_a_superuser_s_publication_is_warned_of_while_it_can_be_given_away(
+    source: Database, log: Path
+) -> None:
+    source.execute(CUSTOMER)
+    source.execute_as_admin("create publication keepstream_crm for table only customer")
+    config = configure(source.dsn, log)
+    found = by_code(preflight(config))["publication-of-superuser"]
+    assert found.severity is Severity.WARNING
+    assert found.message == (
+        "belongs to postgres, a superuser, whose rights are not to be lent, so that no table can join later;"
+        " once it runs, giving it away means to begin anew"
+    )
+    source.execute_as_admin(found.fix)
+    assert publication_owner(source) == "crm"
+    assert "publication-of-superuser" not in by_code(preflight(config))
+
+
+def test_who_of_several_owners_gets_a_superuser_s_publication_is_not_decided_for_them(
+    source: Database, log: Path
+) -> None:
+    source.execute(f"{CUSTOMER}; create table more (id int primary key)")
+    config = configure(source.dsn, log)
+    source.execute_as_admin("alter table more owner to keepstream")
+    source.execute_as_admin(by_code(preflight(config))["privilege-publication"].fix)
+    lines = by_code(preflight(config))["publication-of-superuser"].fix.splitlines()
+    assert lines[1:] == [
+        f'-- alter publication "keepstream_crm" owner to "{owner}";' for owner in ("crm", "keepstream")
+    ]
+    source.execute_as_admin("alter table more owner to postgres; alter table customer owner to postgres")
+    (_, line) = by_code(preflight(config))["publication-of-superuser"].fix.splitlines()
+    assert line == '-- alter publication "keepstream_crm" owner to NEW_OWNER;'
+
+
 def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: Path) -> None:
     name = "x\ndrop table customer; --"
     source.execute(CUSTOMER)

@@ -12,12 +12,17 @@ import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.publication import read_publication
+from connectors.postgres.session import connect
 from connectors.postgres.tableddl import TableDdl, dump_table
 from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
+from pipeline.capture.joins import missing_rights
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require, wait_until
 from schemas.change import Message
+from schemas.errors import BEGIN_ANEW
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
@@ -319,11 +324,45 @@ def test_policies_that_hide_a_table_s_rows_are_named_also_beside_a_missing_privi
         require(lambda: left_out(running).get("public.lead") == told, 20.0, what="the table to be left out")
         source.execute_as_admin("alter table lead owner to postgres")
         require(lambda: "may not add it" in left_out(running)["public.lead"], 20.0, what="both reasons")
-        assert left_out(running)["public.lead"].endswith(f"prints; and {hidden}")
+        assert left_out(running)["public.lead"] == (
+            "the source role may not add it to the publication: it belongs to a superuser, whose rights are"
+            f" not to be lent; give it another owner; and {hidden}"
+        )
         source.execute_as_admin(f"alter table lead owner to {source.owner}; {lifting}")
         content.wait(joined, "the join")
         assert running.error is None
     assert sent_ids(content) == [1]
+
+
+@pytest.mark.parametrize(
+    ("owners", "reason"),
+    [
+        (("crm", "crm"), 'run as an administrator `grant "crm" to "keepstream";`'),
+        (
+            ("crm", "postgres"),
+            "it belongs to a superuser, whose rights are not to be lent; give it another owner",
+        ),
+        (("postgres", "crm"), 'run `alter publication "keepstream_crm" owner to "crm";`'),
+        (("postgres", "postgres"), 'run `alter publication "keepstream_crm" owner to NEW_OWNER;`'),
+    ],
+)
+def test_what_lets_us_publish_a_table_is_said_of_its_owner_and_the_publication_s(
+    source: Database, owners: tuple[str, str], reason: str
+) -> None:
+    source.execute("create publication keepstream_crm; create table lead (id int primary key)")
+    source.execute_as_admin(
+        f"alter publication keepstream_crm owner to {owners[0]}; alter table lead owner to {owners[1]}"
+    )
+    with connect(source.dsn, purpose="test") as session:
+        (lead,) = list_tables(session, publication="keepstream_crm")
+        published = read_publication(session, "keepstream_crm")
+        assert published is not None
+        told = missing_rights(session, lead, published)
+    assert told is not None
+    assert told.startswith("the source role may not add it to the publication")
+    assert reason in told
+    assert 'grant "postgres"' not in told
+    assert (BEGIN_ANEW in told) == (owners[0] == "postgres")
 
 
 def test_the_stream_goes_on_between_tables_that_join(
