@@ -97,7 +97,9 @@ class Preflight:
         tables = list_tables(session, publication=publication_name)
         selection = select_tables(tables, config.source.tables, config.source.keyless)
         publication = read_publication(session, publication_name)
-        yield from check_tables(tables, selection, role, chosen=config.source.tables, established=established)
+        yield from check_tables(
+            tables, selection, publication, role, chosen=config.source.tables, established=established
+        )
         left = self._left(tables, publication) if publication is not None and established else ()
         yield from check_left(left)
         others = selection.without({each.table for each in left})

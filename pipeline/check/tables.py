@@ -28,13 +28,19 @@ SOURCE = Place("source")
 
 
 def check_tables(
-    tables: Sequence[Table], selection: Selection, role: Role, *, chosen: Tables, established: bool
+    tables: Sequence[Table],
+    selection: Selection,
+    publication: Publication | None,
+    role: Role,
+    *,
+    chosen: Tables,
+    established: bool,
 ) -> Iterator[Finding]:
     """Privileges, policies, and tables that no stream carries.
 
     `established`: the slot exists. Capture reads no rows: a table that cannot be read only does not join.
     """
-    yield _count(selection)
+    yield _count(selection, publication)
     yield from _unreadable(selection, role, established=established)
     yield from _row_security(selection, role, established=established)
     for table in tables:
@@ -87,7 +93,7 @@ def check_uncarried_objects(session: Session) -> Iterator[Finding]:
         )
 
 
-def _count(selection: Selection) -> Finding:
+def _count(selection: Selection, publication: Publication | None) -> Finding:
     unfit = [each for each in selection.not_replicated if each.reason != EXCLUDED]
     if unfit and not selection.wanted:
         return SOURCE.warning(
@@ -104,7 +110,12 @@ def _count(selection: Selection) -> Finding:
             "there is no table to replicate yet; one that is created later joins by itself",
             fix="Look at source.tables and at the database that source.url names.",
         )
-    return SOURCE.ok("tables", "tables", f"{len(selection.wanted)} are replicated, {_size(selection.wanted)}")
+    wanted, size = len(selection.wanted), _size(selection.wanted)
+    missing = publication.lacks(selection.wanted) if publication is not None else ()
+    if missing:
+        seen = f"{wanted} are to be replicated, {size}; {wanted - len(missing)} of them are published"
+        return SOURCE.ok("tables", "tables", seen)
+    return SOURCE.ok("tables", "tables", f"{wanted} are replicated, {size}")
 
 
 def _size(tables: Sequence[Table]) -> str:

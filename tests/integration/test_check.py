@@ -500,8 +500,12 @@ def test_a_table_that_we_may_not_add_to_the_publication_is_a_warning(source: Dat
     assert found.message == (
         "lacks 1 tables: public.more; keepstream may not add them, and once it runs nobody else may"
     )
+    assert by_code(preflight(config))["tables"].message == (
+        "2 are to be replicated, of unknown size: never analysed; 1 of them are published"
+    )
     source.execute(found.fix)
     assert "tables-not-published" not in by_code(preflight(config))
+    assert by_code(preflight(config))["tables"].message == "2 are replicated, of unknown size: never analysed"
 
 
 def established(source: Database) -> None:
