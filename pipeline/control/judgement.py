@@ -22,16 +22,13 @@ from enum import Enum
 
 from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.progress import HoldKind, Progress, ReplicaState
-from connectors.postgres.slot import SlotState
-from pipeline.capture.history import slot_foreign, slot_past_end
-from pipeline.capture.witnesses import CAPTURE, reported
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
-from pipeline.control.hints import hint_for
-from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, SourceSeen, is_end_needed
-from pipeline.control.status import Replica, Stage, Status, StatusFinding
+from pipeline.control.observation import Observation, ReplicaSeen, is_end_needed
+from pipeline.control.status import Replica, Stage, Status, StatusFinding, warning
+from pipeline.control.surroundings import look_around
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
-from schemas.errors import HistoryBroken, KeepstreamError
+from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn, parse_lsn
 from schemas.validity import Chain
 
@@ -89,18 +86,15 @@ class _Judge:
 
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
-        self._source = seen.source if isinstance(seen.source, SourceSeen) else None
+        self._source, self._log = seen.known_source, seen.known_log
         self._slot = self._source.own_slot if self._source else None
-        self._log = seen.log if isinstance(seen.log, LogSeen) else LogSeen(exists=True, reports={})
         self._findings: list[StatusFinding] = list(_unreachable(seen))
         self._capture_heard = self._hear(CAPTURE_STAGE, session=self._is_slot_active)
 
     def status(self) -> Status:
         capture = self._capture()
         replicas = {name: self._replica(name, capture) for name in self._seen.replicas}
-        self._look_at_log()
-        self._look_at_slot(self._slot)
-        self._look_at_tables(capture)
+        self._findings += look_around(self._seen, capture.heard)
         stages = [capture, *(replica.stage for replica in replicas.values())]
         return Status(
             name=self._seen.name,
@@ -388,83 +382,8 @@ class _Judge:
         is_due = self._log.exists and session_s is not None and session_s > STALE_AFTER_S
         return _Life.MUTE if is_due else _Life.UNHEARD
 
-    # what is warned of
-
-    def _look_at_log(self) -> None:
-        """One that nobody has begun yet is no finding."""
-        gone = isinstance(self._seen.log, LogSeen) and not self._seen.log.exists
-        follows = self._seen.followers
-        if gone and (self._slot is not None or follows):
-            who = ", ".join([*(["the slot"] if self._slot else []), *(f"replica {name}" for name in follows)])
-            self._warn("log-missing", "log", f"{self._seen.log_name} does not exist, but {who} went by it")
-
-    def _look_at_slot(self, slot: SlotState | None) -> None:
-        if slot is None:
-            self._look_for_slot()
-            return
-        if slot.lost:
-            self._warn("slot-lost", "slot", f"slot {slot.name} was invalidated: {slot.invalidation_reason}")
-        elif slot.wal_status == "unreserved":
-            self._warn("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
-        self._compare_with_log(slot)
-
-    def _look_for_slot(self) -> None:
-        """There is none of ours."""
-        if self._source is None:
-            return
-        promised = self._has_log_promised() or bool(self._seen.followers)
-        if self._source.slot is not None:
-            self._warn_of(slot_foreign(self._source.slot, promised=promised))
-        elif promised:
-            self._warn("slot-missing", "slot", f"slot {self._seen.slot_name} does not exist")
-
-    def _has_log_promised(self) -> bool:
-        """What captures said counts only where the log itself cannot be asked."""
-        end = self._log.end
-        return self._log.captured is not None if isinstance(end, KeepstreamError) else end is not None
-
-    def _compare_with_log(self, slot: SlotState) -> None:
-        end = self._log.end
-        if isinstance(end, KeepstreamError):
-            seen = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"
-            self._warn("log-end-unknown", "log", seen)
-        elif end is not None:
-            broken = slot_past_end(slot, end.tail, lambda: self._witnesses(end.stream))
-            if broken is not None:
-                self._warn_of(broken)
-
-    def _witnesses(self, stream: bytes | None) -> dict[str, Lsn]:
-        rows = {
-            name: each.progress
-            for name, each in self._seen.replicas.items()
-            if isinstance(each, ReplicaSeen) and each.progress is not None
-        }
-        told = {CAPTURE: reported(self._log.reports, stream)} | {
-            f"replica {name}": row.logged for name, row in rows.items() if row.stream == stream
-        }
-        return {who: lsn for who, lsn in told.items() if lsn is not None}
-
-    def _look_at_tables(self, capture: Stage) -> None:
-        if capture.report is None or not capture.heard.fresh:
-            return
-        for table in capture.report.undecided:
-            self._warn(
-                "table-undecided", "source", f"{table} is left out until source.keyless or a key decides"
-            )
-        for each in capture.report.endangered:
-            seen = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
-            self._warn("writes-fail", "source", seen, hint=each.fix)
-        for each in capture.report.left:
-            self._warn("table-left", "source", f"{each.table} {each.left_seen}", hint=each.fix)
-
-    def _warn_of(self, error: HistoryBroken) -> None:
-        """Of the slot: what would stop capture if it began now."""
-        self._warn(error.code, "slot", error.message, hint=error.hint)
-
-    def _warn(self, code: str, where: str, message: str, *, hint: str | None = None) -> None:
-        if hint is None:
-            hint = hint_for(code, replica=where.removeprefix("replica "))
-        self._findings.append(StatusFinding("warning", code, where, message, hint))
+    def _warn(self, code: str, where: str, message: str) -> None:
+        self._findings.append(warning(code, where, message))
 
 
 def worst(states: Iterable[StageState | None]) -> StageState | None:

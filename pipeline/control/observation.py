@@ -86,6 +86,16 @@ class Observation:
     running: frozenset[str] = frozenset()
 
     @property
+    def known_source(self) -> SourceSeen | None:
+        """None where it could not be looked at."""
+        return self.source if isinstance(self.source, SourceSeen) else None
+
+    @property
+    def known_log(self) -> LogSeen:
+        """One without a word where it could not be looked at."""
+        return self.log if isinstance(self.log, LogSeen) else LogSeen(exists=True, reports={})
+
+    @property
     def followers(self) -> list[str]:
         """The replicas that went by the log."""
         return [

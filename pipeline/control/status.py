@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.control.hearsay import Heard
+from pipeline.control.hints import hint_for
 from pipeline.reports import NotReplicated, StageReport, StageState
 
 
@@ -19,6 +20,13 @@ class StatusFinding:
     where: str
     message: str
     hint: str = ""
+
+
+def warning(code: str, where: str, message: str, *, hint: str | None = None) -> StatusFinding:
+    """With the hint of its code, if it has none of its own."""
+    if hint is None:
+        hint = hint_for(code, replica=where.removeprefix("replica "))
+    return StatusFinding("warning", code, where, message, hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def test_on_a_terminal_it_asks_for_what_is_missing(tmp_path: Path) -> None:
     assert (config.name, list(config.replicas)) == ("crm", ["standby"])
     assert config.source.keyless is Keyless.FULL
     faults = [
-        "`source.url` cannot",
+        "`source.url` has an unknown keyword `dbnaem`",
         "`log.url` must",
         "`replicas` replica name 'BAD' must",
         "`name` must",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import report_key
-from pipeline.control import judgement
+from pipeline.control import judgement, surroundings
 from pipeline.control.hearsay import hear
 from pipeline.control.hints import HINTS, hint_for
 from pipeline.control.judgement import judge_status, worst
@@ -728,8 +728,8 @@ def test_a_lag_below_a_millisecond_is_not_shown_as_none() -> None:
 
 
 def test_every_warning_of_status_says_what_to_do() -> None:
-    source = Path(judgement.__file__).read_text()
-    codes = set(re.findall(r'_(?:warn|hung)\(\s*"([a-z-]+)"', source))
+    source = "".join(inspect.getsource(module) for module in (judgement, surroundings))
+    codes = set(re.findall(r'(?:_warn|_hung|warning)\(\s*"([a-z-]+)"', source))
     assert codes - {"writes-fail", "table-left"} == set(HINTS), "they bring their own"
     for code in HINTS:
         assert re.search(r"`keepstream |select |alter ", hint_for(code)), code

@@ -1,0 +1,94 @@
+"""What `status` warns of beside the stages themselves: the log, the slot and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from connectors.postgres.slot import SlotState
+from pipeline.capture.history import slot_foreign, slot_past_end
+from pipeline.capture.witnesses import CAPTURE, reported
+from pipeline.control.hearsay import Heard
+from pipeline.control.observation import Observation, ReplicaSeen
+from pipeline.control.status import StatusFinding, warning
+from schemas.errors import HistoryBroken, KeepstreamError
+from schemas.lsn import Lsn
+
+
+def look_around(seen: Observation, capture: Heard) -> Iterator[StatusFinding]:
+    """All that is found. `capture`: what it said last."""
+    yield from _of_log(seen)
+    slot = seen.known_source.own_slot if seen.known_source else None
+    yield from _of_no_slot(seen) if slot is None else _of_slot(seen, slot)
+    yield from _of_tables(capture)
+
+
+def _of_log(seen: Observation) -> Iterator[StatusFinding]:
+    """One that nobody has begun yet is no finding."""
+    slot = seen.known_source.own_slot if seen.known_source else None
+    follows = seen.followers
+    if not seen.known_log.exists and (slot is not None or follows):
+        who = ", ".join([*(["the slot"] if slot else []), *(f"replica {name}" for name in follows)])
+        yield warning("log-missing", "log", f"{seen.log_name} does not exist, but {who} went by it")
+
+
+def _of_no_slot(seen: Observation) -> Iterator[StatusFinding]:
+    """There is none of ours."""
+    if seen.known_source is None:
+        return
+    promised = _has_log_promised(seen) or bool(seen.followers)
+    if seen.known_source.slot is not None:
+        yield _of_error(slot_foreign(seen.known_source.slot, promised=promised))
+    elif promised:
+        yield warning("slot-missing", "slot", f"slot {seen.slot_name} does not exist")
+
+
+def _has_log_promised(seen: Observation) -> bool:
+    """What captures said counts only where the log itself cannot be asked."""
+    end = seen.known_log.end
+    return seen.known_log.captured is not None if isinstance(end, KeepstreamError) else end is not None
+
+
+def _of_slot(seen: Observation, slot: SlotState) -> Iterator[StatusFinding]:
+    if slot.lost:
+        yield warning("slot-lost", "slot", f"slot {slot.name} was invalidated: {slot.invalidation_reason}")
+    elif slot.wal_status == "unreserved":
+        yield warning("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
+    end = seen.known_log.end
+    if isinstance(end, KeepstreamError):
+        told = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"
+        yield warning("log-end-unknown", "log", told)
+    elif end is not None:
+        broken = slot_past_end(slot, end.tail, lambda: _witnesses(seen, end.stream))
+        if broken is not None:
+            yield _of_error(broken)
+
+
+def _witnesses(seen: Observation, stream: bytes | None) -> dict[str, Lsn]:
+    rows = {
+        name: each.progress
+        for name, each in seen.replicas.items()
+        if isinstance(each, ReplicaSeen) and each.progress is not None
+    }
+    told = {CAPTURE: reported(seen.known_log.reports, stream)} | {
+        f"replica {name}": row.logged for name, row in rows.items() if row.stream == stream
+    }
+    return {who: lsn for who, lsn in told.items() if lsn is not None}
+
+
+def _of_tables(capture: Heard) -> Iterator[StatusFinding]:
+    if capture.report is None or not capture.fresh:
+        return
+    for table in capture.report.undecided:
+        yield warning(
+            "table-undecided", "source", f"{table} is left out until source.keyless or a key decides"
+        )
+    for each in capture.report.endangered:
+        told = f"UPDATE and DELETE of {each.table} fail in the application: {each.seen}"
+        yield warning("writes-fail", "source", told, hint=each.fix)
+    for each in capture.report.left:
+        yield warning("table-left", "source", f"{each.table} {each.left_seen}", hint=each.fix)
+
+
+def _of_error(error: HistoryBroken) -> StatusFinding:
+    """Of the slot: what would stop capture if it began now."""
+    return warning(error.code, "slot", error.message, hint=error.hint)
