@@ -31,6 +31,7 @@ _LOGIN_REFUSED = (
 _REACHED = {
     "disconnected": "The broker hung up on us.",
     "Handshake failed": "The broker agreed to no TLS with us.",
+    "Invalid frame length": "The broker answers with something else than Kafka's protocol, such as TLS.",
 }
 _COMPLAINT_S = 5.0
 _CHECK_LOGIN = (

@@ -72,3 +72,10 @@ def test_a_failed_tls_handshake_is_no_broker_out_of_reach() -> None:
     assert error.hint.startswith(
         "The broker agreed to no TLS with us. If it stays so: check log.client: security.protocol, "
     )
+
+
+def test_an_answer_in_another_protocol_is_no_broker_out_of_reach() -> None:
+    """The number is the head of a TLS alert."""
+    error = given_up_after(errors.InvalidReceiveError("Invalid frame length: 352518912"))
+    assert isinstance(error, RetryLater)
+    assert error.hint.startswith("The broker answers with something else than Kafka's protocol, such as TLS.")
