@@ -27,6 +27,7 @@ from schemas.table import Column, TableSchema
 # By pg_type's names.
 _NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
 _KINDS: Final = {COMPOSITE: "composite type ", ENUM: "enum "}
+_WITH_COLUMN: Final = "its values, and the indexes and constraints that name it"
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
 
@@ -106,7 +107,7 @@ def _uncomputed(target: TargetTable, generated: Mapping[str, Generated]) -> Iter
         there = target.columns.get(name)
         if there is not None and not there.generated:
             seen = f"it does not compute column {name}, as the source does"
-            yield Misfit(seen, generating(target, there, column), silent=True, loses="its values")
+            yield Misfit(seen, generating(target, there, column), silent=True, loses=_WITH_COLUMN)
 
 
 def generating(target: TargetTable, there: TargetColumn, wanted: Generated) -> str:

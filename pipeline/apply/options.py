@@ -10,7 +10,7 @@ from schemas.lsn import Lsn
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Leave out the next transaction, which must be the one that commits or ends at `lsn`."""
+    """Leave out the next transaction, which must be the one that commits at `lsn`."""
 
     lsn: Lsn
     reason: str

@@ -79,17 +79,25 @@ def missing_rights(session: Session, table: Table, publication: publications.Pub
     barred = superusers(session, owners)
     may_not = "the source role may not add it to the publication"
     if publication.owner in barred:
-        heir = None if table.owner in barred else table.owner
-        give = publications.give_publication_sql(publication.name, heir)
+        if table.owner in barred:
+            return (
+                f"{may_not}: both belong to a superuser, whose rights are not to be lent: exclude it"
+                " (source.tables.exclude), or give it another owner"
+            )
+        give = publications.give_publication_sql(publication.name, table.owner)
         return (
             f"{may_not}, which belongs to a superuser, whose rights are not to be lent: exclude it"
-            f" (source.tables.exclude), or stop, run `{give};`, then {BEGIN_ANEW}"
+            f" (source.tables.exclude), or stop, run `{give}; {_lending(session, [table.owner])}`, then"
+            f" {BEGIN_ANEW}"
         )
     if barred:
         return f"{may_not}: it belongs to a superuser, whose rights are not to be lent; give it another owner"
+    return f"{may_not}: run as an administrator `{_lending(session, owners)}`" if owners else None
+
+
+def _lending(session: Session, owners: list[str]) -> str:
     ours = sql.Identifier(session.info.user).as_string()
-    lend = " ".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners)
-    return f"{may_not}: run as an administrator `{lend}`" if owners else None
+    return " ".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners)
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,10 +230,14 @@ def _incomplete(
 
 def _too_late(session: Session, publication: Publication, missing: list[Table]) -> str:
     """A superuser's rights are not to be lent, and giving its publication away is a change of that (P11)."""
-    give = give_publication_sql(publication.name, next(iter(_lenders(session, missing)), None))
+    lenders = _lenders(session, missing)
+    give = give_publication_sql(publication.name, next(iter(lenders), None))
+    ours = sql.Identifier(session.info.user).as_string()
+    lend = "".join(f" grant {sql.Identifier(owner).as_string()} to {ours};" for owner in lenders)
     return (
         "Leave them out (source.tables.exclude). The publication belongs to a superuser, and giving it away"
-        f" is such a change, too: to replicate them, stop, run `{give};`, then {BEGIN_ANEW}."
+        f" is such a change, too: to replicate them, stop, run `{give};{lend}`, then {BEGIN_ANEW}. A table"
+        " that belongs to a superuser needs another owner first."
     )
 
 

@@ -395,6 +395,8 @@ def test_only_the_next_transaction_can_be_skipped(
     replica: Database, made_log: MadeLog, replicating: Replicating, rows: Rows
 ) -> None:
     made = write(made_log, rows, 1, 2)
+    where_it_ends = replicating.start(skip=Skip(made[0].end_lsn, "another may commit there")).ended_with()
+    assert where_it_ends.code == "skip-not-next"
     error = replicating.start(skip=Skip(made[1].commit_lsn, "no")).ended_with()
     assert error.code == "skip-not-next"
     assert error.message == (

@@ -879,10 +879,11 @@ def test_a_prepared_column_must_be_computed_where_the_source_computes_it(
     findings = preflight(config)
     assert errors(findings) == ["replica-schema"]
     found = by_code(findings)["replica-schema"]
-    seen = "it does not compute column c, as the source does, and mending that loses its values"
+    lost = "its values, and the indexes and constraints that name it"
+    seen = f"it does not compute column c, as the source does, and mending that loses {lost}"
     assert (found.subject, found.message) == ("public.g", seen)
     assert found.fix == (
-        '-- loses its values: alter table "public"."g" drop column "c", add column "c" integer generated'
+        f'-- loses {lost}: alter table "public"."g" drop column "c", add column "c" integer generated'
         " always as ((a * 3)) stored;"
     )
     replica.execute(uncommented(found.fix))
@@ -1204,7 +1205,8 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
     assert unfit() == ["its column amount is numeric(12,2) instead of numeric(12,4)"]
     replica.execute("alter table deal alter amount type numeric(12,4), add twice int")
     assert unfit() == [
-        "it does not compute column twice, as the source does, and mending that loses its values"
+        "it does not compute column twice, as the source does, and mending that loses its values, and the"
+        " indexes and constraints that name it"
     ]
 
 

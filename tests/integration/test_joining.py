@@ -342,8 +342,11 @@ def test_policies_that_hide_a_table_s_rows_are_named_also_beside_a_missing_privi
             ("crm", "postgres"),
             "it belongs to a superuser, whose rights are not to be lent; give it another owner",
         ),
-        (("postgres", "crm"), 'run `alter publication "keepstream_crm" owner to "crm";`'),
-        (("postgres", "postgres"), 'run `alter publication "keepstream_crm" owner to NEW_OWNER;`'),
+        (
+            ("postgres", "crm"),
+            'run `alter publication "keepstream_crm" owner to "crm"; grant "crm" to "keepstream";`',
+        ),
+        (("postgres", "postgres"), "or give it another owner"),
     ],
 )
 def test_what_lets_us_publish_a_table_is_said_of_its_owner_and_the_publication_s(
@@ -362,7 +365,7 @@ def test_what_lets_us_publish_a_table_is_said_of_its_owner_and_the_publication_s
     assert told.startswith("the source role may not add it to the publication")
     assert reason in told
     assert 'grant "postgres"' not in told
-    assert (BEGIN_ANEW in told) == (owners[0] == "postgres")
+    assert (BEGIN_ANEW in told) == (owners == ("postgres", "crm"))
 
 
 def test_the_stream_goes_on_between_tables_that_join(
