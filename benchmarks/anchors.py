@@ -15,8 +15,11 @@ from connectors.postgres.server import DECODING_MEMORY_BYTES
 
 PUBLICATION = "anchor"
 SUBSCRIPTION = "anchor"
-RECVLOGICAL = "pg_recvlogical -f /dev/null, proto_version 1, messages true, binary false"
-NATIVE = "create subscription with (create_slot = false, copy_data = false), all else PostgreSQL's default"
+RECVLOGICAL = "pg_recvlogical -f /dev/null, proto_version 1, messages true, binary false, 256 MB to decode in"
+NATIVE = (
+    "create subscription with (create_slot = false, copy_data = false), 256 MB to decode in, all else"
+    " PostgreSQL's default"
+)
 _MEMORY = f"-c logical_decoding_work_mem={DECODING_MEMORY_BYTES >> 10}kB"
 """Their walsender's, as ours has it."""
 
