@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psycopg import sql
+
 from connectors.postgres.session import Session, wrapped
 
 
@@ -65,6 +67,11 @@ def has_role(session: Session, role: str) -> bool:
     with wrapped(f"looking whether we have the rights of {role}"):
         row = session.execute("select pg_has_role(%s, 'usage')", [role]).fetchone()
     return bool(row and row[0])
+
+
+def lending_sql(owner: str, role: str) -> str:
+    """What lends `role` the rights of an owner, who must be none of the `superusers`."""
+    return sql.SQL("grant {} to {};").format(sql.Identifier(owner), sql.Identifier(role)).as_string()
 
 
 def superusers(session: Session, roles: Iterable[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.instance import has_role, superusers
+from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
@@ -96,8 +96,7 @@ def missing_rights(session: Session, table: Table, publication: publications.Pub
 
 
 def _lending(session: Session, owners: list[str]) -> str:
-    ours = sql.Identifier(session.info.user).as_string()
-    return " ".join(f"grant {sql.Identifier(owner).as_string()} to {ours};" for owner in owners)
+    return " ".join(lending_sql(owner, session.info.user) for owner in owners)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from psycopg import sql
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table, list_tables
-from connectors.postgres.instance import has_role, superusers
+from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.publication import Publication
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
@@ -221,11 +221,11 @@ class Protection:
         if table.owned:
             return ""
         session = self._capture.sql
-        ours = sql.Identifier(session.info.user).as_string()
         if superusers(session, [table.owner]):
+            ours = sql.Identifier(session.info.user).as_string()
             name = sql.Identifier(table.schema, table.name).as_string()
             return f"alter table {name} owner to …; (to no superuser) grant … to {ours}; (that owner) "
-        return f"grant {sql.Identifier(table.owner).as_string()} to {ours}; "
+        return f"{lending_sql(table.owner, session.info.user)} "
 
 
 def _failing(tables: Collection[Table], publication: Publication) -> list[Table]:

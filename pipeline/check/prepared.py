@@ -12,7 +12,7 @@ from connectors.postgres.firing import FOREIGN_KEY, Firing
 from connectors.postgres.fitting import Misfit, adding_labels, misfits, unfilled
 from connectors.postgres.held_types import HeldColumns, read_enums, read_held_columns
 from connectors.postgres.inheritance import read_children
-from connectors.postgres.instance import Instance, has_role, superusers
+from connectors.postgres.instance import Instance, has_role, lending_sql, superusers
 from connectors.postgres.leftovers import filled_tables, relations
 from connectors.postgres.narrowing import lacking_in, narrowing
 from connectors.postgres.publication import TableName
@@ -222,7 +222,7 @@ class PreparedCheck:
             if not has_role(self._session, owner)
         ]
         for owner in lent:
-            yield f"grant {identifier(owner)} to {ours};"
+            yield lending_sql(owner, self._role.name)
         others = [table for table in tables if table.owner not in lent]
         if others:
             schemas = ", ".join(sorted({identifier(table.schema) for table in others}))

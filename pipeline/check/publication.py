@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from psycopg import sql
 
 from connectors.postgres.catalog import Table
-from connectors.postgres.instance import has_role, superusers
+from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.publication import (
     Publication,
     add_tables_sql,
@@ -232,8 +232,7 @@ def _too_late(session: Session, publication: Publication, missing: list[Table]) 
     """A superuser's rights are not to be lent, and giving its publication away is a change of that (P11)."""
     lenders = _lenders(session, missing)
     give = give_publication_sql(publication.name, next(iter(lenders), None))
-    ours = sql.Identifier(session.info.user).as_string()
-    lend = "".join(f" grant {sql.Identifier(owner).as_string()} to {ours};" for owner in lenders)
+    lend = "".join(f" {lending_sql(owner, session.info.user)}" for owner in lenders)
     return (
         "Leave them out (source.tables.exclude). The publication belongs to a superuser, and giving it away"
         f" is such a change, too: to replicate them, stop, run `{give};{lend}`, then {BEGIN_ANEW}. A table"
@@ -243,15 +242,15 @@ def _too_late(session: Session, publication: Publication, missing: list[Table]) 
 
 def _lend(session: Session, owners: list[str], role: Role) -> Iterator[str]:
     """The owners' rights for our role. Those of a superuser would make a superuser of it."""
-    ours, barred = sql.Identifier(role.name).as_string(), superusers(session, owners)
+    barred = superusers(session, owners)
     for owner in owners:
-        name = sql.Identifier(owner).as_string()
         if owner in barred:
+            name = sql.Identifier(owner).as_string()
             yield comment(
                 f"{name} is a superuser: let another role own the tables, and lend the rights of that"
             )
         else:
-            yield f"grant {name} to {ours};"
+            yield lending_sql(owner, role.name)
 
 
 def _unwanted(publication: Publication, selection: Selection) -> Iterator[Finding]:

@@ -30,8 +30,9 @@ HINTS = {
     "rest-missing": "Start `keepstream run` or `keepstream capture`, or mend what keeps capture from writing"
     " the log. Until then the transaction's rows stay locked on the replica; ending the applier rolls it"
     " back.",
-    "epoch-broken": "Start `keepstream run` or `keepstream capture`: it begins a new epoch where the log was"
-    " last valid, and what came after comes again. Without one apply stops after five minutes.",
+    "epoch-broken": "Start `keepstream run` or `keepstream capture`, or restart the one that runs: at its"
+    " start it begins a new epoch where the log was last valid, and what came after comes again, or it says"
+    " why it cannot. Without a new epoch apply stops after five minutes.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
     " leaving it out.",
     "slot-missing": "It was dropped, so changes since then are lost to the log. If that was meant,"

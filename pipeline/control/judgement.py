@@ -87,7 +87,7 @@ class _Judge:
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
         self._source, self._log = seen.known_source, seen.known_log
-        self._slot = self._source.own_slot if self._source else None
+        self._slot = seen.own_slot
         self._findings: list[StatusFinding] = list(_unreachable(seen))
         self._capture_heard = self._hear(CAPTURE_STAGE, session=self._is_slot_active)
 
@@ -272,7 +272,6 @@ class _Judge:
         lacks_rest = _is_inside(life) and life.details.get("blocked") == "log end"
         if lacks_rest:
             self._look_at_unfinished(name, life, capture)
-        if lacks_rest:
             return life.state
         if _is_paused(row):
             return StageState.PAUSED

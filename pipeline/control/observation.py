@@ -91,6 +91,11 @@ class Observation:
         return self.source if isinstance(self.source, SourceSeen) else None
 
     @property
+    def own_slot(self) -> SlotState | None:
+        """None where there is none, too, or it could not be looked for."""
+        return self.known_source.own_slot if self.known_source else None
+
+    @property
     def known_log(self) -> LogSeen:
         """One without a word where it could not be looked at."""
         return self.log if isinstance(self.log, LogSeen) else LogSeen(exists=True, reports={})
@@ -111,10 +116,9 @@ class Observation:
         missing from what was then being made or removed."""
         if not isinstance(self.log, LogSeen):
             return False
-        slot = self.source.own_slot if isinstance(self.source, SourceSeen) else None
         if self.log.exists:
-            return isinstance(self.source, SourceSeen) and slot is None
-        return slot is not None or bool(self.followers)
+            return self.known_source is not None and self.own_slot is None
+        return self.own_slot is not None or bool(self.followers)
 
 
 def is_end_needed(source: SourceSeen, log: LogSeen) -> bool:

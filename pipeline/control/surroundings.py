@@ -17,15 +17,13 @@ from schemas.lsn import Lsn
 def look_around(seen: Observation, capture: Heard) -> Iterator[StatusFinding]:
     """All that is found. `capture`: what it said last."""
     yield from _of_log(seen)
-    slot = seen.known_source.own_slot if seen.known_source else None
-    yield from _of_no_slot(seen) if slot is None else _of_slot(seen, slot)
+    yield from _of_no_slot(seen) if seen.own_slot is None else _of_slot(seen, seen.own_slot)
     yield from _of_tables(capture)
 
 
 def _of_log(seen: Observation) -> Iterator[StatusFinding]:
     """One that nobody has begun yet is no finding."""
-    slot = seen.known_source.own_slot if seen.known_source else None
-    follows = seen.followers
+    slot, follows = seen.own_slot, seen.followers
     if not seen.known_log.exists and (slot is not None or follows):
         who = ", ".join([*(["the slot"] if slot else []), *(f"replica {name}" for name in follows)])
         yield warning("log-missing", "log", f"{seen.log_name} does not exist, but {who} went by it")

@@ -25,7 +25,7 @@ from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.capture.history import slot_foreign
 from pipeline.config import Config
 from pipeline.control.judgement import judge_status
-from pipeline.control.observation import Observation, ReplicaSeen, SourceSeen
+from pipeline.control.observation import Observation, ReplicaSeen
 from pipeline.control.observer import Observer
 from pipeline.control.status import Status
 from pipeline.reports import StageState
@@ -110,7 +110,7 @@ def remove_all(config: Config) -> Iterator[Removal]:
     yield from _clear_source(config)
     for name in config.replicas:
         yield from _clear_replica(config, name)
-    yield from _clear_log(config)
+    yield from _in_log(config, remove=True)
 
 
 def _running(seen: Status) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _running(seen: Status) -> Iterator[str]:
 
 def _sessions(seen: Observation) -> Iterator[str]:
     """What stages hold on the servers. One that has just begun holds it before its first report."""
-    slot = seen.source.own_slot if isinstance(seen.source, SourceSeen) else None
+    slot = seen.own_slot
     if slot is not None and slot.active_pid is not None:
         yield f"slot {slot.name} is in use by process {slot.active_pid} of the source"
     for name, replica in seen.replicas.items():
@@ -173,11 +173,13 @@ def _on_replicas(config: Config) -> Iterator[Removal]:
             yield _of_progress(config, replica, row)
 
 
-def _in_log(config: Config) -> Iterator[Removal]:
+def _in_log(config: Config, *, remove: bool = False) -> Iterator[Removal]:
     with closing(open_log(config)) as log:
         if log.exists():
-            yield _of_log(log)
+            yield _of_log(log, stays=log.destroy() if remove else "")
         elif log.reports():
+            if remove:
+                log.destroy()
             yield _of_reports(log)
 
 
@@ -240,15 +242,6 @@ def _clear_replica(config: Config, replica: str) -> Iterator[Removal]:
             )
             progress.remove(session, config.name)
     yield _of_progress(config, replica, row)
-
-
-def _clear_log(config: Config) -> Iterator[Removal]:
-    with closing(open_log(config)) as log:
-        if log.exists():
-            yield _of_log(log, stays=log.destroy())
-        elif log.reports():
-            log.destroy()
-            yield _of_reports(log)
 
 
 def _source(config: Config) -> Session:

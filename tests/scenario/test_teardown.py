@@ -78,7 +78,7 @@ def test_the_folder_that_stays_of_a_log_is_told(tmp_path: Path, monkeypatch: pyt
     log = DirectoryLog(tmp_path, "crm")
     log.create()
     config = parse_config(f"name: crm\nsource: host=h\nlog: file://{tmp_path}", name="k", environment={})
-    assert [str(done.thing) for done in teardown._clear_log(config)] == [
+    assert [str(done.thing) for done in teardown._in_log(config, remove=True)] == [
         f"log {log.name} (with its status reports; its empty folder stays)"
     ]
 
