@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.progress import ReplicaState, read
 from connectors.postgres.session import connect
 from pipeline.config import Initial
@@ -20,6 +21,27 @@ from schemas.errors import HistoryBroken, OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position
 from tests.copying import STREAM, ZOO, contents, copy, copy_options
 from tests.fix_postgres import Database
+
+TOOLS = ("pg_dump", "pg_restore")
+
+
+def waiting_tools(folder: Path) -> Path:
+    """pg_dump and pg_restore that wait, 20 s at most, until a file says that their command line was seen."""
+    real = find_pgtools(0).folder
+    for tool in TOOLS:
+        waiting = folder / tool
+        waiting.write_text(
+            f"""#!/bin/sh
+tries=0
+until [ "$1" = --version ] || [ -e {folder}/{tool}.seen ] || [ $tries -ge 400 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done
+exec {real}/{tool} "$@"
+"""
+        )
+        waiting.chmod(0o755)
+    return folder
 
 
 def names(replica: Database, kind: str) -> set[str]:
@@ -500,8 +522,12 @@ def test_a_missing_pg_dump_is_said_before_anything_is_made(
     assert replica.execute("select to_regnamespace('keepstream')") == [(None,)]
 
 
-def test_no_password_shows_in_the_process_list(source: Database, replica: Database) -> None:
+def test_no_password_shows_in_the_process_list(
+    source: Database, replica: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source.execute(ZOO)
+    tools = waiting_tools(tmp_path)
+    monkeypatch.setattr("connectors.postgres.pgtools._folders", lambda configured: iter([tools]))
     seen: set[str] = set()
     done = threading.Event()
 
@@ -509,9 +535,12 @@ def test_no_password_shows_in_the_process_list(source: Database, replica: Databa
         while not done.is_set():
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
-                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                    seen.add(line := path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
                 except OSError:
                     continue
+                for tool in TOOLS:
+                    if f"{tools}/{tool} " in line and "--version" not in line:
+                        (tools / f"{tool}.seen").touch()
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -520,8 +549,7 @@ def test_no_password_shows_in_the_process_list(source: Database, replica: Databa
     finally:
         done.set()
         looking.join()
-    assert [line for line in seen if "pg_dump" in line]
-    assert [line for line in seen if "pg_restore" in line]
+    assert all((tools / f"{tool}.seen").exists() for tool in TOOLS)
     assert not [line for line in seen if source.password in line or replica.password in line]
 
 

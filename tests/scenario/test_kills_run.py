@@ -174,6 +174,7 @@ def test_a_frozen_applier_is_replaced_and_does_no_harm_when_it_wakes(world: Worl
     world.kill("run")
     world.ensure("capture")
     frozen = world.start("apply", "standby")
+    world.step_until(lambda: "apply begins" in frozen.output, "its beginning", 30)
     for _ in range(20):
         world.workload.step()
     frozen.process.send_signal(signal.SIGSTOP)
@@ -182,12 +183,25 @@ def test_a_frozen_applier_is_replaced_and_does_no_harm_when_it_wakes(world: Worl
     replacing = world.start("apply", "standby", "--take-over")
     world.check()
     frozen.process.send_signal(signal.SIGCONT)
-    world.step_until(lambda: "another applier of standby" in frozen.output, "the woken one's standing by", 30)
+    world.step_until(lambda: not frozen.alive, "the woken one's end", 30)
+    assert "error[applier-replaced]: another applier has taken the replica over" in frozen.output
     world.check()
     assert replacing.alive
     replacing.kill()
+
+
+def test_an_applier_beside_another_one_stands_by_and_takes_its_turn(world: World) -> None:
+    world.kill("run")
+    world.ensure("capture")
+    first = world.start("apply", "standby", "--take-over")
+    world.step_until(lambda: "apply begins" in first.output, "its beginning", 30)
+    second = world.start("apply", "standby")
+    world.step_until(lambda: "another applier of standby" in second.output, "standing by", 30)
     world.check()
-    assert frozen.end() == 0
+    first.kill()
+    world.step_until(lambda: "apply begins" in second.output, "the second's turn", 30)
+    world.check()
+    assert second.end() == 0
 
 
 def test_of_two_runs_one_stands_by_and_takes_its_turn(world: World) -> None:
