@@ -106,11 +106,11 @@ class ChangeLog(Protocol):
         """Raises HistoryBroken (`log-missing`) if the log does not exist."""
         ...
 
-    def rewind(self, place: int, times: int = 1) -> int:
+    def rewind(self, place: int, times: int = 1, *, first: int) -> int:
         """A place at or before which at least one earlier record stands and reading can begin:
         Kafka some hundred records before `place`, directory the start of the previous file. `times`: so
-        often, with one look at the log.
-        Returns `bounds().first` when there is nothing earlier."""
+        often, with one look at the log. `first`: as `bounds` told it, returned when there is nothing
+        earlier."""
         ...
 
     def reader(self, place: int | None = None) -> LogReader:

@@ -285,7 +285,7 @@ def find_tail(log: ChangeLog, *, near: int | None = None) -> Follower:
     """
     bounds = log.bounds()
     if near is None or not bounds.first <= near < bounds.end:
-        near = log.rewind(bounds.end)
+        near = log.rewind(bounds.end, first=bounds.first)
     place, steps = near, 1
     while True:
         at_start = place <= bounds.first
@@ -295,7 +295,7 @@ def find_tail(log: ChangeLog, *, near: int | None = None) -> Follower:
             return follower
         follower.close()
         steps *= 2
-        place = log.rewind(place, steps)
+        place = log.rewind(place, steps, first=bounds.first)
 
 
 def _is_proven(follower: Follower) -> bool:

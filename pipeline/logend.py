@@ -38,7 +38,7 @@ def _newest(log: ChangeLog) -> list[Frame | None]:
     window: deque[bytes] = deque(maxlen=WINDOW_RECORDS)
     place, times = bounds.end, 1
     while len(window) < WINDOW_RECORDS and place > bounds.first:
-        place = log.rewind(place, times)
+        place = log.rewind(place, times, first=bounds.first)
         times *= 2
         window.clear()
         if not _read(log, window, place, bounds.end):

@@ -20,8 +20,8 @@ class MemoryLog:
     def bounds(self) -> Bounds:
         return Bounds(self.first, len(self.records))
 
-    def rewind(self, place: int, times: int = 1) -> int:
-        return max(self.first, place - times * STEP)
+    def rewind(self, place: int, times: int = 1, *, first: int) -> int:
+        return max(first, place - times * STEP)
 
     def reader(self, place: int | None = None) -> MemoryReader:
         begin = self.first if place is None else place

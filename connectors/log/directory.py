@@ -80,14 +80,14 @@ class DirectoryLog:
             if newest_bytes is not None:
                 return _bounds([(link.header.name, link.limit or newest_bytes) for link in chain.links])
 
-    def rewind(self, place: int, times: int = 1) -> int:
+    def rewind(self, place: int, times: int = 1, *, first: int) -> int:
         """See `ChangeLog.rewind`: the start of the file that `place` is in, or of the one before it."""
         chain = self._folder.resolve()
         name, offset = unpack_place(place)
         names = [link.header.name for link in chain.links if link.limit is None or link.limit > HEADER_BYTES]
         earlier = [known for known in names if known < name or (known == name and offset > HEADER_BYTES)]
         if len(earlier) < times:
-            return self.bounds().first
+            return first
         return pack_place(earlier[-times], HEADER_BYTES)
 
     def reader(self, place: int | None = None) -> DirectoryReader:

@@ -81,9 +81,9 @@ class KafkaLog:
             raise log_missing(self.name)
         return Bounds(*offsets)
 
-    def rewind(self, place: int, times: int = 1) -> int:
+    def rewind(self, place: int, times: int = 1, *, first: int) -> int:
         """See `ChangeLog.rewind`."""
-        return max(self.bounds().first, place - times * _REWIND_RECORDS)
+        return max(first, place - times * _REWIND_RECORDS)
 
     def reader(self, place: int | None = None) -> KafkaReader:
         return KafkaReader(self._clients, self._topic, place)

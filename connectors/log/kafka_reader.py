@@ -71,13 +71,11 @@ class KafkaReader:
 
     def _begin(self) -> None:
         topic_id = find_topic_id(self._clients, self._topic)
-        bounds = self._clients.offsets(self._topic)
-        if topic_id is None or bounds is None:
+        if topic_id is None:
             raise log_missing(self._where)
         self._topic_id, self._identity_checked = topic_id, time.monotonic()
         if self._next is None:
-            self._next = bounds[0]
-        self._check_range(self._next, bounds)
+            self._next = self._bounds()[0]
         self._consumer = self._clients.consumer()
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, self._next)
@@ -112,12 +110,15 @@ class KafkaReader:
                 f" damaged, the records from there on are lost: stop, {BEGIN_ANEW}.",
             )
         if isinstance(error, (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError)):
-            bounds = self._clients.offsets(self._topic)
-            if bounds is None:
-                return log_missing(self._where)
-            self._check_range(self._next, bounds)
+            self._check_range(self._next, self._bounds())
             return self._shortened("its records before our place were replaced")
         return kafka_error(error, self._where)
+
+    def _bounds(self) -> tuple[int, int]:
+        bounds = self._clients.offsets(self._topic)
+        if bounds is None:
+            raise log_missing(self._where)
+        return bounds
 
     def _check_range(self, place: int, bounds: tuple[int, int]) -> None:
         first, end = bounds

@@ -31,7 +31,8 @@ MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 _GAP_READ_S = 10.0
 _BEGIN_S = 60.0
 _WAIT_S = 1.0
-_CHECK_EVERY_S = 0.05
+_PROOF_EVERY_S, _PROOF_SOON_S = 0.25, 0.05
+"""While more records are on their way, and while all have been acknowledged."""
 _POLL_S = 0.01
 _PROOF_SHARE = 0.05
 """Of the time may be spent on asking for the topic's id, whose answer the writer waits for."""
@@ -194,9 +195,8 @@ class KafkaWriter:
         Asked after the records were acknowledged, but not for each: the thread waits for the answer.
         """
         now = time.monotonic()
-        pause_s = (
-            _CHECK_EVERY_S if self._in_flight else min(_CHECK_EVERY_S, self._topic_check_s / _PROOF_SHARE)
-        )
+        soon_s = min(_PROOF_SOON_S, self._topic_check_s / _PROOF_SHARE)
+        pause_s = _PROOF_EVERY_S if self._in_flight else soon_s
         if self._contiguous == self._durable or now - self._topic_checked_at < pause_s:
             return
         self._topic_checked_at = now

@@ -70,7 +70,7 @@ def list_frames(log: ChangeLog, *, limit: int, stop: threading.Event) -> Iterato
     stream = _stream(log, bounds.end, stop)
     place, steps = bounds.end, 1
     while True:
-        place = log.rewind(place, steps) if place > bounds.first else bounds.first
+        place = log.rewind(place, steps, first=bounds.first) if place > bounds.first else bounds.first
         at_start = place <= bounds.first
         begin = Chain() if at_start else Chain(stream=stream)
         judged = _judged(log, begin, place, bounds.end, at_start=at_start, stop=stop)

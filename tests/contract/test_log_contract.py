@@ -218,15 +218,15 @@ def test_rewind_names_a_place_before_which_there_is_a_record_or_the_first(log: C
     first, end = log.bounds().first, log.bounds().end
     place = end
     while place > first:
-        earlier = log.rewind(place)
+        earlier = log.rewind(place, first=first)
         assert first <= earlier < place
         reader = log.reader(earlier)
         assert reader.read(10)[0].place == earlier
         reader.close()
         place = earlier
-    assert log.rewind(first) == first
-    assert log.rewind(end, 2) == log.rewind(log.rewind(end))
-    assert log.rewind(end, 1000) == first
+    assert log.rewind(first, first=first) == first
+    assert log.rewind(end, 2, first=first) == log.rewind(log.rewind(end, first=first), first=first)
+    assert log.rewind(end, 1000, first=first) == first
 
 
 def test_p12_a_trimmed_log_begins_at_a_boundary_and_keeps_all_after_it(log: ChangeLog) -> None:
