@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from benchmarks.broker import forget_topics, warm_up
 from pipeline.dev.guard import guard
 from pipeline.dev.kafka_server import EmbeddedKafka, why_no_kafka
 from pipeline.dev.postgres_server import EmbeddedPostgres
@@ -62,13 +63,15 @@ class Servers:
     kafka: EmbeddedKafka
 
     def log_url(self, home: Home) -> str:
-        """Where a log can be made. Starts Kafka if it is needed. Raises Unavailable."""
+        """Where a log can be made. Starts Kafka if it is needed, and warms it up. Raises Unavailable."""
         if home is Home.DIRECTORY:
             return f"file://{self.folder / 'log'}"
         missing = why_no_kafka()
         if missing:
             raise Unavailable(f"no Kafka here: {missing}")
-        self.kafka.start()
+        if not self.kafka.is_running():
+            self.kafka.start()
+            warm_up(self.kafka.bootstrap)
         return f"kafka://{self.kafka.bootstrap}"
 
     def best_home(self) -> Home:
@@ -84,8 +87,8 @@ class Servers:
         for server in (self.replica, self.source):
             for name in _databases(server):
                 drop_database(server, name)
-        self.kafka.crash()
-        shutil.rmtree(self.kafka.folder, ignore_errors=True)
+        if self.kafka.is_running():
+            forget_topics(self.kafka.bootstrap)
         shutil.rmtree(self.folder / "log", ignore_errors=True)
         self.settle()
 
@@ -119,7 +122,7 @@ def running_servers() -> Iterator[Servers]:
         folder,
         EmbeddedPostgres(folder / "source", settings=SETTINGS),
         EmbeddedPostgres(folder / "replica", settings=SETTINGS),
-        EmbeddedKafka(folder / "kafka"),
+        EmbeddedKafka(folder / "kafka", short_lived=True, settings={"log.segment.delete.delay.ms": "1000"}),
     )
     try:
         servers.source.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from pipeline.follow import AnchorHint, Followed, SameHistory
 from schemas.change import Change
@@ -84,8 +85,7 @@ class Backlog:
         """Take a valid frame. Raises HistoryBroken (`other-history`)."""
         body = followed.frame.body
         if isinstance(body, Transactions):
-            for transaction in body.transactions:
-                self._feed_whole(transaction)
+            self._feed_wholes(body.transactions)
         elif isinstance(body, Part):
             self._feed_part(body)
         elif isinstance(body, CaptureStart):
@@ -103,6 +103,19 @@ class Backlog:
         self.size_bytes -= _size_bytes(item)
         return item
 
+    def drop(self, wholes: int, size_bytes: int) -> Standing | None:
+        """Remove so many whole transactions, whose changes take `size_bytes`, and what stands between them.
+        Returns the newest anchor of that."""
+        anchor = None
+        while wholes:
+            item = self.items.popleft()
+            if isinstance(item, Whole):
+                wholes -= 1
+            elif isinstance(item, Standing) and item.hint is not None:
+                anchor = item
+        self.size_bytes -= size_bytes
+        return anchor
+
     def oldest_commit_time(self) -> int | None:
         """When the oldest transaction in it was committed (µs); None if it has none. May be called from
         any thread."""
@@ -113,12 +126,16 @@ class Backlog:
                 return item.part.commit_time
         return None
 
-    def _feed_whole(self, transaction: Transaction) -> None:
-        held = self._history.see(
+    def _feed_wholes(self, transactions: Sequence[Transaction]) -> None:
+        """They are in commit order: after the first that the position does not hold, it holds none."""
+        fresh = list(dropwhile(self._is_held, transactions))
+        self.items.extend(map(Whole, fresh))
+        self.size_bytes += sum([len(transaction.changes) for transaction in fresh])
+
+    def _is_held(self, transaction: Transaction) -> bool:
+        return self._history.see(
             commit_lsn=transaction.commit_lsn, xid=transaction.xid, commit_time=transaction.commit_time
         )
-        if not held:
-            self._push(Whole(transaction))
 
     def _feed_part(self, part: Part) -> None:
         if not self._position.holds(part.commit_lsn):

@@ -152,13 +152,9 @@ class Planner:
     def done(self, step: Group | ApplyPart | RollBack | Move) -> None:
         """The step's effect is committed (of a part: is in the open transaction)."""
         if isinstance(step, Group):
-            left = len(step.transactions)
-            self._singles = max(0, self._singles - left)
-            while left:
-                item = self.backlog.pop()
-                left -= isinstance(item, Whole)
-                if isinstance(item, Standing) and item.hint is not None:
-                    self._anchor = item
+            count = len(step.transactions)
+            self._singles = max(0, self._singles - count)
+            self._anchor = self.backlog.drop(count, step.size_bytes) or self._anchor
             self._arrive(step.position, step.transactions[-1].transaction.position)
         elif isinstance(step, ApplyPart):
             self.backlog.pop()
@@ -235,11 +231,13 @@ class Planner:
         group = [first]
         changes, size_bytes = first.transaction.change_count, len(first.transaction.changes)
         barrier = not first.plain and is_barrier(first.changes)
+        braked = brakes != Brakes()
         for item in () if barrier else self._followers():
             transaction = item.transaction
             more, more_bytes = changes + transaction.change_count, size_bytes + len(transaction.changes)
-            full = more > limits.changes or more_bytes > limits.size_bytes
-            if full or len(group) >= limits.transactions or self._stops(brakes, transaction) is not None:
+            if more > limits.changes or more_bytes > limits.size_bytes or len(group) >= limits.transactions:
+                break
+            if braked and self._stops(brakes, transaction) is not None:
                 break
             if not item.plain and is_barrier(item.changes):
                 break
@@ -252,11 +250,9 @@ class Planner:
     def _followers(self) -> Iterator[Whole]:
         """What may join the first item's group; nothing when caught up. Looks no further than it is asked:
         the backlog can be long."""
-        if self._singles:
-            return
-        if not self._is_behind():
-            return
-        yield from islice(self._wholes(), 1, None)
+        if self._singles or not self._is_behind():
+            return iter(())
+        return islice(self._wholes(), 1, None)
 
     def _is_behind(self) -> bool:
         return len(list(islice(self._wholes(), CAUGHT_UP_TRANSACTIONS + 1))) > CAUGHT_UP_TRANSACTIONS

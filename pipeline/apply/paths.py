@@ -129,24 +129,21 @@ class Paths:
 
     def add_whole(self, transactions: Sequence[Whole]) -> None:
         """Take whole transactions: the same as `add` for each, and fast for many small ones."""
-        for whole in transactions[self._take_ready(transactions) :]:
-            gathered = self._gathered
-            if gathered.takes(whole):
-                gathered.add_whole(whole)
-                if gathered.is_full:
-                    self._send()
-            else:
-                transaction = whole.transaction
-                self.add(SourceRef(transaction.xid, transaction.commit_lsn), whole.changes)
+        at = self._take_ready(transactions)
+        while at < len(transactions):
+            taken = self._gathered.take(transactions, at)
+            if self._gathered.is_full:
+                self._send()
+            elif taken < len(transactions):
+                whole, taken = transactions[taken], taken + 1
+                self.add(SourceRef(whole.transaction.xid, whole.transaction.commit_lsn), whole.changes)
+            at = taken
 
-    def get_ready(self, transactions: Iterable[Whole]) -> None:
+    def get_ready(self, transactions: Sequence[Whole]) -> None:
         """Make ready what may be the first slice of these, which `add_whole` may be given next. Asks the
         replica nothing. Raises RefusedData (`frame-format`)."""
         ready = Slice()
-        for whole in transactions:
-            if ready.is_full or not ready.takes(whole):
-                break
-            ready.add_whole(whole)
+        ready.take(transactions, 0)
         for table, gathered in ready.by_table().items() if ready.changes >= SET_CHANGES else ():
             if gathered.goes_as_sets(SET_CHANGES) and self._writer.knows_set_plan(table):
                 plan = self._writer.set_plan(table)

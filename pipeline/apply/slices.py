@@ -83,12 +83,22 @@ class Slice:
     """No row is wider: what the largest run takes."""
     _by_table: dict[bytes, Gathered] | None = None
 
-    def takes(self, whole: Whole) -> bool:
-        """Whether `add_whole` may be asked for it. Raises RefusedData (`frame-format`)."""
-        return whole.transaction.change_count <= SLICE_CHANGES and whole.plain
-
-    def add_whole(self, whole: Whole) -> None:
-        self.add(whole, whole.transaction.change_count, len(whole.transaction.changes))
+    def take(self, wholes: Sequence[Whole], at: int) -> int:
+        """Take whole transactions from index `at` on, until it is full or one has more than some rows; the
+        index after them. Raises RefusedData (`frame-format`)."""
+        self._by_table = None
+        for index in range(at, len(wholes)):
+            whole = wholes[index]
+            transaction = whole.transaction
+            if self.is_full or transaction.change_count > SLICE_CHANGES or not whole.plain:
+                return index
+            size_bytes = len(transaction.changes)
+            self.runs.append(whole)
+            self.changes += transaction.change_count
+            self.size_bytes += size_bytes
+            if size_bytes > self.widest_bytes:
+                self.widest_bytes = size_bytes
+        return len(wholes)
 
     def add(self, run: Run | Whole | Encoded, changes: int, size_bytes: int) -> None:
         self._by_table = None

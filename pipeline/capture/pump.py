@@ -4,8 +4,8 @@ only after them (P3, P9).
 One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
 exactly that, and append the rest. While the log is busy with the frame before, the rest gathers a little
 longer (`HOLD_S`): a frame costs capture, log and replicas more than the transactions in it; while capture is
-behind, still longer (`BEHIND_HOLD_S`). Housekeeping (anchors, heartbeats, the publication's identity, new
-tables) happens only between transactions.
+behind, longer with each frame (`BEHIND_HOLD_S`). Housekeeping (anchors, heartbeats, the publication's
+identity, new tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
 HOLD_S = 0.01
 """How long whole transactions may gather while the log has not answered for the frame before."""
-BEHIND_HOLD_S = 0.03
+BEHIND_HOLD_S = 0.06
 BEHIND_US = 3_000_000
 """Where they were committed that long before the server sent them, they are late, and more are coming: they
-gather for `BEHIND_HOLD_S`, or until a frame is full."""
+gather, twice as long for each frame up to `BEHIND_HOLD_S`, until a frame is full or the stream runs dry."""
+_DRY_S = 0.01
+"""In that time a server that has more sends some of it."""
 
 
 class Pump:
@@ -73,6 +75,7 @@ class Pump:
         self._transaction: Begin | None = None
         self._skipping = False
         self._held_since = 0.0
+        self._hold_s = HOLD_S
         self._is_behind = False
 
     def run(self, stop: threading.Event) -> None:
@@ -117,14 +120,29 @@ class Pump:
         if not self._packer.holds_transactions:
             self._held_since = now
             return
-        left_s = self._held_since + (BEHIND_HOLD_S if self._is_behind else HOLD_S) - now
-        if left_s <= 0 or (not self._is_behind and self._chain.is_idle(0.0)):
-            self._append(self._packer.flush())
-            self._held_since = now
-        elif self._is_behind:
-            time.sleep(left_s)  # the stream is read meanwhile
-        else:
-            self._chain.is_idle(left_s)
+        left_s = self._held_since + self._hold_s - now
+        if left_s > 0 and (self._flows(left_s) if self._is_behind else self._is_busy(left_s)):
+            return
+        self._append(self._packer.flush())
+        self._held_since = now
+        self._hold_s = min(2 * self._hold_s, BEHIND_HOLD_S) if self._is_behind else HOLD_S
+
+    def _is_busy(self, time_s: float) -> bool:
+        """Whether the log had not answered yet; then its answer was waited for."""
+        if self._chain.is_idle(0.0):
+            return False
+        self._chain.is_idle(time_s)
+        return True
+
+    def _flows(self, time_s: float) -> bool:
+        """Let the stream's thread read on, as long as more comes. Whether any did."""
+        queued, ends_at = 0, time.monotonic() + time_s
+        while (left_s := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left_s, _DRY_S))
+            if self._capture.stream.queued_bytes == queued:
+                break
+            queued = self._capture.stream.queued_bytes
+        return queued > 0
 
     def _take_all(self, messages: list[bytes]) -> None:
         at = 0

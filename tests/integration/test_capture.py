@@ -288,7 +288,9 @@ def test_what_comes_late_gathers_though_the_log_is_free(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.capture.pump.BEHIND_US", -(10**12))
+    monkeypatch.setattr("pipeline.capture.pump.HOLD_S", 0.5)
     monkeypatch.setattr("pipeline.capture.pump.BEHIND_HOLD_S", 0.5)
+    monkeypatch.setattr("pipeline.capture.pump._DRY_S", 0.3)
     assert frames_of_fifty_commits(source, options, change_log) < 10
 
 
