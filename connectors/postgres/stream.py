@@ -20,10 +20,9 @@ from typing import Final, NoReturn
 import psycopg
 from psycopg import pq
 
+from connectors.postgres.copydata import take_messages
 from connectors.postgres.walsender import (
     KEEPALIVE,
-    XLOG_DATA,
-    XLOG_DATA_HEADER_BYTES,
     Keepalive,
     Walsender,
     parse_keepalive,
@@ -45,8 +44,6 @@ _FLOW_GAP_S: Final = 0.0005
 _FLOW_COUNT: Final = 16
 """After so many arrivals, each so soon after the one before, the stream flows: what comes then gathers for a
 millisecond. The server sends each row by itself; to be woken for each cost both sides more than the rows."""
-_WIDE_BYTES: Final = 1024 * 1024  # a message of which no second copy is kept
-_MESSAGE_OVERHEAD_BYTES: Final = 80  # what a bytes object and its list slot cost beside its content
 _SHUTDOWN_PATIENCE_S: Final = 15.0
 _ECHO_S: Final = 0.25
 _FINISH_S: Final = 1.0
@@ -282,27 +279,21 @@ class SlotStream:
     def _take_parsed(self, batch: Batch) -> int:
         """Move the messages that libpq holds whole to the batch, until it is full. Returns what
         get_copy_data said last: 0, more will come; less, the stream has ended."""
-        messages = batch.messages
-        get_copy_data = self._pgconn.get_copy_data
-        size = batch.bytes
-        newest: bytes | memoryview = b""
-        length, data = get_copy_data(1)
-        while length > 0:
-            if data[0] == XLOG_DATA:
-                messages.append(bytes(data[XLOG_DATA_HEADER_BYTES:]))
-                size += length + _MESSAGE_OVERHEAD_BYTES
-                newest = data if length < _WIDE_BYTES else bytes(data[:XLOG_DATA_HEADER_BYTES])
-                if size >= _BATCH_BYTES:
-                    break
-            elif data[0] == KEEPALIVE:
-                self._heed(parse_keepalive(data), batch)
-            else:
-                raise InternalError(f"CopyData of unknown kind {chr(data[0])!r}", code="walsender-unknown")
-            length, data = get_copy_data(1)
-        batch.bytes = size
-        if newest:
-            batch.server_time = xlog_data_time(newest)
+        length = 1
+        while length > 0 and batch.bytes < _BATCH_BYTES:
+            room_bytes = _BATCH_BYTES - batch.bytes
+            length, data, size, header = take_messages(self._pgconn.get_copy_data, batch.messages, room_bytes)
+            batch.bytes += size
+            if header:
+                batch.server_time = xlog_data_time(header)
+            if length > 0 and data is not None:
+                self._take_other(data, batch)
         return length
+
+    def _take_other(self, data: memoryview, batch: Batch) -> None:
+        if data[0] != KEEPALIVE:
+            raise InternalError(f"CopyData of unknown kind {chr(data[0])!r}", code="walsender-unknown")
+        self._heed(parse_keepalive(data), batch)
 
     def _heed(self, keepalive: Keepalive, batch: Batch) -> None:
         batch.wal_end = keepalive.wal_end

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from connectors.postgres import copytext, runs, set_plans
+from connectors.postgres import copydata, copytext, runs, set_plans
 from schemas import changecodec, framecodec, rowcode
 from schemas.compiled import find_compiled
 
@@ -25,6 +25,7 @@ def test_every_function_in_c_is_found() -> None:
         framecodec.decode_transactions,
         copytext.encode_in_c,
         set_plans.encode_apart,
+        copydata.take_in_c,
         runs._encode_changes,
         runs._encode_transactions,
     ):
