@@ -39,11 +39,11 @@ STATUS_INTERVAL_S: Final = 0.2
 flushed just as it goes to sleep; then it sends that commit when the next thing wakes it, which this is."""
 _BATCH_BYTES: Final = 256 * 1024
 _STATUS_PAUSE_S: Final = 0.1
-_GATHER_S: Final = 0.001
-_FLOW_GAP_S: Final = 0.0005
-_FLOW_COUNT: Final = 16
-"""After so many arrivals, each so soon after the one before, the stream flows: what comes then gathers for a
-millisecond. The server sends each row by itself; to be woken for each cost both sides more than the rows."""
+_GATHER_S: Final = 0.002
+_FLOW_WINDOW_S: Final = 0.01
+_FLOW_COUNT: Final = 200
+"""With so many messages in a window the stream flows: what comes then, and in the next window, gathers before
+it is read. The server sends each row by itself; to be woken for each cost both sides more than the rows."""
 _SHUTDOWN_PATIENCE_S: Final = 15.0
 _ECHO_S: Final = 0.25
 _FINISH_S: Final = 1.0
@@ -121,8 +121,9 @@ class SlotStream:
         self._status_confirmed = ZERO
         self._reply_due = False
         self._unsent = False
-        self._arrived_at = 0.0
-        self._in_a_row = 0
+        self._window_at = 0.0
+        self._in_window = 0
+        self._flows = False
         self._echo_first_at = 0.0
         self._echo_last_at = 0.0
 
@@ -261,6 +262,7 @@ class SlotStream:
             self._pgconn.consume_input()
             length = self._take_parsed(batch)
         arrived = bool(batch.messages) or bool(batch.wal_end)
+        self._in_window += len(batch.messages)
         if arrived:
             self._hand_over(batch)
         if length < 0:
@@ -270,11 +272,12 @@ class SlotStream:
     def _gather(self) -> None:
         """Let a stream that flows bring more before it is read again."""
         now = time.monotonic()
-        self._in_a_row = self._in_a_row + 1 if now - self._arrived_at < _FLOW_GAP_S else 0
-        if self._in_a_row >= _FLOW_COUNT:
+        age_s = now - self._window_at
+        if age_s > _FLOW_WINDOW_S:
+            self._flows = self._in_window >= _FLOW_COUNT and age_s < 2 * _FLOW_WINDOW_S
+            self._window_at, self._in_window = now, 0
+        if self._flows or self._in_window >= _FLOW_COUNT:
             time.sleep(_GATHER_S)
-            now = time.monotonic()
-        self._arrived_at = now
 
     def _take_parsed(self, batch: Batch) -> int:
         """Move the messages that libpq holds whole to the batch, until it is full. Returns what
