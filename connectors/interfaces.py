@@ -117,6 +117,10 @@ class ChangeLog(Protocol):
         """A reader that begins at `place`; None: at the oldest record."""
         ...
 
+    def expect_epoch(self) -> None:
+        """An epoch will soon be begun: do in the background what that takes. Raises nothing."""
+        ...
+
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> LogWriter:
         """Append a CAPTURE_START record durably and return the writer of that epoch.
 

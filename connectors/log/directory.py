@@ -93,6 +93,9 @@ class DirectoryLog:
     def reader(self, place: int | None = None) -> DirectoryReader:
         return DirectoryReader(SegmentFolder(self._path), place)
 
+    def expect_epoch(self) -> None:
+        """See `ChangeLog.expect_epoch`: it takes nothing."""
+
     def begin_epoch(
         self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]
     ) -> DirectoryWriter:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from kafka import TopicPartition
 
 from connectors.interfaces import Bounds
+from connectors.log.kafka_ahead import ProducerAhead
 from connectors.log.kafka_clients import KafkaClients
 from connectors.log.kafka_errors import log_missing, translated
 from connectors.log.kafka_findings import judge_topic
@@ -54,6 +55,7 @@ class KafkaLog:
         self._clients = KafkaClients(
             servers, translate(client or {}), client_id=f"keepstream-{name}", patience_s=patience_s
         )
+        self._ahead = ProducerAhead(self._clients, self._topic)
         self._publisher = self._new_publisher()
         self._reports = KafkaReportReader(self._clients, self._status_topic)
 
@@ -88,6 +90,10 @@ class KafkaLog:
     def reader(self, place: int | None = None) -> KafkaReader:
         return KafkaReader(self._clients, self._topic, place)
 
+    def expect_epoch(self) -> None:
+        """See `ChangeLog.expect_epoch`."""
+        self._ahead.begin()
+
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> KafkaWriter:
         """See `ChangeLog.begin_epoch`. Kafka knows no epochs: what is in `record` is what counts (P5)."""
         refuse_oversized(record)
@@ -97,7 +103,7 @@ class KafkaLog:
         writer = KafkaWriter(
             self._clients,
             self._topic,
-            self._clients.producer(),
+            self._ahead.take(),
             topic_id=topic_id,
             is_ignorable=is_ignorable,
         )
@@ -151,6 +157,7 @@ class KafkaLog:
         return ""
 
     def close(self) -> None:
+        self._ahead.close()
         self._publisher.close()
         self._reports.close()
         self._clients.close()

@@ -20,8 +20,8 @@ take_in_c: Callable[..., tuple[int, memoryview | None, int, bytes]] | None = fin
 
 class Taken(NamedTuple):
     """`length` and `data`: what PQgetCopyData said last; `data` is None where that was taken, too, because
-    there is no more room. `size_bytes`: what was taken costs. `header`: of the newest message, empty if there is
-    none."""
+    there is no more room. `size_bytes`: what was taken costs. `header`: of the newest message, empty if there
+    is none."""
 
     length: int
     data: memoryview | None

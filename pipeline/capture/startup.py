@@ -108,6 +108,7 @@ class Startup:
             sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
             options.log.create()
+        options.log.expect_epoch()
         tail = self._find_tail()
         if tail.chain.promised:
             return self._continue(sql, tail)

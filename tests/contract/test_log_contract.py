@@ -56,6 +56,17 @@ def test_a_log_without_records_gives_none_and_then_the_first_one_at_once(log: Ch
     reader.close()
 
 
+def test_an_epoch_that_was_expected_is_one_like_any_other(log: ChangeLog) -> None:
+    log.expect_epoch()
+    log.expect_epoch()
+    for epoch in (1, 2):  # the second one was not expected
+        writer = begin(log, epoch)
+        append_all(writer, [b"%d" % epoch])
+        writer.close()
+    log.expect_epoch()  # and this one never begins
+    assert read_all(log) == [start_of(1), b"1", start_of(2), b"2"]
+
+
 def test_records_come_back_as_they_were_in_order_and_once(log: ChangeLog) -> None:
     writer = begin(log, 1)
     records = [bytes([number % 256]) * (number + 1) for number in range(200)]

@@ -35,8 +35,8 @@ def admin(kafka_server: str) -> Iterator[Any]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up on a cluster that does not answer after two seconds."""
-    monkeypatch.setattr(kafka_clients, "_BOOTSTRAP_MS", 2000)
+    """Give up on a cluster that does not answer after four seconds."""
+    monkeypatch.setattr(kafka_clients, "_BOOTSTRAP_MS", 4000)
 
 
 def test_an_existing_topic_that_would_lose_data_is_refused_with_the_command(
