@@ -12,6 +12,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,13 +103,13 @@ class Startup:
 
     def _open(self) -> OpenCapture | None:
         options = self._options
+        options.log.expect_epoch()
         sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
         with wrapped("preparing capture's session"):
             sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
             options.log.create()
-        options.log.expect_epoch()
         tail = self._find_tail()
         if tail.chain.promised:
             return self._continue(sql, tail)
@@ -234,9 +235,10 @@ class Startup:
             return None
         tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
-        source, _ = self._check_source(sql, tail)
-        writer, chain = self._open_epoch(stream_id, tail, source)
-        source, sent_from = self._check_source(sql, tail)
+        with closing(Walsender(options.source, purpose=f"{options.name}:check")) as second:  # ours streams
+            source, _ = self._check_source(sql, second, tail)
+            writer, chain = self._open_epoch(stream_id, tail, source)
+            source, sent_from = self._check_source(sql, second, tail)
         resent = Resent(chain.tail, last_commit_lsn=tail.last_commit_lsn, sent_from=sent_from)
         writing = ChainWriter(writer, chain, source)
         live = tail.live_tables
@@ -261,16 +263,11 @@ class Startup:
         assert tail.last_anchor is not None
         return check_cluster(walsender, tail.last_anchor, tail.chain.tail)
 
-    def _check_source(self, sql: Session, tail: Follower) -> tuple[SourceIdentity, Lsn]:
-        """P10, P11: the source as the next ANCHOR says it, and where the slot stands. On a walsender
-        connection of its own: ours streams already."""
+    def _check_source(self, sql: Session, walsender: Walsender, tail: Follower) -> tuple[SourceIdentity, Lsn]:
+        """P10, P11: the source as the next ANCHOR says it, and where the slot stands."""
         options, anchor = self._options, tail.last_anchor
         assert anchor is not None
-        walsender = Walsender(options.source, purpose=f"{options.name}:check")
-        try:
-            system = self._check_system(walsender, tail)
-        finally:
-            walsender.close()
+        system = self._check_system(walsender, tail)
         slot = slots.read_slot(sql, options.slot)
         check_slot(options.slot, slot, tail=tail.chain.tail, witnesses=lambda: self._ask_witnesses(tail))
         assert slot is not None
