@@ -49,24 +49,23 @@ def stream_copy(source: Session, target: Session, *, read: str, write: str, tick
 
 
 def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:
-    chunk: list[bytes | memoryview] = []
-    size = 0
-    get = reader.get_copy_data
+    chunk, rows = bytearray(), 0
+    get_copy_data = reader.get_copy_data
     while True:
-        length, row = get(1)
+        length, row = get_copy_data(1)
         if length > 0:
-            chunk.append(row)
-            size += length
-            if size < _CHUNK_BYTES:
+            chunk += row
+            rows += 1
+            if len(chunk) < _CHUNK_BYTES:
                 continue
         elif length == 0:
             _wait(reader, select.POLLIN, tick)
             continue
         if chunk:
-            writer.put_copy_data(b"".join(chunk))
+            writer.put_copy_data(chunk)
             _flush(writer, tick)
-            tick(len(chunk), size)
-            chunk, size = [], 0
+            tick(rows, len(chunk))
+            chunk, rows = bytearray(), 0
         if length < 0:
             return
 
