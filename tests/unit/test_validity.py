@@ -91,6 +91,16 @@ def test_p7_the_next_number_behind_another_frame_breaks_the_epoch() -> None:
     assert judged(records)[1] == [START, ACCEPTED, ACCEPTED, START, DUPLICATE, BROKEN]
 
 
+def test_p7_an_anchor_with_the_next_number_behind_another_frame_breaks_the_epoch() -> None:
+    """Only the digest tells: numbers, epoch and kind of frame are what must come next."""
+    first = Writer()
+    records = [first.start(), first.anchor()]
+    careless = first.fork()
+    records += [first.transaction(), careless.start(), careless.anchor(), careless.anchor()]
+    records.append(careless.transaction())
+    assert judged(records)[1][3:] == [START, DUPLICATE, BROKEN, BROKEN]
+
+
 def test_p7_a_damaged_record_breaks_the_epoch() -> None:
     writer = Writer()
     records = [writer.start(), writer.anchor(), b"damaged", writer.transaction()]

@@ -25,6 +25,7 @@ from tests.damage import damaged
 from tests.frames import OTHER_STREAM, STREAM, Writer
 from tests.memorylog import MemoryLog
 
+VERBS = st.lists(st.sampled_from(["transaction", "heartbeat", "anchor", "mix_up"]), max_size=4)
 BEGIN_LSN = 1000
 FIRST_COMMIT_LSN = 1050
 STRIDE = 150
@@ -99,6 +100,10 @@ class Capture:
         self.writer.lsn = self.writer.lsn or BEGIN_LSN
         self._seal(self.writer.anchor(), "anchor")
 
+    def write(self, verbs: list[str]) -> None:
+        for verb in verbs:
+            getattr(self, verb)()
+
     def anchor(self) -> None:
         if self.careless or not self.part:
             self._seal(self.writer.anchor(), "anchor")
@@ -119,6 +124,14 @@ class Capture:
         last = self.part == PARTS
         self._seal(self.writer.part(self.part, last=last, xid=number), "part", number)
         self.part = 0 if last else self.part
+
+    def mix_up(self) -> None:
+        """Parts of two transactions as if they were of one: only a careless capture does that."""
+        if self.careless:
+            while not self.part:
+                self.transaction()
+            self.writer.lsn += 2 * STRIDE
+            self.transaction()
 
     def _seal(self, record: bytes, kind: str, transaction: int = -1) -> None:
         writer = self.writer
@@ -221,12 +234,14 @@ class Overlapping(RuleBasedStateMachine):
     def a_capture_of_another_stream_starts(self) -> None:
         self._begin_capture(OTHER_STREAM)
 
-    def _begin_capture(self, stream: bytes) -> None:
+    def _begin_capture(self, stream: bytes) -> Capture:
         epochs = [w.epoch for w in self.log if w.kind != "damage" and w.ours == (stream == STREAM)]
         known, last = self.chain, self.rule.accepted[-1] if self.rule.accepted else None
         if stream == OTHER_STREAM:
             known, last = Chain(), None
-        self.captures.append(Capture(len(self.captures), max(epochs, default=0) + 1, stream, known, last))
+        capture = Capture(len(self.captures), max(epochs, default=0) + 1, stream, known, last)
+        self.captures.append(capture)
+        return capture
 
     def _reads_its_start(self, capture: Capture) -> bool:
         """P5: whether it goes on; it begins again if another one came first."""
@@ -256,14 +271,30 @@ class Overlapping(RuleBasedStateMachine):
             capture = data.draw(st.sampled_from(waiting))
             capture.begin_carelessly(anchored=anchored, in_the_middle=in_the_middle)
 
-    @rule(data=st.data(), verbs=st.lists(st.sampled_from(["transaction", "heartbeat", "anchor"]), max_size=4))
+    @rule(data=st.data(), verbs=VERBS)
     def one_writes(self, data: st.DataObject, verbs: list[str]) -> None:
         """Replaced ones too: a frozen process does not know that it was."""
         begun = [c for c in self.captures if c.began]
         if begun:
-            capture = data.draw(st.sampled_from(begun))
-            for verb in verbs:
-                getattr(capture, verb)()
+            data.draw(st.sampled_from(begun)).write(verbs)
+
+    @rule(before=VERBS, missed=VERBS, verbs=VERBS, anchored=st.booleans(), in_the_middle=st.booleans())
+    def one_goes_on_carelessly_behind_what_another_has_written(
+        self, before: list[str], missed: list[str], verbs: list[str], anchored: bool, in_the_middle: bool
+    ) -> None:
+        """It looks, the other one writes what it misses, and it reaches the numbers behind that."""
+        other = self._begin_capture(STREAM)
+        self._land_all(other)
+        self._reads_its_start(other)
+        other.write(before)
+        self._land_all(other)
+        careless = self._begin_capture(STREAM)
+        other.write(missed)
+        numbers = len(other.flight)
+        self._land_all(other)
+        careless.begin_carelessly(anchored=anchored, in_the_middle=in_the_middle)
+        careless.write(["anchor"] * numbers + verbs)
+        self._land_all(careless)
 
     @rule(data=st.data(), count=st.integers(1, 6))
     def what_one_had_in_flight_lands(self, data: st.DataObject, count: int) -> None:
@@ -277,11 +308,10 @@ class Overlapping(RuleBasedStateMachine):
     def one_goes_on_quickly(self, data: st.DataObject) -> None:
         """Most of the time a capture has the log for itself."""
         capture = data.draw(st.sampled_from(self.captures)) if self.captures else None
-        while capture is not None and capture.flight:
-            self._land(capture)
-        if capture is not None and self._reads_its_start(capture):
-            while capture.flight:
-                self._land(capture)
+        if capture is not None:
+            self._land_all(capture)
+            self._reads_its_start(capture)
+            self._land_all(capture)
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def what_one_had_in_flight_is_lost(self, data: st.DataObject, count: int) -> None:
@@ -301,6 +331,10 @@ class Overlapping(RuleBasedStateMachine):
     def a_record_is_damaged(self, data: st.DataObject) -> None:
         sound = next(written for written in reversed(self.log) if written.kind != "damage")
         self._append(Written(data.draw(damaged(sound.record)), "damage"))
+
+    def _land_all(self, capture: Capture) -> None:
+        while capture.flight:
+            self._land(capture)
 
     def _land(self, capture: Capture) -> None:
         written = capture.flight.pop(0)
