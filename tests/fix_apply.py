@@ -268,6 +268,32 @@ class Replicating:
         require(met, DEADLINE_S, what=what)
 
 
+class Taken:
+    """Applies transactions and tells which path they took."""
+
+    def __init__(self, made_log: MadeLog, replicating: Replicating) -> None:
+        self.made_log = made_log
+        self.replicating = replicating
+        self.sets = self.singles = self.refused = 0
+
+    def apply(self, rows: Rows, *changes: Change, more: Sequence[Rows] = ()) -> None:
+        self.made_log.commit(*changes, tables=[rows.table, *(other.table for other in more)])
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        with self.replicating.running() as applying:
+            self.replicating.wait_for(self.made_log.lsn)
+            details = applying.stage.snapshot().details
+        self.sets += int(str(details["set_changes"]))
+        self.singles += int(str(details["single_changes"]))
+        self.refused += int(str(details["sets_refused"]))
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """(as sets, one by one, refusals)"""
+        return self.sets, self.singles, self.refused
+
+
 @pytest.fixture
 def change_log(tmp_path: Path) -> Iterator[ChangeLog]:
     log = open_log(f"file://{tmp_path}", PIPELINE, replication=None, client={})
@@ -285,6 +311,11 @@ def made_log(change_log: ChangeLog) -> Iterator[MadeLog]:
 @pytest.fixture
 def replicating(replica: Database, made_log: MadeLog) -> Replicating:
     return Replicating(replica, made_log)
+
+
+@pytest.fixture
+def taken(made_log: MadeLog, replicating: Replicating) -> Taken:
+    return Taken(made_log, replicating)
 
 
 # Changes of a table that the replica has.
@@ -362,4 +393,4 @@ def rows_of(
     return Rows(TableSchema(schema, table, identity, chosen))
 
 
-__all__ = ["UNCHANGED", "Applying", "Made", "MadeLog", "Replicating", "Rows", "rows_of"]
+__all__ = ["UNCHANGED", "Applying", "Made", "MadeLog", "Replicating", "Rows", "Taken", "rows_of"]

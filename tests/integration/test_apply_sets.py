@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from pipeline.apply import paths, slices
-from pipeline.apply.backlog import Whole
-from pipeline.apply.counters import Counters
-from pipeline.apply.grouping import Limits
 from pipeline.apply.slices import WIDE_BYTES
-from schemas.change import UNCHANGED, Change, Message, Operation, TextValue
+from schemas.change import UNCHANGED, Change, Message, Operation
 from schemas.table import ReplicaIdentity
-from tests.fix_apply import MadeLog, Replicating, Rows, rows_of
+from tests.fix_apply import MadeLog, Replicating, Rows, Taken, rows_of
 from tests.fix_postgres import Database, Row
 
 FULL = ReplicaIdentity.FULL
@@ -23,37 +19,6 @@ FULL = ReplicaIdentity.FULL
 @pytest.fixture(autouse=True)
 def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "SET_CHANGES", 1)
-
-
-class Taken:
-    """Applies transactions and tells which path they took."""
-
-    def __init__(self, made_log: MadeLog, replicating: Replicating) -> None:
-        self.made_log = made_log
-        self.replicating = replicating
-        self.sets = self.singles = self.refused = 0
-
-    def apply(self, rows: Rows, *changes: Change, more: Sequence[Rows] = ()) -> None:
-        self.made_log.commit(*changes, tables=[rows.table, *(other.table for other in more)])
-        self.catch_up()
-
-    def catch_up(self) -> None:
-        with self.replicating.running() as applying:
-            self.replicating.wait_for(self.made_log.lsn)
-            details = applying.stage.snapshot().details
-        self.sets += int(str(details["set_changes"]))
-        self.singles += int(str(details["single_changes"]))
-        self.refused += int(str(details["sets_refused"]))
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """(as sets, one by one, refusals)"""
-        return self.sets, self.singles, self.refused
-
-
-@pytest.fixture
-def taken(made_log: MadeLog, replicating: Replicating) -> Taken:
-    return Taken(made_log, replicating)
 
 
 def content(replica: Database, table: str = "t") -> Sequence[Row]:
@@ -360,91 +325,3 @@ def test_odd_names(replica: Database, taken: Taken) -> None:
     taken.apply(rows, rows.update("1", "d"))
     assert replica.execute('select * from "s.""x"."t s"') == [(1, "d")]
     assert taken.counts == (5, 0, 0)
-
-
-# Both paths, the same random history.
-
-
-class RandomHistory:
-    """Transactions that a source could have committed, over a table with a unique column and a large one."""
-
-    def __init__(self, rows: Rows, seed: int) -> None:
-        self._rows = rows
-        self._random = random.Random(seed)
-        self._there: dict[int, list[str | None]] = {}
-
-    def transactions(self, count: int) -> Iterator[list[Change]]:
-        for _ in range(count):
-            yield [change for _ in range(self._random.randint(1, 6)) for change in self._step()]
-
-    def _step(self) -> list[Change]:
-        chance, there = self._random, self._there
-        number = chance.randint(1, 12)
-        if number not in there:
-            there[number] = [str(number), self._unused(), chance.choice(["x", "y\t", None])]
-            return [self._rows.insert(*there[number])]
-        old = there[number]
-        kind = chance.random()
-        if kind < 0.2:
-            del there[number]
-            return [self._rows.delete(*old)]
-        body: TextValue | str = UNCHANGED if chance.random() < 0.5 else chance.choice(["p", "q"])
-        kept = old[2] if body is UNCHANGED else str(body)
-        if kind < 0.4 and (new := chance.randint(1, 12)) not in there:
-            del there[number]
-            there[new] = [str(new), old[1], kept]
-            return [self._rows.update(str(new), old[1], body, key=old)]
-        if kind < 0.6 and len(there) > 1:
-            return self._hand_over(number, chance.choice([n for n in there if n != number]))
-        there[number] = [old[0], self._unused() if kind < 0.8 else old[1], kept]
-        return [self._rows.update(old[0], there[number][1], body)]
-
-    def _hand_over(self, one: int, other: int) -> list[Change]:
-        """Two rows exchange a unique value."""
-        first, second = self._there[one], self._there[other]
-        mail, others = first[1], second[1]
-        first[1], second[1] = others, mail
-        return [
-            self._rows.update(first[0], None, UNCHANGED),
-            self._rows.update(second[0], mail, UNCHANGED),
-            self._rows.update(first[0], others, UNCHANGED),
-        ]
-
-    def _unused(self) -> str | None:
-        taken = {row[1] for row in self._there.values()}
-        free = [name for name in (f"m{i}" for i in range(30)) if name not in taken]
-        return self._random.choice([None, *free])
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("group", [40, 2_000])
-def test_both_paths_make_the_same_rows_of_a_random_history(
-    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch, seed: int, group: int
-) -> None:
-    """One history under two names: `fast` goes as sets, `exact` (which has an extra column) one by one. Of
-    several groups, the next one is made ready while one is written."""
-    columns = "id int primary key, mail text unique, body text"
-    replica.execute(f"create table public.fast ({columns})")
-    replica.execute(f"create table public.exact ({columns}, extra int)")
-    monkeypatch.setattr(slices, "SLICE_CHANGES", 20)
-    monkeypatch.setattr(Counters, "limits", lambda _: Limits(changes=group))
-    ready: list[int] = []
-    take_ready = paths.Paths._take_ready
-
-    def noted(self: paths.Paths, transactions: Sequence[Whole]) -> int:
-        ready.append(take_ready(self, transactions))
-        return ready[-1]
-
-    monkeypatch.setattr(paths.Paths, "_take_ready", noted)
-    for name in ("fast", "exact"):
-        rows = rows_of(replica, f"public.{name}", columns=["id", "mail", "body"])
-        for changes in RandomHistory(rows, seed).transactions(60):
-            taken.made_log.add(*changes, tables=[rows.table])
-    taken.made_log.flush()
-    taken.catch_up()
-    compared = "select id, mail, body from public.{} order by id"
-    fast, exact = (replica.execute(compared.format(name)) for name in ("fast", "exact"))
-    assert fast == exact
-    assert len(fast) > 0
-    assert taken.sets > 0
-    assert group == 2_000 or any(ready)

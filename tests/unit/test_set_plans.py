@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,14 +49,38 @@ def plan_of(
 ) -> SetPlan:
     full = identity is ReplicaIdentity.FULL
     columns = [Column(name, oid, -1, str(oid), key=full or name in KEY) for name, oid in OIDS.items()]
-    version = TableSchema("public", table, identity, tuple(columns))
+    plan = make_plan(TableSchema("public", table, identity, tuple(columns)), target_of(table, generated))
+    assert plan is not None
+    return plan
+
+
+def target_of(table: str = "t", generated: Sequence[str] = ()) -> TargetTable:
     there = {
         name: TargetColumn(name, str(oid), name in generated, False, HeldType(oid, -1, str(oid), "b"))
         for name, oid in OIDS.items()
     }
-    plan = make_plan(version, TargetTable("public", table, "r", there, KEY, (), ()))
-    assert plan is not None
-    return plan
+    return TargetTable("public", table, "r", there, KEY, (), ())
+
+
+def test_p15_there_is_no_plan_where_sets_might_not_be_equal() -> None:
+    version, fits = PLANS[0].table, target_of()
+
+    def with_column(name: str, **changed: object) -> TargetTable:
+        column = replace(fits.columns["body"], **({"name": name} | changed))  # type: ignore[arg-type]
+        return replace(fits, columns={**fits.columns, name: column})
+
+    assert make_plan(version, with_column("id", identity_always=True)) is not None  # no UPDATE sets it
+    assert make_plan(version, with_column("own", generated=True)) is not None
+    for target in (
+        with_column("body", identity_always=True),
+        with_column("own"),
+        with_column("id", generated=True),
+        replace(fits, columns={name: fits.columns[name] for name in OIDS if name != "sum"}),
+        replace(fits, deferrable_keys=(("body",),)),
+        replace(fits, key=()),
+        replace(fits, key=("id",)),
+    ):
+        assert make_plan(version, target) is None
 
 
 PLANS = [plan_of(), plan_of(generated=["sum", "on"]), plan_of(identity=ReplicaIdentity.FULL)]
