@@ -127,6 +127,16 @@ def test_a_table_that_does_not_fit_goes_one_by_one(
     assert taken.counts == (0, 3, 0)
 
 
+def test_two_versions_of_a_table_in_one_slice_go_one_by_one(replica: Database, taken: Taken) -> None:
+    """Each would have a net change of its own, and their changes take turns."""
+    replica.execute("create table public.t (id int primary key, n int)")
+    by_key, whole = rows_of(replica, "public.t"), rows_of(replica, "public.t", identity=FULL)
+    update = whole.update("1", "6", old=["1", "5"])
+    taken.apply(by_key, by_key.insert("1", "5"), update, by_key.update("1", "7"), more=[whole])
+    assert content(replica) == [("(1,7)",)]
+    assert taken.counts == (0, 3, 0)
+
+
 def test_a_run_that_cannot_be_netted_goes_one_by_one(replica: Database, taken: Taken) -> None:
     replica.execute("create table public.t (id int primary key, body text)")
     replica.execute("insert into public.t values (1, 'large')")
