@@ -71,3 +71,4 @@ def test_one_that_is_not_needed_any_more_is_closed(
     ahead.begin()
     ahead.close()
     require(lambda: bool(made) and made[0]._closed, 10, what="the end of the producer")
+    assert len(made) == 1
