@@ -77,15 +77,25 @@ def less_or_equal() -> None:
     _put(SameHistory, "see", see)
 
 
+def no_hold() -> None:
+    """The progress row is set past the hold that it names (P13, P16)."""
+    _advance_without(
+        b"(hold_at is null or hold_expires <= clock_timestamp() or $1::pg_lsn <= hold_at)", b"true"
+    )
+
+
 def no_compare_and_set() -> None:
-    """The progress row is set to the new position, whatever stands there and whoever has it (P13)."""
-    advance = b"""
-        update keepstream.progress
-           set position = $1::pg_lsn, xid = $2::bigint, commit_time = $3::timestamptz, place = $4,
-               updated_at = clock_timestamp()
-         where name = $5 and stream = $6::uuid and $7::uuid is not null and $8::pg_lsn is not null
-    """
-    _put(claim, "ADVANCE", advance)
+    """The progress row is set to the new position, whatever position stands there and whoever has it (P13);
+    nor is the session of the one before ended (P14), which alone would hide that."""
+    _advance_without(
+        b"token = $7::uuid and position = $8::pg_lsn", b"$7::uuid is not null and $8::pg_lsn is not null"
+    )
+    _put(claim, "_end", lambda *_: None)
+
+
+def _advance_without(condition: bytes, instead: bytes) -> None:
+    assert condition in claim.ADVANCE
+    _put(claim, "ADVANCE", claim.ADVANCE.replace(condition, instead))
 
 
 def frame_only() -> None:
@@ -170,7 +180,8 @@ BUGS: Mapping[str, Bug] = {
     "confirm-before-acknowledgement": Bug(confirm_before_acknowledgement, _KILLS | {"log disk full": 4}),
     "trust-acknowledgement": Bug(trust_acknowledgement, _KILLS | {"stranger": 4}, log="kafka"),
     "less-or-equal": Bug(less_or_equal, {"kill capture": 1, "quiet": 3}),
-    "no-compare-and-set": Bug(no_compare_and_set, _KILLS | {"pause": 4}),
+    "no-hold": Bug(no_hold, _KILLS | {"pause": 4}),
+    "no-compare-and-set": Bug(no_compare_and_set, {"freeze apply": 6}),
     "frame-only": Bug(frame_only, _KILLS | {"kill both": 4}),
     "no-digest-check": Bug(no_digest_check, {"kill capture": 1, "damage": 3}),
     "no-relfilenode-check": Bug(no_relfilenode_check, {"kill capture": 1, "truncate in copy": 3}),
