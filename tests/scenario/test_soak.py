@@ -7,6 +7,7 @@ import os
 import pytest
 
 from pipeline.dev.kafka_server import why_no_kafka
+from tests.soak.bugs import BUGS
 from tests.soak.site import open_site
 from tests.soak.soak import CALM_EVERY, Options, Soak
 from tests.soak.tally import Tally
@@ -52,5 +53,6 @@ def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_planted_bug_is_caught() -> None:
-    tally = soak(Options(40, seed=1, log="directory", bug="confirm-before-acknowledgement"))
+    bug = "confirm-before-acknowledgement"
+    tally = soak(Options(40, seed=1, log="directory", bug=bug, deck=BUGS[bug].decks["directory"]))
     assert tally.failed, tally.as_text()

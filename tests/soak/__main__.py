@@ -21,28 +21,35 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     if given.bugs:
         return _all_bugs(given)
-    tally = _run(given, given.bug)
+    tally = _run(given, given.log or _logs(given.bug)[0], given.bug)
     print(tally.as_text())
     if given.json:
         given.json.write_text(json.dumps(tally.as_json(), indent=1) + "\n")
     return int(tally.failed)
 
 
-def _run(given: argparse.Namespace, bug: str | None) -> Tally:
-    log = given.log or (BUGS[bug].log if bug else "directory")
+def _logs(bug: str | None) -> list[str]:
+    """Where it shows."""
+    return list(BUGS[bug].decks) if bug else ["directory"]
+
+
+def _run(given: argparse.Namespace, log: str, bug: str | None) -> Tally:
+    deck = dict.fromkeys(given.only, 1) if given.only else None
+    if bug:
+        deck = dict(BUGS[bug].decks.get(log) or BUGS[bug].decks[_logs(bug)[0]])
     with open_site(log) as site:
-        deck = dict.fromkeys(given.only, 1) if given.only and not bug else None
         return Soak(site, Options(given.faults, given.seed, log, bug, deck, given.minutes * 60)).run()
 
 
 def _all_bugs(given: argparse.Namespace) -> int:
-    """Each is planted in turn; 1 if one was not caught."""
+    """Each is planted in turn, on each log where it shows; 1 if one was not caught."""
     missed = 0
-    for name in BUGS:
-        tally = _run(given, name)
+    pairs = [(bug, log) for bug in BUGS for log in _logs(bug)]
+    for name, log in [pair for pair in pairs if given.log in (None, pair[1])]:
+        tally = _run(given, log, name)
         first = tally.seen[0] if tally.seen else None
         caught = f"{first[0].value} after fault {first[1]}: {first[2][:160]!r}" if first else "NOT CAUGHT"
-        print(f"{name:<32}{time.monotonic() - tally.began_at:>6.0f} s  {caught}", flush=True)
+        print(f"{name:<32}{log:<11}{time.monotonic() - tally.began_at:>6.0f} s  {caught}", flush=True)
         missed += first is None
     return int(missed > 0)
 

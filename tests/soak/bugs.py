@@ -168,24 +168,30 @@ def _put(where: object, name: str, what: object) -> None:
 
 @dataclass(frozen=True)
 class Bug:
-    """`plant` puts it in. `deck`: the faults among which it shows; `log`: where."""
+    """`plant` puts it in. `decks`: by log, the faults among which it shows there."""
 
     plant: Callable[[], None]
-    deck: Mapping[str, int]
-    log: str = "directory"
+    decks: Mapping[str, Mapping[str, int]]
+
+
+def _on_directory(plant: Callable[[], None], deck: Mapping[str, int]) -> Bug:
+    return Bug(plant, {"directory": deck})
 
 
 _KILLS = {"kill capture": 2, "kill apply": 2, "failpoint apply": 4}
 BUGS: Mapping[str, Bug] = {
-    "confirm-before-acknowledgement": Bug(confirm_before_acknowledgement, _KILLS | {"log disk full": 4}),
-    "trust-acknowledgement": Bug(trust_acknowledgement, _KILLS | {"stranger": 4}, log="kafka"),
-    "less-or-equal": Bug(less_or_equal, {"kill capture": 1, "quiet": 3}),
-    "no-hold": Bug(no_hold, _KILLS | {"pause": 4}),
-    "no-compare-and-set": Bug(no_compare_and_set, {"freeze apply": 6}),
-    "frame-only": Bug(frame_only, _KILLS | {"kill both": 4}),
-    "no-digest-check": Bug(no_digest_check, {"kill capture": 1, "damage": 3}),
-    "no-relfilenode-check": Bug(no_relfilenode_check, {"kill capture": 1, "truncate in copy": 3}),
-    "unconditional-sets": Bug(unconditional_sets, _KILLS),
+    "confirm-before-acknowledgement": Bug(
+        confirm_before_acknowledgement,
+        {"directory": _KILLS | {"log disk full": 4}, "kafka": {"kill capture": 1, "kill kafka": 3}},
+    ),
+    "trust-acknowledgement": Bug(trust_acknowledgement, {"kafka": _KILLS | {"stranger": 4}}),
+    "less-or-equal": _on_directory(less_or_equal, {"kill capture": 1, "quiet": 3}),
+    "no-hold": _on_directory(no_hold, _KILLS | {"pause": 4}),
+    "no-compare-and-set": _on_directory(no_compare_and_set, {"freeze apply": 6}),
+    "frame-only": _on_directory(frame_only, _KILLS | {"kill both": 4}),
+    "no-digest-check": _on_directory(no_digest_check, {"kill capture": 1, "damage": 3}),
+    "no-relfilenode-check": _on_directory(no_relfilenode_check, {"kill capture": 1, "truncate in copy": 3}),
+    "unconditional-sets": _on_directory(unconditional_sets, _KILLS),
 }
 
 

@@ -146,6 +146,9 @@ class Plan:
         if kind.startswith("crash"):
             how = self._random.choice(["immediate", "kill"])
             return {"how": how, "after_s": self._time(0.6), "down_s": self._time(0.8)}
+        if kind == "kill kafka":
+            dies = self._random.choice([True, False])
+            return {"after_s": self._time(0.5), "down_s": 0.5 + self._time(1.0), "capture_dies": dies}
         if kind.startswith("freeze"):
             wakes = self._random.choice([True, False])
             times = {"works_s": self._time(0.6), "frozen_s": self._time(1.2), "woken_s": self._time(0.8)}

@@ -17,7 +17,6 @@ from tests.scenario.checker import Verdict, Violation
 from tests.soak import brokers, episodes, stops
 from tests.soak import faults as acts
 from tests.soak.arena import Arena
-from tests.soak.bugs import BUGS
 from tests.soak.damage import damage
 from tests.soak.faults import Act, Skipped
 from tests.soak.plan import Fault, Plan, expected_failpoints
@@ -86,9 +85,8 @@ class Soak:
         self._site = site
         self._options = options
         self._last = _last(options.log)
-        deck = BUGS[options.bug].deck if options.bug else options.deck
-        last = () if deck else tuple(self._last)
-        self._plan = Plan(options.seed, options.log, last=last, deck=deck)
+        last = () if options.deck else tuple(self._last)
+        self._plan = Plan(options.seed, options.log, last=last, deck=options.deck)
         self._done = 0
         self._began_at = time.monotonic()
         self.tally = Tally(options.log, options.seed)

@@ -25,7 +25,7 @@ def test_a_seed_gives_the_same_faults_again(log: str) -> None:
 
 
 def test_every_kind_has_an_act() -> None:
-    decks = [DECK, *OF_LOG.values(), *(bug.deck for bug in BUGS.values())]
+    decks = [DECK, *OF_LOG.values(), *(deck for bug in BUGS.values() for deck in bug.decks.values())]
     assert {kind for deck in decks for kind in deck} <= ACTS.keys()
 
 
