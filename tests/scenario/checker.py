@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
@@ -75,7 +75,8 @@ class Happening:
 @dataclass(frozen=True)
 class Committed:
     """One transaction of the source. `messages`: how many pgoutput messages it has but for BEGIN,
-    COMMIT and descriptions."""
+    COMMIT, descriptions and changes of tables that came into being later: those are in the log only after
+    they have joined."""
 
     xid: int
     commit_lsn: int
@@ -119,9 +120,10 @@ class Scanner:
 
 
 class PgoutputReader:
-    """Messages in, transactions out."""
+    """Messages in, transactions out. `tables`: whose changes are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Collection[str]) -> None:
+        self._tables = tables
         self._relations: dict[int, Relation] = {}
 
     def read(self, messages: Sequence[bytes]) -> Iterator[Committed]:
@@ -141,7 +143,7 @@ class PgoutputReader:
                 self._learn(scan)
             elif kind in "IUDT":
                 happenings.append(self._happening(kind, scan))
-                count += 1
+                count += any(one.name in self._tables for one in happenings[-1].relations)
             elif kind == "M":
                 count += scan.take("B")  # transactional: 1
 
@@ -233,11 +235,11 @@ def _filled(row: Values, before: Values | None) -> Values:
 class History:
     """All that was committed on a source since it was made, read through a slot of its own."""
 
-    def __init__(self, source: Database) -> None:
+    def __init__(self, source: Database, tables: Collection[str]) -> None:
         self.committed: list[Committed] = []
         self._forgotten = 0
         self._name = f"witness_{source.name}"
-        self._reader = PgoutputReader()
+        self._reader = PgoutputReader(tables)
         self._source = source
         self._session = self._connect()
         self._session.execute(f"create publication {self._name} for all tables")

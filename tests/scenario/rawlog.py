@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ _KIND = {"start": "keepstream.CaptureStart", "anchor": "keepstream.Anchor", "bea
 
 @dataclass(frozen=True)
 class Logged:
-    """One transaction as the log holds it. `changes`: but for those that Keepstream itself adds (DDL)."""
+    """One transaction as the log holds it. `changes`: but for those that Keepstream itself adds (DDL) and
+    those of tables that are not watched."""
 
     xid: int
     commit_lsn: int
@@ -70,11 +71,13 @@ def require_prefix(found: Sequence[Logged], expected: Sequence[Logged]) -> None:
 
 class LogWatch:
     """Reads one log again and again, each time only what has come since. What was once proven durable stays
-    valid, whatever comes later."""
+    valid, whatever comes later. `tables`: whose changes are counted."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, tables: Collection[str]) -> None:
         self._url = urlsplit(url)
         self._name = name
+        self._tables = tables
+        self._ignored: set[bytes] = set()
         self._read: dict[str, int] = {}
         self._judge = _Judge()
         self._schema = fastavro.parse_schema(json.loads(_SCHEMA.read_text()))
@@ -94,25 +97,36 @@ class LogWatch:
 
     def _take(self, frame: dict[str, Any] | None) -> None:
         kind, body = frame["body"] if frame else ("", {})
-        if not self._judge.counts(frame, kind):
+        if not self._judge.counts(frame, kind) or frame is None:
             return
+        for table in frame["tables"]:
+            if f"{table['schema']}.{table['name']}" not in self._tables:
+                self._ignored.add(table["id"])
         if kind == _KIND["start"]:
             self._part_changes = 0
         elif kind in (_KIND["anchor"], _KIND["beat"]):
             self._tail = max(self._tail, body["position"]["lsn"])
             self._first = self._first or self._tail
         elif kind == "keepstream.Transactions":
-            self._transactions += [_logged(one, _carried(one["changes"])) for one in body["transactions"]]
+            self._transactions += [
+                _logged(one, self._carried(one["changes"])) for one in body["transactions"]
+            ]
             self._tail = self._transactions[-1].end_lsn
         else:
             self._take_part(body)
 
     def _take_part(self, body: dict[str, Any]) -> None:
-        self._part_changes += _carried(body["changes"])
+        self._part_changes += self._carried(body["changes"])
         self._part_changes += bool(body["fragment"] and body["fragment"]["last"])
         if body["commit"]:
             self._transactions.append(_logged(body | body["commit"], self._part_changes))
             self._tail, self._part_changes = self._transactions[-1].end_lsn, 0
+
+    def _carried(self, changes: list[dict[str, Any]]) -> int:
+        return sum(
+            change["operation"] != "DDL" and not self._ignored.issuperset(_tables_of(change))
+            for change in changes
+        )
 
 
 def _directory_records(folder: Path, read: dict[str, int]) -> Iterator[bytes]:
@@ -213,8 +227,12 @@ def _open(record: bytes, schema: Any) -> dict[str, Any] | None:
     return frame
 
 
-def _carried(changes: list[dict[str, Any]]) -> int:
-    return sum(change["operation"] != "DDL" for change in changes)
+def _tables_of(change: dict[str, Any]) -> list[bytes]:
+    """Their version ids; of a message, which has no table, one that is none."""
+    tables: list[bytes] = (
+        change["payload"][1]["tables"] if change["operation"] == "TRUNCATE" else [change["table"]]
+    )
+    return tables
 
 
 def _logged(transaction: dict[str, Any], changes: int) -> Logged:

@@ -61,13 +61,13 @@ class Arena(World):
         source, replica = site.source.new_database(), site.replica.new_database()
         super().__init__(_make_pipeline(site, source, replica, bug))
         self._seed = seed
-        self._log = LogWatch(site.witnessed_log_url, self.pipeline.name)
+        self._log = LogWatch(site.witnessed_log_url, self.pipeline.name, TABLES)
         self.watch = LongWitness(self.history, replica, self.pipeline.name, TABLES)
         replica.execute_as_admin(f"alter role postgres in database {replica.name} set lock_timeout = '3s'")
         self.capture = Lane(self.pipeline, ("capture",), site.kills)
         self.apply = Lane(self.pipeline, ("apply", "standby"), site.kills)
         self.apply.other = self.capture
-        self.joined = False
+        self.missed: list[str] = []
         self._traffic: Traffic | None = None
         self._glanced_at = 0.0
 
@@ -75,6 +75,12 @@ class Arena(World):
     def traffic(self) -> Traffic:
         assert self._traffic is not None
         return self._traffic
+
+    @property
+    def all_missed(self) -> list[str]:
+        """What acts prepared and waited for in vain: they did less than they are there for."""
+        reached = [f"failpoint {name}" for lane in (self.capture, self.apply) for name in lane.missed]
+        return self.missed + reached
 
     def begin(self) -> int:
         """Set up, killed after each step of it; returns how many kills came."""
@@ -190,10 +196,7 @@ class Arena(World):
 
     def judge(self) -> int:
         """What the log holds, and what was sampled since the last time."""
-        if self.joined:  # what it wrote before it joined is no transaction of the log
-            self.history.learn()
-        else:
-            self.check_log()
+        self.check_log()
         judged = self.watch.judge()
         self.history.forget(self.watch.oldest)
         return judged

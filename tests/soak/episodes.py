@@ -85,6 +85,8 @@ def truncate(arena: Arena, _given: Parameters) -> None:
         deadline = time.monotonic() + _SNAPSHOT_S
         while not _copy_slots(arena) and time.monotonic() < deadline:
             time.sleep(0.002)
+        if not _copy_slots(arena):
+            arena.missed.append("truncate in copy: no snapshot")
         arena.source.execute("truncate wiped; insert into wiped select i, -1 from generate_series(1, 5) i")
         lane.settle()
         watch.look()  # as it stands at its first position
@@ -169,7 +171,7 @@ def _stir(arena: Arena) -> None:
 
 
 def _stand_at_the_end(arena: Arena) -> None:
-    """Until log and replica stand at the end of the source's WAL; at most some seconds."""
+    """Until log and replica stand at the end of the source's WAL; at most some seconds, then it is missed."""
     deadline = time.monotonic() + _HEARTBEAT_S
     while time.monotonic() < deadline:
         end = parse_lsn(arena.source.execute("select pg_current_wal_insert_lsn()::text")[0][0])
@@ -177,12 +179,12 @@ def _stand_at_the_end(arena: Arena) -> None:
         if sample is not None and sample.position >= end:
             return
         time.sleep(0.05)
+    arena.missed.append("quiet: no heartbeat at the end of WAL")
 
 
 def join(arena: Arena, given: Parameters) -> None:
     """A table comes into being, and capture is killed while it joins."""
-    table = f"joined_{given['failpoint'].rpartition('.')[2]}"
-    arena.joined = True
+    table = given["table"]
     arena.source.execute(joining_table(table, given["failpoint"]))
     arena.capture.start(failpoint=given["failpoint"])
     arena.source.execute(f"update {table} set n = 1 where id <= 10; delete from {table} where id > 90")
@@ -200,8 +202,7 @@ def join(arena: Arena, given: Parameters) -> None:
 def leave(arena: Arena, given: Parameters) -> None:
     """A table's writes fail in the application; capture takes it out of the publication and is killed at it.
     The replica keeps the rows from before, and the table joins again."""
-    table = f"left_{given['failpoint'].rpartition('.')[2]}"
-    arena.joined = True
+    table = given["table"]
     arena.source.execute(
         f"create table {table} (n int, pad text); alter table {table} replica identity full;"
         f" insert into {table} values (1, 'joined')"

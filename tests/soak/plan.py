@@ -89,7 +89,7 @@ DECK = {
 }
 OF_LOG = {"directory": {"log disk full": 4, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 3}}
 _WORLD_CARDS = 40
-"""A deck of few cards is laid several times into a world."""
+"""A deck of few cards is laid several times into a world, but never cut because of that."""
 
 
 def expected_failpoints(log: str) -> frozenset[str]:
@@ -119,14 +119,15 @@ class Plan:
         self._log = log
         self._last = last
         self._worlds = 0
+        self._tables = 0
         self._decks: dict[str, list[str]] = {}
 
     def world(self, limit: int, first: int = 0) -> Iterator[Fault]:
         """The faults of the next world, at most `limit`."""
         kinds = [kind for kind, count in self._deck.items() for _ in range(count)]
-        kinds *= max(1, _WORLD_CARDS // len(kinds))
+        kinds *= max(1, min(_WORLD_CARDS, limit) // len(kinds))
         self._random.shuffle(kinds)
-        ending = ["join", "leave", self._last[self._worlds % len(self._last)]] if self._last else []
+        ending = ["join", "leave", "join", self._last[self._worlds % len(self._last)]] if self._last else []
         self._worlds += 1
         for number, kind in enumerate((kinds + ending)[:limit], first):
             yield Fault(number, kind, self._parameters(kind))
@@ -140,15 +141,15 @@ class Plan:
             return {"failpoints": [self._deal("copy", COPY) for _ in range(self._random.choice([1, 1, 2]))]}
         if kind == "join":
             places = (*JOIN, "log.segment_created") if self._log == "directory" else JOIN
-            return {"failpoint": self._deal("join", places)}
+            return {"failpoint": self._deal("join", places), "table": f"joined_{self._count()}"}
         if kind == "leave":
-            return {"failpoint": self._deal("leave", LEAVE)}
+            return {"failpoint": self._deal("leave", LEAVE), "table": f"left_{self._count()}"}
         if kind.startswith("crash"):
             how = self._random.choice(["immediate", "kill"])
             return {"how": how, "after_s": self._time(0.6), "down_s": self._time(0.8)}
         if kind == "kill kafka":
             dies = self._random.choice([True, False])
-            return {"after_s": self._time(0.5), "down_s": 0.5 + self._time(1.0), "capture_dies": dies}
+            return {"after_s": self._time(0.5), "down_s": self._time(1.5), "capture_dies": dies}
         if kind.startswith("freeze"):
             wakes = self._random.choice([True, False])
             times = {"works_s": self._time(0.6), "frozen_s": self._time(1.2), "woken_s": self._time(0.8)}
@@ -178,6 +179,11 @@ class Plan:
         if not self._decks.get(deck):
             self._decks[deck] = self._random.sample(places, len(places))
         return self._decks[deck].pop()
+
+    def _count(self) -> int:
+        """Tables that come into being later, for names that no world sees twice."""
+        self._tables += 1
+        return self._tables
 
     def _time(self, most_s: float) -> float:
         return round(self._random.uniform(0.0, most_s), 3)

@@ -12,14 +12,20 @@ from tests.scenario.checker import Verdict, Violation
 
 @dataclass
 class Tally:
-    """`seen`: each violation's verdict, number of the fault before it, and text."""
+    """What one run did and saw.
+
+    seen: each violation's verdict, number of the fault before it, and text. missed: what acts waited for in
+    vain. expected: failpoints of which none may go unhit; None in a run too short, or too special, to be
+    judged by that.
+    """
 
     log: str
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
+    missed: Counter[str] = field(default_factory=Counter)
     failpoints: Counter[str] = field(default_factory=Counter)
-    expected: frozenset[str] = frozenset()
+    expected: frozenset[str] | None = None
     seen: list[tuple[Verdict, int, str]] = field(default_factory=list)
     commits: int = 0
     samples: int = 0
@@ -31,7 +37,7 @@ class Tally:
 
     @property
     def never_hit(self) -> list[str]:
-        return sorted(self.expected - self.failpoints.keys())
+        return sorted((self.expected or frozenset()) - self.failpoints.keys())
 
     @property
     def failed(self) -> bool:
@@ -50,8 +56,9 @@ class Tally:
             "faults": dict(self.faults.most_common()),
             "faults_total": self.faults.total(),
             "skipped": self.skipped,
+            "missed": dict(self.missed.most_common()),
             "failpoints": dict(sorted(self.failpoints.items())),
-            "failpoints_never_hit": self.never_hit,
+            "failpoints_never_hit": None if self.expected is None else self.never_hit,
             "worlds": self.worlds,
             "commits": self.commits,
             "samples": self.samples,
@@ -67,6 +74,8 @@ class Tally:
         lines = [f"soak on the {self.log} log, seed {self.seed}, {time.monotonic() - self.began_at:.0f} s"]
         lines += _table("faults", self.faults)
         lines += _table("killed at", dict(sorted(self.failpoints.items())))
+        lines += _table("missed", self.missed)
+        lines += ["never hit: not judged"] if self.expected is None else []
         lines += [f"never hit: {name}" for name in self.never_hit]
         lines += [f"skipped {kind}: {why}" for kind, why in self.skipped.items()]
         totals = {"worlds": self.worlds, "commits": self.commits, "samples": self.samples, **self.counts()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.soak.bugs import BUGS
 from tests.soak.plan import DECK, OF_LOG, Plan, expected_failpoints
 from tests.soak.soak import ACTS
 from tests.soak.stops import COMMON
+from tests.soak.tally import Tally
 
 _ROOT = Path(__file__).parents[2]
 _FAILPOINT = re.compile(r'\bfailpoint\("([a-z_.]+)"\)')
@@ -38,3 +40,25 @@ def test_every_failpoint_of_the_code_must_be_hit_on_one_of_the_logs() -> None:
 def test_a_world_ends_with_an_operator_s_mistake_and_each_comes_in_turn() -> None:
     plan = Plan(1, "directory", last=("one", "two"))
     assert [list(plan.world(500))[-1].kind for _ in range(3)] == ["one", "two", "one"]
+
+
+def test_a_short_deck_is_laid_whole_before_a_card_of_it_comes_again() -> None:
+    deck = dict.fromkeys(["cut", "stall", "pause"], 1) | {"kill apply": 17}
+    drawn = list(Plan(1, "directory", deck=deck).world(20))
+    assert Counter(fault.kind for fault in drawn) == Counter(deck)
+
+
+def test_no_table_comes_into_being_twice() -> None:
+    plan = Plan(1, "kafka", last=("one",))
+    faults = [fault for _ in range(5) for fault in plan.world(500)]
+    tables = [fault.parameters["table"] for fault in faults if fault.kind in ("join", "leave")]
+    assert len(tables) == len(set(tables)) == 15
+
+
+def test_places_never_hit_fail_a_run_only_where_that_is_judged() -> None:
+    unjudged = Tally("directory", 1)
+    assert not unjudged.failed
+    assert "never hit: not judged" in unjudged.as_text()
+    judged = Tally("directory", 1, expected=frozenset({"apply.before_begin"}))
+    assert judged.failed
+    assert "never hit: apply.before_begin" in judged.as_text()
