@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 from tests.fix_pipeline import Running
 from tests.scenario.checker import Verdict, Violation
@@ -28,9 +27,7 @@ def two_supervisors(arena: Arena, given: Parameters) -> None:
         _kill_child(first, verb)
         arena.pass_time(given["after_s"])
     first.kill()
-    deadline = time.monotonic() + _BEGIN_S
-    while not _work(second) and time.monotonic() < deadline:
-        arena.pass_time(0.1)
+    arena.wait_for(lambda: _work(second), "the second supervisor's stages", _BEGIN_S)
     arena.pass_time(given["after_s"])
     second.kill()
     arena.capture.start()
