@@ -22,6 +22,12 @@ from psycopg import sql
 from tests.fix_postgres import Database
 
 UNCHANGED = object()
+_LATE = """
+    select count(*) from
+        (select born, lag(born) over (order by (to_jsonb(m) ->> 'arrived')::bigint) as before
+           from only moving m where to_jsonb(m) ? 'arrived') o
+     where born < before
+"""
 _PINNED = "set timezone = 'UTC'; set datestyle = 'ISO, MDY'; set extra_float_digits = 1"
 
 Values = tuple[Any, ...]
@@ -295,16 +301,25 @@ class Sample:
 
 
 def read_rows(session: psycopg.Connection[Values], table: str) -> Counter[Values]:
-    """All rows, every value as text."""
+    """All rows, every value as text, but for what the replica has for itself (`workload.REPLICA_SCHEMA`)."""
     schema, name = table.split(".")
     found = session.execute(
         "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
-        " order by attnum",
+        " and attname <> 'arrived' order by attnum",
         [table],
     ).fetchall()
     columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for (column,) in found)
     query = sql.SQL("select {} from only {}").format(columns, sql.Identifier(schema, name))
     return Counter(session.execute(query).fetchall())
+
+
+def _require_order(session: psycopg.Connection[Values]) -> None:
+    """Rows of `moving` have arrived as they were born; a copy that does not have the column says nothing."""
+    ((late,),) = session.execute(_LATE).fetchall()
+    if late:
+        raise Violation(
+            Verdict.TORN, f"{late} rows of moving lost the replica's own value, or kept another's"
+        )
 
 
 @dataclass
@@ -330,6 +345,7 @@ class Witness:
             if row is None:
                 return None
             rows = {table: read_rows(session, table) for table in self.tables}
+            _require_order(session)
         sample = Sample(parse_lsn(row[0]), rows)
         self.samples.append(sample)
         return sample

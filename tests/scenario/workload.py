@@ -26,19 +26,41 @@ SCHEMA = """
     create table bulk (id bigint primary key, filler text);
     create table wiped (id int primary key, n int);
     create table slow (id int primary key, n int);
+    create table queued (id int primary key, place int unique deferrable initially deferred);
+    create table moving (id int primary key, born bigint not null);
 """
+REPLICA_SCHEMA = """
+    create sequence arrivals;
+    alter table moving add column arrived bigint not null default nextval('arrivals');
+"""
+"""What the replica has for itself. A row keeps its `arrived` when its key changes, and gets a new one when it
+is deleted and inserted: rows arrive in the order of `born`."""
 TABLES = tuple(
-    f"public.{name}" for name in ("ledger", "line", "stamped", "renamed", "keyless", "bulk", "wiped", "slow")
+    f"public.{name}"
+    for name in (
+        "ledger",
+        "line",
+        "stamped",
+        "renamed",
+        "keyless",
+        "bulk",
+        "wiped",
+        "slow",
+        "queued",
+        "moving",
+    )
 )
 ROWS = 40
 BULK_BYTES = 920_000  # more than a frame holds
 _DIGEST_BYTES = 32
 _SEED_ROWS = f"""
-    insert into ledger select i, 1, '1', null from generate_series(1, {ROWS}) i;
+    insert into ledger select i, 1, '1', repeat(md5(i::text), 100) from generate_series(1, {ROWS}) i;
     insert into stamped select i, 0 from generate_series(1, {ROWS}) i;
     insert into renamed select i, 'n' || i, repeat('b' || i, 2000) from generate_series(1, {ROWS}) i;
     insert into wiped select i, 0 from generate_series(1, 5) i;
     insert into slow select i, 0 from generate_series(1, 5) i;
+    insert into queued select i, i from generate_series(1, 5) i;
+    insert into moving select i, i from generate_series(1, 10) i;
 """
 
 
@@ -62,6 +84,7 @@ class Workload:
             self._queue = [self._append] * 3 + [self._insert_lines, self._stamp, self._stamp]
             self._queue += [self._large, self._rename, self._swap, self._repeat, self._savepoints]
             self._queue += [self._delete_and_insert, self._begin_long, self._prepare, self._empty]
+            self._queue += [self._rotate, self._move]
             self._random.shuffle(self._queue)
             self._queue.append(self._wipe)
         self._queue.pop()()
@@ -90,11 +113,12 @@ class Workload:
         return self._random.randint(1, ROWS)
 
     def _append(self) -> None:
-        """Versions grow by one; the TOASTed body changes now and then only."""
+        """Versions grow by one, of rows enough for a set; the TOASTed body changes now and then only."""
+        rows = ", ".join(str(self._pick()) for _ in range(6))
         body = f", body = repeat(md5('{self.steps}'), 200)" if self._random.random() < 0.3 else ""
         self._session.execute(
             "update ledger set version = version + 1, appended = appended || ',' || (version + 1)"
-            f"{body} where id in ({self._pick()}, {self._pick()})"
+            f"{body} where id in ({rows})"
         )
 
     def _insert_lines(self) -> None:
@@ -108,12 +132,14 @@ class Workload:
         self._session.execute("update stamped set stamp = stamp + 1")
 
     def _large(self) -> None:
-        """Fewer rows are wider ones."""
+        """Fewer rows are wider ones. In its midst a part of it, as large, is rolled back."""
         repeats = BULK_BYTES // self._bulk_rows // _DIGEST_BYTES
+        rows = f"repeat(md5(i::text), {repeats}) from generate_series(1, {self._bulk_rows}) i"
         self._session.execute(
-            "delete from bulk;"
-            f" insert into bulk select {self.steps} * 100000 + i, repeat(md5(i::text), {repeats})"
-            f" from generate_series(1, {self._bulk_rows}) i"
+            "begin; delete from bulk; savepoint undone;"
+            f" insert into bulk select -{self.steps} * 100000 - i, {rows};"
+            f" update ledger set version = -1 where id <= {ROWS // 2}; rollback to undone;"
+            f" insert into bulk select {self.steps} * 100000 + i, {rows}; commit"
         )
 
     def _rename(self) -> None:
@@ -153,6 +179,18 @@ class Workload:
         row = self._pick()
         self._session.execute(
             f"delete from ledger where id = {row}; insert into ledger values ({row}, 1, '1', 'anew')"
+        )
+
+    def _rotate(self) -> None:
+        """Each row takes the place of another one before that has left it."""
+        self._session.execute("update queued set place = place % 5 + 1")
+
+    def _move(self) -> None:
+        """Keys change; one row ends, and another one begins with its key. Later ones are `born` later."""
+        row, born = self._random.randint(1, 10), 100 + self.steps
+        self._session.execute(
+            f"update moving set id = -id where abs(id) <> {row} and abs(id) % 2 = {row % 2};"
+            f" delete from moving where abs(id) = {row}; insert into moving values ({row}, {born})"
         )
 
     def _begin_long(self) -> None:

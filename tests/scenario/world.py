@@ -13,7 +13,7 @@ from tests.fix_pipeline import Pipeline, Running, make_pipeline
 from tests.fix_postgres import Database, Server
 from tests.scenario.checker import History, Witness, assert_equal_now, parse_lsn
 from tests.scenario.rawlog import Logged, LogWatch, RawLog, require_prefix, require_unconfirmed
-from tests.scenario.workload import SCHEMA, TABLES, Workload
+from tests.scenario.workload import REPLICA_SCHEMA, SCHEMA, TABLES, Workload
 
 DEATH_S = 60.0
 CATCH_UP_S = 60.0
@@ -35,6 +35,7 @@ class World:
         self.step_s = STEP_S
         for side in (self.source, self.replica):
             side.execute(SCHEMA)
+        self.replica.execute(REPLICA_SCHEMA)
         pipeline.settings["replicas"]["standby"]["initial"] = "none"
         pipeline.write_config()
         self.history = History(self.source, TABLES)

@@ -144,20 +144,27 @@ def no_relfilenode_check() -> None:
 
 
 def unconditional_sets() -> None:
-    """Sets are taken wherever there is a key, and an unsent value is taken for NULL (P15)."""
-    net = Netting.net
+    """Sets are taken wherever there is a key (P15)."""
 
     def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
         key = table.key_indexes
         columns = tuple(range(len(table.columns)))
         return SetPlan(table, target, key, Netting(table, key), columns) if key else None
 
+    from connectors.postgres import apply_plans
+
+    _put(apply_plans, "make_plan", make_plan)
+
+
+def unsent_as_null() -> None:
+    """Sets take an unsent value for NULL (P15)."""
+    net = Netting.net
+
     def net_all(self: Netting, changes: Sequence[Change]) -> NetChange:
         return net(self, [change._replace(absent=()) for change in changes])
 
-    from connectors.postgres import apply_plans, set_plans
+    from connectors.postgres import set_plans
 
-    _put(apply_plans, "make_plan", make_plan)
     _put(set_plans, "encode_apart", None)
     _put(Netting, "net", net_all)
 
@@ -192,6 +199,7 @@ BUGS: Mapping[str, Bug] = {
     "no-digest-check": _on_directory(no_digest_check, {"kill capture": 1, "damage": 3}),
     "no-relfilenode-check": _on_directory(no_relfilenode_check, {"kill capture": 1, "truncate in copy": 3}),
     "unconditional-sets": _on_directory(unconditional_sets, _KILLS),
+    "unsent-as-null": _on_directory(unsent_as_null, _KILLS),
 }
 
 
