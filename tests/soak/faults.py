@@ -135,6 +135,13 @@ def stall(arena: Arena, given: Parameters) -> None:
     arena.pass_time(given["for_s"])
 
 
+def lose(arena: Arena, given: Parameters) -> None:
+    """Sends fail without an error, or work and are never acknowledged."""
+    arena.pass_time(given["after_s"])
+    with arena.site.proxies[given["target"]].losing(toward_server=given["toward_server"]):
+        arena.pass_time(given["for_s"])
+
+
 def fill_log_disk(arena: Arena, given: Parameters) -> None:
     disk = arena.site.log_disk
     if not disk.is_small:

@@ -78,6 +78,7 @@ DECK = {
     "half-close": 6,
     "delay": 3,
     "stall": 2,
+    "lose": 4,
     "restore replica": 2,
     "replica disk full": 2,
     "two supervisors": 1,
@@ -135,7 +136,7 @@ class Plan:
     def _parameters(self, kind: str) -> Parameters:
         if kind.startswith("failpoint"):
             return {"failpoint": self._failpoint(kind)}
-        if kind in ("cut", "half-close", "delay", "stall"):
+        if kind in ("cut", "half-close", "delay", "stall", "lose"):
             return self._network(kind)
         if kind == "copy":
             return {"failpoints": [self._deal("copy", COPY) for _ in range(self._random.choice([1, 1, 2]))]}
@@ -165,6 +166,8 @@ class Plan:
             parameters["toward_server"] = self._random.choice([True, False])
         elif kind == "delay":
             parameters |= {"delay_s": self._time(0.2), "for_s": self._time(2.0)}
+        elif kind == "lose":
+            parameters |= {"toward_server": self._random.choice([True, False]), "for_s": self._time(1.5)}
         elif kind == "stall":
             parameters["for_s"] = self._time(3.0)
         return parameters

@@ -1,4 +1,4 @@
-"""A TCP proxy between keepstream and one server, which can cut, delay, stall and half-close.
+"""A TCP proxy between keepstream and one server, which can cut, delay, stall, half-close and lose.
 
 One thread accepts, two carry each connection. What it does to connections it does to all that are open then.
 """
@@ -10,8 +10,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 _CHUNK_BYTES = 65536
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends RST
@@ -22,6 +23,7 @@ _TICK_S = 0.02
 class _Pair:
     client: socket.socket
     server: socket.socket
+    lossy: bool = False
 
     def end(self, *, reset: bool = False) -> None:
         for one in (self.client, self.server):
@@ -42,6 +44,7 @@ class Proxy:
         self._stalled_until = 0.0
         self._slow_until = 0.0
         self._delay_s = 0.0
+        self._losing: Callable[[_Pair], socket.socket] | None = None
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, name=f"proxy {self.port}", daemon=True).start()
@@ -64,6 +67,16 @@ class Proxy:
         for pair in self._open():
             with contextlib.suppress(OSError):
                 (pair.server if toward_server else pair.client).shutdown(socket.SHUT_WR)
+
+    @contextlib.contextmanager
+    def losing(self, *, toward_server: bool) -> Iterator[None]:
+        """Requests are taken and never come, or come and are never answered. Then all connections end."""
+        self._losing = attrgetter("server" if toward_server else "client")
+        try:
+            yield
+        finally:
+            self._losing = None
+            self.cut()
 
     def close(self) -> None:
         self._listener.close()
@@ -100,7 +113,8 @@ class Proxy:
         try:
             while data := source.recv(_CHUNK_BYTES):
                 self._linger()
-                sink.sendall(data)
+                if not self._loses(pair, sink):
+                    sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pair.end()
@@ -109,6 +123,17 @@ class Proxy:
                 self._pairs.discard(pair)
         if source is pair.server:
             pair.end()  # a server that has ended says nothing more
+
+    def _loses(self, pair: _Pair, sink: socket.socket) -> bool:
+        """Raises OSError for a connection that has lost something before and would go on without it."""
+        losing = self._losing
+        if losing is not None:
+            loses = losing(pair) is sink
+            pair.lossy |= loses
+            return loses
+        if pair.lossy:
+            raise ConnectionResetError
+        return False
 
     def _linger(self) -> None:
         now = time.monotonic()

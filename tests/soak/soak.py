@@ -44,6 +44,7 @@ ACTS: dict[str, Act] = {
     "half-close": acts.half_close,
     "delay": acts.delay,
     "stall": acts.stall,
+    "lose": acts.lose,
     "log disk full": acts.fill_log_disk,
     "replica disk full": acts.fill_replica_disk,
     "two supervisors": two_supervisors,
