@@ -99,8 +99,11 @@ def crash_replica(arena: Arena, given: Parameters) -> None:
 
 
 def restore_replica(arena: Arena, given: Parameters) -> None:
-    """The replica comes back as a copy of itself that lacks its last commits."""
+    """The replica comes back as a copy of itself that lacks its last commits. It was a replica before."""
     server = arena.site.replica.postgres
+    arena.capture.ensure()
+    arena.apply.ensure()
+    arena.wait_for(lambda: arena.watch.look() is not None, "the replica's progress row")
     earlier = server.folder / "data.earlier"
     shutil.rmtree(earlier, ignore_errors=True)
     server.stop()
