@@ -27,7 +27,7 @@ SHORT = {
     "restore replica": 1,
 }
 MOST_S = 20.0
-"""A machine that has nothing else to do lays the whole deck in this time; a busy one, a part of it."""
+"""A busy machine lays only a part of the deck in this time."""
 
 OF_LOG = {"directory": {"log disk full": 1, "damage": 1}, "kafka": {"stranger": 1}}
 
