@@ -26,8 +26,8 @@ from tests.soak.tally import Tally
 
 CALM_EVERY = 8
 WHOLE_EVERY = 5
-ALL_HIT_FROM = 400
-"""In a run of so many faults every failpoint must be hit, unless it has a deck of its own."""
+ALL_HIT_FROM = 600
+"""In a run of so many faults, four worlds, every failpoint must be hit, unless it has a deck of its own."""
 
 ACTS: dict[str, Act] = {
     "kill capture": acts.kill("capture"),

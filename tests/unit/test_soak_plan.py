@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.soak.bugs import BUGS
-from tests.soak.plan import DECK, OF_LOG, Plan, expected_failpoints
-from tests.soak.soak import ACTS
+from tests.soak.plan import DECK, OF_LOG, SETUP, Fault, Plan, expected_failpoints
+from tests.soak.soak import ACTS, ALL_HIT_FROM
 from tests.soak.stops import COMMON
 from tests.soak.tally import Tally
 
@@ -35,6 +35,17 @@ def test_every_failpoint_of_the_code_must_be_hit_on_one_of_the_logs() -> None:
     sources = [path for part in ("connectors", "pipeline") for path in (_ROOT / part).rglob("*.py")]
     found = {name for path in sources for name in _FAILPOINT.findall(path.read_text())}
     assert found == expected_failpoints("directory") | expected_failpoints("kafka")
+
+
+@pytest.mark.parametrize("log", ["directory", "kafka"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_that_must_hit_every_failpoint_draws_each(log: str, seed: int) -> None:
+    plan, faults = Plan(seed, log, last=tuple(COMMON)), list[Fault]()
+    while len(faults) < ALL_HIT_FROM:
+        faults += plan.world(ALL_HIT_FROM - len(faults), len(faults))
+    drawn = {fault.parameters.get("failpoint", "").partition(":")[0] for fault in faults}
+    drawn |= {place for fault in faults for place in fault.parameters.get("failpoints", [])}
+    assert expected_failpoints(log) - drawn == {*SETUP, "capture.before_heartbeat", "verify.held"}
 
 
 def test_a_world_ends_with_an_operator_s_mistake_and_each_comes_in_turn() -> None:
