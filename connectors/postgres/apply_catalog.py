@@ -7,6 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from connectors.postgres.apply_keys import (
+    Exclusion,
+    UniqueKey,
+    choose_key,
+    key_operators,
+    read_deferrable_exclusions,
+    read_unique_keys,
+)
+from connectors.postgres.equality import PLAIN, default_equality
 from connectors.postgres.firing import Firing, read_firing_of
 from connectors.postgres.held_types import COMPOSITE, HeldType, Types
 from connectors.postgres.publication import TableName
@@ -25,7 +34,8 @@ class TargetColumn:
     `identity_always`: SET is refused.
     `held`: the type, or the one below a domain. `insisting`: SQL after which it takes NULL, of one that
     refuses that and has nothing to fill it, so that no row can be inserted without it; else ''.
-    `giver`: the topmost of the tables that it is inherited from; only there it can be altered."""
+    `giver`: the topmost of the tables that it is inherited from; only there it can be altered.
+    `equals`: SQL of the operator by which it is compared: that of a unique index, else of its type."""
 
     name: str
     type_name: str
@@ -35,6 +45,7 @@ class TargetColumn:
     insisting: str = ""
     made_anew: bool = False
     giver: TableName | None = None
+    equals: str = PLAIN
 
     @property
     def composite(self) -> bool:
@@ -48,7 +59,7 @@ class TargetTable:
 
     key: columns of the primary key, else of a unique index on NOT NULL columns that is enforced row by
     row; empty if there is none. whole: the partitioned table at the top that a partition belongs to.
-    deferrable_keys: constraints that are not enforced while
+    deferrable_keys, deferrable_exclusions: constraints that are not enforced while
     `session_replication_role` is `replica` (P15). firing: what acts on our writes. policed: that
     policies would refuse them.
     """
@@ -58,10 +69,11 @@ class TargetTable:
     kind: str
     columns: Mapping[str, TargetColumn]
     key: tuple[str, ...]
-    deferrable_keys: tuple[tuple[str, ...], ...]
+    deferrable_keys: tuple[UniqueKey, ...]
     firing: tuple[Firing, ...]
     policed: Policed | None = None
     whole: TableName | None = None
+    deferrable_exclusions: tuple[Exclusion, ...] = ()
 
     @property
     def qualified_name(self) -> str:
@@ -146,18 +158,6 @@ _COLUMNS: Final = """
      order by attnum
 """
 
-# The primary key first, then indexes of few columns; `immediate` is false for DEFERRABLE constraints.
-_KEYS: Final = """
-    select i.indimmediate, array_agg(a.attname::text order by k.place), bool_and(a.attnotnull)
-      from pg_index i
-      cross join lateral unnest(i.indkey::int2[]) with ordinality k(attnum, place)
-      join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-     where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-       and k.place <= i.indnkeyatts
-     group by i.indexrelid, i.indimmediate, i.indisprimary, i.indnkeyatts
-     order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
-"""
-
 
 def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> TargetTable:
     """Describe one table. Raises OperatorNeeded (`replica-schema`) if it cannot be written to as a table."""
@@ -167,35 +167,32 @@ def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> 
             raise _no_table(schema, name, found)
         oid, kind, *whole = found
         columns = conn.execute(_COLUMNS, {"table": oid}).fetchall()
-        keys = conn.execute(_KEYS, [oid]).fetchall()
+        keys, exclusions = read_unique_keys(conn, oid), read_deferrable_exclusions(conn, oid)
     types = Types(conn, {row[4] for row in columns})
+    held = {row[0]: types.held(*row[4:6]) for row in columns}
+    equals = {**default_equality(conn, held), **key_operators(keys)}
+    key = choose_key(keys)
     return TargetTable(
         schema=schema,
         name=name,
         kind=kind,
-        columns={row[0]: _column(row, types) for row in columns},
-        key=_choose_key(keys),
-        deferrable_keys=tuple(tuple(names) for immediate, names, _ in keys if not immediate),
+        columns={row[0]: _column(row, held[row[0]], equals[row[0]] or PLAIN) for row in columns},
+        key=key.columns if key else (),
+        deferrable_keys=tuple(key for key in keys if not key.immediate),
         firing=read_firing_of(conn, oid, replica_role=replica_role),
         policed=next(iter(read_policed(conn, oid)), None),
         whole=_table_name(*whole),
+        deferrable_exclusions=exclusions,
     )
 
 
-def _column(row: tuple[Any, ...], types: Types) -> TargetColumn:
-    values = (*row[:4], types.held(*row[4:6]), *row[6:8], _table_name(*row[8:]))
+def _column(row: tuple[Any, ...], held: HeldType, equals: str) -> TargetColumn:
+    values = (*row[:4], held, *row[6:8], _table_name(*row[8:]), equals)
     return TargetColumn(*values)
 
 
 def _table_name(schema: str | None, name: str | None) -> TableName | None:
     return None if schema is None or name is None else (schema, name)
-
-
-def _choose_key(keys: list[tuple[Any, ...]]) -> tuple[str, ...]:
-    for immediate, names, not_null in keys:
-        if immediate and not_null:
-            return tuple(names)
-    return ()
 
 
 def _no_table(schema: str, name: str, found: tuple[Any, ...] | None) -> OperatorNeeded:

@@ -40,12 +40,18 @@ class ChangeRef:
         return f"{self.what}, change {self.ordinal} of transaction {place}"
 
 
+UNIQUE: Final = "unique key"
+EXCLUSION: Final = "exclusion constraint"
+
+
 def miscount(ref: ChangeRef, rows: int, replica: str) -> Divergence:
     """A statement that should have touched one row touched `rows`."""
     if ref.what.startswith("insert"):
         code, seen = "row-not-written", "the replica took no row: a trigger or a rule swallowed it"
-    elif ref.what.startswith("unique key"):
+    elif ref.what.startswith(UNIQUE):
         code, seen = "row-already-there", "the replica would have two rows with these values"
+    elif ref.what.startswith(EXCLUSION):
+        code, seen = "row-already-there", "the replica would have two rows that exclude each other"
     elif rows == 0:
         code, seen = "row-missing", "the replica has no such row"
     else:

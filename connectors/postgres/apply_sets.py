@@ -223,8 +223,11 @@ def _columns(plan: SetPlan, columns: Sequence[int]) -> sql.Composed:
 
 def _same_key(plan: SetPlan) -> sql.Composed:
     """Of `t` and `s`, by the operator that the key's index has."""
-    names = [sql.Identifier(plan.table.columns[i].name) for i in plan.key]
-    return sql.SQL(" and ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
+    columns = [plan.target.columns[plan.table.columns[i].name] for i in plan.key]
+    return sql.SQL(" and ").join(
+        sql.SQL("t.{0} {1} s.{0}").format(sql.Identifier(column.name), sql.SQL(column.equals))
+        for column in columns
+    )
 
 
 def _stage_sql(plan: SetPlan, stage: sql.Identifier) -> str:

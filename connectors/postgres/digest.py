@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.equality import default_equality
+from connectors.postgres.held_types import COMPOSITE, Types
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RefusedData
@@ -135,7 +137,7 @@ def column_digests(
                 texts,
                 digests,
                 sql.Identifier(*table),
-                _any_key(shape.key, keys, _composite_types(session, table)),
+                _any_key(shape.key, keys, _comparisons(session, table)),
             )
             for table in tables
         )
@@ -214,31 +216,51 @@ def _bits(digest: sql.Composable) -> sql.Composed:
     return sql.SQL("('x' || encode({}, 'hex'))::bit(128)").format(digest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """How a column of a key is compared with a value's text. operator: None of a type for which only its
+    index has one."""
+
+    operator: str | None
+    cast: str
+
+    def equal(self, name: str, value: str | None) -> sql.Composed:
+        """With a literal without a type, so that an index on the key serves."""
+        literal = sql.Literal(value)
+        if self.operator is None:
+            return sql.SQL("{} = {}").format(_text(name), literal)
+        operator, cast = sql.SQL(self.operator), sql.SQL(self.cast)
+        return sql.SQL("{} {} {}{}").format(sql.Identifier(name), operator, literal, cast)
+
+
 def _any_key(
-    columns: Sequence[str], keys: Sequence[tuple[str | None, ...]], casts: Mapping[str, str]
+    columns: Sequence[str],
+    keys: Sequence[tuple[str | None, ...]],
+    comparisons: Mapping[str, _Comparison],
 ) -> sql.Composable:
-    """Literals without a type, so that an index on the key serves; `casts`: the columns that need one."""
     one = [
         sql.SQL(" and ").join(
-            sql.SQL("{} = {}{}").format(
-                sql.Identifier(name), sql.Literal(value), sql.SQL(casts.get(name, ""))
-            )
-            for name, value in zip(columns, key, strict=True)
+            comparisons[name].equal(name, value) for name, value in zip(columns, key, strict=True)
         )
         for key in keys
     ]
     return sql.SQL(" or ").join(sql.SQL("({})").format(condition) for condition in one)
 
 
-def _composite_types(session: Session, table: TableName) -> dict[str, str]:
-    """`::type` by column: a literal beside a composite value would be read as an anonymous record."""
+def _comparisons(session: Session, table: TableName) -> dict[str, _Comparison]:
+    """By column. A literal beside a composite value needs a cast: it would be read as an anonymous record."""
     query = sql.SQL(
-        "select a.attname, '::' || pg_catalog.format_type(a.atttypid, a.atttypmod)"
-        " from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid"
-        " left join pg_catalog.pg_type b on b.oid = t.typbasetype"
-        " where a.attrelid = {}::regclass and a.attnum > 0 and 'c' in (t.typtype, b.typtype)"
+        "select attname, '::' || format_type(atttypid, atttypmod), atttypid::bigint, atttypmod"
+        " from pg_attribute where attrelid = {}::regclass and attnum > 0 and not attisdropped"
     ).format(sql.Literal(sql.Identifier(*table).as_string()))
-    return dict(session.execute(query).fetchall())
+    rows = session.execute(query).fetchall()
+    types = Types(session, {row[2] for row in rows})
+    held = {name: types.held(oid, modifier) for name, _, oid, modifier in rows}
+    operators = default_equality(session, held)
+    return {
+        name: _Comparison(operators[name], cast if held[name].kind == COMPOSITE else "")
+        for name, cast, *_ in rows
+    }
 
 
 def _block_range(blocks: Blocks) -> sql.Composable:

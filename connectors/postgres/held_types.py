@@ -13,6 +13,7 @@ from typing import Final
 from connectors.postgres.session import Session, wrapped
 from schemas.pgtypes import format_type
 
+BASE: Final = "b"
 COMPOSITE: Final = "c"
 ENUM: Final = "e"
 ARRAY: Final = "a"

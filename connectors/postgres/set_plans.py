@@ -123,6 +123,7 @@ def make_plan(table: TableSchema, target: TargetTable) -> SetPlan | None:
         or not set(key) <= set(columns)
         or written != set(target.columns) - target.generated_columns
         or target.deferrable_keys
+        or target.deferrable_exclusions
         or any(target.columns[names[i]].identity_always for i in columns if i not in key)
     ):
         return None

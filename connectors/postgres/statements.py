@@ -204,17 +204,15 @@ def _where_row(build: _Builder) -> tuple[sql.Composable, tuple[str, ...]]:
 
 
 def _equal(build: _Builder, by_name: dict[str, sql.Composable]) -> sql.Composable:
-    return sql.SQL(" and ").join(
-        sql.SQL("{} = {}{}").format(sql.Identifier(name), value, cast_of(build.target, name))
-        for name, value in by_name.items()
-    )
+    return sql.SQL(" and ").join(equal_to(build.target, name, value) for name, value in by_name.items())
 
 
-def cast_of(target: TargetTable, name: str) -> sql.SQL:
-    """What a parameter needs that is compared with this column: nothing, but for a composite type. (A cast
-    to a type with a length would cut values.)"""
-    column = target.columns.get(name)
-    return sql.SQL(f"::{column.type_name}" if column is not None and column.composite else "")
+def equal_to(target: TargetTable, name: str, value: sql.Composable) -> sql.Composed:
+    """That a column has a parameter's value, as its key sees it. Beside a composite type the parameter needs
+    a cast. (One to a type with a length would cut values.)"""
+    column = target.columns[name]
+    cast = sql.SQL(f"::{column.type_name}" if column.composite else "")
+    return sql.SQL("{} {} {}{}").format(sql.Identifier(name), sql.SQL(column.equals), value, cast)
 
 
 # Not every type has an operator `=` (json, point, xml), and where it has, equal is not the same (1.0 and

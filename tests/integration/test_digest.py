@@ -239,6 +239,21 @@ def test_a_key_of_a_composite_type_finds_its_row(session: Session) -> None:
     assert column_digests(session, [ONE], by, sorted(names)).keys() == names
 
 
+@pytest.mark.parametrize("type_name", ["varchar(9)", "cidr", "json", "pg_temp.odd"])
+def test_a_key_of_any_type_finds_its_row(session: Session, type_name: str) -> None:
+    """json has no equality, and varchar another type's."""
+    session.execute("create domain pg_temp.odd as cidr[]")
+    session.execute(f"create temp table one (k {type_name}, v int)".encode())
+    values = {"json": ("{}", "{ }"), "pg_temp.odd": ("{10.0.0.0/8}", "{}")}.get(
+        type_name, ("1::/16", "2::/16")
+    )
+    session.execute("insert into pg_temp.one values (%s, 1), (%s, 2)", values)
+    by = shape("k", "v", key=["k"])
+    names = {row.names for row in _all_rows(session, by)}
+    assert names == {(value,) for value in values}
+    assert column_digests(session, [ONE], by, sorted(names)).keys() == names
+
+
 def test_a_row_that_is_too_long_is_told_and_can_be_read_column_by_column(session: Session) -> None:
     """Not by a gigabyte: the server says the same when it lacks memory for less."""
     session.execute("create temp table one (a text, b text)")

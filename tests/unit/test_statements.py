@@ -29,14 +29,13 @@ def target(
     columns: dict[str, dict[str, Any]] | None = None,
     key: tuple[str, ...] = ("id",),
     kind: str = "r",
-    deferrable: tuple[tuple[str, ...], ...] = (),
 ) -> TargetTable:
     flags: dict[str, Any] = {"generated": False, "identity_always": False}
     made = {
         name: TargetColumn(name, "text", **(flags | given), held=HeldType(25, -1, "text", "b"))
         for name, given in (columns or {"id": {}, "name": {}, "note": {}}).items()
     }
-    return TargetTable("crm", "Kunde", kind, made, key, deferrable, ())
+    return TargetTable("crm", "Kunde", kind, made, key, (), ())
 
 
 def values(statement: Statement, new: list[bytes | None], old: list[bytes | None]) -> list[bytes | None]:
@@ -107,6 +106,12 @@ def test_delete_goes_by_the_old_key() -> None:
     statement = statements.delete(table(), target(), Old.KEY)
     assert statement.sql == b'delete from only "crm"."Kunde" where "id" = $1'
     assert values(statement, [], [b"1"]) == [b"1"]
+
+
+def test_a_key_is_compared_by_the_operator_of_its_index() -> None:
+    there = target(columns={"id": {"equals": "operator(public.=)"}, "name": {}, "note": {}})
+    statement = statements.delete(table(), there, Old.KEY)
+    assert statement.sql == b'delete from only "crm"."Kunde" where "id" operator(public.=) $1'
 
 
 def test_full_identity_uses_the_replicas_own_key() -> None:
