@@ -39,11 +39,13 @@ STATUS_INTERVAL_S: Final = 0.2
 flushed just as it goes to sleep; then it sends that commit when the next thing wakes it, which this is."""
 _BATCH_BYTES: Final = 256 * 1024
 _STATUS_PAUSE_S: Final = 0.1
-_GATHER_S: Final = 0.002
+_GATHER_S: Final = 0.003
+_PLENTY_BYTES: Final = 128 * 1024
 _FLOW_WINDOW_S: Final = 0.01
 _FLOW_COUNT: Final = 200
 """With so many messages in a window the stream flows: what comes then, and in the next window, gathers before
-it is read. The server sends each row by itself; to be woken for each cost both sides more than the rows."""
+it is read, unless the read before brought plenty. The server sends each row by itself; to be woken for each
+cost both sides more than the rows."""
 _SHUTDOWN_PATIENCE_S: Final = 15.0
 _ECHO_S: Final = 0.25
 _FINISH_S: Final = 1.0
@@ -244,13 +246,14 @@ class SlotStream:
 
     def _step(self) -> None:
         self._send_status_if_due()
-        if self._full or not self._receive():
+        size_bytes = 0 if self._full else self._receive()
+        if not size_bytes:
             self._wait()
-        else:
+        elif size_bytes < _PLENTY_BYTES:
             self._gather()
 
-    def _receive(self) -> bool:
-        """Take what came, about 256 KiB at most; hand it over. Whether there was anything.
+    def _receive(self) -> int:
+        """Take what came, about 256 KiB at most; hand it over. How much there was.
 
         Reads without asking poll() first: that would give up the GIL for each 16 KiB.
         """
@@ -267,7 +270,7 @@ class SlotStream:
             self._hand_over(batch)
         if length < 0:
             self._raise_end()
-        return arrived
+        return batch.bytes or int(arrived)
 
     def _gather(self) -> None:
         """Let a stream that flows bring more before it is read again."""
