@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import apply, capture, copying, costs, growth, latency, memory
+from benchmarks import apply, capture, copying, costs, growth, latency, memory, running
 from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, as_json, format_table
@@ -23,6 +23,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "apply_large": apply.apply_large,
     "end_to_end_small": apply.end_to_end_small,
     "end_to_end_large": apply.end_to_end_large,
+    "end_to_end_small_running": running.end_to_end_small_running,
+    "end_to_end_large_running": running.end_to_end_large_running,
     "end_to_end_small_directory": apply.end_to_end_small_directory,
     "end_to_end_large_directory": apply.end_to_end_large_directory,
     "copy": copying.copy,

@@ -66,6 +66,14 @@ def subscription(source: str, replica: str, slot: str) -> Iterator[psycopg.Conne
             drop_subscription(connection, SUBSCRIPTION)
 
 
+def worker(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """The process that applies for it."""
+    query = "select pid from pg_stat_subscription where subname = %s and pid is not null and relid is null"
+    ((pid,),) = connection.execute(query, [SUBSCRIPTION]).fetchall()
+    assert isinstance(pid, int)
+    return pid
+
+
 def enable(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     """Start the subscription's worker; the launcher is woken at once."""
     connection.execute(sql.SQL("alter subscription {} enable").format(sql.Identifier(SUBSCRIPTION)))
