@@ -1,4 +1,4 @@
-"""Processor time of a process and everything that it started, from /proc."""
+"""Processor time of a process and everything that it started, from /proc, and who has to wait for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ _UTIME, _CSTIME = 11, 14  # counted from the state, the first field after the na
 def cpu_s(pid: int) -> float:
     """Seconds used so far by the process, its living descendants, and those that they have waited for."""
     return sum(_own_cpu_s(member) for member in family(pid))
+
+
+def put_last(pid: int) -> None:
+    """The process, its descendants and whatever they start work only while nobody else wants to
+    (SCHED_IDLE)."""
+    for member in family(pid):
+        for task in Path(f"/proc/{member}/task").iterdir():
+            try:
+                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+            except ProcessLookupError:
+                continue
 
 
 def family(pid: int) -> list[int]:

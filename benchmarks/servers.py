@@ -91,8 +91,17 @@ class Servers:
                 drop_database(server, name)
         if self.kafka.is_running():
             forget_topics(self.kafka.bootstrap)
+        else:
+            shutil.rmtree(self.kafka.folder, ignore_errors=True)
         shutil.rmtree(self.folder / "log", ignore_errors=True)
         self.settle()
+
+    def restart_followers(self) -> None:
+        """The replica, and Kafka when it is next needed: new processes have the usual priority."""
+        self.replica.stop()
+        self.replica.start()
+        if self.kafka.is_running():
+            self.kafka.stop()
 
     @contextmanager
     def without_autovacuum(self) -> Iterator[None]:

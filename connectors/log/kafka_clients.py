@@ -24,7 +24,7 @@ from schemas.errors import ConfigError
 _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 15_000
 _RECONNECT_MS = 1_000
-_METADATA_PAUSE_MS = 20
+_METADATA_PAUSE_MS = 8
 """Between two looks at the cluster. A new client that is told its topic sleeps for it, too: kafka-python
 counts it from the first answer, and gives its metadata 100 ms whatever `retry.backoff.ms` says."""
 _DELIVERY_MS = 45_000

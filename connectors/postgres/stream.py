@@ -42,7 +42,7 @@ _STATUS_PAUSE_S: Final = 0.1
 _GATHER_S: Final = 0.003
 _PLENTY_BYTES: Final = 128 * 1024
 _FLOW_WINDOW_S: Final = 0.01
-_FLOW_COUNT: Final = 200
+_FLOW_COUNT: Final = 60
 """With so many messages in a window the stream flows: what comes then, and in the next window, gathers before
 it is read, unless the read before brought plenty. The server sends each row by itself; to be woken for each
 cost both sides more than the rows."""
