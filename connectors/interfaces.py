@@ -121,6 +121,10 @@ class ChangeLog(Protocol):
         """An epoch will soon be begun: do in the background what that takes. Raises nothing."""
         ...
 
+    def expect_reading(self) -> None:
+        """The same for a reader."""
+        ...
+
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> LogWriter:
         """Append a CAPTURE_START record durably and return the writer of that epoch.
 

@@ -96,6 +96,9 @@ class DirectoryLog:
     def expect_epoch(self) -> None:
         """See `ChangeLog.expect_epoch`: it takes nothing."""
 
+    def expect_reading(self) -> None:
+        """See `ChangeLog.expect_reading`: nor does it."""
+
     def begin_epoch(
         self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]
     ) -> DirectoryWriter:

@@ -92,7 +92,12 @@ class KafkaLog:
 
     def expect_epoch(self) -> None:
         """See `ChangeLog.expect_epoch`."""
+        self._clients.connect_ahead()
         self._ahead.begin()
+
+    def expect_reading(self) -> None:
+        """See `ChangeLog.expect_reading`."""
+        self._clients.connect_ahead()
 
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> KafkaWriter:
         """See `ChangeLog.begin_epoch`. Kafka knows no epochs: what is in `record` is what counts (P5)."""

@@ -5,6 +5,7 @@ kafka-python has no type hints, so that its clients are Any here and in the modu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from connectors.log.kafka_errors import quieten, translated
 from connectors.log.kafka_settings import ClientSettings
 from connectors.log.kafka_sockets import DIRECT_URL
 from connectors.log.limits import MAX_MESSAGE_BYTES
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, KeepstreamError
 
 _BOOTSTRAP_MS = 10_000
 _REQUEST_MS = 15_000
@@ -37,7 +38,7 @@ _FETCH_BYTES = 4 * 1024 * 1024
 
 class KafkaClients:
     """Clients of one cluster. The admin client is made once and shared by all threads; one idle
-    consumer is kept for who reads next."""
+    consumer is kept for who reads next, and may be made before somebody does."""
 
     def __init__(
         self,
@@ -62,7 +63,25 @@ class KafkaClients:
         }
         self._admin: Any = None
         self._idle: tuple[Any, float] | None = None
+        self._ahead: threading.Thread | None = None
+        self._closed = False
         self._lock = threading.Lock()
+
+    def connect_ahead(self) -> None:
+        """Make the admin client and a consumer in the background, unless they are there. What fails there
+        fails again for who needs them, and is told there."""
+
+        def connect() -> None:
+            with contextlib.suppress(KeepstreamError):
+                self.admin()
+                self.give_back(self._new_consumer())
+            if self._closed:
+                self.close()
+
+        with self._lock:
+            if self._idle is None and (self._ahead is None or not self._ahead.is_alive()):
+                self._ahead = threading.Thread(target=connect, name="log-connect", daemon=True)
+                self._ahead.start()
 
     def admin(self) -> Any:
         """The shared admin client, connected. Raises RetryLater, LoginRefused."""
@@ -89,6 +108,8 @@ class KafkaClients:
     def consumer(self) -> Any:
         """A consumer without group, which never chooses an offset by itself (P12), for who assigns it anew.
         `give_back` it, or close it: making one takes 40 ms, and capture starts by reading the end thrice."""
+        if self._ahead is not None:
+            self._ahead.join()
         with self._lock:
             lent, self._idle = self._idle, None
         if lent is not None:
@@ -96,6 +117,9 @@ class KafkaClients:
             if time.monotonic() - since < _IDLE_S:
                 return consumer
             consumer.close(timeout_ms=1000)
+        return self._new_consumer()
+
+    def _new_consumer(self) -> Any:
         standard = {
             "group_id": None,
             "enable_auto_commit": False,
@@ -129,6 +153,7 @@ class KafkaClients:
                 return None
 
     def close(self) -> None:
+        self._closed = True
         with self._lock:
             if self._idle is not None:
                 self._idle[0].close(timeout_ms=1000)
