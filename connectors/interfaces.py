@@ -109,7 +109,7 @@ class ChangeLog(Protocol):
     def rewind(self, place: int, times: int = 1, *, first: int) -> int:
         """A place at or before which at least one earlier record stands and reading can begin:
         Kafka some hundred records before `place`, directory the start of the previous file. `times`: so
-        often, with one look at the log. `first`: as `bounds` told it, returned when there is nothing
+        often at once. `first`: as `bounds` told it, returned when there is nothing
         earlier."""
         ...
 
@@ -118,10 +118,11 @@ class ChangeLog(Protocol):
         ...
 
     def expect_epoch(self) -> None:
-        """An epoch will soon be begun: do in the background what that takes. Raises nothing."""
+        """An epoch of this log, which exists, will soon be begun: do in the background what that takes.
+        Waits for nothing and raises nothing."""
         ...
 
-    def expect_reading(self) -> None:
+    def expect_reader(self) -> None:
         """The same for a reader."""
         ...
 

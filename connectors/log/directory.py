@@ -96,8 +96,8 @@ class DirectoryLog:
     def expect_epoch(self) -> None:
         """See `ChangeLog.expect_epoch`: it takes nothing."""
 
-    def expect_reading(self) -> None:
-        """See `ChangeLog.expect_reading`: nor does it."""
+    def expect_reader(self) -> None:
+        """See `ChangeLog.expect_reader`: nor does it."""
 
     def begin_epoch(
         self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]

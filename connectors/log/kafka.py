@@ -7,12 +7,13 @@ Keepstream trims (P12).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from kafka import TopicPartition
 
 from connectors.interfaces import Bounds
-from connectors.log.kafka_ahead import ProducerAhead
-from connectors.log.kafka_clients import KafkaClients
+from connectors.log.kafka_ahead import Ahead
+from connectors.log.kafka_clients import KafkaClients, close_producer
 from connectors.log.kafka_errors import log_missing, translated
 from connectors.log.kafka_findings import judge_topic
 from connectors.log.kafka_reader import KafkaReader
@@ -37,7 +38,8 @@ _REWIND_RECORDS = 256
 
 
 class KafkaLog:
-    """A `ChangeLog` in one Kafka cluster. Nothing is connected to before it is needed."""
+    """A `ChangeLog` in one Kafka cluster. Nothing is connected to before it is needed
+    or expected."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class KafkaLog:
         self._clients = KafkaClients(
             servers, translate(client or {}), client_id=f"keepstream-{name}", patience_s=patience_s
         )
-        self._ahead = ProducerAhead(self._clients, self._topic)
+        self._next_producer = Ahead(self._new_producer, close_producer)
         self._publisher = self._new_publisher()
         self._reports = KafkaReportReader(self._clients, self._status_topic)
 
@@ -92,12 +94,11 @@ class KafkaLog:
 
     def expect_epoch(self) -> None:
         """See `ChangeLog.expect_epoch`."""
-        self._clients.connect_ahead()
-        self._ahead.begin()
+        self._next_producer.begin()
 
-    def expect_reading(self) -> None:
-        """See `ChangeLog.expect_reading`."""
-        self._clients.connect_ahead()
+    def expect_reader(self) -> None:
+        """See `ChangeLog.expect_reader`."""
+        self._clients.expect_reader()
 
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> KafkaWriter:
         """See `ChangeLog.begin_epoch`. Kafka knows no epochs: what is in `record` is what counts (P5)."""
@@ -105,10 +106,11 @@ class KafkaLog:
         topic_id = find_topic_id(self._clients, self._topic)
         if topic_id is None:
             raise log_missing(self.name)
+        made = self._next_producer.take()
         writer = KafkaWriter(
             self._clients,
             self._topic,
-            self._ahead.take(),
+            self._new_producer() if made is None else made,
             topic_id=topic_id,
             is_ignorable=is_ignorable,
         )
@@ -162,10 +164,13 @@ class KafkaLog:
         return ""
 
     def close(self) -> None:
-        self._ahead.close()
+        self._next_producer.close()
         self._publisher.close()
         self._reports.close()
         self._clients.close()
+
+    def _new_producer(self) -> Any:
+        return self._clients.producer_of(self._topic)
 
     def _new_publisher(self) -> KafkaReportPublisher:
         return KafkaReportPublisher(self._clients, self._status_topic, self._make_status_topic)

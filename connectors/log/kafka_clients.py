@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
-from kafka.errors import UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 from kafka.net.compat import KafkaNetClient
 
+from connectors.log.kafka_ahead import Ahead
 from connectors.log.kafka_errors import quieten, translated
 from connectors.log.kafka_settings import ClientSettings
 from connectors.log.kafka_sockets import DIRECT_URL
@@ -30,6 +31,7 @@ _METADATA_PAUSE_MS = 8
 counts it from the first answer, and gives its metadata 100 ms whatever `retry.backoff.ms` says."""
 _DELIVERY_MS = 45_000
 _BATCH_BYTES = 1024 * 1024
+_CLOSE_S = 1.0
 _IDLE_S = 10.0
 """An idle consumer is younger: the broker has not given its connections up."""
 _FETCH_WAIT_MS = 2_000
@@ -38,7 +40,7 @@ _FETCH_BYTES = 4 * 1024 * 1024
 
 class KafkaClients:
     """Clients of one cluster. The admin client is made once and shared by all threads; one idle
-    consumer is kept for who reads next, and may be made before somebody does."""
+    consumer is kept for who reads next, and can be made before."""
 
     def __init__(
         self,
@@ -63,25 +65,8 @@ class KafkaClients:
         }
         self._admin: Any = None
         self._idle: tuple[Any, float] | None = None
-        self._ahead: threading.Thread | None = None
-        self._closed = False
+        self._ahead = Ahead(self._new_consumer, _close_consumer)
         self._lock = threading.Lock()
-
-    def connect_ahead(self) -> None:
-        """Make the admin client and a consumer in the background, unless they are there. What fails there
-        fails again for who needs them, and is told there."""
-
-        def connect() -> None:
-            with contextlib.suppress(KeepstreamError):
-                self.admin()
-                self.give_back(self._new_consumer())
-            if self._closed:
-                self.close()
-
-        with self._lock:
-            if self._idle is None and (self._ahead is None or not self._ahead.is_alive()):
-                self._ahead = threading.Thread(target=connect, name="log-connect", daemon=True)
-                self._ahead.start()
 
     def admin(self) -> Any:
         """The shared admin client, connected. Raises RetryLater, LoginRefused."""
@@ -105,19 +90,36 @@ class KafkaClients:
         }
         return self._make(KafkaProducer, **self._common, **(standard | dict(self._settings.producer) | own))
 
+    def producer_of(self, topic: str) -> Any:
+        """A producer that knows this topic, which must exist."""
+        producer = self.producer()
+        try:
+            with translated(f"{self.where}/{topic}"):
+                producer.partitions_for(topic)
+        except KeepstreamError:
+            close_producer(producer)
+            raise
+        return producer
+
+    def expect_reader(self) -> None:
+        """Make a consumer in the background, unless one is idle."""
+        with self._lock:
+            is_idle = self._idle is not None
+        if not is_idle:
+            self._ahead.begin()
+
     def consumer(self) -> Any:
         """A consumer without group, which never chooses an offset by itself (P12), for who assigns it anew.
         `give_back` it, or close it: making one takes 40 ms, and capture starts by reading the end thrice."""
-        if self._ahead is not None:
-            self._ahead.join()
         with self._lock:
             lent, self._idle = self._idle, None
         if lent is not None:
             consumer, since = lent
             if time.monotonic() - since < _IDLE_S:
                 return consumer
-            consumer.close(timeout_ms=1000)
-        return self._new_consumer()
+            _close_consumer(consumer)
+        made = self._ahead.take()
+        return self._new_consumer() if made is None else made
 
     def _new_consumer(self) -> Any:
         standard = {
@@ -139,7 +141,7 @@ class KafkaClients:
             if self._idle is None and self._admin is not None:  # nobody would close it after `close`
                 self._idle = consumer, time.monotonic()
                 return
-        consumer.close(timeout_ms=1000)
+        _close_consumer(consumer)
 
     def offsets(self, topic: str) -> tuple[int, int] | None:
         """The first offset kept and the one after the last; None if there is no such topic."""
@@ -153,10 +155,10 @@ class KafkaClients:
                 return None
 
     def close(self) -> None:
-        self._closed = True
+        self._ahead.close()
         with self._lock:
             if self._idle is not None:
-                self._idle[0].close(timeout_ms=1000)
+                _close_consumer(self._idle[0])
                 self._idle = None
             if self._admin is not None:
                 self._admin.close()
@@ -193,3 +195,13 @@ class KafkaClients:
                     code="kafka-setting-invalid",
                     hint="Correct the path, or let the user that runs keepstream read the file.",
                 )
+
+
+def close_producer(producer: Any) -> None:
+    """One that has nothing to send."""
+    with contextlib.suppress(KafkaError):
+        producer.close(timeout=_CLOSE_S)
+
+
+def _close_consumer(consumer: Any) -> None:
+    consumer.close(timeout_ms=int(_CLOSE_S * 1000))

@@ -1,7 +1,7 @@
 """What kafka-python's errors mean, and where it says why a connection failed.
 
-kafka-python retries connections by itself and tells only its logger why one failed. That logger is
-quiet here; its last complaint goes into the message of the error that is raised in the end.
+kafka-python retries connections by itself and tells only its loggers why one failed. They are
+quiet here; their last complaint goes into the message of the error that is raised in the end.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ _CHECK_LOGIN = (
     "Check log.client: security.protocol, sasl.mechanism, sasl.username, sasl.password, ssl.ca.location"
 )
 _TELLTALES = ("kafka.admin", "kafka.net", "kafka.producer", "kafka.consumer", "kafka.protocol")
+_COMPLAINING = ("kafka.net.manager", "kafka.cluster")
+"""Of a connection that ends before it is ready, and of one that ends when it is first used."""
 _CERTIFICATE = ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed", "Hostname mismatch")
 
 
 class _Complaints(logging.Handler):
-    """Keeps what the connection manager said lately, and whether a login was refused."""
+    """Keeps what they said lately, and whether a login was refused."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -85,11 +87,12 @@ def quieten() -> None:
     for telltale in _TELLTALES:
         logger = logging.getLogger(telltale)
         logger.setLevel(max(logging.INFO, root.level))
-    connections = logging.getLogger("kafka.net.manager")
-    if _complaints not in connections.handlers:
-        connections.addHandler(_complaints)
-        connections.setLevel(logging.WARNING)
-        connections.propagate = False
+    for name in _COMPLAINING:
+        logger = logging.getLogger(name)
+        if _complaints not in logger.handlers:
+            logger.addHandler(_complaints)
+            logger.setLevel(logging.WARNING)
+            logger.propagate = False
 
 
 @contextmanager

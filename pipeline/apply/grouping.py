@@ -30,7 +30,7 @@ CAUGHT_UP_TRANSACTIONS = 4
 class Limits:
     """Bounds of a group. Its time is bounded by `changes`, which the stage sets by what it measured."""
 
-    changes: int = 8_000
+    changes: int = 2_000
     size_bytes: int = 8 * 1024 * 1024
     transactions: int = 20_000
 

@@ -58,8 +58,8 @@ def open_replica(
     """Connect, wait until a living rival falls silent (unless told to take over), take over, and find the
     place in the log. `ours`: the token of our last claim, whose session may still be there. None: stopped.
     """
-    options.log.expect_reading()
     session = connect(options.conninfo, purpose=purposes.apply(options.name, options.replica))
+    options.log.expect_reader()
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         claimed = _claim(session, options, stop, waits_for, ours)

@@ -2,10 +2,8 @@
 only after them (P3, P9).
 
 One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
-exactly that, and append the rest. While the log is busy with the frame before, the rest gathers a little
-longer (`HOLD_S`): a frame costs capture, log and replicas more than the transactions in it; while capture is
-behind, longer with each frame (`BEHIND_HOLD_S`). Housekeeping (anchors, heartbeats, the publication's
-identity, new tables) happens only between transactions.
+exactly that, and append the rest, unless it should gather (`pipeline.capture.gathering`). Housekeeping
+(anchors, heartbeats, the publication's identity, new tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from connectors.postgres.runs import Runs
 from connectors.postgres.stream import Batch
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
+from pipeline.capture.gathering import Gathering
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
@@ -37,12 +36,6 @@ logger = logging.getLogger("keepstream.capture")
 IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
-HOLD_S = 0.01
-"""How long whole transactions may gather while the log has not answered for the frame before."""
-BEHIND_HOLD_S = 0.06
-BEHIND_US = 3_000_000
-"""Where they were committed that long before the server sent them, they are late, and more are coming: they
-gather, twice as long for each frame up to `BEHIND_HOLD_S`, until a frame is full or the stream runs dry."""
 _DRY_S = 0.01
 """In that time a server that has more sends some of it."""
 
@@ -74,9 +67,7 @@ class Pump:
         self._tail = capture.chain.position
         self._transaction: Begin | None = None
         self._skipping = False
-        self._held_since = 0.0
-        self._hold_s = HOLD_S
-        self._is_behind = False
+        self._gathering = Gathering()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed."""
@@ -95,7 +86,7 @@ class Pump:
         batch = stream.read(self._read_s())
         self._take_all(batch.messages)
         if batch.messages:
-            self._is_behind = batch.server_time - self._rates.last_commit_time > BEHIND_US
+            self._gathering.see(sent_at=batch.server_time, committed_at=self._rates.last_commit_time)
         if self._transaction is None and batch.wal_end >= self._tail.lsn:
             self._resent.prove()
         self._confirm(0.0)
@@ -116,16 +107,15 @@ class Pump:
 
     def _flush_unless_busy(self) -> None:
         """What the packer holds goes into the log, now or at a later step."""
-        now = time.monotonic()
+        now, gathering = time.monotonic(), self._gathering
         if not self._packer.holds_transactions:
-            self._held_since = now
+            gathering.begin(now)
             return
-        left_s = self._held_since + self._hold_s - now
-        if left_s > 0 and (self._flows(left_s) if self._is_behind else self._is_busy(left_s)):
+        left_s = gathering.left_s(now)
+        if left_s > 0 and (self._more_comes(left_s) if gathering.is_behind else self._is_busy(left_s)):
             return
         self._append(self._packer.flush())
-        self._held_since = now
-        self._hold_s = min(2 * self._hold_s, BEHIND_HOLD_S) if self._is_behind else HOLD_S
+        gathering.flushed(now)
 
     def _is_busy(self, time_s: float) -> bool:
         """Whether the log had not answered yet; then its answer was waited for."""
@@ -134,10 +124,12 @@ class Pump:
         self._chain.is_idle(time_s)
         return True
 
-    def _flows(self, time_s: float) -> bool:
-        """Let the stream's thread read on, as long as more comes. Whether any did."""
+    def _more_comes(self, time_s: float) -> bool:
+        """Let the stream's thread read on, until it brings nothing more or enough for a frame. Whether it
+        brought any."""
         queued, ends_at = 0, time.monotonic() + time_s
-        while (left_s := ends_at - time.monotonic()) > 0:
+        room_bytes = self._packer.target_bytes - self._packer.held_bytes
+        while queued < room_bytes and (left_s := ends_at - time.monotonic()) > 0:
             time.sleep(min(left_s, _DRY_S))
             if self._capture.stream.queued_bytes == queued:
                 break

@@ -103,13 +103,13 @@ class Startup:
 
     def _open(self) -> OpenCapture | None:
         options = self._options
-        options.log.expect_epoch()
         sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
         with wrapped("preparing capture's session"):
             sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
             options.log.create()
+        options.log.expect_epoch()
         tail = self._find_tail()
         if tail.chain.promised:
             return self._continue(sql, tail)

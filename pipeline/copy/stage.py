@@ -82,8 +82,8 @@ class FirstCopyStage:
 
     def _is_streaming(self) -> bool:
         copy = self._options.copy
-        self._options.log.expect_reading()  # if not by the copy, then by apply
         with connect(copy.replica_conninfo, purpose=copy.purpose) as session:
+            self._options.log.expect_reader()  # if not the copy is one, then apply
             row = progress.read(session, copy.pipeline)
         return row is not None and row.state is ReplicaState.STREAMING
 

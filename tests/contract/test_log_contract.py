@@ -64,8 +64,8 @@ def test_an_epoch_that_was_expected_is_one_like_any_other(log: ChangeLog) -> Non
         append_all(writer, [b"%d" % epoch])
         writer.close()
     log.expect_epoch()  # and this one never begins
-    log.expect_reading()
-    log.expect_reading()
+    log.expect_reader()
+    log.expect_reader()
     assert read_all(log) == [start_of(1), b"1", start_of(2), b"2"]
 
 

@@ -18,9 +18,9 @@ from kafka import KafkaAdminClient
 from connectors.interfaces import ChangeLog
 from connectors.log import kafka_clients, open_log
 from pipeline.dev.kafka_server import EmbeddedKafka
-from pipeline.dev.process import free_port
+from pipeline.dev.process import free_port, require
 from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
-from schemas.finding import Severity
+from schemas.finding import Finding, Severity
 from tests.contract.certificates import BrokerCertificates, make_certificates
 from tests.contract.conftest import new_name
 from tests.contract.logs import append_all, begin, read_all, start_of
@@ -175,7 +175,13 @@ def test_a_status_topic_that_was_deleted_is_found_and_made_anew_by_who_reports(
     name = kafka_log.name.rpartition("/")[2].removesuffix(".log")
     report_until_it_arrives(kafka_log, b"1", 10)
     admin.delete_topics([f"{name}.status"])
-    found = [finding for finding in kafka_log.inspect() if finding.code == "status-topic-missing"]
+    found: list[Finding] = []
+
+    def is_missing() -> bool:
+        found[:] = [finding for finding in kafka_log.inspect() if finding.code == "status-topic-missing"]
+        return bool(found)
+
+    require(is_missing, 10, what="the broker's forgetting the topic")
     assert [(finding.severity, finding.message, finding.fix) for finding in found] == [
         (
             Severity.WARNING,

@@ -47,6 +47,14 @@ def test_a_hang_up_is_reported_though_our_deadline_cut_off_the_last_try(
     assert "sasl.password" in error.hint
 
 
+def test_a_hang_up_at_the_first_request_is_reported_too() -> None:
+    since = time.monotonic()
+    logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", HUNG_UP)
+    error = kafka_error(errors.KafkaTimeoutError("Unable to bootstrap"), "kafka://broker:9092", since=since)
+    assert "socket disconnected" in error.message
+    assert "sasl.password" in error.hint
+
+
 def test_a_broker_that_never_answers_is_reported_so() -> None:
     error = given_up_after(CUT_OFF, CUT_OFF)
     assert isinstance(error, RetryLater)
