@@ -144,6 +144,7 @@ def test_frozen_stages_whose_reports_are_gone_are_found(directory_pipeline: Pipe
     prepare(pipeline)
     stages = [pipeline.start("capture"), pipeline.start("apply", "standby")]
     pipeline.wait()
+    pipeline.until(lambda: "apply begins" in stages[1].output, "apply's beginning")
     for stage in stages:
         os.kill(stage.process.pid, signal.SIGSTOP)
     try:
