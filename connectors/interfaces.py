@@ -109,8 +109,7 @@ class ChangeLog(Protocol):
     def rewind(self, place: int, times: int = 1, *, first: int) -> int:
         """A place at or before which at least one earlier record stands and reading can begin:
         Kafka some hundred records before `place`, directory the start of the previous file. `times`: so
-        often at once. `first`: as `bounds` told it, returned when there is nothing
-        earlier."""
+        often at once. `first`: as `bounds` told it, returned when there is nothing earlier."""
         ...
 
     def reader(self, place: int | None = None) -> LogReader:

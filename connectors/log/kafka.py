@@ -38,8 +38,7 @@ _REWIND_RECORDS = 256
 
 
 class KafkaLog:
-    """A `ChangeLog` in one Kafka cluster. Nothing is connected to before it is needed
-    or expected."""
+    """A `ChangeLog` in one Kafka cluster. Nothing is connected to before it is needed or expected."""
 
     def __init__(
         self,
