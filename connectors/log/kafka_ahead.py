@@ -30,7 +30,7 @@ class _Attempt:
 
 
 class Ahead:
-    """At most one client, made in a thread of its own. Thread-safe; nothing but `take` waits."""
+    """At most one client, made in a thread of its own or given back. Thread-safe; only `take` waits."""
 
     def __init__(self, make: Callable[[], _Client], close: Callable[[_Client], None]) -> None:
         """make: may raise KeepstreamError. close: called for what nobody takes."""
@@ -67,6 +67,17 @@ class Ahead:
             self._close(client)
             return None
         return client
+
+    def give(self, client: _Client) -> None:
+        """Keep one that is not needed any more for who takes next, unless there is another; else close it."""
+        given = _Attempt(ended_at=time.monotonic())
+        given.client.set_result(client)
+        with self._lock:
+            kept = self._attempt is None and not self._closed
+            if kept:
+                self._attempt = given
+        if not kept:
+            self._close(client)
 
     def close(self) -> None:
         """Idempotent. One that is still being made is closed when it is there."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,8 +31,6 @@ counts it from the first answer, and gives its metadata 100 ms whatever `retry.b
 _DELIVERY_MS = 45_000
 _BATCH_BYTES = 1024 * 1024
 _CLOSE_S = 1.0
-_IDLE_S = 10.0
-"""An idle consumer is younger: the broker has not given its connections up."""
 _FETCH_WAIT_MS = 2_000
 _FETCH_BYTES = 4 * 1024 * 1024
 
@@ -64,8 +61,7 @@ class KafkaClients:
             **settings.common,
         }
         self._admin: Any = None
-        self._idle: tuple[Any, float] | None = None
-        self._ahead = Ahead(self._new_consumer, _close_consumer)
+        self._consumers = Ahead(self._new_consumer, _close_consumer)
         self._lock = threading.Lock()
 
     def admin(self) -> Any:
@@ -102,24 +98,14 @@ class KafkaClients:
         return producer
 
     def expect_reader(self) -> None:
-        """Make a consumer in the background, unless one is idle."""
-        with self._lock:
-            is_idle = self._idle is not None
-        if not is_idle:
-            self._ahead.begin()
+        """Make a consumer in the background, unless one is kept."""
+        self._consumers.begin()
 
     def consumer(self) -> Any:
         """A consumer without group, which never chooses an offset by itself (P12), for who assigns it anew.
         `give_back` it, or close it: making one takes 40 ms, and capture starts by reading the end thrice."""
-        with self._lock:
-            lent, self._idle = self._idle, None
-        if lent is not None:
-            consumer, since = lent
-            if time.monotonic() - since < _IDLE_S:
-                return consumer
-            _close_consumer(consumer)
-        made = self._ahead.take()
-        return self._new_consumer() if made is None else made
+        kept = self._consumers.take()
+        return self._new_consumer() if kept is None else kept
 
     def _new_consumer(self) -> Any:
         standard = {
@@ -137,11 +123,7 @@ class KafkaClients:
 
     def give_back(self, consumer: Any) -> None:
         """It answered when it was last asked."""
-        with self._lock:
-            if self._idle is None and self._admin is not None:  # nobody would close it after `close`
-                self._idle = consumer, time.monotonic()
-                return
-        _close_consumer(consumer)
+        self._consumers.give(consumer)
 
     def offsets(self, topic: str) -> tuple[int, int] | None:
         """The first offset kept and the one after the last; None if there is no such topic."""
@@ -155,11 +137,8 @@ class KafkaClients:
                 return None
 
     def close(self) -> None:
-        self._ahead.close()
+        self._consumers.close()
         with self._lock:
-            if self._idle is not None:
-                _close_consumer(self._idle[0])
-                self._idle = None
             if self._admin is not None:
                 self._admin.close()
                 self._admin = None

@@ -97,6 +97,16 @@ def test_close_waits_for_nothing_and_what_comes_later_is_closed(clients: Clients
     assert (clients.made, clients.closed) == (1, [1])
 
 
+def test_one_that_is_given_back_is_taken_next_and_a_second_one_is_closed(clients: Clients) -> None:
+    clients.ahead.give(7)
+    clients.ahead.give(8)
+    clients.ahead.begin()
+    assert clients.ahead.take() == 7
+    clients.ahead.close()
+    clients.ahead.give(9)
+    assert (clients.made, clients.closed) == (0, [8, 9])
+
+
 def test_a_bug_while_one_is_made_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
