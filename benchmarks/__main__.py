@@ -19,8 +19,10 @@ Benchmark = Callable[[Bench], list[Result]]
 BENCHMARKS: dict[str, Benchmark] = {
     "capture_kafka": capture.capture_kafka,
     "capture_directory": capture.capture_directory,
+    "capture_types": capture.capture_types,
     "apply_small": apply.apply_small,
     "apply_large": apply.apply_large,
+    "apply_types": apply.apply_types,
     "end_to_end_small": apply.end_to_end_small,
     "end_to_end_large": apply.end_to_end_large,
     "end_to_end_small_running": running.end_to_end_small_running,

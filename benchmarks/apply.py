@@ -19,15 +19,20 @@ from benchmarks.measure import Better, Pairs, Result, alternate, rates
 from benchmarks.pipelines import Pipeline, Stage, StageFailed, wait_for_confirmed, wait_for_marker
 from benchmarks.scene import Scene, make_scene
 from benchmarks.servers import Home
-from benchmarks.workload import LARGE, SMALL, TABLES, Backlog, create_tables, digest, write_backlog
+from benchmarks.types import typed_load
+from benchmarks.workload import LARGE, SMALL, Backlog, Load, crm_load, digest
 
 
 def apply_small(bench: Bench) -> list[Result]:
-    return measure_apply(bench, "apply_small", SMALL, goal="≥ 1.0, aim 1.5")
+    return measure_apply(bench, "apply_small", crm_load(SMALL.scaled(bench.divisor)), goal="≥ 1.0, aim 1.5")
 
 
 def apply_large(bench: Bench) -> list[Result]:
-    return measure_apply(bench, "apply_large", LARGE, goal="≥ 1.0")
+    return measure_apply(bench, "apply_large", crm_load(LARGE.scaled(bench.divisor)), goal="≥ 1.0")
+
+
+def apply_types(bench: Bench) -> list[Result]:
+    return measure_apply(bench, "apply_types", typed_load(bench.divisor), goal="≥ 0.9")
 
 
 def end_to_end_small(bench: Bench) -> list[Result]:
@@ -46,9 +51,9 @@ def end_to_end_large_directory(bench: Bench) -> list[Result]:
     return measure_end_to_end(bench, "end_to_end_large_directory", LARGE, Home.DIRECTORY)
 
 
-def measure_apply(bench: Bench, name: str, full: Backlog, *, goal: str) -> list[Result]:
+def measure_apply(bench: Bench, name: str, load: Load, *, goal: str) -> list[Result]:
     """One pipeline, one log, a replica for each run."""
-    drain = Drain(bench, full)
+    drain = Drain(bench, load)
     home = bench.servers.best_home()
     replicas = [f"replica{number}" for number in range(bench.runs)]
     pipeline = drain.scene.new_pipeline("bench", home, replicas)
@@ -66,7 +71,7 @@ def measure_apply(bench: Bench, name: str, full: Backlog, *, goal: str) -> list[
 
 def measure_end_to_end(bench: Bench, name: str, full: Backlog, home: Home) -> list[Result]:
     """A pipeline with a slot, a log and a replica for each run."""
-    drain = Drain(bench, full)
+    drain = Drain(bench, crm_load(full.scaled(bench.divisor)))
     pipelines = [drain.scene.new_pipeline(f"bench{n}", home, ["standby"]) for n in range(bench.runs)]
     drain.write()
     pairs = alternate(
@@ -80,19 +85,18 @@ def measure_end_to_end(bench: Bench, name: str, full: Backlog, home: Home) -> li
 class Drain:
     """One backlog and the runs that drain it."""
 
-    def __init__(self, bench: Bench, full: Backlog) -> None:
+    def __init__(self, bench: Bench, load: Load) -> None:
         self.bench = bench
-        self.backlog = full.scaled(bench.divisor)
-        rows = self.backlog.base_rows
-        self.scene: Scene = make_scene(bench, lambda dsn: create_tables(dsn, rows=rows), TABLES)
+        self.load = load
+        self.scene: Scene = make_scene(bench, load.create, load.tables)
         self._digest: tuple[object, ...] = ()
 
     def write(self) -> str:
         """Make the anchor's slots and then the backlog; the LSN at which it ends."""
         self.scene.new_anchors(self.bench.runs)
-        self.bench.say(f"writing {self.backlog}")
-        end = write_backlog(self.scene.source, self.backlog)
-        self._digest = digest(self.scene.source, TABLES)
+        self.bench.say(f"writing {self.load.described}")
+        end = self.load.write(self.scene.source)
+        self._digest = digest(self.scene.source, self.load.tables)
         return end
 
     def ours(self, pipeline: Pipeline, replica: str, *verbs: tuple[str, ...]) -> float:
@@ -117,7 +121,7 @@ class Drain:
         start()
         wait_for_marker(replica, stages)
         took_s = time.monotonic() - started
-        if digest(replica, TABLES) != self._digest:
+        if digest(replica, self.load.tables) != self._digest:
             raise StageFailed("the replica has the last row and does not equal the source")
         self.bench.say(f"{who} {took_s:.2f} s")
         return took_s
@@ -125,9 +129,9 @@ class Drain:
     def result(self, name: str, pairs: Pairs, *, home: Home, goal: str) -> Result:
         return self.bench.compared(
             name,
-            rates(pairs, self.backlog.changes),
+            rates(pairs, self.load.changes),
             unit="rows/s",
             better=Better.HIGHER,
             goal=goal,
-            anchor=f"{anchors.NATIVE}; {self.backlog}; {home.value} log",
+            anchor=f"{anchors.NATIVE}; {self.load.described}; {home.value} log",
         )

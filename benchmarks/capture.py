@@ -14,35 +14,41 @@ from benchmarks.measure import Better, Result, alternate, rates
 from benchmarks.pipelines import Pipeline, wait_for_confirmed
 from benchmarks.scene import make_scene
 from benchmarks.servers import Home
-from benchmarks.workload import MEDIUM, TABLES, create_tables, write_backlog
+from benchmarks.types import typed_load
+from benchmarks.workload import MEDIUM, Load, crm_load
 
 GOAL = "≥ 0.8, aim 0.95"
 
 
 def capture_kafka(bench: Bench) -> list[Result]:
-    return measure_capture(bench, "capture_kafka", Home.KAFKA)
+    return measure_capture(bench, "capture_kafka", crm_load(MEDIUM.scaled(bench.divisor)), Home.KAFKA)
 
 
 def capture_directory(bench: Bench) -> list[Result]:
-    return measure_capture(bench, "capture_directory", Home.DIRECTORY)
+    return measure_capture(bench, "capture_directory", crm_load(MEDIUM.scaled(bench.divisor)), Home.DIRECTORY)
 
 
-def measure_capture(bench: Bench, name: str, home: Home) -> list[Result]:
+def capture_types(bench: Bench) -> list[Result]:
+    return measure_capture(
+        bench, "capture_types", typed_load(bench.divisor), bench.servers.best_home(), goal="≥ 0.6"
+    )
+
+
+def measure_capture(bench: Bench, name: str, load: Load, home: Home, *, goal: str = GOAL) -> list[Result]:
     """A pipeline, with a slot and a log of its own, for each run."""
-    backlog = MEDIUM.scaled(bench.divisor)
-    scene = make_scene(bench, lambda dsn: create_tables(dsn, rows=backlog.base_rows), TABLES)
+    scene = make_scene(bench, load.create, load.tables)
     pipelines = [scene.new_pipeline(f"bench{number}", home) for number in range(bench.runs)]
     slots = scene.new_anchors(bench.runs)
-    bench.say(f"writing {backlog}")
-    end = write_backlog(scene.source, backlog)
+    bench.say(f"writing {load.described}")
+    end = load.write(scene.source)
     pairs = alternate(
         lambda number: run_ours(bench, pipelines[number], end),
         lambda number: run_anchor(bench, scene.source, slots[number], end),
         bench.runs,
     )
-    anchor = f"{anchors.RECVLOGICAL}; {backlog}"
-    figures = rates(pairs, backlog.changes)
-    return [bench.compared(name, figures, unit="rows/s", better=Better.HIGHER, goal=GOAL, anchor=anchor)]
+    anchor = f"{anchors.RECVLOGICAL}; {load.described}"
+    figures = rates(pairs, load.changes)
+    return [bench.compared(name, figures, unit="rows/s", better=Better.HIGHER, goal=goal, anchor=anchor)]
 
 
 def run_ours(bench: Bench, pipeline: Pipeline, end: str) -> float:

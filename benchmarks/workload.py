@@ -9,7 +9,7 @@ A backlog ends with one row in `marker`: who sees it on the replica knows that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -108,9 +108,33 @@ class Backlog:
         return Backlog(inserts, updates, inserts if size == self.inserts else size)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tables and what drains through a pipeline. `create` makes them, given a connection string, the same on
+    both sides; `write` writes it all and then the marker, and returns an LSN that only its last transaction
+    has. `changes`: rows that are written."""
+
+    tables: Sequence[str]
+    create: Callable[[str], None]
+    write: Callable[[str], str]
+    changes: int
+    described: str
+
+
 MEDIUM = Backlog(300_000, 150_000, 1_000)
 SMALL = Backlog(40_000, 40_000, 0)
 LARGE = Backlog(300_000, 150_000, 300_000)
+
+
+def crm_load(backlog: Backlog) -> Load:
+    """This backlog, on the tables of a CRM."""
+    return Load(
+        TABLES,
+        create=lambda dsn: create_tables(dsn, rows=backlog.base_rows),
+        write=lambda dsn: write_backlog(dsn, backlog),
+        changes=backlog.changes,
+        described=str(backlog),
+    )
 
 
 def create_tables(dsn: str, *, rows: int = 0) -> None:
