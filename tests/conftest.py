@@ -15,7 +15,13 @@ from pipeline.dev.guard import guard
 from pipeline.dev.process import process_id
 from pipeline.dev.record import kill_below
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_kafka", "tests.fix_pipeline", "tests.fix_apply"]
+pytest_plugins = [
+    "tests.fix_postgres",
+    "tests.fix_kafka",
+    "tests.fix_pipeline",
+    "tests.fix_debian",
+    "tests.fix_apply",
+]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`
 # asks for more than ten times as many; where a test says how many it wants, that stands.

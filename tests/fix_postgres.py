@@ -178,16 +178,23 @@ class Server:
         return database
 
 
-def start_source(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
-    """A source: an application's role owns the tables, the product may replicate and read."""
+def start_source(
+    folder: Path, settings: Mapping[str, str] | None = None, *, programs: Path | None = None
+) -> Server:
+    """A source: an application's role owns the tables, the product may replicate and read. `programs`: of
+    another server than the run's."""
     merged = {**SOURCE_SETTINGS, **(settings or {})}
-    return _start(folder, merged, owner=OWNER, grants=_source_role, programs=release_programs("source"))
+    chosen = programs or release_programs("source")
+    return _start(folder, merged, owner=OWNER, grants=_source_role, programs=chosen)
 
 
-def start_replica(folder: Path, settings: Mapping[str, str] | None = None) -> Server:
+def start_replica(
+    folder: Path, settings: Mapping[str, str] | None = None, *, programs: Path | None = None
+) -> Server:
     """A replica: the product owns its database and may switch triggers and foreign keys off."""
     merged = {**REPLICA_SETTINGS, **(settings or {})}
-    return _start(folder, merged, owner=PRODUCT, grants=replica_grants, programs=release_programs("replica"))
+    chosen = programs or release_programs("replica")
+    return _start(folder, merged, owner=PRODUCT, grants=replica_grants, programs=chosen)
 
 
 def _source_role(dsn: str) -> str:

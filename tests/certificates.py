@@ -1,4 +1,4 @@
-"""Certificates for a broker on 127.0.0.1, and a CA that did not sign them."""
+"""Certificates for a server on 127.0.0.1, and a CA that did not sign them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _DAY = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerCertificates:
-    """PEM files for clients, PEM text for the broker's properties."""
+class ServerCertificates:
+    """PEM files for clients, PEM text for the server."""
 
     ca: Path
     other_ca: Path
@@ -26,18 +26,18 @@ class BrokerCertificates:
     key: str
 
 
-def make_certificates(folder: Path) -> BrokerCertificates:
+def make_certificates(folder: Path) -> ServerCertificates:
     ca_key, ca = _make_ca("keepstream test")
     _, other = _make_ca("another one")
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder("broker", ca.subject, key)
+        _builder("server", ca.subject, key)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     for name, authority in (("ca.pem", ca), ("other.pem", other)):
         (folder / name).write_bytes(authority.public_bytes(Encoding.PEM))
-    return BrokerCertificates(
+    return ServerCertificates(
         folder / "ca.pem",
         folder / "other.pem",
         (certificate.public_bytes(Encoding.PEM) + ca.public_bytes(Encoding.PEM)).decode(),
