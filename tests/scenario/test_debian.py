@@ -20,7 +20,8 @@ def test_every_type_of_a_server_that_has_xml_goes_every_way(debian_pipeline: Sec
     typed = make_typed(debian_pipeline.pipeline, {"xml": XML, "xml[]": ["{<a/>,NULL}"]})
     typed.pipeline.start("run")
     typed.pipeline.wait()
-    go_every_way(typed)
+    here, there = go_every_way(typed)
+    assert here == there
     databases = (typed.pipeline.source, typed.pipeline.replica)
     assert [unencrypted_sessions(database) for database in databases] == [0, 0]
 
