@@ -6,7 +6,7 @@
  * Keepstream was installed, the Python is used.
  *
  * Every read is checked against the end of the data: `pos` never passes `end`; every write is reserved
- * before. What is not simple (floats, dates, times, bytea, timestamps out of 1970 to 9999) is left to the
+ * before. What is not plain (days out of the years 1 to 9999, floats with an exponent) is left to the
  * column's codec, called as decode(data, position) -> (text, position) and encode(text) -> Avro bytes.
  */
 

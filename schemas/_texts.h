@@ -6,10 +6,12 @@
 #include <Python.h>
 #include <string.h>
 
+#include "_calendar.h"
+#include "_floats.h"
 #include "_kinds.h"
 #include "_varint.h"
 
-#define MOST_BYTES_OF_A_TEXT 32 /* of those that are written here, but KIND_TEXT */
+#define MOST_BYTES_OF_A_TEXT 32 /* of those that are written here, but KIND_TEXT and KIND_BYTES */
 
 static char *
 put_integer(char *p, int64_t value)
@@ -28,54 +30,49 @@ put_integer(char *p, int64_t value)
     return p + length;
 }
 
-static char *
-put_digits(char *p, unsigned value, int count)
+/* `\x` and two digits a byte: a new reference, or NULL with an exception. */
+static PyObject *
+make_hex(Piece raw)
 {
-    for (int i = count - 1; i >= 0; i--) {
-        p[i] = (char)('0' + value % 10);
-        value /= 10;
+    static const char digits[] = "0123456789abcdef";
+    if (raw.size > PY_SSIZE_T_MAX / 2 - 1)
+        return PyErr_NoMemory();
+    PyObject *text = PyBytes_FromStringAndSize(NULL, 2 + 2 * raw.size);
+    if (text == NULL)
+        return NULL;
+    char *p = PyBytes_AS_STRING(text);
+    *p++ = '\\';
+    *p++ = 'x';
+    for (ptrdiff_t i = 0; i < raw.size; i++) {
+        *p++ = digits[raw.start[i] >> 4];
+        *p++ = digits[raw.start[i] & 15];
     }
-    return p + count;
+    return text;
 }
 
-/* `2024-05-01 12:34:56.78` and `+00`; us is of the years 1970 to 9999. Calendar: days counted from
- * 0000-03-01 in eras of 400 years. */
-static char *
-put_timestamp(char *p, int64_t us, int zone)
+static uint64_t
+little_endian_at(const uint8_t *p, int count)
 {
-    int64_t days = us / DAY_US, rest = us % DAY_US;
-    unsigned shifted = (unsigned)(days + 719468);
-    unsigned era = shifted / 146097, day_of_era = shifted % 146097;
-    unsigned year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    unsigned day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    unsigned month_index = (5 * day_of_year + 2) / 153;
-    unsigned day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    unsigned month = month_index < 10 ? month_index + 3 : month_index - 9;
-    unsigned year = year_of_era + era * 400 + (month <= 2);
-    unsigned seconds = (unsigned)(rest / SECOND_US), micros = (unsigned)(rest % SECOND_US);
-    p = put_digits(p, year, 4);
-    *p++ = '-';
-    p = put_digits(p, month, 2);
-    *p++ = '-';
-    p = put_digits(p, day, 2);
-    *p++ = ' ';
-    p = put_digits(p, seconds / 3600, 2);
-    *p++ = ':';
-    p = put_digits(p, seconds / 60 % 60, 2);
-    *p++ = ':';
-    p = put_digits(p, seconds % 60, 2);
-    if (micros) {
-        *p++ = '.';
-        p = put_digits(p, micros, 6);
-        while (p[-1] == '0')
-            p--;
-    }
-    if (zone) {
-        memcpy(p, "+00", 3);
-        p += 3;
-    }
-    return p;
+    uint64_t bits = 0;
+    for (int i = count - 1; i >= 0; i--)
+        bits = bits << 8 | p[i];
+    return bits;
+}
+
+/* NULL where it is left to the codec. */
+static char *
+read_float(char kind, const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, char *out)
+{
+    int size = kind == KIND_FLOAT4 ? 4 : 8;
+    if (end - *pos < size)
+        return NULL;
+    uint64_t bits = little_endian_at(data + *pos, size);
+    *pos += size;
+    if (kind == KIND_FLOAT4)
+        return put_float4(out, (float)float4_of((uint32_t)bits));
+    double value;
+    memcpy(&value, &bits, sizeof(value));
+    return put_float8(out, value);
 }
 
 /* The column's codec: a new reference and a new *pos. NULL with or without an exception. */
@@ -127,6 +124,12 @@ read_text(char kind, PyObject *codec, PyObject *row, Py_ssize_t end, Py_ssize_t 
         text->start = (const char *)piece.start;
         text->size = piece.size;
         return 0;
+    case KIND_BYTES:
+        if (view_bytes(data, end, pos, &piece) < 0 || (text->made = make_hex(piece)) == NULL)
+            return -1;
+        text->start = PyBytes_AS_STRING(text->made);
+        text->size = PyBytes_GET_SIZE(text->made);
+        return 0;
     case KIND_INT:
     case KIND_LONG:
         if (read_long(data, end, &p, &value) < 0)
@@ -141,12 +144,28 @@ read_text(char kind, PyObject *codec, PyObject *row, Py_ssize_t end, Py_ssize_t 
         text->simple[0] = data[p++] ? 't' : 'f';
         after = text->simple + 1;
         break;
+    case KIND_DATE:
+        if (read_long(data, end, &p, &value) < 0)
+            return -1;
+        if (value >= FIRST_DAY && value < AFTER_LAST_DAY)
+            after = put_day(text->simple, value);
+        break;
+    case KIND_TIME:
+        if (read_long(data, end, &p, &value) < 0)
+            return -1;
+        if (value >= 0 && value < DAY_US)
+            after = put_clock(text->simple, value);
+        break;
     case KIND_TIMESTAMP:
     case KIND_TIMESTAMPTZ:
         if (read_long(data, end, &p, &value) < 0)
             return -1;
-        if (value >= 0 && value < YEAR_10000_US)
+        if (value >= FIRST_US && value < AFTER_LAST_US)
             after = put_timestamp(text->simple, value, kind == KIND_TIMESTAMPTZ);
+        break;
+    case KIND_FLOAT4:
+    case KIND_FLOAT8:
+        after = read_float(kind, data, end, &p, text->simple);
         break;
     }
     if (after != NULL) {

@@ -8,6 +8,8 @@
 #include <Python.h>
 #include <string.h>
 
+#include "_calendar.h"
+#include "_floats.h"
 #include "_kinds.h"
 #include "_varint.h"
 
@@ -56,59 +58,6 @@ parse_integer(const uint8_t *text, Py_ssize_t length, int64_t *value)
     return 0;
 }
 
-/* `count` digits, or -1. */
-static int
-take_digits(const uint8_t *p, int count)
-{
-    int sum = 0;
-    for (int i = 0; i < count; i++) {
-        if (p[i] < '0' || p[i] > '9')
-            return -1;
-        sum = sum * 10 + (p[i] - '0');
-    }
-    return sum;
-}
-
-/* `2024-05-01 12:34:56.78`, and `+00` with a zone, of the years 1970 to 9999; 0, or -1 for anything else, which
- * the codec knows or refuses. */
-static int
-parse_timestamp(const uint8_t *t, Py_ssize_t length, int zone, int64_t *us)
-{
-    static const uint8_t days_in[] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    if (zone) {
-        if (length < 3 || memcmp(t + length - 3, "+00", 3) != 0)
-            return -1;
-        length -= 3;
-    }
-    if (length < 19 || length == 20 || length > 26 || t[4] != '-' || t[7] != '-' || t[10] != ' ' || t[13] != ':' ||
-        t[16] != ':')
-        return -1;
-    int year = take_digits(t, 4), month = take_digits(t + 5, 2), day = take_digits(t + 8, 2);
-    int hour = take_digits(t + 11, 2), minute = take_digits(t + 14, 2), second = take_digits(t + 17, 2);
-    if (year < 1970 || month < 1 || month > 12 || day < 1 || day > days_in[month - 1] || hour < 0 || hour > 23 ||
-        minute < 0 || minute > 59 || second < 0 || second > 59)
-        return -1;
-    int leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    if (month == 2 && day == 29 && !leap)
-        return -1;
-    int micros = 0;
-    if (length > 19) {
-        int count = (int)length - 20;
-        micros = take_digits(t + 20, count);
-        if (t[19] != '.' || micros < 0 || t[length - 1] == '0')
-            return -1;
-        for (; count < 6; count++)
-            micros *= 10;
-    }
-    int64_t shifted = month > 2 ? year : year - 1; /* years begin in March */
-    int64_t era = shifted / 400, year_of_era = shifted % 400;
-    int64_t day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
-    int64_t day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    int64_t days = era * 146097 + day_of_era - 719468;
-    *us = days * DAY_US + (hour * 3600LL + minute * 60 + second) * SECOND_US + micros;
-    return 0;
-}
-
 static int
 put_bytes(Row *row, const char *content, Py_ssize_t length)
 {
@@ -136,11 +85,91 @@ put_encoded(Row *row, PyObject *codec, const uint8_t *text, Py_ssize_t length)
     return result;
 }
 
+/* What a text says where the value is one long. 0, or -1 for what is left to the codec. */
+static int
+parse_long(char kind, const uint8_t *text, Py_ssize_t length, int64_t *value)
+{
+    switch (kind) {
+    case KIND_INT:
+        return parse_integer(text, length, value) < 0 || *value < INT32_MIN || *value > INT32_MAX ? -1 : 0;
+    case KIND_LONG:
+        return parse_integer(text, length, value);
+    case KIND_DATE:
+        return parse_day(text, length, value);
+    case KIND_TIME:
+        return parse_clock(text, length, value);
+    case KIND_TIMESTAMP:
+    case KIND_TIMESTAMPTZ:
+        return parse_timestamp(text, length, kind == KIND_TIMESTAMPTZ, value);
+    default:
+        return -1;
+    }
+}
+
+/* The same of a float's bits. */
+static int
+parse_float(char kind, const uint8_t *text, Py_ssize_t length, uint64_t *bits)
+{
+    float value4;
+    double value8;
+    uint32_t bits4;
+    if (kind == KIND_FLOAT8) {
+        if (parse_float8(text, length, &value8) < 0)
+            return -1;
+        memcpy(bits, &value8, sizeof(*bits));
+        return 0;
+    }
+    if (parse_float4(text, length, &value4) < 0)
+        return -1;
+    memcpy(&bits4, &value4, sizeof(bits4));
+    *bits = bits4;
+    return 0;
+}
+
+/* The caller has reserved them. */
+static void
+add_little_endian(Row *row, uint64_t bits, int count)
+{
+    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(row->bytes) + row->size;
+    for (int i = 0; i < count; i++)
+        p[i] = (uint8_t)(bits >> 8 * i);
+    row->size += count;
+}
+
+static int
+hex_digit(uint8_t digit)
+{
+    return digit >= '0' && digit <= '9' ? digit - '0' : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+/* The bytes behind `\x`. 1; 0 for what is left to the codec, and the row is as it was; -1 with an exception. */
+static int
+add_bytes_of_hex(Row *row, const uint8_t *text, Py_ssize_t length)
+{
+    Py_ssize_t count = length / 2 - 1, before = row->size;
+    if (length < 2 || length % 2 || text[0] != '\\' || text[1] != 'x')
+        return 0;
+    if (reserve(row, MOST_BYTES_OF_A_LONG + count) < 0)
+        return -1;
+    add_long(row, count);
+    for (const uint8_t *digit = text + 2; digit < text + length; digit += 2) {
+        int high = hex_digit(digit[0]), low = hex_digit(digit[1]);
+        if (high < 0 || low < 0) {
+            row->size = before;
+            return 0;
+        }
+        PyBytes_AS_STRING(row->bytes)[row->size++] = (char)(high << 4 | low);
+    }
+    return 1;
+}
+
 /* One value with its branch. -1 with an exception, or without one: the text is malformed. */
 static int
 put_value(Row *row, char kind, PyObject *codec, const uint8_t *text, Py_ssize_t length)
 {
-    int64_t value = 0;
+    int64_t value;
+    uint64_t bits;
+    int added = 0;
     if (reserve(row, 1 + MOST_BYTES_OF_A_LONG) < 0)
         return -1;
     PyBytes_AS_STRING(row->bytes)[row->size++] = 2;
@@ -148,27 +177,26 @@ put_value(Row *row, char kind, PyObject *codec, const uint8_t *text, Py_ssize_t 
     case KIND_TEXT:
         add_long(row, length);
         return put_bytes(row, (const char *)text, length);
-    case KIND_INT:
-    case KIND_LONG:
-        if (parse_integer(text, length, &value) < 0 ||
-            (kind == KIND_INT && (value < INT32_MIN || value > INT32_MAX)))
-            return put_encoded(row, codec, text, length);
-        add_long(row, value);
-        return 0;
     case KIND_BOOLEAN:
         if (length != 1 || (*text != 't' && *text != 'f'))
             return -1;
         PyBytes_AS_STRING(row->bytes)[row->size++] = *text == 't';
         return 0;
-    case KIND_TIMESTAMP:
-    case KIND_TIMESTAMPTZ:
-        if (parse_timestamp(text, length, kind == KIND_TIMESTAMPTZ, &value) < 0)
-            return put_encoded(row, codec, text, length);
-        add_long(row, value);
-        return 0;
+    case KIND_BYTES:
+        added = add_bytes_of_hex(row, text, length);
+        break;
+    case KIND_FLOAT4:
+    case KIND_FLOAT8:
+        added = parse_float(kind, text, length, &bits) == 0;
+        if (added)
+            add_little_endian(row, bits, kind == KIND_FLOAT4 ? 4 : 8);
+        break;
     default:
-        return put_encoded(row, codec, text, length);
+        added = parse_long(kind, text, length, &value) == 0;
+        if (added)
+            add_long(row, value);
     }
+    return added ? (added < 0 ? -1 : 0) : put_encoded(row, codec, text, length);
 }
 
 static int

@@ -12,7 +12,21 @@ from functools import partial
 from typing import Final
 
 from schemas.compiled import find_compiled
-from schemas.pgcodec import BOOLEAN, INT, LONG, STRING, TIMESTAMP, TIMESTAMPTZ, UUID, Codec
+from schemas.pgcodec import (
+    BOOLEAN,
+    BYTES,
+    DATE,
+    DOUBLE,
+    FLOAT,
+    INT,
+    LONG,
+    STRING,
+    TIME,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    UUID,
+    Codec,
+)
 from schemas.rowform import Refuse, RowDecoder, RowEncoder
 
 encode_row = find_compiled("schemas._rowcode", "encode_row")
@@ -27,6 +41,11 @@ _KINDS: Final = (
     (INT, b"i"),
     (LONG, b"l"),
     (BOOLEAN, b"b"),
+    (DATE, b"d"),
+    (TIME, b"c"),
+    (FLOAT, b"4"),
+    (DOUBLE, b"8"),
+    (BYTES, b"h"),
     (TIMESTAMP, b"t"),
     (TIMESTAMPTZ, b"z"),
 )

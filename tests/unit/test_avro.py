@@ -48,6 +48,11 @@ def _forget_compiled() -> None:
         compiled.cache_clear()
 
 
+def as_float4(value: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+ORDINARY = st.decimals(-(10**6), 10**6, places=3).map(float)
 MICROS = st.integers(-210_866_803_200_000_000, 9_223_372_036_854_775_807)
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"])).map(str.encode)
 
@@ -60,8 +65,8 @@ TYPES: dict[int, tuple[str, st.SearchStrategy[bytes]]] = {
     23: ("integer", st.integers(-(2**31), 2**31 - 1).map(lambda n: b"%d" % n)),
     25: ("text", PLAIN_TEXT | st.integers(0, 9000).map(lambda n: b"x" * n)),
     26: ("oid", st.integers(0, 2**32 - 1).map(lambda n: b"%d" % n)),
-    700: ("real", st.floats(width=32).map(format_float4)),
-    701: ("double precision", st.floats().map(format_float8)),
+    700: ("real", (st.floats(width=32) | ORDINARY.map(as_float4)).map(format_float4)),
+    701: ("double precision", (st.floats() | ORDINARY).map(format_float8)),
     1043: ("character varying(40)", PLAIN_TEXT),
     1082: ("date", (st.integers(-2_440_588, 2_145_042_905) | st.integers(-99999, 99999)).map(format_date)),
     1083: ("time(6) without time zone", st.integers(0, DAY_US).map(format_time)),
