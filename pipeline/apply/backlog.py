@@ -14,8 +14,14 @@ from itertools import dropwhile
 from pipeline.follow import AnchorHint, Followed, SameHistory
 from schemas.change import Change
 from schemas.changecodec import are_rows
-from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, Transaction, Transactions
+from schemas.frame import Anchor, CaptureStart, Commit, Heartbeat, Part, Transaction, Transactions
 from schemas.lsn import Position
+
+JOINED_BYTES = 1024 * 1024
+JOINED_CHANGES = 16_000
+"""A larger transaction is applied part by part. A smaller one that has come to its end is like any other: it
+shares a target transaction, and is made ready while the one before is written."""
+_JOINED_PARTS = 8
 
 
 @dataclass(slots=True)
@@ -141,8 +147,28 @@ class Backlog:
         if not self._position.holds(part.commit_lsn):
             self._history.prove()
             self._push(PartOf(part))
+            if part.commit is not None:
+                self._join(part, part.commit)
         elif part.commit is not None:
             self._history.see(commit_lsn=part.commit_lsn, xid=part.xid, commit_time=part.commit_time)
+
+    def _join(self, last: Part, commit: Commit) -> None:
+        """Make a whole of a transaction's parts, if all are still here and it is small. Never of the first
+        item: that may be under way."""
+        if last.part > min(_JOINED_PARTS, len(self.items) - 1):
+            return
+        found = [self.items[place] for place in range(-last.part, 0)]
+        parts = [item.part for item in found if isinstance(item, PartOf) and item.part.fragment is None]
+        changes = b"".join(part.changes for part in parts)
+        count = sum(part.change_count for part in parts)
+        if [part.part for part in parts] != list(range(1, last.part + 1)) or (
+            len(changes) > JOINED_BYTES or count > JOINED_CHANGES
+        ):
+            return
+        for _ in parts:
+            self.size_bytes -= _size_bytes(self.items.pop())
+        xid, commit_lsn, time = last.xid, last.commit_lsn, last.commit_time
+        self._push(Whole(Transaction(xid, commit_lsn, commit.end_lsn, time, commit.origin, count, changes)))
 
     def _stand(self, at: Position, hint: str | None) -> None:
         if at.lsn >= self._position.lsn:

@@ -3,7 +3,8 @@
     caught up    one source transaction, for latency
     behind       as many as `Limits` allow, for throughput
     a barrier    (TRUNCATE, DDL, a joining table) stands alone: its locks last no longer than it takes
-    parts        a transaction too big for a frame is streamed into one target transaction
+    parts        a transaction too big for a frame is streamed into one target transaction, unless it is there
+                 to its end and no bigger than `backlog` joins: then it is like any other
 
 `Planner.next` says what to do; nothing is forgotten before `done`, so a step that failed is planned again.
 A step never crosses a hold, a delay or an end time: whatever is asked for, the replica stands at a

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
+from pipeline.apply import backlog
 from pipeline.apply.backlog import Item
 from pipeline.apply.grouping import (
     ApplyPart,
@@ -29,6 +31,7 @@ from schemas.frame import (
     Body,
     CaptureStart,
     Commit,
+    Fragment,
     Frame,
     Heartbeat,
     Part,
@@ -283,14 +286,46 @@ def test_parts_are_applied_as_they_come() -> None:
     assert made.position == Position(Lsn(110), 1, 1)
 
 
+def test_parts_that_are_all_there_are_a_transaction_like_others() -> None:
+    made = planner(several([1]), part(2, 1), part(2, 2, last=True), several([3, 4, 5]))
+    step = made.next(FREE, Limits())
+    assert group(step) == [1, 2, 3, 4, 5]
+    assert isinstance(step, Group)
+    joined = step.transactions[1]
+    assert joined.transaction == transaction(2, ROW, ROW)
+    assert list(joined.changes) == [ROW, ROW]
+    assert made.backlog.size_bytes == step.size_bytes
+    made.done(step)
+    assert made.backlog.size_bytes == 0
+
+
+@pytest.mark.parametrize("limit", ["JOINED_BYTES", "JOINED_CHANGES"])
+def test_parts_of_a_large_transaction_stay_parts(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, limit, 1)
+    made = planner(several([1]), part(2, 1), part(2, 2, last=True))
+    assert drain(made) == [[1]]
+    assert made.next(FREE, Limits()) == ApplyPart(part(2, 1), None)
+
+
+def test_a_part_with_a_piece_of_a_change_stays_a_part() -> None:
+    encoded = encode_change(ROW)
+    first = replace(part(2, 1), fragment=Fragment(encoded[:5], last=False))
+    last = replace(
+        part(2, 2, last=True), change_count=0, changes=b"", fragment=Fragment(encoded[5:], last=True)
+    )
+    made = planner(several([1]), first, last)
+    assert drain(made) == [[1]]
+    assert made.next(FREE, Limits()) == ApplyPart(first, None)
+
+
 def test_a_new_epoch_rolls_unfinished_parts_back() -> None:  # P7
     made = planner(part(1, 1), start(), anchor(50), part(1, 1), part(1, 2, last=True))
     steps = []
     while not isinstance(step := made.next(FREE, Limits()), Blocked):
-        assert isinstance(step, (ApplyPart, RollBack))
+        assert not isinstance(step, Move)
         steps.append(type(step))
         made.done(step)
-    assert steps == [ApplyPart, RollBack, ApplyPart, ApplyPart]
+    assert steps == [ApplyPart, RollBack, Group]
     assert made.position.lsn == 110
 
 
