@@ -143,6 +143,20 @@ def test_a_transaction_in_parts_is_one_target_transaction(
     assert replicating.row().position == Position(opened.end_lsn, opened.xid, opened.commit_time)
 
 
+def test_a_replica_that_is_behind_commits_transactions_of_a_few_parts_together(
+    replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
+) -> None:
+    made_log.packer._target_bytes = 200  # one row of these
+    for number in range(30):
+        rows = [customer.insert(str(3 * number + part), "x" * 100, None, None) for part in range(3)]
+        last = made_log.add(*rows, tables=[customer.table])
+    made_log.settle()
+    replicating.catch_up()
+    assert ids(replica) == list(range(90))
+    assert target_transactions(replica) < 10
+    assert replicating.row().position == Position(last.end_lsn, last.xid, last.commit_time)
+
+
 def _locks_row(replica: Database) -> bool:
     """Whether an applier has moved its row in a transaction that is still open."""
     return not replica.execute("select 1 from keepstream.progress for update skip locked") and bool(
