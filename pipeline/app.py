@@ -37,8 +37,11 @@ def open_log(config: Config, *, patience_s: float | None = None) -> ChangeLog:
 
 
 def source_conninfo(config: Config) -> str:
-    """libpq's connection string of the source, passwords included: for `session.connect` alone."""
-    return config.source.url.reveal()
+    """libpq's connection string of the source, passwords included: for `session.connect` alone. Of several
+    hosts it leads to the primary."""
+    from connectors.postgres.failover.hosts import to_primary
+
+    return to_primary(config.source.url.reveal())
 
 
 def replica_conninfo(config: Config, name: str) -> str:
@@ -78,6 +81,7 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         replicas=replicas,
         pg_bin=config.tools.pg_bin,
         take_over=take_over,
+        failover=config.source.failover,
         trim=TrimOptions(lambda: open_log(config), config.log.retain),
     )
 

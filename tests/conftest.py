@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.fix_pipeline",
     "tests.fix_debian",
     "tests.fix_apply",
+    "tests.fix_standby",
 ]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`

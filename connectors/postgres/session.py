@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "limit_waits",
     "notice_lost_client",
+    "parse_conninfo",
     "sql_error",
     "unknown_keyword",
     "wrapped",
@@ -105,7 +106,7 @@ def limit_waits(session: Session, *, lock_s: int = 1) -> None:
 
 def describe(conninfo: str) -> str:
     """`host:port/database` of a connection string, for messages; never a password or user."""
-    given = _parse(conninfo)
+    given = parse_conninfo(conninfo)
     if "service" in given and "host" not in given:
         database = f"/{given['dbname']}" if "dbname" in given else ""
         return f"service {given['service']}{database}"
@@ -119,7 +120,8 @@ def describe(conninfo: str) -> str:
     return f"{servers}/{value.get('dbname') or value.get('user') or ''}"
 
 
-def _parse(conninfo: str) -> dict[str, str]:
+def parse_conninfo(conninfo: str) -> dict[str, str]:
+    """What a connection string gives, by keyword. Raises ConfigError (`conninfo-invalid`)."""
     try:
         options = pq.Conninfo.parse(conninfo.encode())
     except (psycopg.Error, UnicodeError):
@@ -181,7 +183,7 @@ def _refuse_misread_password(conninfo: str, given: dict[str, str]) -> None:
 
 
 def _open(conninfo: str, purpose: str, *, autocommit: bool, **more: str) -> Session:
-    given = _parse(conninfo)
+    given = parse_conninfo(conninfo)
     ours = {name: value for name, value in _DEFAULTS.items() if name not in given} | more
     ours |= {"application_name": f"keepstream:{purpose}", "client_encoding": "UTF8"}
     try:

@@ -35,6 +35,7 @@ class SlotState:
     wal_status: reserved, extended, unreserved (about to be lost) or lost.
     inactive_s: seconds since its owner left; None while it is active.
     read_in: the database of the session that read this.
+    failover: whether standbys are to have a copy of it; synced: it is, or was made as, such a copy.
     """
 
     name: str
@@ -51,6 +52,8 @@ class SlotState:
     catalog_xmin_age: int | None
     inactive_s: float | None
     read_in: str
+    failover: bool = False
+    synced: bool = False
 
     @property
     def foreign(self) -> bool:
@@ -73,7 +76,8 @@ _STATE: Final = """
            age(s.catalog_xmin),
            case when not s.active then extract(
                epoch from clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::float8 end,
-           current_database()::text
+           current_database()::text, coalesce((to_jsonb(s) ->> 'failover')::bool, false),
+           coalesce((to_jsonb(s) ->> 'synced')::bool, false)
       from pg_replication_slots s
      where s.slot_name = %s
 """

@@ -77,6 +77,10 @@ class Walsender:
         ((system_id, timeline, xlogpos, database),) = self._rows("IDENTIFY_SYSTEM", "identifying the system")
         return SystemIdentity(system_id, int(timeline), parse_lsn(xlogpos), database)
 
+    def query(self, statement: str) -> list[tuple[str, ...]]:
+        """Plain SQL, before anything is streamed; its values as text."""
+        return self._rows(statement, "asking the source")
+
     def timeline_history(self, timeline: int) -> tuple[TimelineSwitch, ...]:
         """How `timeline` came to be, oldest switch first; timeline 1 has no history (P10)."""
         if timeline == 1:
@@ -90,6 +94,7 @@ class Walsender:
         *,
         temporary: bool,
         export_snapshot: bool = False,
+        failover: bool = False,
         waiting: Callable[[float], None] | None = None,
     ) -> CreatedSlot:
         """Create a logical slot for pgoutput.
@@ -97,10 +102,13 @@ class Walsender:
         This waits until every transaction that now writes, or is prepared, has ended (P17), however
         long; no timeout of the server stops it. `waiting(seconds)` is called about once a
         second meanwhile; if it raises, the command is cancelled and nothing stays behind.
-        An exported snapshot lives until the next command on this connection or its end. RetryLater
+        An exported snapshot lives until the next command on this connection or its end. `failover`: standbys
+        are to have a copy of it (PostgreSQL 17 on). RetryLater
         (`slot-exists`) if somebody made one of this name.
         """
-        command = _create_command(name, temporary, export_snapshot)
+        command = _create_command(
+            name, temporary=temporary, export_snapshot=export_snapshot, failover=failover
+        )
         with wrapped(f"creating slot {name}"):
             try:
                 ((slot, point, snapshot, _),) = self._ask(command, waiting)
@@ -113,6 +121,14 @@ class Walsender:
     def drop_slot(self, name: str) -> None:
         """Drop a slot; RetryLater (`object-in-use`) while somebody streams from it."""
         self._rows(f"DROP_REPLICATION_SLOT {_identifier(name)}", f"dropping slot {name}")
+
+    def let_fail_over(self, name: str) -> None:
+        """Let standbys have a copy of the slot (PostgreSQL 17 on); RetryLater (`slot-active`) while somebody
+        streams from it."""
+        try:
+            self._ask(let_fail_over_command(name))
+        except psycopg.Error as exc:
+            raise stream_error(exc, name) from exc
 
     def start_replication(self, slot: str, publication: str, *, start: Lsn = ZERO) -> None:
         """Begin to stream; returns once the server has switched to COPY BOTH.
@@ -191,10 +207,15 @@ class Walsender:
             self.close()
 
 
-def _create_command(name: str, temporary: bool, export_snapshot: bool) -> str:
+def _create_command(name: str, *, temporary: bool, export_snapshot: bool, failover: bool) -> str:
     kept = "TEMPORARY " if temporary else ""
-    snapshot = "export" if export_snapshot else "nothing"
-    return f"CREATE_REPLICATION_SLOT {_identifier(name)} {kept}LOGICAL {PLUGIN} (SNAPSHOT '{snapshot}')"
+    options = f"SNAPSHOT '{'export' if export_snapshot else 'nothing'}'" + (", FAILOVER" if failover else "")
+    return f"CREATE_REPLICATION_SLOT {_identifier(name)} {kept}LOGICAL {PLUGIN} ({options})"
+
+
+def let_fail_over_command(name: str) -> str:
+    """Of the replication protocol; no SQL function does it."""
+    return f"ALTER_REPLICATION_SLOT {_identifier(name)} (FAILOVER true)"
 
 
 _KEEP_IN_MEMORY: Final = f"""

@@ -38,14 +38,22 @@ from schemas.lsn import Position, format_lsn
 
 IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
 _TABLE = "table:"
+_BACK = (
+    "If the former primary is whole, make that one the primary again, without what was written to this one,"
+    f" and the pipeline goes on. Else {BEGIN_ANEW}."
+)
+_RULED_OUT = (
+    "To rule it out, let synchronized_standby_slots on the primary name the slot of each standby that may be"
+    " promoted."
+)
 
 
 def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> SystemIdentity:
     """P10: this is the cluster that the log came from, on a timeline that holds all that the log does."""
     system = walsender.identify_system()
-    check_system(anchor, tail, system)
-    if system.timeline != anchor.timeline:
+    if system.system_id == anchor.system_id and system.timeline != anchor.timeline:
         check_timeline(anchor, tail, system.timeline, walsender.timeline_history(system.timeline))
+    check_system(anchor, tail, system)
     return system
 
 
@@ -61,24 +69,36 @@ def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
         raise HistoryBroken(
             f"the source's WAL ends at {format_lsn(seen.xlogpos)}, the log already holds it up to {tail}",
             code="source-went-back",
-            hint="The source was rolled back to an earlier state, or failed over to a standby that lacked the"
-            f" last transactions; replicas may hold more than it does. {IF_MEANT}",
+            hint="The source was rolled back to an earlier state; replicas may hold more than it does."
+            f" {IF_MEANT}",
         )
 
 
 def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iterable[TimelineSwitch]) -> None:
-    """A new timeline is accepted only if the log ends at or before the point where it left the old."""
+    """A new timeline is accepted only if the log ends at or before the point where it left the old; an older
+    one never."""
     if timeline == anchor.timeline:
         return
+    if timeline < anchor.timeline:
+        raise HistoryBroken(
+            f"the source is on timeline {timeline}, and the log went on to timeline {anchor.timeline} after a"
+            " failover",
+            code="source-old-timeline",
+            hint="This is a former primary that was started again: what is written to it is lost. Stop it,"
+            " and make it a standby of the present primary (pg_rewind, or a new pg_basebackup); if source.url"
+            " does not name that primary, let it.",
+        )
     left_at = {switch.parent: switch.switch_lsn for switch in switches}.get(anchor.timeline)
     if left_at is not None and tail.lsn <= left_at:
         return
     place = format_lsn(left_at) if left_at is not None else "an unknown place"
+    lacked = "lacked the last transactions" if left_at is not None else "had left the timeline before"
     raise HistoryBroken(
         f"the source is on timeline {timeline}, which left timeline {anchor.timeline} at {place};"
         f" the log holds it up to {tail}",
         code="source-other-timeline",
-        hint=f"The log may hold transactions that the promoted server lacks. {IF_MEANT}",
+        hint=f"A standby was promoted that {lacked}; the log, and replicas, may hold transactions that it"
+        f" never got. {_BACK} {_RULED_OUT}",
     )
 
 
@@ -88,30 +108,45 @@ def check_slot(
     *,
     tail: Position | None,
     witnesses: Callable[[], Witnesses] = dict,
+    promoted: bool = False,
 ) -> None:
     """The slot is ours, alive, and not past the log's tail: START_REPLICATION would skip silently.
 
     `tail` None: its position is not compared, because another capture may be moving it. `witnesses`: asked
-    only where the slot is past the tail.
+    only where the slot is past the tail. `promoted`: the source is a standby that was promoted since.
     """
     if slot is None:
-        raise HistoryBroken(
-            f"slot {name} is missing and the log holds changes that came from it",
-            code="slot-missing",
-            hint=f"It was dropped, so changes since then are lost to the log. {IF_MEANT}",
-        )
+        raise _slot_missing(name, promoted=promoted)
     if slot.foreign:
         raise slot_foreign(slot, promised=True)
     if slot.lost:
+        copied = "'s copy on the promoted standby" if promoted else ""
+        kept = " Both hold for a standby's copies of slots, too." if promoted else ""
         raise HistoryBroken(
-            f"slot {name} was invalidated: {slot.invalidation_reason or 'its WAL was removed'}",
+            f"slot {name}{copied} was invalidated: {slot.invalidation_reason or 'its WAL was removed'}",
             code="slot-invalidated",
             hint="The source removed WAL that the log does not have. Raise max_slot_wal_keep_size and"
-            f" idle_replication_slot_timeout on the source. {IF_MEANT}",
+            f" idle_replication_slot_timeout on the source.{kept} {IF_MEANT}",
         )
     past_end = None if tail is None else slot_past_end(slot, tail, witnesses)
     if past_end is not None:
         raise past_end
+
+
+def _slot_missing(name: str, *, promoted: bool) -> HistoryBroken:
+    if not promoted:
+        return HistoryBroken(
+            f"slot {name} is missing and the log holds changes that came from it",
+            code="slot-missing",
+            hint=f"It was dropped, so changes since then are lost to the log. {IF_MEANT}",
+        )
+    return HistoryBroken(
+        f"slot {name} is missing on the standby that was promoted",
+        code="slot-missing",
+        hint="It had no copy of the slot, or none that was ready, so what was committed since the log's end"
+        f" cannot be decoded there. {_BACK} With `failover: true` under source (PostgreSQL 17 on) standbys"
+        " have a copy; `keepstream check` names what else the servers need.",
+    )
 
 
 def check_leftover(slot: SlotState, log: str, *, begun: bool) -> None:

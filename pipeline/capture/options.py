@@ -33,6 +33,7 @@ class TrimOptions:
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """`source`: any libpq connection string. `take_over`: end another capture that owns the slot.
+    `failover`: standbys are to have a copy of the slot.
     `replicas`: all that are configured, by name. `trim`: how the log is trimmed; None: it is not."""
 
     name: str
@@ -45,4 +46,5 @@ class CaptureOptions:
     replicas: Mapping[str, FollowingReplica] = field(default_factory=dict)
     pg_bin: Path | None = None
     take_over: bool = False
+    failover: bool = False
     trim: TrimOptions | None = None

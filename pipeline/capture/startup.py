@@ -21,6 +21,7 @@ from connectors.interfaces import LogWriter
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
 from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.failover.primary import require_failover_slots, require_primary, require_same_server
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import name_blockers, slot_blockers
@@ -105,6 +106,9 @@ class Startup:
         options = self._options
         sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
+        require_primary(sql)
+        if options.failover:
+            require_failover_slots(sql.info.server_version)
         with wrapped("preparing capture's session"):
             sql.execute(f"set lock_timeout = {_LOCK_WAIT_MS}")
         if not options.log.exists():
@@ -129,7 +133,7 @@ class Startup:
         if leftover is not None:
             check_leftover(leftover, options.log.name, begun=tail.chain.stream is not None)
             self._free_leftover(sql, stream_id)
-        walsender = self._walsender(stream_id)
+        walsender = self._walsender(sql, stream_id)
         system = walsender.identify_system()
         writer, chain = self._open_epoch(stream_id, tail, system)
         selection = self._select(sql)
@@ -197,7 +201,9 @@ class Startup:
                     key=frozenset((blocker.pid, blocker.gid) for blocker in blockers),
                 )
 
-        return walsender.create_slot(options.slot, temporary=False, export_snapshot=True, waiting=waiting)
+        return walsender.create_slot(
+            options.slot, temporary=False, export_snapshot=True, failover=options.failover, waiting=waiting
+        )
 
     def _published_at(self, created: CreatedSlot) -> tuple[tuple[TableSchema, ...], tuple[str, ...]]:
         """Table versions and the publication's identity at the slot's consistent point, read in its
@@ -226,9 +232,9 @@ class Startup:
         options = self._options
         stream_id = seen.chain.stream
         assert stream_id is not None
-        walsender = self._walsender(stream_id)
-        self._check_system(walsender, seen)
-        check_slot(options.slot, slots.read_slot(sql, options.slot), tail=None)
+        walsender = self._walsender(sql, stream_id)
+        promoted = self._is_promoted(self._check_system(walsender, seen), seen)
+        check_slot(options.slot, slots.read_slot(sql, options.slot), tail=None, promoted=promoted)
         stream = self._own_slot(sql, walsender, stream_id)
         if stream is None:
             self._close_all()
@@ -236,6 +242,7 @@ class Startup:
         tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
         with closing(Walsender(options.source, purpose=f"{options.name}:check")) as second:  # ours streams
+            require_same_server(sql, second)
             source, _ = self._check_source(sql, second, tail)
             writer, chain = self._open_epoch(stream_id, tail, source)
             source, sent_from = self._check_source(sql, second, tail)
@@ -263,13 +270,24 @@ class Startup:
         assert tail.last_anchor is not None
         return check_cluster(walsender, tail.last_anchor, tail.chain.tail)
 
+    def _is_promoted(self, system: SystemIdentity, tail: Follower) -> bool:
+        """Whether the source has failed over since the log was written."""
+        assert tail.last_anchor is not None
+        return system.timeline != tail.last_anchor.timeline
+
     def _check_source(self, sql: Session, walsender: Walsender, tail: Follower) -> tuple[SourceIdentity, Lsn]:
         """P10, P11: the source as the next ANCHOR says it, and where the slot stands."""
         options, anchor = self._options, tail.last_anchor
         assert anchor is not None
         system = self._check_system(walsender, tail)
         slot = slots.read_slot(sql, options.slot)
-        check_slot(options.slot, slot, tail=tail.chain.tail, witnesses=lambda: self._ask_witnesses(tail))
+        check_slot(
+            options.slot,
+            slot,
+            tail=tail.chain.tail,
+            witnesses=lambda: self._ask_witnesses(tail),
+            promoted=self._is_promoted(system, tail),
+        )
         assert slot is not None
         identity = check_published(sql, options.publication, anchor.publication)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
@@ -286,6 +304,7 @@ class Startup:
         watch = slots.OwnerWatch()
         while not self._stop.is_set():
             try:
+                self._let_fail_over(sql, walsender)
                 return self._start_stream(walsender)
             except RetryLater as error:
                 if error.code != "slot-active":
@@ -301,6 +320,13 @@ class Startup:
             self._stop.wait(1.0)
         return None
 
+    def _let_fail_over(self, sql: Session, walsender: Walsender) -> None:
+        """A slot that was made before the configuration said so."""
+        slot = slots.read_slot(sql, self._options.slot) if self._options.failover else None
+        if slot is not None and not slot.failover:
+            walsender.let_fail_over(slot.name)
+            logger.info("slot can fail over from now on", extra={"slot": slot.name})
+
     # shared
 
     def _select(self, sql: Session) -> Selection:
@@ -312,10 +338,11 @@ class Startup:
             logger.warning("tables left out", extra={"tables": names, "reason": "no usable replica identity"})
         return selection
 
-    def _walsender(self, stream_id: bytes) -> Walsender:
+    def _walsender(self, sql: Session, stream_id: bytes) -> Walsender:
         options = self._options
         walsender = Walsender(options.source, purpose=slots.owner_purpose(options.name, stream_id))
         self._opened.append(walsender.close)
+        require_same_server(sql, walsender)
         return walsender
 
     def _start_stream(self, walsender: Walsender) -> SlotStream:

@@ -13,7 +13,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
 from connectors.postgres.walsender import Walsender
-from pipeline.app import replica_conninfo
+from pipeline.app import replica_conninfo, source_conninfo
 from pipeline.capture import history
 from pipeline.capture.witnesses import ask_witnesses
 from pipeline.check.findings import Place
@@ -85,7 +85,7 @@ def _continued(
     broken = _broken(partial(history.check_published, session, config.publication_name, anchor.publication))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")
-    walsender = Walsender(config.source.url.reveal(), purpose="check")
+    walsender = Walsender(source_conninfo(config), purpose="check")
     try:
         broken = _broken(partial(history.check_cluster, walsender, anchor, end))
     finally:

@@ -12,6 +12,7 @@ from connectors.postgres.instance import Instance
 from connectors.postgres.server import Role, Server
 from connectors.postgres.slot import time_to_full_s
 from connectors.postgres.walsender import Walsender
+from pipeline.app import source_conninfo
 from pipeline.check.findings import Place, comment, losing
 from pipeline.config import Config
 from pipeline.quantities import human_bytes, human_seconds
@@ -43,7 +44,7 @@ def check_source(
             "source-is-standby",
             "recovery",
             "the server is a standby, where neither a publication nor a mark can be written",
-            fix="Connect to the primary: add target_session_attrs=read-write to source.url.",
+            fix="Connect to the primary: add target_session_attrs=primary to source.url.",
         )
     yield _wal_level(server)
     yield _slots(server, established=established, copies=bool(config.replicas))
@@ -153,7 +154,7 @@ def _role(role: Role, instance: Instance, config: Config) -> Iterator[Finding]:
 def _replication_login(role: Role, config: Config) -> Finding:
     """pg_hba.conf may let us in and yet not let us replicate: only trying tells."""
     try:
-        Walsender(config.source.url.reveal(), purpose="check").close()
+        Walsender(source_conninfo(config), purpose="check").close()
     except KeepstreamError as error:
         return SOURCE.caught(error, "replication login")
     return SOURCE.ok("privilege-replication", "role", f"{role.name} may replicate")

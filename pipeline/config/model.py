@@ -68,10 +68,13 @@ class Tables(Part):
 
 
 class Source(LongOrShort):
+    """`failover`: its slot survives on standbys that synchronise it (PostgreSQL 17 on)."""
+
     url: ConnectionString
     publication: str | None = Field(default=None, min_length=1, max_length=63)
     tables: Tables = Tables()
     keyless: Keyless = Keyless.REFUSE
+    failover: bool = False
 
 
 def _log_url(url: str) -> str:

@@ -43,6 +43,7 @@ source:
   #   include: ["*.*"]              # schema.table, with * for any run of characters
   #   exclude: ["public.audit_*"]
   # publication: keepstream_NAME
+  # failover: true                  # the slot survives on standbys (PostgreSQL 17+), docs/operating.md
 
 log:
   # kafka://broker1:9092,broker2:9092, or a folder on this machine: file:///var/lib/keepstream
