@@ -238,9 +238,14 @@ class SameHistory:
         self._position = position
         self._last: tuple[int, int] | None = None
         self._done = position.xid == 0
+        self._timeline: int | None = None
 
-    def see_anchor(self, at: Position) -> None:
-        """An anchor names the last transaction before it."""
+    def see_anchor(self, at: Position, timeline: int) -> None:
+        """An anchor names the last transaction before it. With another `timeline` the log left the source's
+        old one there: past it, a position that names no transaction was taken from what a failover lost."""
+        if self._timeline not in (None, timeline) and not self._position.xid and at.lsn < self._position.lsn:
+            raise self._lost_in_failover(at, timeline)
+        self._timeline = timeline
         if not self._done and at.lsn <= self._position.lsn and at.xid:
             self._last = (at.xid, at.commit_time)
 
@@ -272,6 +277,16 @@ class SameHistory:
             code="other-history",
             hint="The replica followed another log or source. Nothing was changed. Point `log` and"
             " `source` at the ones it followed, or empty its database and let `keepstream run` copy anew.",
+        )
+
+    def _lost_in_failover(self, at: Position, timeline: int) -> HistoryBroken:
+        return HistoryBroken(
+            f"position {self._position} was taken on timeline {self._timeline} of the source, and the log"
+            f" left that for timeline {timeline} at {at}",
+            code="other-history",
+            hint="The replica was copied just before the source failed over, and may hold rows that the"
+            " promoted standby never got. Nothing was changed. Empty its database and let `keepstream run`"
+            " copy anew.",
         )
 
 

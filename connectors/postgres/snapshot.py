@@ -20,7 +20,7 @@ import psycopg
 from psycopg import pq, sql
 
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.walsender import Walsender
+from connectors.postgres.walsender import SystemIdentity, Walsender
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn
 
@@ -74,13 +74,15 @@ class TableChanged(RetryLater):
 
 
 class ExportedSnapshot:
-    """An open snapshot. `lsn` is S; `name` is what importers give to SET TRANSACTION SNAPSHOT."""
+    """An open snapshot. `lsn` is S; `name` is what importers give to SET TRANSACTION SNAPSHOT; `system`, the
+    server that it is of."""
 
-    def __init__(self, walsender: Walsender, slot: str, lsn: Lsn, name: str) -> None:
+    def __init__(self, walsender: Walsender, slot: str, lsn: Lsn, name: str, system: SystemIdentity) -> None:
         self._walsender = walsender
         self.slot = slot
         self.lsn = lsn
         self.name = name
+        self.system = system
         self.pid = walsender.backend_pid
         self.taken_at = time.monotonic()
 
@@ -136,10 +138,11 @@ def export_snapshot(
     walsender = Walsender(conninfo, purpose=purpose)
     with contextlib.ExitStack() as undo:
         undo.callback(walsender.close)
+        system = walsender.identify_system()
         created = walsender.create_slot(slot, temporary=True, export_snapshot=True, waiting=waiting)
         assert created.snapshot is not None
         undo.pop_all()
-    return ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot)
+    return ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot, system)
 
 
 def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:

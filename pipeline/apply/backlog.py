@@ -97,7 +97,7 @@ class Backlog:
         elif isinstance(body, CaptureStart):
             self.items.append(Aborted())
         elif isinstance(body, Anchor):
-            self._history.see_anchor(body.at)
+            self._history.see_anchor(body.at, body.timeline)
             frame = followed.frame
             self._stand(body.at, str(AnchorHint(followed.place, frame.number, frame.digest)))
         elif isinstance(body, Heartbeat):

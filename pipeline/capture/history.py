@@ -11,7 +11,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import SystemIdentity, TimelineSwitch, Walsender
+from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.announcements import (
     Leave,
     announced_joins,
@@ -31,6 +31,7 @@ from pipeline.capture.shapes import (
     next_shape,
     type_entry,
 )
+from pipeline.capture.timelines import MAKE_IT_PRIMARY, check_timeline, require_cluster
 from pipeline.capture.witnesses import Witnesses
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
@@ -38,14 +39,6 @@ from schemas.lsn import Position, format_lsn
 
 IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
 _TABLE = "table:"
-_BACK = (
-    "If the former primary is whole, make that one the primary again, without what was written to this one,"
-    f" and the pipeline goes on. Else {BEGIN_ANEW}."
-)
-_RULED_OUT = (
-    "To rule it out, let synchronized_standby_slots on the primary name the slot of each standby that may be"
-    " promoted."
-)
 
 
 def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> SystemIdentity:
@@ -59,12 +52,7 @@ def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> Syste
 
 def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
     """The cluster is the one that the log came from and has all that the log has."""
-    if seen.system_id != anchor.system_id:
-        raise HistoryBroken(
-            f"the source is cluster {seen.system_id}, the log came from cluster {anchor.system_id}",
-            code="source-other-cluster",
-            hint=f"Point `source` at the database that the log came from. {IF_MEANT}",
-        )
+    require_cluster(anchor.system_id, seen)
     if seen.xlogpos < tail.lsn:
         raise HistoryBroken(
             f"the source's WAL ends at {format_lsn(seen.xlogpos)}, the log already holds it up to {tail}",
@@ -72,34 +60,6 @@ def check_system(anchor: Anchor, tail: Position, seen: SystemIdentity) -> None:
             hint="The source was rolled back to an earlier state; replicas may hold more than it does."
             f" {IF_MEANT}",
         )
-
-
-def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iterable[TimelineSwitch]) -> None:
-    """A new timeline is accepted only if the log ends at or before the point where it left the old; an older
-    one never."""
-    if timeline == anchor.timeline:
-        return
-    if timeline < anchor.timeline:
-        raise HistoryBroken(
-            f"the source is on timeline {timeline}, and the log went on to timeline {anchor.timeline} after a"
-            " failover",
-            code="source-old-timeline",
-            hint="This is a former primary that was started again: what is written to it is lost. Stop it,"
-            " and make it a standby of the present primary (pg_rewind, or a new pg_basebackup); if source.url"
-            " does not name that primary, let it.",
-        )
-    left_at = {switch.parent: switch.switch_lsn for switch in switches}.get(anchor.timeline)
-    if left_at is not None and tail.lsn <= left_at:
-        return
-    place = format_lsn(left_at) if left_at is not None else "an unknown place"
-    lacked = "lacked the last transactions" if left_at is not None else "had left the timeline before"
-    raise HistoryBroken(
-        f"the source is on timeline {timeline}, which left timeline {anchor.timeline} at {place};"
-        f" the log holds it up to {tail}",
-        code="source-other-timeline",
-        hint=f"A standby was promoted that {lacked}; the log, and replicas, may hold transactions that it"
-        f" never got. {_BACK} {_RULED_OUT}",
-    )
 
 
 def check_slot(
@@ -144,8 +104,8 @@ def _slot_missing(name: str, *, promoted: bool) -> HistoryBroken:
         f"slot {name} is missing on the standby that was promoted",
         code="slot-missing",
         hint="It had no copy of the slot, or none that was ready, so what was committed since the log's end"
-        f" cannot be decoded there. {_BACK} With `failover: true` under source (PostgreSQL 17 on) standbys"
-        " have a copy; `keepstream check` names what else the servers need.",
+        f" cannot be decoded there. {MAKE_IT_PRIMARY} With `failover: true` under source (PostgreSQL 17 on)"
+        " standbys have a copy; `keepstream check` names what else the servers need.",
     )
 
 

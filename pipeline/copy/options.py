@@ -7,6 +7,7 @@ from pathlib import Path
 
 from connectors.postgres.publication import TableName
 from pipeline import purposes
+from pipeline.capture.timelines import Lineage
 from pipeline.config import Initial
 from schemas.errors import InternalError
 from schemas.lsn import Position
@@ -19,7 +20,8 @@ class CopyOptions:
     pipeline, replica: their names in the configuration. stream: the log's uuid, 16 bytes. place: the
     log's end, noted *before* this call (P20); the replica's reader starts there. publication: what is
     in it at the snapshot has its rows copied, or, where that is None, `tables`; all else gets its
-    schema only. position: for `initial: none`, the position at which the replica is declared equal.
+    schema only. lineage: which source the log follows; None: it is not compared. position: for
+    `initial: none`, the position at which the replica is declared equal.
     attempts: snapshots taken before giving up because tables change. part_bytes: how much of a table
     (heap and TOAST) one worker copies in one transaction.
     """
@@ -34,6 +36,7 @@ class CopyOptions:
     tables: tuple[TableName, ...] = ()
     initial: Initial = Initial.COPY
     position: Position | None = None
+    lineage: Lineage | None = None
     workers: int = 4
     pg_bin: Path | None = None
     attempts: int = 5

@@ -22,6 +22,7 @@ from connectors.failpoints import failpoint
 from connectors.postgres import copy_run, leftovers
 from connectors.postgres.copy_run import CopyRun
 from connectors.postgres.deferred import defer, forget
+from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
@@ -37,6 +38,7 @@ from connectors.postgres.snapshot import (
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.source_schema import existing_schemas, knows_lz4, read_source_schema
 from connectors.postgres.visibility import wait_until_visible
+from pipeline.capture.timelines import require_lineage
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
 from pipeline.copy.options import CopyOptions
@@ -210,13 +212,21 @@ class _FirstCopy:
         return self._complete(run, Position(snapshot.lsn))
 
     def _export(self) -> ExportedSnapshot:
-        return export_snapshot(
+        """Of the log's own source: after a failover S would name a place in another history."""
+        require_primary(self._observer.session)
+        snapshot = export_snapshot(
             self._options.source_conninfo,
             purpose=self._options.purpose,
             observer=self._observer.session,
             limit_s=self._options.snapshot_limit_s,
             on_wait=self._watch.tick_waiting,
         )
+        if self._options.lineage is not None:
+            with ExitStack() as undo:
+                undo.callback(snapshot.close)
+                require_lineage(self._options.lineage, snapshot.system)
+                undo.pop_all()
+        return snapshot
 
     def _setup(self, run: CopyRun, snapshot: ExportedSnapshot) -> CopierSetup:
         return CopierSetup(

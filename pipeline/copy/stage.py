@@ -15,6 +15,7 @@ from connectors.postgres import progress
 from connectors.postgres.progress import ReplicaState
 from connectors.postgres.session import connect
 from connectors.postgres.snapshot import name_blockers
+from pipeline.capture.timelines import Lineage
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.progress import CopyPhase, CopyProgress
@@ -98,6 +99,7 @@ class FirstCopyStage:
             stream=tail.chain.stream,
             place="" if none else str(tail.anchor),
             initial=self._options.initial,
+            lineage=Lineage.of(tail.last_anchor) if tail.last_anchor is not None else None,
             position=first_position(self._options.log) if none else None,
         )
         started = time.monotonic()

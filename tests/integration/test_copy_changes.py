@@ -333,9 +333,10 @@ def test_rows_are_not_read_before_every_commit_of_the_snapshot_is_visible(
             require(lambda: _hangs(source, hanging.info.backend_pid), 10, what="the commit to hang")
             second.commit()
 
+    system = walsender.identify_system()
     created = walsender.create_slot("s", temporary=True, export_snapshot=True, waiting=waiting)
     assert created.snapshot is not None
-    exported = snapshot.ExportedSnapshot(walsender, "s", created.consistent_point, created.snapshot)
+    exported = snapshot.ExportedSnapshot(walsender, "s", created.consistent_point, created.snapshot, system)
     with connect(source.dsn, purpose="test") as importer:
         snapshot.begin_in_snapshot(importer, exported)
         with pytest.raises(RetryLater) as early:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from connectors.postgres.shape import Shape
@@ -13,13 +15,13 @@ from pipeline.capture.history import (
     check_publication,
     check_slot,
     check_system,
-    check_timeline,
 )
 from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
 from pipeline.capture.shapes import check_shape, next_shape
+from pipeline.capture.timelines import Lineage, check_timeline, require_lineage
 from pipeline.follow import SameHistory
-from schemas.errors import BEGIN_ANEW, HistoryBroken, InternalError, RefusedData
+from schemas.errors import BEGIN_ANEW, HistoryBroken, InternalError, KeepstreamError, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Lsn, Position
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -70,6 +72,57 @@ def test_p10_a_new_timeline_is_accepted_only_if_the_log_ends_before_the_switch()
         with pytest.raises(HistoryBroken) as caught:
             check_timeline(ANCHOR, TAIL, 2, switches)
         assert caught.value.code == "source-other-timeline"
+
+
+def test_p10_a_former_primary_is_refused_once_the_log_is_on_a_new_timeline() -> None:
+    on_second = replace(ANCHOR, timeline=2)
+    with pytest.raises(HistoryBroken) as caught:
+        check_timeline(on_second, TAIL, 1, [])
+    assert (caught.value.code, caught.value.message) == (
+        "source-old-timeline",
+        "the source is on timeline 1, and the log went on to timeline 2 after a failover",
+    )
+
+
+@pytest.mark.parametrize(
+    ("system_id", "timeline", "code"),
+    [
+        ("4711", 2, ""),
+        ("4712", 2, "source-other-cluster"),
+        ("4711", 1, "source-old-timeline"),
+        ("4711", 3, "source-promoted"),
+    ],
+)
+def test_p10_a_source_that_is_read_beside_the_log_is_on_its_timeline(
+    system_id: str, timeline: int, code: str
+) -> None:
+    seen = SystemIdentity(system_id, timeline, Lsn(0x9000), "crm")
+    if not code:
+        require_lineage(Lineage("4711", 2), seen)
+        return
+    with pytest.raises(KeepstreamError) as caught:
+        require_lineage(Lineage("4711", 2), seen)
+    assert caught.value.code == code
+
+
+def test_p10_a_promoted_standby_without_a_copy_of_the_slot_says_what_it_takes() -> None:
+    with pytest.raises(HistoryBroken) as caught:
+        check_slot("keepstream_crm", None, tail=TAIL, promoted=True)
+    assert caught.value.code == "slot-missing"
+    assert caught.value.message == "slot keepstream_crm is missing on the standby that was promoted"
+    assert caught.value.hint == (
+        "It had no copy of the slot, or none that was ready, so what was committed since the log's end cannot"
+        " be decoded there. If the former primary is whole, make that one the primary again, without what was"
+        f" written to this one, and the pipeline goes on. Else {BEGIN_ANEW}. With `failover: true` under"
+        " source (PostgreSQL 17 on) standbys have a copy; `keepstream check` names what else the servers"
+        " need."
+    )
+    invalidated = slot(invalidation_reason="rows_removed")
+    with pytest.raises(HistoryBroken) as caught:
+        check_slot("keepstream_crm", invalidated, tail=TAIL, promoted=True)
+    assert caught.value.message == (
+        "slot keepstream_crm's copy on the promoted standby was invalidated: rows_removed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +292,7 @@ def test_p2_the_same_xid_at_another_time_is_another_history() -> None:
 
 def test_p2_a_position_that_names_a_transaction_which_the_log_never_had_is_another_history() -> None:
     history = SameHistory(Position(Lsn(100), 7, 5))
-    history.see_anchor(Position(Lsn(40)))  # the log's first one: nothing stands before it
+    history.see_anchor(Position(Lsn(40)), 1)  # the log's first one: nothing stands before it
     assert _refusal(history) == (
         "position 0/64 was taken in another history: the log has no transaction below it, and should have 7"
     )
@@ -248,17 +301,17 @@ def test_p2_a_position_that_names_a_transaction_which_the_log_never_had_is_anoth
 def test_p2_an_anchor_proves_a_position_whose_transaction_was_trimmed_away() -> None:
     for at in (Position(Lsn(100), 7, 5), Position(Lsn(60), 7, 5)):
         history = SameHistory(Position(Lsn(100), 7, 5))
-        history.see_anchor(at)
+        history.see_anchor(at, 1)
         history.prove()
         assert see(history, 100, 8) is False
     other = SameHistory(Position(Lsn(100), 7, 5))
-    other.see_anchor(Position(Lsn(60), 3, 5))
+    other.see_anchor(Position(Lsn(60), 3, 5), 1)
     assert "is 3, not 7" in _refusal(other)
 
 
 def test_p2_an_anchor_past_the_position_does_not_prove_it() -> None:
     history = SameHistory(Position(Lsn(100), 7, 5))
-    history.see_anchor(Position(Lsn(101), 7, 5))
+    history.see_anchor(Position(Lsn(101), 7, 5), 1)
     assert "has no transaction below it" in _refusal(history)
 
 
@@ -268,6 +321,30 @@ def test_p2_the_position_of_a_copy_names_no_transaction_and_fits_any() -> None:
         assert [see(history, commit_lsn, 9) for commit_lsn in seen] == [True] * len(seen)
         history.prove()
         assert see(history, 100, 10) is False
+
+
+@pytest.mark.parametrize(("left_at", "lost"), [(99, True), (100, False)])
+def test_p10_a_copy_of_what_a_failover_lost_is_another_history(left_at: int, lost: bool) -> None:
+    """Its position is an LSN of the old timeline, past the place at which the log left that one."""
+    copied = SameHistory(Position(Lsn(100)))
+    copied.see_anchor(Position(Lsn(50), 6, 5), 1)
+    if not lost:
+        copied.see_anchor(Position(Lsn(left_at), 7, 5), 2)
+        return
+    with pytest.raises(HistoryBroken) as caught:
+        copied.see_anchor(Position(Lsn(left_at), 7, 5), 2)
+    assert (caught.value.code, caught.value.message) == (
+        "other-history",
+        "position 0/64 was taken on timeline 1 of the source, and the log left that for timeline 2 at 0/63",
+    )
+
+
+def test_p10_a_position_that_names_a_transaction_is_proven_by_it_whatever_the_timelines() -> None:
+    reached = SameHistory(Position(Lsn(100), 8, 5))
+    reached.see_anchor(Position(Lsn(50), 6, 5), 1)
+    reached.see_anchor(Position(Lsn(60), 7, 5), 2)
+    see(reached, 92, 8)
+    reached.prove()
 
 
 def test_p2_a_position_inside_of_a_commit_record_is_proven_by_that_transaction() -> None:
