@@ -47,6 +47,16 @@ class FailingOver:
 
         require(is_synced, 20, what="the slot's copy on the standby")
 
+    def configure_standby(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self.new.execute_as_admin(f"alter system set {name} = {value}")
+        self.new.execute_as_admin("select pg_reload_conf()")
+
+    def configure_primary(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self.old.execute_as_admin(f"alter system set {name} = {value}")
+        self.old.execute_as_admin("select pg_reload_conf()")
+
     def promote(self) -> None:
         """The primary dies first, as in a power cut."""
         self.old.disconnect()
@@ -67,9 +77,7 @@ def failing_over(
         standby = _copy(old.server, server_folder / "standby", old.name)
         standby.start()
         made.append(pair := FailingOver(old, replace(old, server=standby, _connection=None)))
-        for name, value in (settings or {}).items():
-            old.execute_as_admin(f"alter system set {name} = {value}")
-        old.execute_as_admin("select pg_reload_conf()")
+        pair.configure_primary(**(settings or {}))
         return pair
 
     yield make

@@ -21,6 +21,7 @@ from connectors.postgres.source_schema import read_source_schema
 from connectors.postgres.table_columns import read_table_columns
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
+from pipeline.check.failover import check_failover
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.log import LOG, check_log
@@ -93,6 +94,7 @@ class Preflight:
         slot = read_slot(session, config.slot_name)
         established = slot is not None and not slot.foreign
         yield from check_source(server, instance, role, config, established=established)
+        yield from check_failover(session, slot, config, purpose=self._purpose)
         publication_name = config.publication_name
         tables = list_tables(session, publication=publication_name)
         selection = select_tables(tables, config.source.tables, config.source.keyless)

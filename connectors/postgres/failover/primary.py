@@ -42,12 +42,18 @@ def require_failover_slots(version: int) -> None:
 def require_same_server(session: Session, walsender: Walsender) -> None:
     """Of two sessions of one connection string: while the source fails over, they may come to stand on two
     servers, and what one says proves nothing of the other. Raises RetryLater (`source-changed`)."""
-    with wrapped("asking the source when it was started"):
-        row = session.execute(_STARTED).fetchone()
-    if row is None or walsender.query(_STARTED) != [row]:
+    if walsender.query(_STARTED) != [(started_at(session),)]:
         raise RetryLater(
             "two sessions of source.url came to two servers",
             code="source-changed",
             hint="It fails over just now, or two of its hosts say that they are the primary: stop the one"
             " that is not to be written to any more.",
         )
+
+
+def started_at(session: Session) -> str:
+    """When the server was started, which names this run of it."""
+    with wrapped("asking the source when it was started"):
+        row = session.execute(_STARTED).fetchone()
+    assert row is not None
+    return str(row[0])
