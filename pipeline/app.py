@@ -144,14 +144,15 @@ def verify_options(config: Config, replica: str, *, workers: int, timeout_s: flo
         replica_conninfo=replica_conninfo(config, replica),
         publication=config.publication_name,
         slot=config.slot_name,
-        reports=lambda: _read_reports(config),
+        reports=lambda: read_reports_of(config),
         delay_s=delay_s,
         workers=workers,
         timeout_s=TIMEOUT_S + delay_s if timeout_s is None else timeout_s,
     )
 
 
-def _read_reports(config: Config) -> Mapping[str, StageReport]:
+def read_reports_of(config: Config) -> Mapping[str, StageReport]:
+    """The stages' newest reports, read on a log of its own."""
     from pipeline.board import read_reports
 
     with closing(open_log(config)) as log:

@@ -320,8 +320,14 @@ def _refusal(text: str) -> tuple[str, str] | None:
 
 
 def _unreachable(text: str, where: str) -> KeepstreamError:
+    reasons = {
+        f"{host}:{port}".replace("'", ""): _reason(said) for host, port, said in _ATTEMPT.findall(text)
+    }
+    reason = _reason(text)
+    if len(set(reasons.values())) > 1:
+        reason = "; ".join(f"{host}: {said}" for host, said in reasons.items())
     return RetryLater(
-        f"cannot connect to {where}: {_reason(text)}",
+        f"cannot connect to {where}: {reason}",
         code="server-unreachable",
         hint="Check that the server runs, that host and port are right, and that no firewall is between.",
     )

@@ -10,6 +10,7 @@ from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
 from pipeline.capture.packer import PackedBody
 from pipeline.capture.shapes import altered
+from pipeline.capture.timelines import Lineage
 from schemas.errors import RetryLater
 from schemas.frame import Anchor, Heartbeat
 from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, seal_frame
@@ -53,6 +54,11 @@ class ChainWriter:
         self._undurable: deque[tuple[int, Position]] = deque()
         self.position = chain.tail
         self.durable_position = START
+
+    @property
+    def lineage(self) -> Lineage:
+        """Whose history the log goes on with."""
+        return Lineage(self._source.system_id, self._source.timeline)
 
     @property
     def wants_anchor(self) -> bool:

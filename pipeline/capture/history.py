@@ -76,7 +76,7 @@ def check_slot(
     only where the slot is past the tail. `promoted`: the source is a standby that was promoted since.
     """
     if slot is None:
-        raise _slot_missing(name, promoted=promoted)
+        raise slot_missing(name, promoted=promoted)
     if slot.foreign:
         raise slot_foreign(slot, promised=True)
     if slot.lost:
@@ -93,7 +93,8 @@ def check_slot(
         raise past_end
 
 
-def _slot_missing(name: str, *, promoted: bool) -> HistoryBroken:
+def slot_missing(name: str, *, promoted: bool) -> HistoryBroken:
+    """What it means that there is no slot beside a log that holds changes of it."""
     if not promoted:
         return HistoryBroken(
             f"slot {name} is missing and the log holds changes that came from it",

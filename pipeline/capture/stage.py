@@ -15,6 +15,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.startup import OpenCapture, Startup
+from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
@@ -42,6 +43,7 @@ class CaptureStage:
         self._capture: OpenCapture | None = None
         self._tables = Tables()
         self._stream: bytes | None = None
+        self._lineage: Lineage | None = None
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -83,7 +85,7 @@ class CaptureStage:
             capture.selection.not_replicated,
             tuple(table.qualified_name for table in capture.selection.undecided),
         )
-        self._waiting_for = None
+        self._waiting_for, self._lineage = None, capture.chain.lineage
         if self._stream != capture.chain.stream:
             self._stream, self._rates.durable_lsn = capture.chain.stream, ZERO
         self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
@@ -137,7 +139,8 @@ class CaptureStage:
             undecided=self._tables.undecided,
             endangered=self._tables.protected.endangered,
             left=self._tables.protected.left,
-            details={
+            details=(self._lineage.to_details() if self._lineage else {})
+            | {
                 "durable_lsn": format_lsn(self._rates.durable_lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,

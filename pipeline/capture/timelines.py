@@ -7,10 +7,13 @@ on the log's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
+from pipeline.board import captures_in
+from pipeline.reports import StageReport
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RetryLater
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
@@ -19,6 +22,8 @@ MAKE_IT_PRIMARY = (
     "If the former primary is whole, make that one the primary again, without what was written to this one,"
     f" and the pipeline goes on. Else {BEGIN_ANEW}."
 )
+_SYSTEM_ID: Final = "system_id"
+_TIMELINE: Final = "timeline"
 _RULED_OUT = (
     "To rule it out, let synchronized_standby_slots on the primary name the slot of each standby that may be"
     " promoted."
@@ -36,6 +41,19 @@ class Lineage:
     def of(cls, anchor: Anchor) -> Lineage:
         return cls(anchor.system_id, anchor.timeline)
 
+    @classmethod
+    def reported(cls, reports: Mapping[str, StageReport]) -> Lineage | None:
+        """As the capture said last that owned the slot; None where none did."""
+        said = [each for each in captures_in(reports) if {_SYSTEM_ID, _TIMELINE} <= each.details.keys()]
+        newest = max(said, key=lambda report: report.at, default=None)
+        if newest is None:
+            return None
+        return cls(str(newest.details[_SYSTEM_ID]), int(newest.details[_TIMELINE]))
+
+    def to_details(self) -> dict[str, object]:
+        """As capture's report has it."""
+        return {_SYSTEM_ID: self.system_id, _TIMELINE: self.timeline}
+
 
 def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iterable[TimelineSwitch]) -> None:
     """A new timeline is accepted only if the log ends at or before the point where it left the old; an older
@@ -43,7 +61,7 @@ def check_timeline(anchor: Anchor, tail: Position, timeline: int, switches: Iter
     if timeline == anchor.timeline:
         return
     if timeline < anchor.timeline:
-        raise _old(timeline, anchor.timeline)
+        raise old_timeline(timeline, anchor.timeline)
     left_at = {switch.parent: switch.switch_lsn for switch in switches}.get(anchor.timeline)
     if left_at is not None and tail.lsn <= left_at:
         return
@@ -66,7 +84,7 @@ def require_lineage(log: Lineage, seen: SystemIdentity) -> None:
     """
     require_cluster(log.system_id, seen)
     if seen.timeline < log.timeline:
-        raise _old(seen.timeline, log.timeline)
+        raise old_timeline(seen.timeline, log.timeline)
     if seen.timeline > log.timeline:
         raise RetryLater(
             f"the source was promoted to timeline {seen.timeline}, and the log is still on {log.timeline}",
@@ -85,7 +103,8 @@ def require_cluster(system_id: str, seen: SystemIdentity) -> None:
         )
 
 
-def _old(timeline: int, log: int) -> HistoryBroken:
+def old_timeline(timeline: int, log: int) -> HistoryBroken:
+    """What it means that the source is on an older timeline than the log."""
     return HistoryBroken(
         f"the source is on timeline {timeline}, and the log went on to timeline {log} after a failover",
         code="source-old-timeline",

@@ -26,7 +26,7 @@ def wait(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Return when REPLICA holds all that was committed on the source when this was called."""
-    from pipeline.app import replica_conninfo, source_conninfo
+    from pipeline.app import read_reports_of, replica_conninfo, source_conninfo
     from pipeline.cli.output import human_seconds, print_json, print_text
     from pipeline.control.wait import WaitOptions, wait_for_replica
     from schemas.lsn import format_lsn
@@ -38,6 +38,7 @@ def wait(
         source_conninfo=source_conninfo(config),
         replica_conninfo=replica_conninfo(config, replica),
         slot=config.slot_name,
+        reports=lambda: read_reports_of(config),
         timeout_s=timeout_s,
         delay_s=config.replicas[replica].delay.total_seconds(),
     )

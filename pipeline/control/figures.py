@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from connectors.postgres.failover.standbys import Standbys
 from connectors.postgres.progress import Progress
 from connectors.postgres.slot import time_to_full_s
 from pipeline.control.observation import LogSeen, Observation, SourceSeen
@@ -49,13 +50,28 @@ def slot_json(seen: Observation) -> dict[str, Any]:
         "wal_bytes_per_s": None if rate is None else round(rate),
         "time_to_full_s": _rounded(time_to_full_s(slot.safe_wal_bytes, rate or 0.0)) if slot else None,
         "catalog_xmin_age": slot.catalog_xmin_age if slot else None,
+        "failover": slot.failover if slot else None,
+        "standbys": None if source is None else _standbys_json(source.standbys),
     }
+
+
+def _standbys_json(standbys: Standbys) -> list[dict[str, Any]]:
+    return [
+        {
+            "slot": slot.name,
+            "active": slot.active,
+            "awaited": slot.name in standbys.awaited,
+            "has_copies": slot.copies,
+        }
+        for slot in standbys.slots
+    ]
 
 
 def source_json(source: SourceSeen | None) -> dict[str, Any]:
     return {
         "reachable": source is not None,
         "insert_lsn": lsn_text(source.insert_lsn) if source else None,
+        "timeline": source.timeline if source else None,
         "wal_directory_bytes": source.space.directory_bytes if source else None,
         "keep_limit_bytes": source.space.keep_limit_bytes if source else None,
         "publication_exists": source.publication_exists if source else None,

@@ -39,6 +39,8 @@ HINTS = {
     " {begin_anew}.",
     "slot-lost": "The source removed WAL that the log does not have. Raise max_slot_wal_keep_size on the"
     " source and {begin_anew}.",
+    "standby-away": "Start that standby, or take its slot out of the list, on the source: alter system set"
+    " synchronized_standby_slots = '…'; select pg_reload_conf();",
     "slot-about-to-be-lost": "Give it room at once, on the source: alter system set max_slot_wal_keep_size ="
     " '…'; select pg_reload_conf(); Then see why capture is behind.",
 }

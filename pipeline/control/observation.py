@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from connectors.postgres.failover.standbys import NO_STANDBYS, Standbys
 from connectors.postgres.progress import Progress
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import captures_in, captures_of
@@ -21,7 +22,7 @@ from schemas.validity import Chain
 class SourceSeen:
     """`clock`: the source's own, Unix time, which commit times are in. `wal_bytes_per_s` is measured
     between two readings. `left_out`: by the catalog; what a capture
-    reports comes before it."""
+    reports comes before it. `standbys`: as the source knows them."""
 
     clock: float
     insert_lsn: Lsn
@@ -31,6 +32,8 @@ class SourceSeen:
     publication_exists: bool
     wal_bytes_per_s: float | None = None
     left_out: tuple[NotReplicated, ...] = ()
+    timeline: int | None = None
+    standbys: Standbys = NO_STANDBYS
 
     @property
     def own_slot(self) -> SlotState | None:

@@ -20,6 +20,8 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres import slot as slots
 from connectors.postgres.catalog import list_tables
+from connectors.postgres.failover.primary import require_primary
+from connectors.postgres.failover.standbys import read_standbys, read_timeline
 from connectors.postgres.publication import publication_identity, read_publication
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
@@ -193,6 +195,7 @@ class _SourceLook(_Look[SourceSeen]):
 
     def take(self) -> SourceSeen:
         session, config = self.session(), self._config
+        require_primary(session)
         began, begun_at = slots.read_wal_space(session).insert_lsn, time.monotonic()
         self._previous = self._previous or (begun_at, began)
         published = publication_identity(session, config.publication_name)
@@ -205,6 +208,8 @@ class _SourceLook(_Look[SourceSeen]):
             insert_lsn=space.insert_lsn,
             publication_exists=bool(published),
             left_out=self._left_out_now(session),
+            timeline=read_timeline(session),
+            standbys=read_standbys(session),
         )
         return replace(seen, wal_bytes_per_s=self._rate(space.insert_lsn))
 

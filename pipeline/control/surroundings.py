@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from connectors.postgres.slot import SlotState
-from pipeline.capture.history import slot_foreign, slot_past_end
+from pipeline.capture.history import slot_foreign, slot_missing, slot_past_end
+from pipeline.capture.timelines import Lineage, old_timeline
 from pipeline.capture.witnesses import CAPTURE, reported
 from pipeline.control.hearsay import Heard
 from pipeline.control.observation import Observation, ReplicaSeen
@@ -17,6 +18,7 @@ from schemas.lsn import Lsn
 def look_around(seen: Observation, capture: Heard) -> Iterator[StatusFinding]:
     """All that is found. `capture`: what it said last."""
     yield from _of_log(seen)
+    yield from _of_timeline(seen)
     yield from _of_no_slot(seen) if seen.own_slot is None else _of_slot(seen, seen.own_slot)
     yield from _of_tables(capture)
 
@@ -36,8 +38,28 @@ def _of_no_slot(seen: Observation) -> Iterator[StatusFinding]:
     promised = _has_log_promised(seen) or bool(seen.followers)
     if seen.known_source.slot is not None:
         yield _of_error(slot_foreign(seen.known_source.slot, promised=promised))
+    elif promised and _is_promoted(seen):
+        yield _of_error(slot_missing(seen.slot_name, promoted=True))
     elif promised:
         yield warning("slot-missing", "slot", f"slot {seen.slot_name} does not exist")
+
+
+def _of_timeline(seen: Observation) -> Iterator[StatusFinding]:
+    """A former primary that came back may answer in place of the new one."""
+    now, log = _timeline(seen), Lineage.reported(seen.known_log.reports)
+    if now is not None and log is not None and now < log.timeline:
+        error = old_timeline(now, log.timeline)
+        yield warning(error.code, "source", error.message, hint=error.hint)
+
+
+def _is_promoted(seen: Observation) -> bool:
+    """Whether the source has failed over since capture spoke last."""
+    now, log = _timeline(seen), Lineage.reported(seen.known_log.reports)
+    return now is not None and log is not None and now > log.timeline
+
+
+def _timeline(seen: Observation) -> int | None:
+    return None if seen.known_source is None else seen.known_source.timeline
 
 
 def _has_log_promised(seen: Observation) -> bool:
@@ -51,6 +73,10 @@ def _of_slot(seen: Observation, slot: SlotState) -> Iterator[StatusFinding]:
         yield warning("slot-lost", "slot", f"slot {slot.name} was invalidated: {slot.invalidation_reason}")
     elif slot.wal_status == "unreserved":
         yield warning("slot-about-to-be-lost", "slot", f"slot {slot.name} is past max_slot_wal_keep_size")
+    away = seen.known_source.standbys.away if seen.known_source is not None and slot.failover else ()
+    if away:
+        awaited = f"synchronized_standby_slots awaits {', '.join(away)}, and no standby reads from there"
+        yield warning("standby-away", "slot", f"{awaited}: the source hands nothing on meanwhile")
     end = seen.known_log.end
     if isinstance(end, KeepstreamError):
         told = f"whether slot {slot.name} stands past the log's end cannot be said: {end.message}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from connectors.postgres.server import insert_lsn, push_log
 from connectors.postgres.session import Session, connect
 from pipeline.background import in_background
 from pipeline.backoff import Backoff
+from pipeline.control.lineage import require_followed
 from pipeline.control.obstacles import (
     NOBODY_ANSWERS,
     Obstacle,
@@ -21,6 +22,7 @@ from pipeline.control.obstacles import (
     replica_ahead,
     replica_obstacle,
 )
+from pipeline.reports import StageReport
 from schemas.errors import KeepstreamError, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
 
@@ -36,13 +38,15 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class WaitOptions:
-    """Which replica, and for how long: None for ever. `delay_s`: what it is configured to keep."""
+    """Which replica, and for how long: None for ever. `delay_s`: what it is configured to keep. `reports`:
+    how the stages' reports are read."""
 
     name: str
     replica: str
     source_conninfo: str
     replica_conninfo: str
     slot: str
+    reports: Callable[[], Mapping[str, StageReport]]
     timeout_s: float | None = None
     delay_s: float = 0.0
 
@@ -76,7 +80,7 @@ def wait_for_replica(options: WaitOptions, tell: Tell) -> Waited:
 
     A copy that is still running counts as not there yet, and a replica that goes away meanwhile is tried
     again. Raises Unhealthy (`wait-timeout`), whatever keeps a server from answering; HistoryBroken
-    (`replica-ahead`); RetryLater if the source cannot be asked.
+    (`replica-ahead`, `source-old-timeline`); RetryLater if the source cannot be asked.
     """
     waiting = _Waiting(options, tell)
     done = in_background(waiting.run, name="wait")
@@ -143,7 +147,9 @@ class _Waiting:
         return self._progress
 
     def _mark(self) -> Lsn:
-        with connect(self._options.source_conninfo, purpose=self._options.purpose) as source:
+        options = self._options
+        with connect(options.source_conninfo, purpose=options.purpose) as source:
+            require_followed(source, options.slot, options.reports)
             return mark_now(source)
 
     def _poll(self, session: Session, target: Lsn, backoff: Backoff) -> Lsn:

@@ -36,6 +36,7 @@ from connectors.postgres.snapshot import (
 )
 from connectors.postgres.snapshot_reader import lock_those_there
 from pipeline.background import in_background
+from pipeline.control.lineage import require_followed
 from pipeline.control.obstacles import (
     NOBODY_ANSWERS,
     Obstacle,
@@ -111,7 +112,8 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
     restless: tables that were truncated or altered at the meeting before; they are locked as soon as the
     snapshots stand.
     Raises Unhealthy (`verify-timeout`), OperatorNeeded (`replica-held`, `replica-copying`,
-    `replica-not-streaming`, `applier-not-running`), HistoryBroken (`replica-ahead`), VerifyStopped,
+    `replica-not-streaming`, `applier-not-running`), HistoryBroken (`replica-ahead`, `source-old-timeline`),
+    VerifyStopped,
     RetryLater (`hold-lost` among others: try again).
     """
     with contextlib.ExitStack() as stack:
@@ -178,6 +180,7 @@ class _Steps:
     def catch_up(self) -> None:
         """Wait, with nothing held, until the replica has what is committed now. One with a configured
         delay never has: for it the snapshots wait."""
+        require_followed(self._source, self._options.slot, self._options.reports)
         progress = self._progress()
         self._require_free(progress)
         self._goal = insert_lsn(self._source)

@@ -53,6 +53,22 @@ def test_an_outage_is_tried_again(said: str) -> None:
     assert (type(error), error.code, error.exit_code) == (RetryLater, "server-unreachable", 5)
 
 
+def test_of_several_hosts_each_says_why() -> None:
+    """As psycopg tells of them: the last one first, then all."""
+    tried = [("a", "server is in hot standby mode"), ("b", "Connection refused")]
+    failures = "\n".join(
+        f"- host: '{host}', port: '5432', hostaddr: '10.0.0.1': {PREFIX}{said}\n\tIs it?"
+        for host, said in tried
+    )
+    text = f"{PREFIX}Connection refused\n\tIs it?\nMultiple connection attempts failed. All failures were:\n"
+    error = login_error(psycopg.OperationalError(text + failures), "a:5432,b:5432/crm")
+    assert (error.code, error.message) == (
+        "server-unreachable",
+        "cannot connect to a:5432,b:5432/crm: a:5432: server is in hot standby mode;"
+        " b:5432: Connection refused",
+    )
+
+
 def test_a_lost_connection_is_tried_again_and_a_misused_driver_is_our_bug() -> None:
     lost = sql_error(psycopg.OperationalError("server closed the connection\n\tunexpectedly."), "reading")
     assert (type(lost), lost.message) == (RetryLater, "reading: server closed the connection unexpectedly")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.postgres.failover.standbys import Standbys, StandbySlot
 from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import report_key
@@ -515,6 +516,32 @@ def test_the_slot_s_figures_and_what_threatens_it() -> None:
         (replace(SLOT, wal_status="unreserved"), "slot-about-to-be-lost"),
     ):
         assert code in codes(judged(source=replace(SOURCE, slot=slot), capture=report(), end=INSERT))
+
+
+def test_a_standby_that_is_awaited_and_away_is_named_with_what_it_keeps_back() -> None:
+    away = Standbys(
+        (StandbySlot("a", True, True, True), StandbySlot("b", False, False, False)), ("a", "b", "c")
+    )
+    failing_over = replace(SOURCE, slot=replace(SLOT, failover=True), standbys=away, timeline=2)
+    seen = judged(source=failing_over, capture=report())
+    (finding,) = seen.findings
+    assert (finding.code, finding.message) == (
+        "standby-away",
+        "synchronized_standby_slots awaits b, c, and no standby reads from there: the source hands nothing on"
+        " meanwhile",
+    )
+    assert (seen.slot["failover"], seen.source["timeline"]) == (True, 2)
+    assert seen.slot["standbys"][0] == {"slot": "a", "active": True, "awaited": True, "has_copies": True}
+    assert codes(judged(source=replace(SOURCE, standbys=away), capture=report())) == []
+
+
+def test_a_former_primary_and_a_promoted_standby_without_slot_are_told_apart() -> None:
+    on_second = report(details={"system_id": "4711", "timeline": 2})
+    assert codes(judged(source=replace(SOURCE, timeline=1), capture=on_second)) == ["source-old-timeline"]
+    assert codes(judged(source=replace(SOURCE, timeline=2), capture=on_second)) == []
+    without = replace(SOURCE, slot=None, owner=None, timeline=3)
+    (finding,) = judged(source=without, capture=on_second, replica=row(), end=INSERT).findings
+    assert finding.message == "slot keepstream_crm is missing on the standby that was promoted"
 
 
 def test_a_slot_that_was_not_made_yet_is_not_missing() -> None:

@@ -45,6 +45,8 @@ class Standbys:
         return tuple(name for name in self.awaited if name not in here)
 
 
+NO_STANDBYS: Final = Standbys((), ())
+
 _SLOTS: Final = """
     select slot_name, active, xmin is not null, catalog_xmin is not null
       from pg_catalog.pg_replication_slots where slot_type = 'physical' and not temporary order by slot_name
