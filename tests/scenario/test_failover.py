@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -140,3 +141,23 @@ def test_p10_a_promoted_standby_that_lacks_what_the_log_has_stops_the_pipeline(
     assert "A standby was promoted that lacked the last transactions" in running.output
     assert "synchronized_standby_slots" in running.output
     assert pipeline.replica.execute("select id from lead") == [(1,)], "nothing was undone"
+
+
+def test_a_first_copy_that_runs_while_the_source_fails_over_begins_anew(
+    failing_pipeline: Callable[..., tuple[Pipeline, FailingOver]],
+) -> None:
+    pipeline, pair = failing_pipeline(**SYNCHRONOUS)
+    pair.old.execute("insert into lead select i, 'early' from generate_series(1, 100) i")
+    pipeline.start("capture")
+    pair.await_synced(pipeline.slot)
+    with closing(pair.old.connect(autocommit=False)) as lost:
+        lost.execute("insert into lead values (-1, 'never committed')")
+        copying = pipeline.start("apply", "standby")
+        waits = "select 1 from pg_replication_slots where temporary and active"
+        pipeline.until(lambda: bool(pair.old.execute_as_admin(waits)), "a copy that waits for its snapshot")
+        pair.promote()
+    pair.new.execute("insert into lead values (101, 'late')")
+    pipeline.wait()
+    assert pipeline.verify()["identical"]
+    assert pipeline.replica.execute("select min(id), count(*) from lead") == [(1, 101)]
+    assert "copy retries" in copying.output
