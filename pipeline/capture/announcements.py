@@ -117,6 +117,12 @@ def read_outcomes(session: Session, leaves: Iterable[Leave]) -> Outcomes:
     return {leave.xid: _outcome(session, leave.xid) for leave in leaves}
 
 
+def after_promotion(leaves: Iterable[Leave], outcomes: Outcomes, current: Collection[str]) -> Outcomes:
+    """Of a promoted standby no transaction of before is open. The number of one that it never heard of is
+    given again, and says nothing of ours: what was to be taken out and is still there, was not."""
+    return {leave.xid: "aborted" if leave.entry in current else outcomes[leave.xid] for leave in leaves}
+
+
 def _outcome(session: Session, xid: int) -> str | None:
     with wrapped("looking for transactions that take tables out"):
         try:

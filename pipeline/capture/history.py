@@ -14,6 +14,7 @@ from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.announcements import (
     Leave,
+    after_promotion,
     announced_joins,
     announced_leaves,
     announced_xids,
@@ -200,9 +201,12 @@ def left_tables(entries: Iterable[str]) -> dict[int, Leave]:
     return {leave.oid: leave for leave in announced_leaves(known) if leave.oid not in listed}
 
 
-def check_published(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
+def check_published(
+    session: Session, publication: str, anchored: Sequence[str], *, promoted: bool = False
+) -> tuple[str, ...]:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
     the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
+    `promoted`: the source is a standby that was promoted since `anchored` was written.
 
     Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
     """
@@ -217,6 +221,8 @@ def check_published(session: Session, publication: str, anchored: Sequence[str])
     current = _listed_now(session, publication)
     leaves = announced_leaves(anchored)
     outcomes = read_outcomes(session, leaves)
+    if promoted:
+        outcomes = after_promotion(leaves, outcomes, current)
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
     check_publication(publication, anchored, current, gone)
     compared = [next_shape(shape, shapes.get(shape.oid)) for shape in now]

@@ -281,15 +281,16 @@ class Startup:
         assert anchor is not None
         system = self._check_system(walsender, tail)
         slot = slots.read_slot(sql, options.slot)
+        promoted = self._is_promoted(system, tail)
         check_slot(
             options.slot,
             slot,
             tail=tail.chain.tail,
             witnesses=lambda: self._ask_witnesses(tail),
-            promoted=self._is_promoted(system, tail),
+            promoted=promoted,
         )
         assert slot is not None
-        identity = check_published(sql, options.publication, anchor.publication)
+        identity = check_published(sql, options.publication, anchor.publication, promoted=promoted)
         return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
 
     def _ask_witnesses(self, tail: Follower) -> Witnesses:

@@ -9,7 +9,7 @@ import pytest
 from connectors.postgres.shape import Shape
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
-from pipeline.capture.announcements import Leave, announced_leaves, join_token, leaves_still
+from pipeline.capture.announcements import Leave, after_promotion, announced_leaves, join_token, leaves_still
 from pipeline.capture.history import (
     check_leftover,
     check_publication,
@@ -240,6 +240,13 @@ def test_p11_an_announced_leaving_is_kept_until_it_failed_or_the_table_joined_ag
     assert is_kept("committed", current=(), listed=())
     assert is_kept(None, current=(), listed=()), "PostgreSQL has forgotten it"
     assert not is_kept("committed", current=joined_again, listed=(16384,))
+
+
+def test_p11_after_a_promotion_the_number_of_a_leaving_s_transaction_may_be_another_s() -> None:
+    """The standby never heard of the first, so that its number was given again."""
+    lost, done = (Leave(f"pg_publication_rel:{oid}:100", 101, oid, "public", "k", ()) for oid in (2, 3))
+    assert after_promotion([lost], {101: "committed"}, [lost.entry]) == {101: "aborted"}
+    assert after_promotion([done], {101: "committed"}, [lost.entry]) == {101: "committed"}
 
 
 def test_an_announced_leaving_of_another_version_is_no_guess() -> None:
