@@ -14,6 +14,7 @@ from typing import NamedTuple
 from schemas.change import Change
 from schemas.changecodec import are_rows, decode_change, decode_changes, wrong_form
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 from schemas.table import TableSchema
 
 NO_DIGEST = bytes(32)
@@ -153,7 +154,17 @@ class Heartbeat:
     written_at: int
 
 
-Body = Transactions | Part | CaptureStart | Anchor | Heartbeat
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Where sequences of the source stand that moved since the last such frame of the epoch (P23): read after
+    all had committed that the log held then. `at` is the tail's position, which they do not move."""
+
+    at: Position
+    values: tuple[SequenceValue, ...]
+    written_at: int
+
+
+Body = Transactions | Part | CaptureStart | Anchor | Heartbeat | Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +185,6 @@ class Frame:
         body = self.body
         if isinstance(body, Transactions):
             return body.transactions[-1].position
-        if isinstance(body, (Anchor, Heartbeat)):
+        if isinstance(body, (Anchor, Heartbeat, Sequences)):
             return body.at
         return body.position if isinstance(body, Part) else None

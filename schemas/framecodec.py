@@ -26,6 +26,7 @@ from schemas.frame import (
     Frame,
     Heartbeat,
     Part,
+    Sequences,
     Transaction,
     Transactions,
 )
@@ -41,6 +42,7 @@ from schemas.primitives import (
     read_optional_branch,
     read_optional_text,
 )
+from schemas.sequence import SequenceValue
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 decode_transactions: Callable[..., tuple[list[Transaction], int]] | None = find_compiled(
@@ -181,7 +183,7 @@ def _read(schema: Any, record: bytes, pos: int) -> tuple[Any, int]:
 
 # Bodies. The number of a union's branch is its place in avsc/frame.avsc.
 
-_TRANSACTIONS, _PART, _CAPTURE_START, _ANCHOR, _HEARTBEAT = (encode_long(i) for i in range(5))
+_TRANSACTIONS, _PART, _CAPTURE_START, _ANCHOR, _HEARTBEAT, _SEQUENCES = (encode_long(i) for i in range(6))
 
 
 def encode_transactions(transactions: list[bytes], count: int | None = None) -> bytes:
@@ -276,6 +278,33 @@ def encode_anchor(anchor: Anchor) -> bytes:
 def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
     """Body of a HEARTBEAT."""
     return _HEARTBEAT + _encode_position(heartbeat.at) + encode_long(heartbeat.written_at)
+
+
+def encode_sequences(sequences: Sequences) -> bytes:
+    """Body of the values of sequences, of which there must be one at least."""
+    return b"".join(
+        (
+            _SEQUENCES,
+            _encode_position(sequences.at),
+            encode_long(len(sequences.values)),
+            *map(_encode_sequence, sequences.values),
+            b"\0",
+            encode_long(sequences.written_at),
+        )
+    )
+
+
+def _encode_sequence(value: SequenceValue) -> bytes:
+    return b"".join(
+        (
+            _encode_text(value.schema),
+            _encode_text(value.name),
+            b"\1" if value.ascending else b"\0",
+            encode_long(value.last_value),
+            b"\1" if value.is_called else b"\0",
+            b"\0" if value.back_from is None else b"\2" + encode_long(value.back_from),
+        )
+    )
 
 
 def _encode_position(position: Position) -> bytes:
@@ -387,6 +416,31 @@ def _decode_heartbeat(record: bytes, pos: int) -> tuple[Heartbeat, int]:
     return Heartbeat(at, written_at), pos
 
 
+def _decode_sequences(record: bytes, pos: int) -> tuple[Sequences, int]:
+    at, pos = _decode_position(record, pos)
+    count, pos = read_count(record, pos)
+    values = []
+    for _ in range(count):
+        value, pos = _decode_sequence(record, pos)
+        values.append(value)
+    pos = read_end(record, pos)
+    written_at, pos = read_long(record, pos)
+    return Sequences(at, tuple(values), written_at), pos
+
+
+def _decode_sequence(record: bytes, pos: int) -> tuple[SequenceValue, int]:
+    schema, pos = read_bytes(record, pos)
+    name, pos = read_bytes(record, pos)
+    ascending, pos = read_flag(record, pos)
+    last_value, pos = read_long(record, pos)
+    is_called, pos = read_flag(record, pos)
+    back_from: int | None = None
+    present, pos = read_optional_branch(record, pos)
+    if present:
+        back_from, pos = read_long(record, pos)
+    return SequenceValue(schema.decode(), name.decode(), ascending, last_value, is_called, back_from), pos
+
+
 def _decode_position(record: bytes, pos: int) -> tuple[Position, int]:
     lsn, pos = read_long(record, pos)
     xid, pos = read_long(record, pos)
@@ -394,4 +448,11 @@ def _decode_position(record: bytes, pos: int) -> tuple[Position, int]:
     return Position(Lsn(lsn), xid, commit_time), pos
 
 
-_BODIES = (_decode_transactions, _decode_part, _decode_capture_start, _decode_anchor, _decode_heartbeat)
+_BODIES = (
+    _decode_transactions,
+    _decode_part,
+    _decode_capture_start,
+    _decode_anchor,
+    _decode_heartbeat,
+    _decode_sequences,
+)

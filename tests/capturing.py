@@ -20,7 +20,8 @@ from pipeline.reports import StageReport
 from schemas.avro import RowCodec
 from schemas.change import Change
 from schemas.errors import KeepstreamError
-from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, PartChanges, Transactions
+from schemas.frame import Anchor, CaptureStart, Heartbeat, Part, PartChanges, Sequences, Transactions
+from schemas.sequence import SequenceValue
 from tests.fix_postgres import Database
 
 
@@ -102,6 +103,7 @@ class LogContent:
         self.committed: list[Committed] = []
         self.heartbeats: list[tuple[int, int]] = []
         self.anchors: list[Anchor] = []
+        self.sequences: list[SequenceValue] = []
         self.parts = 0
         self._parts = PartChanges()
         self._open: list[Change] = []
@@ -125,6 +127,8 @@ class LogContent:
                 self._parts, self._open = PartChanges(), []
             elif isinstance(body, Heartbeat):
                 self.heartbeats.append((body.at.lsn, len(self.committed)))
+            elif isinstance(body, Sequences):
+                self.sequences += body.values
             else:
                 self.anchors.append(body)
         return self

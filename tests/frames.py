@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from schemas.change import Change, Operation
 from schemas.changecodec import encode_change
-from schemas.frame import NO_DIGEST, Anchor, CaptureStart, Commit, Frame, Heartbeat
+from schemas.frame import NO_DIGEST, Anchor, CaptureStart, Commit, Frame, Heartbeat, Sequences
 from schemas.framecodec import (
     FrameHeader,
     encode_anchor,
     encode_capture_start,
     encode_heartbeat,
     encode_part,
+    encode_sequences,
     encode_transaction,
     encode_transactions,
     open_frame,
     seal_frame,
 )
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 STREAM = b"stream-for-tests"
@@ -62,6 +64,9 @@ class Writer:
     def heartbeat(self) -> bytes:
         self.lsn += 10
         return self.seal(encode_heartbeat(Heartbeat(Position(Lsn(self.lsn), 1, 1), 0)))
+
+    def sequences(self, *values: SequenceValue) -> bytes:
+        return self.seal(encode_sequences(Sequences(Position(Lsn(self.lsn), 1, 1), values, 0)))
 
     def transaction(self, *changes: bytes, xid: int = 5) -> bytes:
         commit_lsn, self.lsn = self.lsn, self.lsn + 100

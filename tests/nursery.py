@@ -40,6 +40,7 @@ _NOT_PRELOADED = ("pipeline.cli.__main__", "pipeline.demo")
 _HURRIED = {
     "pipeline.backoff": {"LONGEST_S": 3.0},
     "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
+    "pipeline.capture.sequences": {"READ_EVERY_S": 2.0},
     "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }

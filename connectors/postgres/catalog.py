@@ -280,26 +280,6 @@ def read_columns(session: Session, oid: int) -> tuple[CatalogColumn, ...]:
     return tuple(CatalogColumn(*row) for row in rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """A sequence. `last_value` is None if it was never used, or if we may not read it."""
-
-    schema: str
-    name: str
-    last_value: int | None
-
-
-def list_sequences(session: Session) -> tuple[Sequence, ...]:
-    """All sequences but Keepstream's own. They are not MVCC and not in the stream (P23)."""
-    with wrapped("reading sequences"):
-        rows = session.execute(
-            "select schemaname, sequencename, last_value from pg_sequences"
-            " where schemaname <> %s order by schemaname, sequencename",
-            [OWN_SCHEMA],
-        ).fetchall()
-    return tuple(Sequence(*row) for row in rows)
-
-
 def count_large_objects(session: Session) -> int:
     """Large objects in the database; none of them is ever in the stream."""
     with wrapped("counting large objects"):

@@ -13,7 +13,7 @@ caused it; it names its own transaction and change. Nothing is committed before 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import psycopg
@@ -29,12 +29,14 @@ from connectors.postgres.apply_sets import SetWriter
 from connectors.postgres.claim import Claim, PositionLost
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit
+from connectors.postgres.sequences.setting import Behind, Setting, find_behind, set_sequences
 from connectors.postgres.session import Session, notice_lost_client, wrapped
 from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 from schemas.table import TableSchema
 
 PREPARED_LIMIT: Final = 2000
@@ -156,6 +158,16 @@ class ReplicaWriter:
         """(schema, name) of a table version of the log."""
         table = self._plans.table(table_id)
         return table.schema, table.name
+
+    def sequences_behind(self, wanted: Iterable[SequenceValue]) -> Behind:
+        """Which sequences of the replica are to be set to get to these values. No transaction may be open."""
+        with explained(self._replica):
+            return find_behind(self._conn, wanted)
+
+    def set_sequences(self, settings: Sequence[Setting]) -> None:
+        """Set them, inside the open target transaction."""
+        with explained(self._replica), self._pipe.suspended():
+            set_sequences(self._conn, settings)
 
     def audit(self, action: str, *, reason: str, at: Position, details: str) -> None:
         """Write down what an operator did, inside the open target transaction."""

@@ -11,7 +11,17 @@ from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.claim import Loss, PositionLost, explain
 from connectors.postgres.progress import HoldKind
 from pipeline.apply.counters import Counters
-from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, Move, RollBack, Step
+from pipeline.apply.grouping import (
+    ApplyPart,
+    Blocked,
+    Brakes,
+    Group,
+    Limits,
+    Move,
+    RollBack,
+    SetSequences,
+    Step,
+)
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.paths import Paths
@@ -107,6 +117,8 @@ class Applier:
                 self._apply_part(step, started)
             elif isinstance(step, RollBack):
                 self._roll_back(step)
+            elif isinstance(step, SetSequences):
+                self._set_sequences(step)
             elif isinstance(step, Move):
                 self._move(step.position)
         except PositionLost:
@@ -201,6 +213,17 @@ class Applier:
         opened.writer.commit()
         planner.done(Move(position))
         self._moved(None)
+
+    def _set_sequences(self, step: SetSequences) -> None:
+        """Nothing is written where none is behind."""
+        opened = self.opened
+        planner, writer = opened.planner, opened.writer
+        for some in writer.sequences_behind(step.values).portions():
+            writer.begin(planner.position.lsn, planner.position, place=planner.hint)
+            writer.set_sequences(some)
+            writer.commit()
+            self._counters.sequences += len(some)
+        planner.done(step)
 
     def _moved(self, commit_lsn: Lsn | None) -> None:
         self._moved_at = time.monotonic()

@@ -14,8 +14,18 @@ from itertools import dropwhile
 from pipeline.follow import AnchorHint, Followed, SameHistory
 from schemas.change import Change
 from schemas.changecodec import are_rows
-from schemas.frame import Anchor, CaptureStart, Commit, Heartbeat, Part, Transaction, Transactions
+from schemas.frame import (
+    Anchor,
+    CaptureStart,
+    Commit,
+    Heartbeat,
+    Part,
+    Sequences,
+    Transaction,
+    Transactions,
+)
 from schemas.lsn import Position
+from schemas.sequence import SequenceValue
 
 JOINED_BYTES = 1024 * 1024
 JOINED_CHANGES = 16_000
@@ -64,10 +74,12 @@ class PartOf:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The log says that nothing was committed between what came before and `at`. `hint`: an anchor."""
+    """The log says that nothing was committed between what came before and `at`. `hint`: an anchor.
+    `sequences`: where the source's stand there."""
 
     at: Position
     hint: str | None
+    sequences: tuple[SequenceValue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,8 @@ class Backlog:
             self._stand(body.at, str(AnchorHint(followed.place, frame.number, frame.digest)))
         elif isinstance(body, Heartbeat):
             self._stand(body.at, None)
+        elif isinstance(body, Sequences):
+            self._stand(body.at, None, body.values)
 
     def pop(self) -> Item:
         """Remove the first item."""
@@ -170,10 +184,10 @@ class Backlog:
         xid, commit_lsn, time = last.xid, last.commit_lsn, last.commit_time
         self._push(Whole(Transaction(xid, commit_lsn, commit.end_lsn, time, commit.origin, count, changes)))
 
-    def _stand(self, at: Position, hint: str | None) -> None:
+    def _stand(self, at: Position, hint: str | None, sequences: tuple[SequenceValue, ...] = ()) -> None:
         if at.lsn >= self._position.lsn:
             self._history.prove()
-        self._push(Standing(at, hint))
+        self._push(Standing(at, hint, sequences))
 
     def _push(self, item: Item) -> None:
         self.items.append(item)

@@ -24,6 +24,7 @@ class Counters:
     transactions: int = 0
     changes: int = 0
     bytes: int = 0
+    sequences: int = 0
     last_commit_lsn: Lsn | None = None
     last_change_at: float = field(default_factory=time.monotonic)
     behind_at: float = 0.0

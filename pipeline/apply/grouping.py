@@ -5,6 +5,7 @@
     a barrier    (TRUNCATE, DDL, a joining table) stands alone: its locks last no longer than it takes
     parts        a transaction too big for a frame is streamed into one target transaction, unless it is there
                  to its end and no bigger than `backlog` joins: then it is like any other
+    sequences    are set in a transaction of their own, which moves nothing; no group crosses their place
 
 `Planner.next` says what to do; nothing is forgotten before `done`, so a step that failed is planned again.
 A step never crosses a hold, a delay or an end time: whatever is asked for, the replica stands at a
@@ -16,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
+from itertools import islice, takewhile
 
 from pipeline.apply.backlog import Aborted, Backlog, PartOf, Standing, Whole
 from schemas.barrier import barrier_of
 from schemas.change import Change
 from schemas.frame import Part, Transaction
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 
 CAUGHT_UP_TRANSACTIONS = 4
 
@@ -81,6 +83,17 @@ class Move:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class SetSequences:
+    """Set the sequences that are behind these values, the later ones after the earlier."""
+
+    items: tuple[Standing, ...]
+
+    @property
+    def values(self) -> tuple[SequenceValue, ...]:
+        return tuple(value for item in self.items for value in item.sequences)
+
+
 class Blocked(Enum):
     """Why there is nothing to do."""
 
@@ -90,7 +103,7 @@ class Blocked(Enum):
     END_TIME = "end time"
 
 
-Step = Group | ApplyPart | RollBack | Move | Blocked
+Step = Group | ApplyPart | RollBack | Move | SetSequences | Blocked
 
 
 class Planner:
@@ -143,6 +156,8 @@ class Planner:
             elif isinstance(item, Standing):
                 if brakes.hold is not None and item.at.lsn > brakes.hold:
                     return self._stop_at(brakes.hold)
+                if item.sequences:
+                    return self._next_sequences(brakes)
                 self._stand(item)
             elif isinstance(item, PartOf):
                 return self._next_part(item, brakes)
@@ -150,7 +165,7 @@ class Planner:
                 return self._next_group(item, brakes, limits)
         return Blocked.LOG_END
 
-    def done(self, step: Group | ApplyPart | RollBack | Move) -> None:
+    def done(self, step: Group | ApplyPart | RollBack | Move | SetSequences) -> None:
         """The step's effect is committed (of a part: is in the open transaction)."""
         if isinstance(step, Group):
             count = len(step.transactions)
@@ -165,6 +180,9 @@ class Planner:
                 self._arrive(step.position, step.part.position)
         elif isinstance(step, RollBack):
             self.unfinished = None
+        elif isinstance(step, SetSequences):
+            for item in step.items:
+                self._stand(item)
         else:
             self._arrive(step.position)
 
@@ -207,6 +225,15 @@ class Planner:
         if hold <= self.position.lsn:
             return Blocked.HELD
         return Move(Position(hold, self.position.xid, self.position.commit_time))
+
+    def _next_sequences(self, brakes: Brakes) -> Step:
+        """All that stand together, as after a restart, when transactions between them are held already."""
+        hold = brakes.hold
+        if hold is not None and self.position.lsn > hold:
+            return Blocked.HELD
+        together = takewhile(lambda item: isinstance(item, Standing), self.backlog.items)
+        standing = (item for item in together if isinstance(item, Standing))
+        return SetSequences(tuple(takewhile(lambda item: hold is None or item.at.lsn <= hold, standing)))
 
     def _next_part(self, item: PartOf, brakes: Brakes) -> Step:
         part = item.part
@@ -263,7 +290,7 @@ class Planner:
         for item in self.backlog.items:
             if isinstance(item, Whole):
                 yield item
-            elif not isinstance(item, Standing):
+            elif not isinstance(item, Standing) or item.sequences:
                 return
 
 

@@ -200,6 +200,7 @@ class ApplyStage:
             "set_changes": applier.paths.set_changes,
             "single_changes": applier.paths.single_changes,
             "sets_refused": applier.paths.refused,
+            "sequences_set": self._counters.sequences,
         }
 
     def _complete_at(self, applier: Applier) -> float | None:

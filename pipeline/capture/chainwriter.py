@@ -12,9 +12,16 @@ from pipeline.capture.packer import PackedBody
 from pipeline.capture.shapes import altered
 from pipeline.capture.timelines import Lineage
 from schemas.errors import RetryLater
-from schemas.frame import Anchor, Heartbeat
-from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, seal_frame
+from schemas.frame import Anchor, Heartbeat, Sequences
+from schemas.framecodec import (
+    FrameHeader,
+    encode_anchor,
+    encode_heartbeat,
+    encode_sequences,
+    seal_frame,
+)
 from schemas.lsn import START, Position
+from schemas.sequence import SequenceValue
 from schemas.table import TableSchema
 from schemas.validity import Chain
 
@@ -107,6 +114,10 @@ class ChainWriter:
         failpoint("capture.before_heartbeat")
         self.position = at
         self._append(encode_heartbeat(Heartbeat(at, now_us())), (), at)
+
+    def sequences(self, values: tuple[SequenceValue, ...]) -> None:
+        """Append values of sequences (P23). They move the position nowhere."""
+        self._append(encode_sequences(Sequences(self.position, values, now_us())), (), self.position)
 
     def append(self, packed: PackedBody) -> None:
         """Append a packed frame."""

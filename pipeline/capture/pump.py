@@ -3,7 +3,7 @@ only after them (P3, P9).
 
 One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
 exactly that, and append the rest, unless it should gather (`pipeline.capture.gathering`). Housekeeping
-(anchors, heartbeats, the publication's identity, new tables) happens only between transactions.
+(anchors, heartbeats, sequences, the publication's identity, new tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.capture.gathering import Gathering
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
+from pipeline.capture.sequences import ASKING, Sequences
 from pipeline.capture.startup import OpenCapture
 from pipeline.capture.versions import TableVersions
 from schemas.change import Change, Message, Truncate
@@ -48,6 +49,7 @@ class Pump:
         capture: OpenCapture,
         housekeeping: Housekeeping,
         added: AddedColumns,
+        sequences: Sequences,
         rates: Rates,
         *,
         publication: str,
@@ -56,6 +58,7 @@ class Pump:
         self._chain = capture.chain
         self._housekeeping = housekeeping
         self._added = added
+        self._sequences = sequences
         self._rates = rates
         self._decoder = Decoder()
         self._runs = Runs()
@@ -96,14 +99,17 @@ class Pump:
             if self._chain.all_durable and not self._packer.holds_transactions:
                 self._rates.complete(batch.wal_end)
             self._keep_house(batch)
+            self._tell_sequences()
         else:
             self._housekeeping.within_transaction()
         self._rates.position = self._chain.position
+        self._sequences.look(self._chain.position)
 
     def _read_s(self) -> float:
         if self._packer.holds_transactions:
             return 0.0  # they have gathered
-        return IDLE_READ_S if self._chain.all_durable else BUSY_READ_S
+        is_idle = self._chain.all_durable and not self._sequences.is_reading
+        return IDLE_READ_S if is_idle else BUSY_READ_S
 
     def _flush_unless_busy(self) -> None:
         """What the packer holds goes into the log, now or at a later step."""
@@ -168,18 +174,31 @@ class Pump:
             self._rates.last_commit_lsn, self._rates.last_commit_time = Lsn(run.commit_lsn), run.commit_time
         if run.is_full:
             self._append(packer.flush())
-        self._anchor_if_due()
+        self._between_transactions()
         return run.after
 
     def _keep_house(self, batch: Batch) -> None:
         if self._housekeeping.is_look_due(time.monotonic()):
             self._append(self._packer.flush())  # else no table could join or leave
-        for table in self._housekeeping.between_transactions(batch, self._packer):
+        joined = self._housekeeping.between_transactions(batch, self._packer)
+        for table in joined:
             self._versions.know(table)
+        if joined:
+            self._sequences.forget()
         self._anchor_if_due()
 
+    def _between_transactions(self) -> None:
+        """What cannot wait for a batch that ends there: under load, one may never do (P6, P23)."""
+        self._anchor_if_due()
+        self._tell_sequences()
+
+    def _tell_sequences(self) -> None:
+        if self._resent.proven and self._sequences.is_due(self._chain.position.lsn):
+            self._append(self._packer.flush())
+            for values in self._sequences.take(self._chain.position.lsn):
+                self._chain.sequences(values)
+
     def _anchor_if_due(self) -> None:
-        """Between transactions: under load, a batch may never end between two of them (P6)."""
         if self._chain.wants_anchor:
             self._append(self._packer.flush())
             self._chain.anchor(self._packer.live_tables)
@@ -243,7 +262,7 @@ class Pump:
             )
             return
         self._append(self._packer.commit(end_lsn=commit.end_lsn))
-        self._anchor_if_due()
+        self._between_transactions()
 
     def _belongs(self, change: Change) -> bool:
         """Whether it has a place in the log; then the log knows its tables."""
@@ -267,6 +286,8 @@ class Pump:
                 return True
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})
             return False
+        if message.prefix in ASKING:
+            self._sequences.ask()
         if message.prefix == ADDED_PREFIX:
             found = self._added.met(begin.xid)
             if found is not None:

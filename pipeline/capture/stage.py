@@ -14,6 +14,7 @@ from pipeline.capture.joins import Joins, Tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
+from pipeline.capture.sequences import SequenceReader, Sequences
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
@@ -44,6 +45,7 @@ class CaptureStage:
         self._tables = Tables()
         self._stream: bytes | None = None
         self._lineage: Lineage | None = None
+        self._sequences: Sequences | None = None
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -89,16 +91,21 @@ class CaptureStage:
         if self._stream != capture.chain.stream:
             self._stream, self._rates.durable_lsn = capture.chain.stream, ZERO
         self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
+        options = self._options
+        purpose = f"{options.name}:sequences"
+        reader = SequenceReader(options.source, options.publication, purpose=purpose)
+        self._sequences = sequences = Sequences(reader)
         try:
-            joins = Joins(capture, self._options, self._set_tables)
-            options = self._options
+            joins = Joins(capture, options, self._set_tables)
             added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
             housekeeping = Housekeeping(capture, options, joins, added)
-            pump = Pump(capture, housekeeping, added, self._rates, publication=options.publication)
+            publication = options.publication
+            pump = Pump(capture, housekeeping, added, sequences, self._rates, publication=publication)
             self._state = StageState.STREAMING
             with retries.trying(lambda: self._rates.durable_lsn):
                 pump.run(self._stop)
         finally:
+            sequences.close()
             capture.close()
             self._capture = None
 
@@ -145,6 +152,7 @@ class CaptureStage:
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,
                 "unchanged_s": round(time.monotonic() - self._rates.last_change_at, 1),
+                "sequences": None if self._sequences is None else self._sequences.to_json(),
             },
         )
 

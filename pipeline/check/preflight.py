@@ -28,6 +28,7 @@ from pipeline.check.log import LOG, check_log
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_left, check_publication
 from pipeline.check.replica import Followed, ReplicaCheck
+from pipeline.check.sequences import check_source_sequences, source_sequences
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
 from pipeline.check.tools import check_tools
@@ -113,6 +114,8 @@ class Preflight:
             session, tables, publication, config.source.keyless, established=established
         )
         yield from check_uncarried_objects(session)
+        sequences = source_sequences(session, publication_name if publication else None)
+        yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
         wanted = [table.oid for table in selection.wanted]
         versions, columns = tables_of(session, wanted), read_table_columns(session, wanted)
         listed = publication.tables if publication else ()
@@ -120,7 +123,7 @@ class Preflight:
         schema = read_source_schema(session)
         children, bounds = frozenset(read_children(session)), read_bounds(session, wanted)
         self._source = SourceFacts(
-            server, instance, selection, schema, versions, columns, published, children, bounds
+            server, instance, selection, schema, versions, columns, published, children, bounds, sequences
         )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:

@@ -17,6 +17,7 @@ from connectors.postgres.leftovers import filled_tables, relations
 from connectors.postgres.narrowing import lacking_in, narrowing
 from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, exempting
+from connectors.postgres.sequences.reading import KnownSequence
 from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
 from connectors.postgres.table_columns import TableColumns, read_table_columns
@@ -31,7 +32,7 @@ from schemas.table import TableSchema
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What a replica is compared with. `children`: each parent with each table that inherits from it.
-    `bounds`: of partitions."""
+    `bounds`: of partitions. `sequences`: those that are followed."""
 
     server: Server
     instance: Instance
@@ -42,6 +43,7 @@ class SourceFacts:
     published: frozenset[TableName]
     children: frozenset[tuple[TableName, TableName]]
     bounds: Mapping[TableName, str]
+    sequences: tuple[KnownSequence, ...]
 
 
 class PreparedCheck:

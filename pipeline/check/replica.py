@@ -16,6 +16,7 @@ from connectors.postgres.target import PreparedTable, read_prepared_tables
 from pipeline.check.deviations import Deviations
 from pipeline.check.findings import Place, identifier, losing
 from pipeline.check.prepared import PreparedCheck, SourceFacts
+from pipeline.check.sequences import check_replica_sequences
 from pipeline.check.source import check_connections, check_version
 from pipeline.config import Initial
 from schemas.errors import OperatorNeeded
@@ -119,6 +120,7 @@ class ReplicaCheck:
             yield from there.emptied_by_a_crash()
             yield from there.writes(there.written())
             yield from self._deviations(there.written())
+            yield from self._sequences()
         elif self._initial is Initial.COPY:
             yield from self._fresh()
             yield there.session_role()
@@ -127,6 +129,12 @@ class ReplicaCheck:
             yield from there.prepared(self._initial, unfinished=self._copy_is_begun)
             yield from there.writes(tables)
             yield from self._deviations(tables)
+            yield from self._sequences()
+
+    def _sequences(self) -> Iterator[Finding]:
+        if self._source:
+            wanted = self._source.sequences
+            yield from check_replica_sequences(self._session, self._place, self._role.name, wanted)
 
     def _deviations(self, tables: Sequence[PreparedTable]) -> Iterator[Finding]:
         if self._source:

@@ -12,7 +12,6 @@ from connectors.postgres.catalog import (
     Table,
     TableKind,
     count_large_objects,
-    list_sequences,
 )
 from connectors.postgres.instance import read_oid_columns
 from connectors.postgres.publication import Publication, full_identity_sql, index_identity_sql
@@ -73,7 +72,7 @@ def check_identities(
 
 
 def check_uncarried_objects(session: Session) -> Iterator[Finding]:
-    """Large objects and sequences, which are not in the stream at all."""
+    """Large objects, which are not in the stream at all."""
     count = count_large_objects(session)
     if count:
         columns = read_oid_columns(session)
@@ -83,13 +82,6 @@ def check_uncarried_objects(session: Session) -> Iterator[Finding]:
             "large objects",
             f"{count} large objects are not in the stream and never reach a replica{pointing}",
             fix="Store such data in bytea columns, or copy large objects by other means.",
-        )
-    sequences = list_sequences(session)
-    if sequences:
-        yield SOURCE.note(
-            "sequences",
-            "sequences",
-            f"{len(sequences)} are not in the stream: a replica has their values from its first copy",
         )
 
 

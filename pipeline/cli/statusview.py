@@ -111,6 +111,10 @@ def _slot_line(seen: dict[str, Any]) -> Text:
 def _more(seen: dict[str, Any]) -> Iterator[Text]:
     for name, stage in {"capture": seen["capture"], **seen["replicas"]}.items():
         yield from _stage_lines(name, stage)
+    sequences = seen["capture"].get("sequences")
+    if sequences and sequences["read_at"]:
+        ago = human_seconds(max(0.0, time.time() - sequences["read_at"]))
+        yield styled(f"sequences: {sequences['count']}, read {ago} ago")
     for left_out in seen["not_replicated"]:
         yield styled(f"not replicated: {left_out['table']} ({left_out['reason']})", style="yellow")
     for finding in seen["findings"]:

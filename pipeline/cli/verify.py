@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.cli.verifyscreen import VerifyScreen
     from pipeline.config import Config
     from pipeline.verify.meeting import VerifyOptions
-    from pipeline.verify.result import TableResult, VerifyResult
+    from pipeline.verify.result import SequencesResult, TableResult, VerifyResult
 
 app = typer.Typer()
 
@@ -113,11 +113,26 @@ def _print(result: VerifyResult) -> None:
     for table in result.tables:
         if table.lsn != result.lsn:
             print_text(f"{table.table} was compared at LSN {table.lsn}")
+    _print_sequences(result.sequences)
     differing = sum(not table.identical for table in result.tables)
-    verdict = "identical" if result.identical else f"{differing} of {len(result.tables)} tables differ"
+    verdict = f"{differing} of {len(result.tables)} tables differ" if differing else "identical"
     print_text(
         f"{verdict} at LSN {result.lsn}: {len(result.tables)} tables, {result.rows} rows,"
         f" {human_seconds(result.took_s)}; the replica was held for {human_seconds(result.held_s)}"
+    )
+
+
+def _print_sequences(found: SequencesResult) -> None:
+    from pipeline.cli.output import print_text
+
+    for text in found.behind:
+        print_text(f"sequence BEHIND: {text}")
+    for name in found.missing:
+        print_text(f"note: sequence {name} is not on the replica")
+    for name in found.hidden:
+        print_text(f"not compared: sequence {name} (the source role may not read it)")
+    print_text(
+        f"sequences: {found.compared - len(found.behind) - len(found.missing)} at or past the source's"
     )
 
 

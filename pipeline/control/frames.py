@@ -11,7 +11,7 @@ from uuid import UUID
 
 from connectors.interfaces import ChangeLog, Record
 from pipeline.logreading import records_to
-from schemas.frame import Anchor, CaptureStart, Frame, Heartbeat, Part, Transactions
+from schemas.frame import Anchor, CaptureStart, Frame, Heartbeat, Part, Sequences, Transactions
 from schemas.framecodec import open_frame
 from schemas.lsn import format_lsn
 from schemas.validity import Chain, Verdict, enter, judge
@@ -124,6 +124,7 @@ def _kind(body: object) -> str:
         CaptureStart: "capture_start",
         Anchor: "anchor",
         Heartbeat: "heartbeat",
+        Sequences: "sequences",
     }
     return kinds.get(type(body), "damaged")
 
@@ -143,12 +144,12 @@ def _changes(body: object) -> int:
 
 
 def _lsns(body: object) -> tuple[str | None, str | None]:
-    """(first commit LSN, last end LSN); of an anchor or heartbeat where it stands."""
+    """(first commit LSN, last end LSN); of what has no transactions where it stands."""
     if isinstance(body, Transactions):
         first, last = body.transactions[0], body.transactions[-1]
         return format_lsn(first.commit_lsn), format_lsn(last.end_lsn)
     if isinstance(body, Part):
         return format_lsn(body.commit_lsn), format_lsn(body.commit.end_lsn) if body.commit else None
-    if isinstance(body, (Anchor, Heartbeat)):
+    if isinstance(body, (Anchor, Heartbeat, Sequences)):
         return format_lsn(body.at.lsn), format_lsn(body.at.lsn)
     return None, None

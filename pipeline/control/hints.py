@@ -35,6 +35,10 @@ HINTS = {
     " why it cannot. Without a new epoch apply stops after five minutes.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
     " leaving it out.",
+    "sequences-unread": "Capture tries again every ten seconds; until then replicas' sequences stay where"
+    " they are. On the source: {waits}",
+    "sequences-hidden": "Replicas' stay where the first copy set them. `keepstream check` names them, with"
+    " the SQL that lets it read them.",
     "slot-missing": "It was dropped, so changes since then are lost to the log. If that was meant,"
     " {begin_anew}.",
     "slot-lost": "The source removed WAL that the log does not have. Raise max_slot_wal_keep_size on the"

@@ -106,7 +106,7 @@ class _Judge:
             source=figures.source_json(self._source),
             log=figures.log_json(self._seen),
             not_replicated=self._not_replicated(capture),
-            findings=tuple(self._findings),
+            findings=(*self._findings, *_unread_sequences(capture)),
         )
 
     def _hear(self, stage: str, *, session: bool) -> Heard:
@@ -406,6 +406,20 @@ def _lsn(report: StageReport | None, name: str) -> Lsn | None:
 def _number(report: StageReport | None, name: str) -> float | None:
     value = report.details.get(name) if report is not None else None
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def _unread_sequences(capture: Stage) -> Iterator[StatusFinding]:
+    said = capture.report.details.get("sequences") if capture.report is not None else None
+    if not isinstance(said, dict):
+        return
+    if said.get("error"):
+        yield warning(
+            "sequences-unread", "capture", f"the source's sequences could not be read: {said['error']}"
+        )
+    elif said.get("hidden"):
+        yield warning(
+            "sequences-hidden", "capture", f"the source role may not read {said['hidden']} sequences"
+        )
 
 
 def _state_text(stage: Stage) -> str:

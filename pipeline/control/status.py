@@ -94,6 +94,13 @@ class Status:
     not_replicated: tuple[NotReplicated, ...]
     findings: tuple[StatusFinding, ...] = field(default=())
 
+    @property
+    def sequences(self) -> Mapping[str, Any] | None:
+        """What capture says of its reading of sequences; None: nothing yet."""
+        report = self.capture.report
+        said = report.details.get("sequences") if report is not None else None
+        return said if isinstance(said, dict) else None
+
     def to_json(self) -> dict[str, Any]:
         """The JSON contract of `status --json`; fields are only ever added."""
         capture = self.capture.to_json()
@@ -104,7 +111,11 @@ class Status:
             "source": dict(self.source),
             "slot": dict(self.slot),
             "capture": capture
-            | {"position": capture["end_lsn"], "confirmed_lsn": self.slot["confirmed_lsn"]},
+            | {
+                "position": capture["end_lsn"],
+                "confirmed_lsn": self.slot["confirmed_lsn"],
+                "sequences": self.sequences,
+            },
             "log": dict(self.log),
             "replicas": {name: replica.to_json() for name, replica in self.replicas.items()},
             "not_replicated": [left_out.model_dump() for left_out in self.not_replicated],

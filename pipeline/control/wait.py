@@ -1,4 +1,5 @@
-"""`wait`: until a replica holds all that was committed on the source when it was called (P22)."""
+"""`wait`: until a replica holds all that was committed on the source when it was called (P22), and its
+sequences stand at or past the source's (P23)."""
 
 from __future__ import annotations
 
@@ -22,9 +23,17 @@ from pipeline.control.obstacles import (
     replica_ahead,
     replica_obstacle,
 )
+from pipeline.control.sequences import (
+    AwaitedSequences,
+    Lagging,
+    read_awaited,
+    read_now,
+    sequences_hint,
+)
 from pipeline.reports import StageReport
 from schemas.errors import KeepstreamError, RetryLater, Unhealthy
 from schemas.lsn import Lsn, format_lsn
+from schemas.sequence import SequenceValue
 
 MESSAGE_PREFIX = "keepstream.wait"
 POLL_FIRST_S = 0.01
@@ -45,6 +54,7 @@ class WaitOptions:
     replica: str
     source_conninfo: str
     replica_conninfo: str
+    publication: str
     slot: str
     reports: Callable[[], Mapping[str, StageReport]]
     timeout_s: float | None = None
@@ -57,11 +67,15 @@ class WaitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """The replica holds everything below `lsn`."""
+    """The replica holds everything below `lsn`, and so many sequences are at or past the source's. missing:
+    sequences that it does not have. hidden: those that we may not read."""
 
     lsn: Lsn
     position: Lsn
     took_s: float
+    sequences: int
+    missing: tuple[str, ...]
+    hidden: tuple[str, ...]
 
 
 def mark_now(source: Session) -> Lsn:
@@ -76,7 +90,8 @@ def mark_now(source: Session) -> Lsn:
 
 
 def wait_for_replica(options: WaitOptions, tell: Tell) -> Waited:
-    """Returns once the replica holds what was committed before the call.
+    """Returns once the replica holds what was committed before the call, and each of its sequences stands at
+    or past where the source's stood then: applications may write there at once.
 
     A copy that is still running counts as not there yet, and a replica that goes away meanwhile is tried
     again. Raises Unhealthy (`wait-timeout`), whatever keeps a server from answering; HistoryBroken
@@ -106,6 +121,8 @@ class _Waiting:
         self._target: Lsn | None = None
         self._progress: Progress | None = None
         self._looked = False
+        self._sequences: AwaitedSequences | None = None
+        self._lagging: list[Lagging] = []
         self._away: KeepstreamError | None = None
 
     def run(self) -> Waited:
@@ -119,11 +136,16 @@ class _Waiting:
             try:
                 with connect(self._options.replica_conninfo, purpose=self._options.purpose) as session:
                     position = self._poll(session, target, backoff)
-                    return Waited(target, position, time.monotonic() - started)
+                    return self._waited(target, position, time.monotonic() - started)
             except RetryLater as error:
                 self._away = error
                 self._say(f"cannot be asked: {error.message}")
                 time.sleep(backoff.next_s())
+
+    def _waited(self, target: Lsn, position: Lsn, took_s: float) -> Waited:
+        found = self._sequences
+        assert found is not None
+        return Waited(target, position, took_s, found.compared, tuple(sorted(found.missing)), found.hidden)
 
     def timeout(self, reason: Future[Obstacle]) -> Unhealthy:
         """Called by the thread that waited long enough."""
@@ -150,6 +172,7 @@ class _Waiting:
         options = self._options
         with connect(options.source_conninfo, purpose=options.purpose) as source:
             require_followed(source, options.slot, options.reports)
+            self._sequences = read_awaited(source, options.publication)
             return mark_now(source)
 
     def _poll(self, session: Session, target: Lsn, backoff: Backoff) -> Lsn:
@@ -160,10 +183,21 @@ class _Waiting:
             backoff.reset()
             streaming = progress is not None and progress.state is ReplicaState.STREAMING
             if streaming and progress is not None and progress.position.lsn >= target:
-                return progress.position.lsn
+                self._lagging = self._look_at_sequences(session)
+                if not self._lagging:
+                    return progress.position.lsn
             self._tell_obstacle(progress)
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.2, POLL_LONGEST_S)
+
+    def _look_at_sequences(self, replica: Session) -> list[Lagging]:
+        assert self._sequences is not None
+        return self._sequences.look(replica, self._sequences_now)
+
+    def _sequences_now(self) -> dict[tuple[str, str], SequenceValue]:
+        assert self._sequences is not None
+        with connect(self._options.source_conninfo, purpose=self._options.purpose) as source:
+            return read_now(source, self._sequences.awaited)
 
     def _tell_obstacle(self, progress: Progress | None) -> None:
         obstacle = replica_obstacle(self._options.replica, progress)
@@ -178,7 +212,13 @@ class _Waiting:
 
     def obstacle(self) -> Obstacle:
         """What is in the way. Asks the source, and may hang where that does."""
-        options = self._options
+        options, lagging = self._options, self._lagging
+        if lagging:
+            more = f" and {len(lagging) - 1} more sequences" if len(lagging) > 1 else ""
+            return Obstacle(
+                f"holds all rows, but its sequence {lagging[0]}{more}",
+                sequences_hint(lagging[0], options.replica),
+            )
         if self._away is not None:
             return Obstacle(f"cannot be asked: {self._away.message}", self._away.hint)
         if not self._looked:

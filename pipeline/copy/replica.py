@@ -27,7 +27,8 @@ from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import lift_forced, read_policed
-from connectors.postgres.sequences import SequenceValue, advance_sequences, read_sequences
+from connectors.postgres.sequences.reading import read_all
+from connectors.postgres.sequences.setting import advance_sequences
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import (
     ExportedSnapshot,
@@ -51,6 +52,7 @@ from pipeline.copy.stopping import CopyStopped, cancelled_by
 from pipeline.copy.watch import CopyWatch
 from schemas.errors import KeepstreamError, RetryLater
 from schemas.lsn import Position
+from schemas.sequence import SequenceValue
 
 _VISIBLE_LIMIT_S: Final = 600.0
 
@@ -200,7 +202,7 @@ class _FirstCopy:
             reader = self._wait_until_visible(copiers)
             resources.enter_context(cancelled_by(self._stop, [reader]))
             tables = self._tables(reader)
-            sequences = read_sequences(self._observer.session)
+            sequences = read_all(self._observer.session)
             schema = self._begin_schema(run, reader, tables, snapshot, resources)
             self._copy_rows(setup, tables, copiers)
             failpoint("copy.data_copied")
@@ -341,8 +343,15 @@ class _FirstCopy:
         self._meter.leave_out(f"{d.kind} {d.object}: {d.reason}" for d in deferred)
 
     def _finish(self, tables: list[SnapshotTable], sequences: list[SequenceValue]) -> None:
-        missing = advance_sequences(self._replica, sequences)
-        self._meter.leave_out(f"sequence {s.schema}.{s.name}: the replica does not have it" for s in missing)
+        behind = advance_sequences(self._replica, sequences)
+        self._meter.leave_out(
+            f"sequence {value.qualified_name}: the replica does not have it" for value in behind.missing
+        )
+        self._meter.leave_out(
+            f"value {setting.value.last_value} of sequence {setting.value.qualified_name}: our role may not"
+            " set it there, or it ends before"
+            for setting in behind.refused
+        )
         self._watch.enter(CopyPhase.ANALYZE)
         names = sorted(set(self._targets(tables).values()))
         workers = self._options.workers

@@ -44,6 +44,7 @@ from pipeline.control.obstacles import (
     replica_ahead,
     replica_obstacle,
 )
+from pipeline.control.sequences import AwaitedSequences, read_awaited
 from pipeline.quantities import human_seconds
 from pipeline.verify.applier import ApplierWatch, Reports
 from pipeline.verify.watch import Watch
@@ -90,7 +91,7 @@ class Meeting:
     reader, keeper: sessions in the snapshots of source and replica, the first of which has read nothing
     yet (P18). locked: they hold the locks on the tables that are to be compared, and only they can be
     sure to get at them: others may have to queue behind an application that waits for these locks.
-    held_s: how long the replica could not go on freely.
+    held_s: how long the replica could not go on freely. sequences: where the source's stood at its beginning.
     """
 
     source: ExportedSnapshot
@@ -99,6 +100,7 @@ class Meeting:
     keeper: Session
     locked: bool
     held_s: float
+    sequences: AwaitedSequences
 
     @property
     def lsn(self) -> Lsn:
@@ -127,6 +129,7 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
                 _limit_locks(reader)
                 _limit_locks(keeper)
             steps.begin(source=source, replica=replica)
+            sequences = read_awaited(source, options.publication)  # our marks make capture read them, too
             steps.catch_up()
             with steps.held():
                 started = time.monotonic()
@@ -145,7 +148,8 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
                 steps.go_on_to(snapshot.lsn)
                 name = steps.snapshot_replica(keeper, snapshot.lsn, restless)
             held_s = time.monotonic() - started
-        yield Meeting(snapshot, name, reader, keeper, locked=bool(restless), held_s=held_s)
+        locked = bool(restless)
+        yield Meeting(snapshot, name, reader, keeper, locked=locked, held_s=held_s, sequences=sequences)
 
 
 def _limit_locks(session: Session) -> None:

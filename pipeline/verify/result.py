@@ -67,6 +67,26 @@ class TableResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SequencesResult:
+    """So many sequences were compared as "at or past" where the source's stood when the verification began.
+    behind: those that are not, each in words. missing: those that the replica does not have. hidden: those
+    that the source role may not read."""
+
+    compared: int
+    behind: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compared": self.compared,
+            "behind": list(self.behind),
+            "missing": list(self.missing),
+            "hidden": list(self.hidden),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyResult:
     """The whole. `lsn`: source and replica were compared as of this position; a table that was truncated
     or altered meanwhile has a later one of its own, and then `lsn` is the latest. `notes`: what the
@@ -77,12 +97,13 @@ class VerifyResult:
     tables: tuple[TableResult, ...]
     not_replicated: tuple[NotReplicated, ...]
     notes: tuple[str, ...]
+    sequences: SequencesResult
     held_s: float
     took_s: float
 
     @property
     def identical(self) -> bool:
-        return all(table.identical for table in self.tables)
+        return all(table.identical for table in self.tables) and not self.sequences.behind
 
     @property
     def rows(self) -> int:
@@ -97,6 +118,7 @@ class VerifyResult:
             "tables": [table.to_json() for table in self.tables],
             "not_replicated": [left_out.model_dump() for left_out in self.not_replicated],
             "notes": list(self.notes),
+            "sequences": self.sequences.to_json(),
             "held_s": round(self.held_s, 3),
             "took_s": round(self.took_s, 3),
         }

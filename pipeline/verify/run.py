@@ -15,8 +15,10 @@ from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, pub
 from connectors.postgres.visibility import wait_until_visible
 from pipeline.backoff import Backoff
 from pipeline.config.model import Keyless, Tables
+from pipeline.control.sequences import AwaitedSequences
 from pipeline.reports import NotReplicated
 from pipeline.selection import select_tables
+from pipeline.verify import sequences
 from pipeline.verify.compare import Comparison, OnProgress
 from pipeline.verify.meeting import Meeting, VerifyOptions, meet
 from pipeline.verify.pairing import Pair, pair_tables
@@ -53,6 +55,7 @@ class Round:
     changed: Mapping[int, tuple[str, str]]
     not_replicated: tuple[NotReplicated, ...]
     notes: tuple[str, ...]
+    sequences: AwaitedSequences
     lsn: str
     held_s: float
 
@@ -84,12 +87,14 @@ def verify(
                 code="table-changed",
                 hint="Verify at a time when nothing does that.",
             )
+        compared = sequences.compare(options, watch, one.sequences)
     return VerifyResult(
         replica=options.replica,
         lsn=one.lsn,
         tables=tuple(sorted(found.values(), key=lambda result: result.table)),
         not_replicated=one.not_replicated,
         notes=one.notes,
+        sequences=compared,
         held_s=held_s,
         took_s=time.monotonic() - started,
     )
@@ -123,6 +128,7 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
         not_replicated=_not_replicated(scope, catalog, tables),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
+        sequences=meeting.sequences,
         lsn=format_lsn(meeting.lsn),
         held_s=meeting.held_s,
     )

@@ -323,6 +323,36 @@ def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> N
     assert "public.scratch" not in str(found["tables"])
 
 
+def test_sequences_that_cannot_be_read_or_kept_are_named_with_what_mends_it(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    """Each way to mend it is run."""
+    owning.execute(f"{CUSTOMER}; create sequence beside; create sequence far; create sequence wide")
+    replica.execute(f"{CUSTOMER}; create sequence far; create sequence wide as smallint")
+    replica.execute_as_admin("alter sequence far owner to postgres")
+    config = configure(owning.dsn, log, replica.dsn, initial="none")
+    found = by_code(preflight(config))
+    assert "1 of the source's are not there" in found["replica-sequences-missing"].message
+    assert found["replica-sequences-missing"].message.endswith(": public.beside")
+    assert found["replica-sequences-privilege"].message == "keepstream may not set 1: public.far"
+    assert found["replica-sequences-narrower"].message == "1 end before the source's: public.wide"
+    for code in ("replica-sequences-privilege", "replica-sequences-narrower"):
+        replica.execute_as_admin(found[code].fix)
+    replica.execute("create sequence beside")
+    owning.execute_as_admin("revoke pg_read_all_data from keepstream")
+    owning.execute_as_admin("alter sequence far owner to postgres")
+    try:
+        hidden = by_code(preflight(config))["sequences-hidden"]
+        assert hidden.message == "keepstream may not read 1 sequences: public.far"
+        assert hidden.severity is Severity.ERROR
+        owning.execute_as_admin(hidden.fix)
+        mended = by_code(preflight(config))
+    finally:
+        owning.execute_as_admin("grant pg_read_all_data to keepstream")
+    assert not [code for code in mended if "sequences-" in code]
+    assert mended["sequences"].message.startswith("3 are not in the stream: they are read every ten seconds")
+
+
 def test_rows_that_policies_would_hide_are_an_error(owning: Database, log: Path) -> None:
     owning.execute(f"{CUSTOMER}; alter table customer enable row level security")
     owning.execute_as_admin("alter table customer owner to postgres")

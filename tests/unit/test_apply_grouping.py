@@ -19,6 +19,7 @@ from pipeline.apply.grouping import (
     Move,
     Planner,
     RollBack,
+    SetSequences,
     Step,
 )
 from pipeline.follow import Followed
@@ -35,10 +36,12 @@ from schemas.frame import (
     Frame,
     Heartbeat,
     Part,
+    Sequences,
     Transaction,
     Transactions,
 )
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 
 ROW = Change(Operation.INSERT, b"t" * 8, row=b"\0")
 TRUNCATE = Change(Operation.TRUNCATE, bytes(8), payload=Truncate((b"t" * 8,), False, False))
@@ -105,6 +108,43 @@ def drain(made: Planner, brakes: Brakes = FREE, limits: Limits | None = None) ->
             groups.append(group(step))
         made.done(step)
     return groups
+
+
+def moved(lsn: int, value: int = 1) -> Sequences:
+    return Sequences(Position(Lsn(lsn)), (SequenceValue("public", "s", True, value, True),), 0)
+
+
+def values(step: Step) -> list[int]:
+    assert isinstance(step, SetSequences)
+    return [value.last_value for value in step.values]
+
+
+def test_sequences_are_set_between_the_groups_before_and_behind_their_place() -> None:
+    made = planner(several(range(1, 9)), moved(900, 5), heartbeat(950), moved(960, 7), several([10, 11]))
+    step = made.next(FREE, Limits())
+    assert group(step) == list(range(1, 9))
+    assert isinstance(step, Group)
+    made.done(step)
+    step = made.next(FREE, Limits())
+    assert values(step) == [5, 7], "those that stand together, in their order"
+    assert values(made.next(FREE, Limits())) == [5, 7], "until they are set"
+    assert isinstance(step, SetSequences)
+    made.done(step)
+    assert drain(made) == [[10], [11]]
+
+
+def test_sequences_past_a_hold_wait_behind_it() -> None:
+    made = planner(moved(60, 1), moved(80, 2))
+    step = made.next(Brakes(hold=Lsn(70)), Limits())
+    assert values(step) == [1]
+    assert isinstance(step, SetSequences)
+    made.done(step)
+    move = made.next(Brakes(hold=Lsn(70)), Limits())
+    assert move == Move(Position(Lsn(70)))
+    made.done(move)
+    assert made.next(Brakes(hold=Lsn(70)), Limits()) is Blocked.HELD
+    assert values(made.next(FREE, Limits())) == [2]
+    assert planner(moved(40)).next(Brakes(hold=Lsn(45)), Limits()) is Blocked.HELD, "the replica is past it"
 
 
 def test_a_caught_up_replica_takes_one_transaction_at_a_time() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres.part_copier import Part, copy_statements
-from connectors.postgres.sequences import SequenceValue
 from connectors.postgres.snapshot import Blocker, name_blockers
 from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.config import Initial
@@ -18,6 +17,7 @@ from pipeline.copy.options import CopyOptions
 from pipeline.copy.plan import plan_parts
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 
 
 def table(name: str = "t", *, oid: int = 1, blocks: int = 10, size_bytes: int = 81920) -> SnapshotTable:

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from schemas.avsc import load
 from schemas.change import AddedColumn, Change, ColumnsAdded, Message, Operation, Truncate
 from schemas.changecodec import decode_change, decode_changes, encode_change
 from schemas.errors import RefusedData
-from schemas.frame import Anchor, Fragment, Part, PartChanges, Transactions
+from schemas.frame import Anchor, Fragment, Part, PartChanges, Sequences, Transactions
 from schemas.framecodec import (
     FrameHeader,
     encode_part,
@@ -29,6 +30,7 @@ from schemas.framecodec import (
     seal_frame,
 )
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 from tests.frames import STREAM, TABLE, Writer, insert, opened
 
 FRAME_SCHEMA = load("frame.avsc")
@@ -169,12 +171,18 @@ def test_a_truncated_change_is_never_read_as_a_shorter_one(change: Change, data:
 def test_every_kind_of_frame_agrees_with_fastavro() -> None:
     writer = Writer()
     records = [writer.start(), writer.anchor(), writer.transaction(), writer.part(1), writer.heartbeat()]
+    moved = SequenceValue("public", 'naïve "s"', False, -(2**63), True, back_from=-7)
+    records.append(writer.sequences(moved, replace(moved, back_from=None)))
     kinds = [type(opened(record).body).__name__ for record in records]
-    assert kinds == ["CaptureStart", "Anchor", "Transactions", "Part", "Heartbeat"]
+    assert kinds == ["CaptureStart", "Anchor", "Transactions", "Part", "Heartbeat", "Sequences"]
     for record in records:
         value = read_with_fastavro(record)
         assert value["number"] == opened(record).number
         assert value["digest"] == opened(record).digest
+    assert opened(records[-1]).body == Sequences(
+        Position(Lsn(writer.lsn), 1, 1), (moved, replace(moved, back_from=None)), 0
+    )
+    assert value["body"]["values"][0]["back_from"] == -7
     anchor = opened(records[1])
     assert isinstance(anchor.body, Anchor)
     assert anchor.tables == (TABLE,)

@@ -22,6 +22,7 @@ from schemas.frame import (
     Heartbeat,
     Part,
     PartChanges,
+    Sequences,
     Transaction,
     Transactions,
 )
@@ -31,12 +32,14 @@ from schemas.framecodec import (
     encode_capture_start,
     encode_heartbeat,
     encode_part,
+    encode_sequences,
     encode_transaction,
     encode_transactions,
     open_frame,
     seal_frame,
 )
 from schemas.lsn import Lsn, Position
+from schemas.sequence import SequenceValue
 from schemas.table import Column, ReplicaIdentity, TableSchema
 from tests.damage import damaged, edited
 from tests.frames import STREAM, TABLE, Writer
@@ -81,6 +84,9 @@ transactions = st.builds(
     origin=st.none() | texts,
     changes=encoded_changes,
 )
+sequence_values = st.builds(
+    SequenceValue, texts, texts, st.booleans(), longs, st.booleans(), st.none() | longs
+)
 bodies = st.one_of(
     st.lists(transactions, min_size=1, max_size=3).map(encode_transactions),
     st.builds(
@@ -100,6 +106,9 @@ bodies = st.one_of(
         encode_anchor
     ),
     st.builds(Heartbeat, positions, longs).map(encode_heartbeat),
+    st.builds(Sequences, positions, st.lists(sequence_values, min_size=1, max_size=3).map(tuple), longs).map(
+        encode_sequences
+    ),
 )
 headers = st.builds(
     FrameHeader, st.binary(min_size=16, max_size=16), longs, longs, st.binary(min_size=32, max_size=32), longs
@@ -141,6 +150,8 @@ def _encoded_body(frame: Frame) -> bytes:
             return encode_anchor(anchor)
         case Heartbeat() as heartbeat:
             return encode_heartbeat(heartbeat)
+        case Sequences() as sequences:
+            return encode_sequences(sequences)
 
 
 def _encoded_transaction(transaction: Transaction) -> bytes:
