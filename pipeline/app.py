@@ -130,7 +130,9 @@ def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOp
     return FirstCopyOptions(log, copy, replica_named(config, name).initial)
 
 
-def verify_options(config: Config, replica: str, *, workers: int, timeout_s: float | None) -> VerifyOptions:
+def verify_options(
+    config: Config, replica: str, *, workers: int, timeout_s: float | None, large_objects: bool = False
+) -> VerifyOptions:
     """What a verification of this replica needs. timeout_s None: long enough for a delay that it keeps.
 
     Raises UsageError (`replica-unknown`)."""
@@ -148,6 +150,7 @@ def verify_options(config: Config, replica: str, *, workers: int, timeout_s: flo
         delay_s=delay_s,
         workers=workers,
         timeout_s=TIMEOUT_S + delay_s if timeout_s is None else timeout_s,
+        large_objects=large_objects,
     )
 
 

@@ -231,6 +231,17 @@ def finished_parts(conn: Session, run: CopyRun) -> set[tuple[str, str, int]]:
         return {(schema, table, part) for schema, table, part in rows}
 
 
+def has_part(conn: Session, run: CopyRun, table: TableName) -> bool:
+    """Whether this copy, or a killed one before it, brought anything of it."""
+    with wrapped("reading keepstream.copy_part"):
+        found = conn.execute(
+            "select from keepstream.copy_part"
+            " where name = %s and schema_name = %s and table_name = %s limit 1",
+            [run.name, *table],
+        )
+        return found.rowcount == 1
+
+
 def forget_parts(conn: Session, run: CopyRun) -> None:
     """After their rows were cleared away."""
     with wrapped("clearing keepstream.copy_part"), conn.transaction():

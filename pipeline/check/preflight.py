@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
-from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.catalog import Table, count_large_objects, list_tables
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
 from connectors.postgres.partition_bounds import read_bounds
@@ -113,7 +113,7 @@ class Preflight:
         yield from check_endangered(
             session, tables, publication, config.source.keyless, established=established
         )
-        yield from check_uncarried_objects(session)
+        yield from check_uncarried_objects(session, role)
         sequences = source_sequences(session, publication_name if publication else None)
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
         wanted = [table.oid for table in selection.wanted]
@@ -122,8 +122,19 @@ class Preflight:
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
         children, bounds = frozenset(read_children(session)), read_bounds(session, wanted)
+        large_objects = count_large_objects(session)
         self._source = SourceFacts(
-            server, instance, selection, schema, versions, columns, published, children, bounds, sequences
+            server,
+            instance,
+            selection,
+            schema,
+            versions,
+            columns,
+            published,
+            children,
+            bounds,
+            sequences,
+            large_objects,
         )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:

@@ -32,7 +32,7 @@ from schemas.table import TableSchema
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What a replica is compared with. `children`: each parent with each table that inherits from it.
-    `bounds`: of partitions. `sequences`: those that are followed."""
+    `bounds`: of partitions. `sequences`: those that are followed. `large_objects`: how many."""
 
     server: Server
     instance: Instance
@@ -44,6 +44,7 @@ class SourceFacts:
     children: frozenset[tuple[TableName, TableName]]
     bounds: Mapping[TableName, str]
     sequences: tuple[KnownSequence, ...]
+    large_objects: int
 
 
 class PreparedCheck:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres import progress, source_schema
+from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.instance import read_instance
 from connectors.postgres.leftovers import UserObject, user_objects
@@ -123,13 +124,28 @@ class ReplicaCheck:
             yield from self._sequences()
         elif self._initial is Initial.COPY:
             yield from self._fresh()
+            yield from self._large_objects()
             yield there.session_role()
         else:
             yield from self._creates_in_database()
+            if self._initial is Initial.DATA:
+                yield from self._large_objects()
             yield from there.prepared(self._initial, unfinished=self._copy_is_begun)
             yield from there.writes(tables)
             yield from self._deviations(tables)
             yield from self._sequences()
+
+    def _large_objects(self) -> Iterator[Finding]:
+        """Of a replica that is to be copied: theirs could have the OIDs of the source's."""
+        there = count_large_objects(self._session)
+        if there and self._source and self._source.large_objects and not self._copy_is_begun():
+            unlinking = "select lo_unlink(oid) from pg_largeobject_metadata;"
+            yield self._place.error(
+                "replica-large-objects",
+                "large objects",
+                f"has {there} large objects, and the source has some, too: the copy keeps their OIDs",
+                sql=losing("all large objects of the replica", unlinking),
+            )
 
     def _sequences(self) -> Iterator[Finding]:
         if self._source:

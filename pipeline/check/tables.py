@@ -14,6 +14,7 @@ from connectors.postgres.catalog import (
     count_large_objects,
 )
 from connectors.postgres.instance import read_oid_columns
+from connectors.postgres.large_objects.reading import count_hidden
 from connectors.postgres.publication import Publication, full_identity_sql, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
@@ -71,17 +72,28 @@ def check_identities(
                 )
 
 
-def check_uncarried_objects(session: Session) -> Iterator[Finding]:
+def check_uncarried_objects(session: Session, role: Role) -> Iterator[Finding]:
     """Large objects, which are not in the stream at all."""
     count = count_large_objects(session)
-    if count:
-        columns = read_oid_columns(session)
-        pointing = f"; columns that may point to them: {named(columns)}" if columns else ""
+    if not count:
+        return
+    columns = read_oid_columns(session)
+    pointing = f"; columns that may point to them: {named(columns)}" if columns else ""
+    yield SOURCE.warning(
+        "large-objects",
+        "large objects",
+        f"{count} large objects are not in the stream: the first copy brings them, and nothing that happens"
+        f" to them later reaches a replica{pointing}",
+        fix="Store such data in bytea columns. Until then `keepstream verify --large-objects` tells what"
+        " differs.",
+    )
+    hidden = count_hidden(session)
+    if hidden:
         yield SOURCE.warning(
-            "large-objects",
+            "large-objects-hidden",
             "large objects",
-            f"{count} large objects are not in the stream and never reach a replica{pointing}",
-            fix="Store such data in bytea columns, or copy large objects by other means.",
+            f"{role.name} may not read {hidden} of them: the first copy leaves these out",
+            sql=f"grant pg_read_all_data to {identifier(role.name)};",
         )
 
 

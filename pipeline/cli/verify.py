@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from pipeline.cli.verifyscreen import VerifyScreen
     from pipeline.config import Config
     from pipeline.verify.meeting import VerifyOptions
-    from pipeline.verify.result import SequencesResult, TableResult, VerifyResult
+    from pipeline.verify.result import (
+        LargeObjectsResult,
+        SequencesResult,
+        TableResult,
+        VerifyResult,
+    )
 
 app = typer.Typer()
 
@@ -36,6 +41,9 @@ def verify(
     workers: Annotated[
         int, typer.Option(min=1, max=32, help="Sessions that read, on each of the two servers.")
     ] = 2,
+    large_objects: Annotated[
+        bool, typer.Option("--large-objects", help="Compare them, too: they are copied, and not followed.")
+    ] = False,
     timeout_s: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +65,9 @@ def verify(
     from pipeline.signals import stop_on_signals
 
     config = invocation(context).config
-    options = verify_options(config, replica, workers=workers, timeout_s=timeout_s)
+    options = verify_options(
+        config, replica, workers=workers, timeout_s=timeout_s, large_objects=large_objects
+    )
     stop = stop_on_signals()
     with VerifyScreen() as screen:
         result = _run(config, options, stop, screen)
@@ -114,6 +124,8 @@ def _print(result: VerifyResult) -> None:
         if table.lsn != result.lsn:
             print_text(f"{table.table} was compared at LSN {table.lsn}")
     _print_sequences(result.sequences)
+    if result.large_objects is not None:
+        _print_large_objects(result.large_objects)
     differing = sum(not table.identical for table in result.tables)
     verdict = f"{differing} of {len(result.tables)} tables differ" if differing else "identical"
     print_text(
@@ -133,6 +145,19 @@ def _print_sequences(found: SequencesResult) -> None:
         print_text(f"not compared: sequence {name} (the source role may not read it)")
     print_text(
         f"sequences: {found.compared - len(found.behind) - len(found.missing)} at or past the source's"
+    )
+
+
+def _print_large_objects(found: LargeObjectsResult) -> None:
+    from pipeline.cli.output import print_text
+
+    for oid, difference in found.differing_oids:
+        print_text(f"large object {oid}: {difference.value}")
+    if found.hidden:
+        print_text(f"not compared: {found.hidden} large objects, which one of our roles may not read")
+    print_text(
+        f"large objects: {found.differing} of {found.compared} differ; they are not followed after the first"
+        " copy"
     )
 
 

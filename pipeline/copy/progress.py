@@ -24,6 +24,7 @@ class CopyPhase(Enum):
     SNAPSHOT = "snapshot"
     SCHEMA = "schema"
     ROWS = "rows"
+    LARGE_OBJECTS = "large objects"
     INDEXES = "indexes"
     ANALYZE = "analyze"
     DONE = "done"

@@ -20,9 +20,11 @@ from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres import copy_run, leftovers
+from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import CopyRun
 from connectors.postgres.deferred import defer, forget
 from connectors.postgres.failover.primary import require_primary
+from connectors.postgres.large_objects.writing import require_none
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
@@ -42,6 +44,7 @@ from connectors.postgres.visibility import wait_until_visible
 from pipeline.capture.timelines import require_lineage
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
+from pipeline.copy.large_objects import clear_large_objects, copy_large_objects
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.plan import plan_parts
 from pipeline.copy.preflight import major_of, require_copyable, require_empty, tables_to_copy, tools_for
@@ -155,7 +158,7 @@ class _FirstCopy:
             initial=self._options.initial.value,
             place=self._options.place,
             application=application,
-            require_empty=lambda: require_empty(self._options, self._replica, targets),
+            require_empty=lambda: self._require_empty(targets),
         )
         self._watch.guard(run)
         failpoint("copy.marker_written")
@@ -163,6 +166,11 @@ class _FirstCopy:
             copy_run.end_sessions(self._replica, application)
             copy_run.end_sessions(self._observer.session, application)
         return run
+
+    def _require_empty(self, targets: Sequence[TableName]) -> None:
+        require_empty(self._options, self._replica, targets)
+        if self._options.initial is not Initial.NONE and count_large_objects(self._observer.session):
+            require_none(self._replica)
 
     def _copy_until_whole(self, run: CopyRun) -> Position:
         """Attempts, each with a snapshot of its own, until one of them outlives its copy."""
@@ -183,6 +191,7 @@ class _FirstCopy:
 
     def _clear(self, run: CopyRun) -> None:
         self._watch.enter(CopyPhase.CLEARING)
+        clear_large_objects(self._replica, run, self._watch)
         if self._options.initial is Initial.COPY:
             leftovers.drop_leftovers(self._replica, run, self._watch.tick)
         else:
@@ -205,6 +214,7 @@ class _FirstCopy:
             sequences = read_all(self._observer.session)
             schema = self._begin_schema(run, reader, tables, snapshot, resources)
             self._copy_rows(setup, tables, copiers)
+            self._copy_large_objects(setup)
             failpoint("copy.data_copied")
             self._watch.hold(None)
             snapshot.close()
@@ -322,6 +332,14 @@ class _FirstCopy:
                 code="copy-incomplete",
                 hint="Look into the replica's log for a crash; the copy is begun anew.",
             )
+
+    def _copy_large_objects(self, setup: CopierSetup) -> None:
+        count = count_large_objects(self._observer.session)
+        if count:
+            self._watch.enter(CopyPhase.LARGE_OBJECTS)
+            self._meter.begin_items(CopyPhase.LARGE_OBJECTS, count)
+        # also where there are none any more: the snapshot tells
+        self._watch.aside(lambda: copy_large_objects(setup, self._meter, self._stop))
 
     def _targets(self, tables: Sequence[SnapshotTable]) -> dict[int, TableName]:
         """Where each table's rows go, by its OID."""

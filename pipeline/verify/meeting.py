@@ -66,7 +66,7 @@ _REASON_S = 1.0
 class VerifyOptions:
     """What to compare. `timeout_s` bounds the time until both sides stand at one LSN; it must be longer
     than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side.
-    `reports`: how the stages' reports are read."""
+    `reports`: how the stages' reports are read. `large_objects`: compare them, too."""
 
     name: str
     replica: str
@@ -78,6 +78,7 @@ class VerifyOptions:
     delay_s: float = 0.0
     workers: int = 2
     timeout_s: float = TIMEOUT_S
+    large_objects: bool = False
 
     @property
     def purpose(self) -> str:

@@ -87,10 +87,33 @@ class SequencesResult:
 
 
 @dataclass(frozen=True, slots=True)
+class LargeObjectsResult:
+    """Of so many that were compared so many differ, and how the first LISTED_KEYS of them, by OID. hidden: so
+    many may not be read on one side. They are not followed after the first copy."""
+
+    compared: int
+    differing: int
+    differing_oids: tuple[tuple[int, Difference], ...]
+    hidden: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compared": self.compared,
+            "differing": self.differing,
+            "differing_oids": [
+                {"oid": oid, "difference": difference.value} for oid, difference in self.differing_oids
+            ],
+            "hidden": self.hidden,
+            "followed_after_copy": False,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyResult:
     """The whole. `lsn`: source and replica were compared as of this position; a table that was truncated
     or altered meanwhile has a later one of its own, and then `lsn` is the latest. `notes`: what the
-    replica has more than the source. `held_s`: how long the replica was kept from going on freely."""
+    replica has more than the source, and what was left out. `large_objects`: None unless that was asked for.
+    `held_s`: how long the replica was kept from going on freely."""
 
     replica: str
     lsn: str
@@ -98,12 +121,14 @@ class VerifyResult:
     not_replicated: tuple[NotReplicated, ...]
     notes: tuple[str, ...]
     sequences: SequencesResult
+    large_objects: LargeObjectsResult | None
     held_s: float
     took_s: float
 
     @property
     def identical(self) -> bool:
-        return all(table.identical for table in self.tables) and not self.sequences.behind
+        others = self.sequences.behind or (self.large_objects and self.large_objects.differing)
+        return all(table.identical for table in self.tables) and not others
 
     @property
     def rows(self) -> int:
@@ -119,6 +144,7 @@ class VerifyResult:
             "not_replicated": [left_out.model_dump() for left_out in self.not_replicated],
             "notes": list(self.notes),
             "sequences": self.sequences.to_json(),
+            "large_objects": self.large_objects and self.large_objects.to_json(),
             "held_s": round(self.held_s, 3),
             "took_s": round(self.took_s, 3),
         }

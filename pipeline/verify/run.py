@@ -20,9 +20,10 @@ from pipeline.reports import NotReplicated
 from pipeline.selection import select_tables
 from pipeline.verify import sequences
 from pipeline.verify.compare import Comparison, OnProgress
+from pipeline.verify.large_objects import compare_large_objects, note_of
 from pipeline.verify.meeting import Meeting, VerifyOptions, meet
 from pipeline.verify.pairing import Pair, pair_tables
-from pipeline.verify.result import TableResult, VerifyResult
+from pipeline.verify.result import LargeObjectsResult, TableResult, VerifyResult
 from pipeline.verify.watch import Tell, Watch
 from schemas.errors import RetryLater
 from schemas.lsn import format_lsn
@@ -56,6 +57,7 @@ class Round:
     not_replicated: tuple[NotReplicated, ...]
     notes: tuple[str, ...]
     sequences: AwaitedSequences
+    large_objects: LargeObjectsResult | None
     lsn: str
     held_s: float
 
@@ -73,10 +75,14 @@ def verify(
     found: dict[str, TableResult] = {}
     held_s = 0.0
     only: Only = None
+    notes: dict[str, None] = {}
+    large_objects: LargeObjectsResult | None = None
     with watch.watching():
         for _ in range(ROUNDS):
             one = _try_round(options, scope, watch, on_progress, only)
             found |= {result.table: result for result in one.results}
+            notes |= dict.fromkeys(one.notes)
+            large_objects = large_objects or one.large_objects
             held_s = max(held_s, one.held_s)
             only = one.changed
             if not one.changed:
@@ -93,8 +99,9 @@ def verify(
         lsn=one.lsn,
         tables=tuple(sorted(found.values(), key=lambda result: result.table)),
         not_replicated=one.not_replicated,
-        notes=one.notes,
+        notes=tuple(notes),
         sequences=compared,
+        large_objects=large_objects,
         held_s=held_s,
         took_s=time.monotonic() - started,
     )
@@ -123,12 +130,19 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
         others = _only_on_replica(meeting.keeper, catalog)
+        large_objects = None
+        if options.large_objects and only is None:
+            watch.tell("comparing large objects")
+            large_objects = compare_large_objects(meeting, watch)
+        elif only is None:
+            others += note_of(meeting)
     return Round(
         results=compared.results,
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
         not_replicated=_not_replicated(scope, catalog, tables),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         sequences=meeting.sequences,
+        large_objects=large_objects,
         lsn=format_lsn(meeting.lsn),
         held_s=meeting.held_s,
     )

@@ -316,7 +316,8 @@ def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> N
     assert found["table-foreign"].subject == "public.far"
     assert found["materialized-view"].subject == "public.report"
     assert found["large-objects"].message == (
-        "1 large objects are not in the stream and never reach a replica;"
+        "1 large objects are not in the stream: the first copy brings them, and nothing that happens to them"
+        " later reaches a replica;"
         " columns that may point to them: public.letter.content"
     )
     assert "sequences" in found

@@ -146,5 +146,6 @@ def test_a_sequence_that_somebody_alters_on_the_replica_holds_it_up_no_longer_th
     with replicating.running():
         ending.start()
         replicating.wait(lambda: standing(replica, "s") == [(7, True)], "the sequence")
+        assert replicating.row().alive
     ending.join()
     altering.close()
