@@ -74,6 +74,7 @@ class AwaitedSequences:
     ) -> list[Lagging]:
         """Those that are behind now; the others are not looked at again. `source_now`: where the source's
         that are still awaited stand now, because one that was set back there goes back here."""
+        limit_waits(replica)
         known = {each.key: each for each in list_named(replica, self.awaited)}
         self.missing |= {one.value.qualified_name for key, one in self.awaited.items() if key not in known}
         self.awaited = {key: one for key, one in self.awaited.items() if key in known}

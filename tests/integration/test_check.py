@@ -354,6 +354,26 @@ def test_sequences_that_cannot_be_read_or_kept_are_named_with_what_mends_it(
     assert mended["sequences"].message.startswith("3 are not in the stream: they are read every ten seconds")
 
 
+def test_large_objects_that_cannot_be_copied_are_named_with_what_mends_it(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(f"{CUSTOMER}; select lo_create(0)")
+    replica.execute("select lo_create(0)")
+    config = configure(owning.dsn, log, replica.dsn)
+    there = by_code(preflight(config))["replica-large-objects"]
+    assert there.severity is Severity.ERROR
+    assert there.fix.startswith("-- loses all large objects of the replica: ")
+    replica.execute_as_admin(there.fix.partition(": ")[2])
+    owning.execute_as_admin("revoke pg_read_all_data from keepstream")
+    try:
+        hidden = by_code(preflight(config))["large-objects-hidden"]
+        assert hidden.message == "keepstream may not read 1 of them: the first copy leaves these out"
+    finally:
+        owning.execute_as_admin("grant pg_read_all_data to keepstream")
+    owning.execute_as_admin(hidden.fix)
+    assert not {"large-objects-hidden", "replica-large-objects"} & by_code(preflight(config)).keys()
+
+
 def test_rows_that_policies_would_hide_are_an_error(owning: Database, log: Path) -> None:
     owning.execute(f"{CUSTOMER}; alter table customer enable row level security")
     owning.execute_as_admin("alter table customer owner to postgres")

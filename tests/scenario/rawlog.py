@@ -23,7 +23,8 @@ from tests.scenario.checker import Verdict, Violation
 
 _SCHEMA = Path(__file__).parents[2] / "schemas" / "avsc" / "frame.avsc"
 _HEADER_BYTES = 128
-_KIND = {"start": "keepstream.CaptureStart", "anchor": "keepstream.Anchor", "beat": "keepstream.Heartbeat"}
+_START = "keepstream.CaptureStart"
+_STANDING = ("keepstream.Anchor", "keepstream.Heartbeat", "keepstream.Sequences")
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ class LogWatch:
         for table in frame["tables"]:
             if f"{table['schema']}.{table['name']}" not in self._tables:
                 self._ignored.add(table["id"])
-        if kind == _KIND["start"]:
+        if kind == _START:
             self._part_changes = 0
-        elif kind in (_KIND["anchor"], _KIND["beat"]):
+        elif kind in _STANDING:
             self._tail = max(self._tail, body["position"]["lsn"])
             self._first = self._first or self._tail
         elif kind == "keepstream.Transactions":
@@ -198,7 +199,7 @@ class _Judge:
             return False
         if self.stream not in (None, frame["stream"]):
             return False
-        if kind == _KIND["start"]:
+        if kind == _START:
             return self._starts(frame)
         if frame["epoch"] < self.epoch or (not self.broken and frame["number"] <= self.number):
             return False
