@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from schemas.change import UNCHANGED, TextValue
 from schemas.errors import InternalError, RefusedData
 from schemas.names import encode_name
-from schemas.pgcodec import Codec, codec_of
+from schemas.pgcodec import Codec, codec_of, raw_bytes_of
 from schemas.rowcode import compile_decoder, compile_encoder, encoders_of, kinds_of
 from schemas.rowform import NULL_BRANCH, VALUE_BRANCH, RowDecoder, RowEncoder, read_length
 from schemas.table import Column, TableSchema
@@ -91,7 +91,7 @@ class RowCodec:
             return codec.encode(text)
         except ValueError:
             # Its message may hold the value.
-            raise _not_canonical(self.table, self.table.columns[index]) from None
+            raise not_canonical(self.table, self.table.columns[index]) from None
 
     def _check_width(self, values: Sequence[TextValue]) -> None:
         if len(values) != len(self._codecs):
@@ -108,14 +108,14 @@ def row_encoder(table: TableSchema, skipped: tuple[int, ...] = ()) -> RowEncoder
     skipped: places in the tuple of columns that this version of the table does not have.
     Raises RefusedData (`value-not-canonical`) and InternalError (`tuple-malformed`).
     """
-    codecs = _tuple_codecs(_sent(table, skipped))
+    codecs = _tuple_codecs(sent_columns(table, skipped))
     return compile_encoder(codecs, partial(_refuse_tuple, table, skipped, False), whole=True)
 
 
 @lru_cache(_COMPILED_LIMIT)
 def key_encoder(table: TableSchema, skipped: tuple[int, ...] = ()) -> RowEncoder:
     """The same for a `K` tuple: → (Avro key, (), position after). Other columns' contents are skipped."""
-    codecs = _tuple_codecs(_keys_alone(_sent(table, skipped)))
+    codecs = _tuple_codecs(_keys_alone(sent_columns(table, skipped)))
     return compile_encoder(codecs, partial(_refuse_tuple, table, skipped, True), whole=False)
 
 
@@ -124,7 +124,7 @@ def row_code(
 ) -> tuple[bytes, bytes, tuple[Callable[[bytes], bytes], ...]]:
     """What code in C is told of a table version: a letter for each column of a row, the same of a key, and
     each column's encoder (schemas.rowcode)."""
-    sent = _sent(table, skipped)
+    sent = sent_columns(table, skipped)
     codecs = _tuple_codecs(sent)
     return kinds_of(codecs), kinds_of(_tuple_codecs(_keys_alone(sent))), encoders_of(codecs)
 
@@ -136,6 +136,14 @@ def row_decoder(table: TableSchema) -> RowDecoder:
     Raises InternalError (`row-malformed`).
     """
     return compile_decoder(_codecs(table), partial(_refuse_record, table))
+
+
+@lru_cache(_COMPILED_LIMIT)
+def raw_row_decoder(table: TableSchema, raw: tuple[int, ...]) -> RowDecoder:
+    """As `row_decoder`; but the columns with these indexes, each a bytea or a domain over one, are given as
+    they are, not in hex."""
+    codecs = [raw_bytes_of(codec) if i in raw else codec for i, codec in enumerate(_codecs(table))]
+    return compile_decoder(codecs, partial(_refuse_record, table))
 
 
 @lru_cache(_COMPILED_LIMIT)
@@ -151,7 +159,7 @@ def decoders_of(table: TableSchema) -> tuple[bytes, tuple[Callable[[bytes, int],
     return kinds_of(codecs), tuple(codec.decode for codec in codecs)
 
 
-def _sent(table: TableSchema, skipped: tuple[int, ...]) -> tuple[Column | None, ...]:
+def sent_columns(table: TableSchema, skipped: tuple[int, ...]) -> tuple[Column | None, ...]:
     """The columns as a tuple has them; None for one that the table's version lacks."""
     columns = iter(table.columns)
     width = len(table.columns) + len(skipped)
@@ -198,7 +206,7 @@ def _refuse_tuple(
     table: TableSchema, skipped: tuple[int, ...], key: bool, message: bytes, position: int
 ) -> NoReturn:
     """Say what is wrong with a TupleData that the compiled encoder stumbled over."""
-    sent = _sent(table, skipped)
+    sent = sent_columns(table, skipped)
     count = int.from_bytes(message[position : position + 2])
     if len(message) < position + 2 or count != len(sent):
         raise _malformed_tuple(table, f"it has {count} columns, the table {len(sent)}")
@@ -226,7 +234,7 @@ def _try_value(table: TableSchema, column: Column, text: bytes) -> None:
     try:
         codec_of(column.type_oid).encode(text)
     except ValueError:
-        raise _not_canonical(table, column) from None
+        raise not_canonical(table, column) from None
 
 
 def _refuse_record(table: TableSchema, data: bytes, position: int) -> NoReturn:
@@ -246,7 +254,8 @@ def _key_absent(table: TableSchema, column: Column) -> InternalError:
     )
 
 
-def _not_canonical(table: TableSchema, column: Column) -> RefusedData:
+def not_canonical(table: TableSchema, column: Column) -> RefusedData:
+    """The error of a text that is none of the column's type."""
     return RefusedData(
         f"column {column.name} of {table.qualified_name} came in a form that PostgreSQL's {column.type_name} "
         "does not have under our session settings",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from binascii import hexlify, unhexlify
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from schemas.pgfloat import decode_float4, decode_float8, encode_float4, encode_float8
@@ -111,6 +111,19 @@ def _encode_bytea(text: bytes) -> bytes:
 def _decode_bytea(data: bytes, position: int) -> tuple[bytes, int]:
     raw, position = decode_text(data, position)
     return b"\\x" + hexlify(raw), position
+
+
+def _decode_hex(data: bytes, position: int) -> tuple[bytes, int]:
+    """What stands in hex, as a domain over bytea does."""
+    text, position = decode_text(data, position)
+    if text[:2] != b"\\x":
+        raise ValueError("not a bytea in hex form")
+    return unhexlify(memoryview(text)[2:]), position
+
+
+def raw_bytes_of(codec: Codec) -> Codec:
+    """The codec of a bytea's, or of a domain's over one, whose `decode` gives the bytes themselves."""
+    return replace(codec, decode=decode_text if codec is BYTES else _decode_hex)
 
 
 def _number_codec(

@@ -15,6 +15,7 @@ FIRST_USER_OID: Final = 10000
 """From here on OIDs differ between databases (FirstGenbkiObjectId), and pgoutput sends Type messages."""
 
 BYTEA: Final = 17
+BYTEA_ARRAY: Final = 1001
 
 # oid, oid of its array type (0: none), name as format_type() says it without a modifier.
 _TABLE: Final = """

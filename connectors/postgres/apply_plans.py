@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
+from connectors.postgres.binary.binding import LargeForm, large_form
 from connectors.postgres.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
@@ -22,7 +23,7 @@ from schemas.table import TableSchema
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to send one kind of change: decode, bind, execute `name`."""
+    """How to send one kind of change: decode, bind, execute `name`. `large`: the same of a large one."""
 
     name: bytes
     statement: Statement
@@ -30,6 +31,7 @@ class Plan:
     decode_row: RowDecoder
     decode_old: RowDecoder
     checks: tuple[KeyCheck, ...]
+    large: LargeForm
 
 
 class Plans:
@@ -136,7 +138,12 @@ class Plans:
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
         table = self.table(change.table)
         target = self._fitting(table, inserting=change.operation is Operation.INSERT)
-        statement = _statement(table, target, change)
+        old = (
+            Old.ROW if change.old_row is not None else Old.KEY if change.old_key is not None else Old.NOTHING
+        )
+        statement = _statement(table, target, change, old)
+        checks = self._checks(table, change)
+        looked_up = {index for check in checks for index in check.indexes}
         by_key = change.old_row is None
         plan = Plan(
             name=self._pipe.prepare(statement.sql, statement.what),
@@ -144,7 +151,8 @@ class Plans:
             bind=statements.bind(statement.refs),
             decode_row=row_decoder(table),
             decode_old=key_decoder(table) if by_key else row_decoder(table),
-            checks=self._checks(table, change),
+            checks=checks,
+            large=large_form(table, target, statement.refs, old=old, but=looked_up),
         )
         self._plans[kind] = plan
         return plan
@@ -156,8 +164,7 @@ class Plans:
         return key_checks(table, self.target(table), written)
 
 
-def _statement(table: TableSchema, target: TargetTable, change: Change) -> Statement:
-    old = Old.ROW if change.old_row is not None else Old.KEY if change.old_key is not None else Old.NOTHING
+def _statement(table: TableSchema, target: TargetTable, change: Change, old: Old) -> Statement:
     if change.operation is Operation.INSERT:
         return statements.insert(table, target)
     if change.operation is Operation.UPDATE:

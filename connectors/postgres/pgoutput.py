@@ -7,7 +7,8 @@ and again after anything about the table changed, and Type messages (`Y`) that n
 types come before that. So a decoder belongs to one connection and is fed everything in order. A
 row's text goes to Avro bytes in one step, by encoders compiled once per table version.
 
-Protocol version 1, streaming off, binary off: stream and two-phase messages never come. Whatever is
+Protocol version 1, streaming off: stream and two-phase messages never come. Values in binary form come only
+where they were asked for, and then the encoders are those of `connectors.postgres.binary.rows`. Whatever is
 not understood to its last byte raises; a wrong value is never returned.
 """
 
@@ -41,7 +42,7 @@ _TRUNCATE: Final = struct.Struct(">IB")
 _oid_at = _INT32.unpack_from
 
 _NEW, _KEY, _OLD = b"NKO"
-_NULL, _UNSENT, _TEXT = b"nut"
+_NULL, _UNSENT, _TEXT, _BINARY = b"nutb"
 _INSERT, _UPDATE, _DELETE = Operation.INSERT, Operation.UPDATE, Operation.DELETE
 _NO_TABLE: Final = bytes(8)
 _NEVER_ASKED_FOR: Final = {
@@ -135,7 +136,10 @@ class Decoder:
         *,
         row_encoder: MakeEncoder = row_encoder,
         key_encoder: MakeEncoder = key_encoder,
+        binary: bool = False,
     ) -> None:
+        """`binary`: values in binary form were asked for; then the encoders know them."""
+        self._binary = binary
         self._row_encoder = row_encoder
         self._key_encoder = key_encoder
         self._types: dict[int, tuple[str, str]] = {}
@@ -167,10 +171,10 @@ class Decoder:
         try:
             return decode(message)
         except (LookupError, struct.error, ValueError, ArithmeticError):
-            _check_rows(message)
+            _check_rows(message, binary=self._binary)
             raise _malformed(message) from None  # the cause would print row values
         except KeepstreamError:
-            _check_rows(message)
+            _check_rows(message, binary=self._binary)
             raise
 
     def table(self, oid: int) -> TableSchema | None:
@@ -335,10 +339,11 @@ def _message(message: bytes) -> Change:
     return Change(Operation.MESSAGE, _NO_TABLE, payload=payload)
 
 
-def parse_tuple(message: bytes, at: int) -> tuple[list[TextValue], int]:
+def parse_tuple(message: bytes, at: int, *, binary: bool = False) -> tuple[list[TextValue], int]:
     """One TupleData as plain values, and the offset after it: slow, for tests and diagnosis.
 
-    Int16 count, then per column `n` (NULL), `u` (unchanged TOAST), or `t` Int32 length and text.
+    Int16 count, then per column `n` (NULL), `u` (unchanged TOAST), or `t` Int32 length and text; if
+    `binary`, also `b` Int32 length and the type's send form.
     Raises InternalError (`pgoutput-malformed`).
     """
     values: list[TextValue] = []
@@ -346,20 +351,20 @@ def parse_tuple(message: bytes, at: int) -> tuple[list[TextValue], int]:
         count = _INT16.unpack_from(message, at)[0]
         at += 2
         for _ in range(count):
-            value, at = _value(message, at)
+            value, at = _value(message, at, binary=binary)
             values.append(value)
     except (IndexError, struct.error):
         raise _malformed(message) from None
     return values, at
 
 
-def _value(message: bytes, at: int) -> tuple[TextValue, int]:
+def _value(message: bytes, at: int, *, binary: bool) -> tuple[TextValue, int]:
     kind = message[at]
     if kind == _NULL:
         return None, at + 1
     if kind == _UNSENT:
         return UNCHANGED, at + 1
-    if kind != _TEXT:
+    if kind != _TEXT and not (binary and kind == _BINARY):
         raise _malformed(message)
     start = at + 5
     end = start + _INT32.unpack_from(message, at + 1)[0]
@@ -368,13 +373,13 @@ def _value(message: bytes, at: int) -> tuple[TextValue, int]:
     return message[start:end], end
 
 
-def _check_rows(message: bytes) -> None:
+def _check_rows(message: bytes, *, binary: bool) -> None:
     """After an encoder refused a value: raise `pgoutput-malformed` if the message itself is broken."""
     if message[0] not in b"IUD":
         return
-    _, at = parse_tuple(message, 6)
+    _, at = parse_tuple(message, 6, binary=binary)
     while at < len(message):
-        _, at = parse_tuple(message, at + 1)
+        _, at = parse_tuple(message, at + 1, binary=binary)
 
 
 def _string(message: bytes, start: int) -> tuple[str, int]:

@@ -119,11 +119,18 @@ class Pipe:
         """Send one statement, prepared if it is new."""
         self.send(self.prepare(sql, tag), parameters, tag, 0)
 
-    def send(self, name: bytes, parameters: Sequence[bytes | None], tag: Any, size_bytes: int) -> None:
-        """Send one execution of a prepared statement. Raises StatementFailed for an earlier one, RetryLater
-        (`connection-lost`, `stopped`)."""
+    def send(
+        self,
+        name: bytes,
+        parameters: Sequence[bytes | None],
+        tag: Any,
+        size_bytes: int,
+        formats: Sequence[pq.Format] | None = None,
+    ) -> None:
+        """Send one execution of a prepared statement. `formats`: of the parameters; None: text. Raises
+        StatementFailed for an earlier one, RetryLater (`connection-lost`, `stopped`)."""
         try:
-            self._pg.send_query_prepared(name, parameters)
+            self._pg.send_query_prepared(name, parameters, formats)
         except psycopg.OperationalError as error:
             raise sql_error(error, "sending to the replica") from error
         self._expected.append(tag)

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from connectors.postgres.apply_catalog import PARTITIONED, TargetColumn, TargetTable
 from schemas.errors import OperatorNeeded
+from schemas.pgtypes import BYTEA
 from schemas.table import ReplicaIdentity, TableSchema
 
 Values = Sequence[bytes | None]
@@ -224,8 +225,14 @@ _SAME_TEXT: Final = sql.SQL(
 )
 
 
+# A bytea's text is twice as long as it is, and equal ones are the same.
+_SAME_BYTES: Final = sql.SQL("{column} is not distinct from {value}::bytea")
+
+
 def _same_text(build: _Builder, index: int) -> sql.Composable:
     column = build.column(index)
+    if column.held.oid == BYTEA:
+        return _SAME_BYTES.format(column=sql.Identifier(column.name), value=build.parameter(index, old=True))
     return _SAME_TEXT.format(
         column=sql.Identifier(column.name),
         value=build.parameter(index, old=True),

@@ -89,10 +89,12 @@ class SlotStream:
         slot: str,
         publication: str,
         start: Lsn = ZERO,
+        binary: bool = False,
         queue_limit_bytes: int = QUEUE_LIMIT_BYTES,
         status_interval_s: float = STATUS_INTERVAL_S,
     ) -> None:
-        """`walsender` belongs to the stream from `start()` on, closing included.
+        """`walsender` belongs to the stream from `start()` on, closing included. `binary`: values come in
+        their types' send form.
 
         The queue holds at most `queue_limit_bytes` and one message more, however large.
         """
@@ -101,6 +103,7 @@ class SlotStream:
         self._slot = slot
         self._publication = publication
         self._start_lsn = start
+        self._binary = binary
         self._limit_bytes = queue_limit_bytes
         self._status_interval_s = status_interval_s
         self._thread = threading.Thread(target=self._run, name=f"stream {slot}", daemon=True)
@@ -134,7 +137,9 @@ class SlotStream:
     def start(self) -> None:
         """START_REPLICATION, then the thread. Raises what `Walsender.start_replication` raises; the
         walsender is then as it was, and a new stream can be tried with it."""
-        self._walsender.start_replication(self._slot, self._publication, start=self._start_lsn)
+        self._walsender.start_replication(
+            self._slot, self._publication, start=self._start_lsn, binary=self._binary
+        )
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)

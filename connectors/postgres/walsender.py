@@ -24,6 +24,10 @@ from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, RefusedDa
 from schemas.lsn import ZERO, Lsn, format_lsn, parse_lsn
 
 PLUGIN: Final = "pgoutput"
+VALUE_TOO_LARGE: Final = "value-too-large"
+"""The code of the error by which a walsender ends that cannot send a row in the form that was asked for."""
+TOO_LONG: Final = "invalid memory alloc|string buffer|out of memory|cannot enlarge"
+"""What a server says of a value, or of a row, that is too long for it: a pattern."""
 _CANCEL_WAIT_S: Final = 10.0
 
 
@@ -130,7 +134,9 @@ class Walsender:
         except psycopg.Error as exc:
             raise stream_error(exc, name) from exc
 
-    def start_replication(self, slot: str, publication: str, *, start: Lsn = ZERO) -> None:
+    def start_replication(
+        self, slot: str, publication: str, *, start: Lsn = ZERO, binary: bool = False
+    ) -> None:
         """Begin to stream; returns once the server has switched to COPY BOTH.
 
         The server begins at the later one of `start` and the slot's confirmed_flush_lsn, *without a
@@ -139,7 +145,7 @@ class Walsender:
         `slot-invalidated`.
         """
         self._rows(_KEEP_IN_MEMORY, "choosing the decoder's memory")
-        command = start_command(slot, publication, start)
+        command = start_command(slot, publication, start, binary=binary)
         try:
             result = self.pgconn.exec_(command.encode())
             if result.status != pq.ExecStatus.COPY_BOTH:
@@ -226,11 +232,12 @@ _KEEP_IN_MEMORY: Final = f"""
 over it goes to the source's disk, and back, before its first byte is sent (P3)."""
 
 
-def start_command(slot: str, publication: str, start: Lsn) -> str:
-    """START_REPLICATION as capture needs it: text values (pinned by the session), whole transactions
-    only (P3), messages for P22 and joins."""
+def start_command(slot: str, publication: str, start: Lsn, *, binary: bool = False) -> str:
+    """START_REPLICATION as capture needs it: text values (pinned by the session) or, where a text would be
+    too long, binary ones; whole transactions only (P3), messages for P22 and joins."""
     publications = sql.Literal(_identifier(publication)).as_string()
-    options = f"proto_version '1', publication_names {publications}, messages 'true', binary 'false'"
+    form = "true" if binary else "false"
+    options = f"proto_version '1', publication_names {publications}, messages 'true', binary '{form}'"
     return f"START_REPLICATION SLOT {_identifier(slot)} LOGICAL {format_lsn(start)} ({options})"
 
 
@@ -280,9 +287,9 @@ def _publication_missing(seen: str, slot: str) -> KeepstreamError:
 def _value_too_large(seen: str, slot: str) -> KeepstreamError:
     return RefusedData(
         f"the source cannot send a row through slot {slot}: {seen}",
-        code="value-too-large",
-        hint="A value of about 500 MB or more is in it, and PostgreSQL cannot write it as text. Exclude "
-        f"its table under source.tables.exclude, then {BEGIN_ANEW}.",
+        code=VALUE_TOO_LARGE,
+        hint="PostgreSQL can send a row of up to 1 GB, as text or in binary form; this one fits in neither. "
+        f"Exclude its table under source.tables.exclude, then {BEGIN_ANEW}.",
     )
 
 
@@ -292,7 +299,7 @@ _STREAM_ERRORS: Final[tuple[tuple[tuple[str, ...], str, Callable[[str, str], Kee
     (("42704",), r"^publication ", _publication_missing),
     (("55000",), r"can no longer|cannot read from|invalidated|has been removed", _slot_invalidated),
     (("58P01",), r"requested WAL segment .* has already been removed", _slot_invalidated),
-    (("XX000", "54000"), r"invalid memory alloc|string buffer|out of memory", _value_too_large),
+    (("XX000", "54000"), TOO_LONG, _value_too_large),
 )
 
 

@@ -113,9 +113,25 @@ class ReplicaWriter:
 
     def apply_huge(self, source: SourceRef, held: list[Change], ordinal: int) -> None:
         """The same of one change that only `held` holds: it is taken out, so that no more is kept of its row
-        than what libpq needs."""
+        than what libpq needs; a bytea is sent in binary form."""
         with explained(self._replica):
-            self._send_row(source, ordinal, held.pop())
+            self._send_large(source, ordinal, held.pop())
+
+    def _send_large(self, source: SourceRef, ordinal: int, change: Change) -> None:
+        plan = self._plans.find(change)
+        decode, old_is_key = plan.large.decode_row, change.old_row is None
+        row, old = change.row, change.old_row or change.old_key
+        del change
+        size = len(row or b"") + len(old or b"")
+        values = decode(row, 0) if row is not None else ()
+        del row
+        old_values = (plan.decode_old if old_is_key else decode)(old, 0) if old is not None else ()
+        del old
+        if plan.checks:
+            self._keys.note(plan.checks, values, (source, ordinal))
+        parameters, values, old_values = plan.bind(values, old_values), (), ()
+        tag = plan.statement, source, ordinal
+        self._pipe.send(plan.name, parameters, tag, size, plan.large.formats)
 
     def _send_row(self, source: SourceRef, ordinal: int, change: Change) -> None:
         plan = self._plans.find(change)

@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterable
 
 from connectors.failpoints import failpoint
+from connectors.postgres.binary.rows import BinaryRows, Converter
 from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.runs import Runs
 from connectors.postgres.stream import Batch
+from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
 from pipeline.capture.gathering import Gathering
@@ -28,7 +30,7 @@ from pipeline.capture.startup import OpenCapture
 from pipeline.capture.versions import TableVersions
 from schemas.change import Change, Message, Truncate
 from schemas.changecodec import encode_change
-from schemas.errors import InternalError
+from schemas.errors import InternalError, RefusedData
 from schemas.join import is_join
 from schemas.lsn import Lsn, Position
 
@@ -37,6 +39,7 @@ logger = logging.getLogger("keepstream.capture")
 IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
+_ROW_KINDS = b"IUD"
 _DRY_S = 0.01
 """In that time a server that has more sends some of it."""
 
@@ -53,14 +56,20 @@ class Pump:
         rates: Rates,
         *,
         publication: str,
+        values: Converter | None = None,
+        until: Lsn | None = None,
     ) -> None:
+        """`values`: the stream is in binary form. `until`: run until the transaction that commits there is
+        confirmed."""
+        self._until = until
         self._capture = capture
         self._chain = capture.chain
         self._housekeeping = housekeeping
         self._added = added
         self._sequences = sequences
         self._rates = rates
-        self._decoder = Decoder()
+        self._is_binary = values is not None
+        self._decoder = _decoder(values)
         self._runs = Runs()
         self._packer = FramePacker(capture.live_tables)
         self._versions = TableVersions(
@@ -73,9 +82,27 @@ class Pump:
         self._gathering = Gathering()
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`; then what is complete is flushed, made durable and confirmed."""
-        while not stop.is_set():
-            self.step()
+        """Until `stop`; then what is complete is flushed, made durable and confirmed. That, too, where the
+        source cannot send a row in this form (RefusedData, `value-too-large`)."""
+        try:
+            while not stop.is_set() and not self._is_past():
+                self.step()
+        except RefusedData as error:
+            if error.code == VALUE_TOO_LARGE:
+                self._finish()
+            raise
+        self._finish()
+
+    @property
+    def failed_at(self) -> Lsn:
+        """Where the open transaction commits, or the tail between two: what could not be sent is not
+        below."""
+        return self._tail.lsn if self._transaction is None else self._transaction.commit_lsn
+
+    def _is_past(self) -> bool:
+        return self._until is not None and self._capture.stream.confirmed_lsn > self._until
+
+    def _finish(self) -> None:
         self._append(self._packer.flush())
         self._rates.position = self._chain.position
         deadline = time.monotonic() + 5.0
@@ -220,6 +247,8 @@ class Pump:
         self._append(self._packer.add(encode_change(change)))
 
     def _take(self, message: bytes) -> None:
+        if self._skipping and message[0] in _ROW_KINDS:
+            return
         decoded = self._decoder.decode(message)
         del message
         if isinstance(decoded, Change):
@@ -269,7 +298,8 @@ class Pump:
         payload = change.payload
         if payload is None:
             oid, table = self._versions.introduce(change.table)
-            self._runs.know(oid, table, self._decoder.skipped(oid))
+            if not self._is_binary:
+                self._runs.know(oid, table, self._decoder.skipped(oid))
         elif isinstance(payload, Truncate):
             for table_id in payload.tables:
                 self._versions.introduce(table_id)
@@ -293,6 +323,13 @@ class Pump:
             if found is not None:
                 self._versions.columns_added(*found)
         return True
+
+
+def _decoder(values: Converter | None) -> Decoder:
+    if values is None:
+        return Decoder()
+    rows = BinaryRows(values)
+    return Decoder(row_encoder=rows.row_encoder, key_encoder=rows.key_encoder, binary=True)
 
 
 def _take_out(messages: list[bytes], at: int) -> bytes:

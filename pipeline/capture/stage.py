@@ -3,24 +3,29 @@ from the start with back-off. Only what an operator must mend ends it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
+from connectors.postgres.binary.values import SourceValues
+from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.joins import Joins, Tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
+from pipeline.capture.sendform import SendForm
 from pipeline.capture.sequences import SequenceReader, Sequences
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
-from schemas.errors import KeepstreamError
+from schemas.errors import KeepstreamError, RefusedData
 from schemas.lsn import ZERO, format_lsn
 
 logger = logging.getLogger("keepstream.capture")
@@ -46,6 +51,7 @@ class CaptureStage:
         self._stream: bytes | None = None
         self._lineage: Lineage | None = None
         self._sequences: Sequences | None = None
+        self._form = SendForm()
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -78,7 +84,8 @@ class CaptureStage:
             self._report(self.snapshot())
 
     def _run_once(self, retries: Retries) -> None:
-        self._capture = Startup(self._options, self._stop, self._wait_for).open()
+        is_binary = self._form.is_binary
+        self._capture = Startup(self._options, self._stop, self._wait_for, binary=is_binary).open()
         if self._capture is None:
             return
         capture = self._capture
@@ -96,18 +103,63 @@ class CaptureStage:
         reader = SequenceReader(options.source, options.publication, purpose=purpose)
         self._sequences = sequences = Sequences(reader)
         try:
-            joins = Joins(capture, options, self._set_tables)
-            added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
-            housekeeping = Housekeeping(capture, options, joins, added)
-            publication = options.publication
-            pump = Pump(capture, housekeeping, added, sequences, self._rates, publication=publication)
-            self._state = StageState.STREAMING
             with retries.trying(lambda: self._rates.durable_lsn):
-                pump.run(self._stop)
+                self._pump(capture, sequences)
         finally:
             sequences.close()
             capture.close()
             self._capture = None
+
+    def _pump(self, capture: OpenCapture, sequences: Sequences) -> None:
+        """Until `stop`, or until rows are to come in another form."""
+        options = self._options
+        joins = Joins(capture, options, self._set_tables)
+        added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
+        housekeeping = Housekeeping(capture, options, joins, added)
+        with self._values() as values:
+            pump = Pump(
+                capture,
+                housekeeping,
+                added,
+                sequences,
+                self._rates,
+                publication=options.publication,
+                values=values,
+                until=self._form.binary_until,
+            )
+            self._state = StageState.STREAMING
+            try:
+                pump.run(self._stop)
+            except RefusedData as error:
+                if error.code != VALUE_TOO_LARGE or not self._form.failed(
+                    pump.failed_at, tail=capture.chain.position.lsn
+                ):
+                    raise
+                self._tell_form(error.message)
+            else:
+                if values is not None and not self._stop.is_set():
+                    self._form.passed()
+                    self._tell_form("the log has the transaction")
+
+    @contextlib.contextmanager
+    def _values(self) -> Iterator[SourceValues | None]:
+        """None: rows come as text."""
+        if not self._form.is_binary:
+            yield None
+            return
+        options = self._options
+        with contextlib.closing(
+            SourceValues(options.source, purpose=f"{options.name}:values", slot=options.slot)
+        ) as values:
+            yield values
+
+    def _tell_form(self, why: str) -> None:
+        until = self._form.binary_until
+        if until is None:
+            logger.info("rows come as text again", extra={"reason": why})
+        else:
+            until_lsn = format_lsn(until)
+            logger.info("rows come in binary form", extra={"reason": why, "commit_lsn": until_lsn})
 
     def _note(self, error: KeepstreamError) -> None:
         self._state, self._waiting_for = StageState.RETRYING, None
@@ -148,6 +200,7 @@ class CaptureStage:
             left=self._tables.protected.left,
             details=(self._lineage.to_details() if self._lineage else {})
             | {
+                "form": "binary" if self._form.is_binary else "text",
                 "durable_lsn": format_lsn(self._rates.durable_lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,

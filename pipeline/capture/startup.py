@@ -82,9 +82,12 @@ class OpenCapture:
 
 
 class Startup:
-    """One attempt to begin. Everything it opened is closed again if it fails."""
+    """One attempt to begin. Everything it opened is closed again if it fails. `binary`: see `SlotStream`."""
 
-    def __init__(self, options: CaptureOptions, stop: threading.Event, waiting: Waiting) -> None:
+    def __init__(
+        self, options: CaptureOptions, stop: threading.Event, waiting: Waiting, *, binary: bool = False
+    ) -> None:
+        self._binary = binary
         self._options = options
         self._stop = stop
         self._waiting = waiting
@@ -349,7 +352,9 @@ class Startup:
     def _start_stream(self, walsender: Walsender) -> SlotStream:
         """From the slot's own position: what the log has already comes again and proves the history."""
         options = self._options
-        stream = SlotStream(walsender, slot=options.slot, publication=options.publication)
+        stream = SlotStream(
+            walsender, slot=options.slot, publication=options.publication, binary=self._binary
+        )
         stream.start()
         self._opened.append(stream.close)
         return stream

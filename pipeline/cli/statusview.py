@@ -127,6 +127,8 @@ def _more(seen: dict[str, Any]) -> Iterator[Text]:
 def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
     if stage.get("copy"):
         yield styled(f"{name}: {_copy_line(stage['copy'])}")
+    if stage.get("form") == "binary":
+        yield styled(f"{name}: rows come in binary form, a value is too large for text")
     if stage.get("hold"):
         hold = stage["hold"]
         yield styled(f"{name}: held at {hold['at']} ({hold['kind']})", style="yellow")

@@ -115,6 +115,7 @@ class Status:
                 "position": capture["end_lsn"],
                 "confirmed_lsn": self.slot["confirmed_lsn"],
                 "sequences": self.sequences,
+                "form": self.capture.report.details.get("form") if self.capture.report else None,
             },
             "log": dict(self.log),
             "replicas": {name: replica.to_json() for name, replica in self.replicas.items()},
