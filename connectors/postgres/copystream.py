@@ -38,14 +38,18 @@ def stream_copy(source: Session, target: Session, *, read: str, write: str, tick
     _pump(reader, writer, tick)
     sent = _finish(reader, tick)
     writer.put_copy_end()
-    kept = _finish(writer, tick)
+    require_all(sent, _finish(writer, tick))
+    return sent
+
+
+def require_all(sent: int, kept: int) -> None:
+    """Raises Divergence (`copy-rows-differ`) if the replica kept another number of rows than it was sent."""
     if sent != kept:
         raise Divergence(
             f"the replica kept {kept} of {sent} copied rows",
             code="copy-rows-differ",
             hint="Look for a trigger or rule on the replica's table that drops or adds rows, and drop it.",
         )
-    return sent
 
 
 def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:

@@ -13,15 +13,16 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from connectors.postgres.binary.wide_copy import copy_wide
 from connectors.postgres.copy_run import CopyRun, finish_part, take_part
 from connectors.postgres.copystream import Tick, stream_copy
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import ExportedSnapshot, begin_in_snapshot
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
+from connectors.postgres.walsender import TOO_LONG, VALUE_TOO_LARGE
 from schemas.errors import RefusedData
 
-_TOO_LONG = re.compile("invalid memory alloc request|string buffer|out of memory|cannot enlarge")
 _TARGET_SETTINGS: Final = "set synchronous_commit = off"
 
 
@@ -30,7 +31,8 @@ class Part:
     """Rows of `table` whose ctid's block is in [first_block, end_block), into `target`.
 
     The first part of a table has no lower and the last one no upper bound, so that together they hold
-    every row whatever was appended since. `of`: how many parts the table has.
+    every row whatever was appended since. `of`: how many parts the table has. `wide`: it has a row that COPY
+    cannot send otherwise.
     """
 
     table: SnapshotTable
@@ -41,6 +43,7 @@ class Part:
     end_block: int
     binary: bool
     size_bytes: int
+    wide: bool = False
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -84,26 +87,37 @@ class PartCopier:
     def copy(self, part: Part, tick: Tick) -> int:
         """Copy one part; returns its rows, 0 if an earlier try had brought it.
 
-        Raises TableChanged, SnapshotLost, OperatorNeeded (`copy-replaced`), and what the servers say.
+        Raises TableChanged, SnapshotLost, OperatorNeeded (`copy-replaced`), RefusedData (`value-too-large`: a
+        row is, in this form), and what the servers say.
         """
         self._lock(part.table, tick)
         replica = self._open_replica()
         with wrapped(f"copying {part.table.qualified_name}"), replica.transaction():
             if not take_part(replica, self._setup.run, part.table.table_name, part.number):
                 return 0
-            read, write = copy_statements(part)
-            rows = self._stream(part, replica, read, write, tick)
+            rows = self._stream(part, replica, tick)
             # what a name means can change without a lock on the table: its schema may be renamed
             self._setup.observer.require_unchanged(part.table)
             finish_part(replica, self._setup.run, part.table.table_name, part.number, rows)
         return rows
 
-    def _stream(self, part: Part, replica: Session, read: str, write: str, tick: Tick) -> int:
+    def _stream(self, part: Part, replica: Session, tick: Tick) -> int:
         try:
+            if part.wide:
+                return copy_wide(
+                    self._source,
+                    replica,
+                    table=part.table.table_name,
+                    target=part.target,
+                    columns=part.table.columns,
+                    where=_block_range(part),
+                    tick=tick,
+                )
+            read, write = copy_statements(part)
             return stream_copy(self._source, replica, read=read, write=write, tick=tick)
         except (psycopg.errors.InternalError_, psycopg.errors.ProgramLimitExceeded) as exc:
             self.close()
-            if _TOO_LONG.search(str(exc)):
+            if re.search(TOO_LONG, str(exc)):
                 raise _value_too_large(part) from exc
             raise
         except BaseException:
@@ -140,9 +154,9 @@ class PartCopier:
 def _value_too_large(part: Part) -> RefusedData:
     return RefusedData(
         f"a row of {part.table.qualified_name} is too long for COPY, whose limit is 1 GB",
-        code="value-too-large",
-        hint="Exclude the table under source.tables.exclude, or shorten its longest values. A bytea doubles "
-        "its length unless both servers are of one major version and `initial: copy` makes the table.",
+        code=VALUE_TOO_LARGE,
+        hint="Exclude the table under source.tables.exclude, or shorten its longest values. Of a bytea"
+        " its bytes count, of everything else its text.",
     )
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Final
 
 from connectors.failpoints import failpoint
 from connectors.postgres.part_copier import CopierSetup, Part, PartCopier
 from connectors.postgres.snapshot import SnapshotLost, TableChanged
+from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.copy.progress import CopyMeter
 from pipeline.copy.stopping import CopyStopped
-from schemas.errors import RetryLater
+from schemas.errors import RefusedData, RetryLater
+
+logger = logging.getLogger("keepstream.copy")
 
 _TRIES: Final = 5
 _RETRY_PAUSE_S: Final = 1.0
@@ -71,7 +76,8 @@ class RowCopy:
                 raise CopyStopped
             self._meter.moved(part, rows, size)
 
-        for attempt in range(1, _TRIES + 1):
+        attempt = 1
+        while True:
             try:
                 copier = copier or PartCopier(self._setup)
                 rows = copier.copy(part, tick)
@@ -79,6 +85,14 @@ class RowCopy:
             except (TableChanged, SnapshotLost, CopyStopped):
                 _close(copier)
                 raise
+            except RefusedData as error:
+                _close(copier)
+                copier = None
+                if error.code != VALUE_TOO_LARGE or part.wide:
+                    raise
+                logger.info("rows too long for COPY", extra={"table": part.table.qualified_name})
+                self._meter.failed(part)
+                part = replace(part, wide=True)
             except RetryLater:
                 _close(copier)
                 copier = None
@@ -86,7 +100,7 @@ class RowCopy:
                 self._setup.snapshot.require_alive()
                 if attempt == _TRIES or self._abandoned.wait(_RETRY_PAUSE_S * attempt) or self._stop.is_set():
                     raise
-        assert copier is not None
+                attempt += 1
         self._meter.finished(part, rows)
         if self._meter.parts_done() > self._half:
             failpoint("copy.half_copied")
