@@ -237,7 +237,8 @@ class CatalogColumn:
     """A column as the catalog has it. `type_name` is format_type()'s. `identity`: `a` always, `d` by
     default, else ''. `generated`: `s` stored, `v` virtual, else ''. `default`: its SQL expression;
     None for a generated column, too. `missing`: PostgreSQL's text of the value that rows from before
-    ADD COLUMN have, where `has_missing`. `collation`: its name as SQL; None for its type's own."""
+    ADD COLUMN have, where `has_missing`. `collation`: its name as SQL; None for its type's own. `base_oid`:
+    of the type below a domain; None where that was not read."""
 
     number: int
     name: str
@@ -251,6 +252,7 @@ class CatalogColumn:
     has_missing: bool
     missing: str | None
     collation: str | None = None
+    base_oid: int | None = None
 
 
 # attmissingval is an anyarray of one element; its text is taken out of the array's, whatever the element's

@@ -7,7 +7,7 @@ it are summed, so that a missing row does not hide behind a doubled one.
 
 A bytea stands there as its own SHA-256, because its text is twice as long as it is. A row whose
 text is longer than PostgreSQL's limit of 1 GB is refused (RowTooLong) and can be read `wide`: each
-column by its own SHA-256.
+column by its own SHA-256, and an array of bytea by that of its send form.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class DigestColumn:
-    """A column that both sides have; `is_bytea` if it is one on both."""
+    """A column that both sides have; `is_bytea`, `is_bytea_array` if it is one on both, or a domain over
+    one."""
 
     name: str
     is_bytea: bool = False
+    is_bytea_array: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ def _value(column: DigestColumn) -> sql.Composable:
 def _column_digest(column: DigestColumn) -> sql.Composed:
     if column.is_bytea:
         return sql.SQL("sha256({})").format(sql.Identifier(column.name))
+    if column.is_bytea_array:
+        return sql.SQL("sha256(array_send({}))").format(sql.Identifier(column.name))
     return sql.SQL("sha256(convert_to({}, 'UTF8'))").format(_text(column.name))
 
 

@@ -88,7 +88,13 @@ class SnapshotReader:
 _COLUMNS = """
     select a.attrelid::bigint, a.attnum, a.attname, a.atttypid::bigint, a.atttypmod,
            format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
-           null, a.atthasmissing, null
+           null, a.atthasmissing, null, null, (
+               with recursive below(oid, base) as (
+                   select t.oid, t.typbasetype from pg_catalog.pg_type t where t.oid = a.atttypid
+                   union all
+                   select t.oid, t.typbasetype from below b join pg_catalog.pg_type t on t.oid = b.base
+               ) select oid::bigint from below where base = 0
+           )
       from pg_catalog.pg_attribute a
      where a.attrelid = any(%s::oid[]) and a.attnum > 0 and not a.attisdropped
      order by a.attrelid, a.attnum

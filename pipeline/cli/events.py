@@ -38,10 +38,17 @@ def tail(
     ] = "now",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     follow: Annotated[bool, typer.Option(help="Go on as the log grows.")] = True,
+    longest: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="CHARACTERS", help='Of longer values show the length alone, as {"length": N}.'
+        ),
+    ] = None,
 ) -> None:
     """Print every change of whole transactions, in commit order. Ends with SIGTERM or Ctrl-C."""
     from pipeline.app import open_log
     from pipeline.events.tail import EventTail
+    from pipeline.events.value import shortened
     from pipeline.signals import stop_on_signals
 
     patterns, beginning = [_pattern(text) for text in table or ()], _beginning(start)
@@ -51,6 +58,7 @@ def tail(
         reading = EventTail(log, beginning)
         for event in reading.events(stop_on_signals(), follow=follow, before_waiting=sys.stdout.flush):
             if not patterns or _named_by(patterns, event):
+                event = event if longest is None else shortened(event, longest)
                 sys.stdout.write(show(event) + "\n")
         sys.stdout.flush()
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.digest import DigestColumn, Shape
 from connectors.postgres.snapshot_tables import SnapshotTable
-from schemas.pgtypes import BYTEA
+from schemas.pgtypes import BYTEA, BYTEA_ARRAY
 
 Columns = Mapping[int, Sequence[CatalogColumn]]
 """Of the tables with these OIDs."""
@@ -71,7 +71,11 @@ def _pair(
 ) -> Pair:
     theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
     shared = tuple(
-        DigestColumn(column.name, column.type_oid == theirs[column.name].type_oid == BYTEA)
+        DigestColumn(
+            column.name,
+            _holds(column) == _holds(theirs[column.name]) == BYTEA,
+            _holds(column) == _holds(theirs[column.name]) == BYTEA_ARRAY,
+        )
         for column in ours
         if column.name in theirs
     )
@@ -84,6 +88,10 @@ def _pair(
         _problem(missing, there=bool(there)),
         tuple(_notes(table, ours, theirs)) if there else (),
     )
+
+
+def _holds(column: CatalogColumn) -> int:
+    return column.base_oid or column.type_oid
 
 
 def _problem(missing: Iterable[str], *, there: bool) -> str | None:
