@@ -155,7 +155,7 @@ class Pipeline:
 
     def wait(self, timeout_s: float = 60) -> None:
         """Until the replica holds all that is committed now."""
-        done = self.run("wait", "standby", "--timeout", str(timeout_s))
+        done = self.run("wait", "standby", "--timeout", str(timeout_s), timeout_s=timeout_s + COMMAND_S)
         assert done.code == 0, f"{done.stderr}\n{self.outputs()}"
 
     def verify(self) -> Any:

@@ -20,6 +20,7 @@ from connectors.postgres.session import Session
 from schemas.errors import Divergence, RetryLater
 
 _CHUNK_BYTES: Final = 256 * 1024
+_PIECE_BYTES: Final = 4 * 1024 * 1024
 _WAIT_S: Final = 0.25
 
 Tick = Callable[[int, int], None]
@@ -57,7 +58,7 @@ def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:
     get_copy_data = reader.get_copy_data
     while True:
         length, row = get_copy_data(1)
-        if length > 0:
+        if 0 < length < _CHUNK_BYTES:
             chunk += row
             rows += 1
             if len(chunk) < _CHUNK_BYTES:
@@ -66,12 +67,22 @@ def _pump(reader: PGconn, writer: PGconn, tick: Tick) -> None:
             _wait(reader, select.POLLIN, tick)
             continue
         if chunk:
-            writer.put_copy_data(chunk)
-            _flush(writer, tick)
+            _put(writer, chunk, tick)
             tick(rows, len(chunk))
             chunk, rows = bytearray(), 0
         if length < 0:
             return
+        if length >= _CHUNK_BYTES:
+            _put(writer, row, tick)
+            tick(1, length)
+        del row  # of a large one, or the next one would stand beside it
+
+
+def _put(writer: PGconn, data: bytearray | memoryview, tick: Tick) -> None:
+    """In pieces: libpq keeps a copy of what it is given at once."""
+    for start in range(0, len(data), _PIECE_BYTES):
+        writer.put_copy_data(data[start : start + _PIECE_BYTES])
+        _flush(writer, tick)
 
 
 def run_query(conn: Session, query: str, tick: Tick) -> list[PGresult]:

@@ -14,7 +14,9 @@ from connectors.postgres.walsender import Walsender
 from schemas.change import Change, Operation
 from schemas.errors import RefusedData
 from tests.extreme_values import ROWS
+from tests.fix_debian import Secured
 from tests.fix_postgres import Database
+from tests.scenario.test_debian import XML
 from tests.scenario.test_types import made_types
 
 ALTERED = """
@@ -68,8 +70,17 @@ def forms(source: Database) -> Forms:
     return Forms(source)
 
 
-def test_every_type_comes_in_binary_form_as_it_does_in_text(source: Database, forms: Forms) -> None:
-    values = made_types(source)
+def test_every_type_comes_in_binary_form_as_it_does_in_text(source: Database) -> None:
+    come_alike(source, made_types(source))
+
+
+def test_xml_does_too(debian_pipeline: Secured) -> None:
+    declared = ['<?xml version="1.0" encoding="latin1" standalone="yes"?><ü/>', '<?xml version="1.1"?>\n<x/>']
+    come_alike(debian_pipeline.pipeline.source, {"xml": [*XML, *declared], "xml[]": ["{<a/>,NULL}"]})
+
+
+def come_alike(source: Database, values: dict[str, list[str]]) -> None:
+    forms = Forms(source)
     columns = ", ".join(f"c{number} {name}" for number, name in enumerate(values))
     source.execute(f"create table bag (n int, {columns}); alter table bag replica identity full")
     source.execute("create table kept (id int primary key, note text)")

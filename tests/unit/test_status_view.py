@@ -73,6 +73,13 @@ def test_no_control_character_of_a_name_is_shown_raw() -> None:
     assert all(line.isprintable() for line in lines)
 
 
+def test_the_form_of_rows_is_told_while_it_is_binary() -> None:
+    status = seen()
+    assert "binary" not in "".join(shown(status, 100))
+    status["capture"] = status["capture"] | {"form": "binary"}
+    assert "capture: rows come in binary form, a value is too large for text" in shown(status, 100)
+
+
 @pytest.mark.parametrize("state", ["idle", "retrying"])
 def test_an_error_of_the_past_is_told_with_its_age(state: str) -> None:
     error = {"code": "log-unreachable", "message": "no answer", "hint": "", "at": time.time() - 300}

@@ -14,12 +14,14 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.copystream import Tick, require_all, run_query, stream_copy
-from connectors.postgres.held_types import read_held_columns
+from connectors.postgres.held_types import HeldColumns, read_held_columns
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from schemas.pgtypes import BYTEA
 
 _STAGE: Final = sql.Identifier("pg_temp", "keepstream_wide")
+_INPUT: Final = {18: "charin", 2205: "regclassin"}
+"""Of types to which a cast from text does something else than their input function."""
 _TYPES: Final = """
     select attname, pg_catalog.format_type(atttypid, -1) from pg_attribute
      where attrelid = %s::regclass and attnum > 0 and not attisdropped
@@ -38,8 +40,8 @@ def copy_wide(
 ) -> int:
     """Copy these rows inside of the replica's open transaction; returns how many they are. Raises what
     `stream_copy` does."""
-    raw = _raw_columns(source, table) & _raw_columns(replica, target)
-    types = _type_names(replica, target)
+    theirs = _held(replica, target)
+    raw = {name for name, one in _held(source, table).items() if one.oid == theirs[name].oid == BYTEA}
     run_query(replica, _stage(columns, raw), tick)
     values = sql.SQL(", ").join(_sent(name, is_raw=name in raw) for name in columns)
     read = sql.SQL("copy (select {} from only {}{}) to stdout (format binary)").format(
@@ -47,7 +49,7 @@ def copy_wide(
     )
     write = sql.SQL("copy {} from stdin (format binary)").format(_STAGE)
     rows = stream_copy(source, replica, read=read.as_string(), write=write.as_string(), tick=tick)
-    *_, done = run_query(replica, _insert(target, columns, raw, types), tick)
+    *_, done = run_query(replica, _insert(target, columns, raw, _reading(replica, target, theirs)), tick)
     require_all(rows, done.command_tuples or 0)
     run_query(replica, sql.SQL("drop table {}").format(_STAGE).as_string(), tick)
     return rows
@@ -60,16 +62,19 @@ def _oid(session: Session, table: TableName) -> int:
     return int(oid)
 
 
-def _raw_columns(session: Session, table: TableName) -> set[str]:
-    """Those of bytea, or of a domain over it."""
-    held = read_held_columns(session, [_oid(session, table)])[table]
-    return {name for name, one in held.items() if one.oid == BYTEA}
+def _held(session: Session, table: TableName) -> HeldColumns:
+    return read_held_columns(session, [_oid(session, table)])[table]
 
 
-def _type_names(session: Session, table: TableName) -> dict[str, str]:
-    """SQL of each column's type without a length: a cast to one with a length cuts, an assignment refuses."""
+def _reading(session: Session, table: TableName, held: HeldColumns) -> dict[str, str]:
+    """SQL by column that makes its value of the text `{}`. The type is named without a length: a cast to one
+    with a length cuts, an assignment refuses."""
     name = sql.Identifier(*table).as_string(session)
-    return dict(session.execute(_TYPES, [name]).fetchall())
+    types: dict[str, str] = dict(session.execute(_TYPES, [name]).fetchall())
+    return {
+        column: f"{_INPUT[one.oid]}(textout({{}}))" if one.oid in _INPUT else f"{{}}::{types[column]}"
+        for column, one in held.items()
+    }
 
 
 def _stage(columns: Sequence[str], raw: set[str]) -> str:
@@ -95,11 +100,9 @@ def _sent(name: str, *, is_raw: bool) -> sql.Composed:
     return sql.SQL("case when num_nulls({}) = 0 then format('%s', {}) end").format(column, column)
 
 
-def _insert(target: TableName, columns: Sequence[str], raw: set[str], types: Mapping[str, str]) -> str:
+def _insert(target: TableName, columns: Sequence[str], raw: set[str], reading: Mapping[str, str]) -> str:
     values = sql.SQL(", ").join(
-        sql.Identifier(name)
-        if name in raw
-        else sql.SQL("{}::{}").format(sql.Identifier(name), sql.SQL(types[name]))
+        sql.Identifier(name) if name in raw else sql.SQL(reading[name]).format(sql.Identifier(name))
         for name in columns
     )
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
