@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "latency_directory": latency.latency_directory,
     "memory_large_transaction": memory.memory_large_transaction,
     "memory_wide_row": memory.memory_wide_row,
+    "memory_huge_row": memory.memory_huge_row,
     "idle_cost": costs.idle_cost,
     "idle_cost_directory": costs.idle_cost_directory,
     "source_cost": costs.source_cost,

@@ -2,6 +2,7 @@
 
     memory_large_transaction    through one transaction of 5 million rows
     memory_wide_row             through one row with a value of 100 MB
+    memory_huge_row             through one row with a bytea of 540 MB, whose text PostgreSQL cannot make
 
 Whatever is applied must equal the source, so nothing was left out to save memory.
 """
@@ -24,6 +25,15 @@ LARGE_GOAL = "≤ 300 MB"
 WIDE_BYTES = 100 * MEGABYTE
 _WIDE = "create table wide (id integer primary key, value text)"
 _MD5_BYTES = 32
+HUGE_MEGABYTES = 540
+_HUGE = """
+    create table huge (id integer primary key, value bytea);
+    alter table huge alter value set storage external
+"""
+_HUGE_ROW = """
+    insert into huge select 1, convert_to(repeat(string_agg(md5(n::text), ''), %(megabytes)s::int), 'UTF8')
+      from generate_series(1, 31250) n
+"""
 
 
 def memory_large_transaction(bench: Bench) -> list[Result]:
@@ -52,6 +62,30 @@ def memory_wide_row(bench: Bench) -> list[Result]:
     )
 
 
+def memory_huge_row(bench: Bench) -> list[Result]:
+    """It goes in binary form; of full size always."""
+
+    def write(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        execute(connection, _HUGE_ROW, megabytes=HUGE_MEGABYTES)
+
+    return _measure(
+        bench,
+        "memory_huge_row",
+        _create_huge,
+        ("huge", "marker"),
+        write,
+        goal=f"≤ {4 * HUGE_MEGABYTES} MB",
+        note=f"one row, its bytea has {HUGE_MEGABYTES} MB",
+        compared=("(select id, sha256(value) from huge)", "marker"),
+    )
+
+
+def _create_huge(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        execute(connection, _HUGE)
+    create_marker(dsn)
+
+
 def _create_wide(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         execute(connection, _WIDE)
@@ -67,8 +101,10 @@ def _measure(
     *,
     goal: str,
     note: str,
+    compared: Sequence[str] = (),
 ) -> list[Result]:
-    """Both stages run while it is written, as they would."""
+    """Both stages run while it is written, as they would. `compared`: what must be equal, if not the text
+    of the tables' rows."""
     scene = make_scene(bench, make, tables)
     home = bench.servers.best_home()
     pipeline = scene.new_pipeline("bench", home, ["standby"])
@@ -83,7 +119,7 @@ def _measure(
             write_marker(connection, 2)
         wait_for_marker(replica, stages, marker=2)
         peaks = [stage.peak_rss_bytes() for stage in stages]
-    if digest(replica, tables) != digest(scene.source, tables):
+    if digest(replica, compared or tables) != digest(scene.source, compared or tables):
         raise StageFailed("the replica has the last row and does not equal the source")
     bench.say(", ".join(f"{peak / MEGABYTE:.0f} MB" for peak in peaks))
     return [

@@ -51,9 +51,9 @@ def test_a_bytea_whose_text_is_too_long_goes_every_way_and_what_follows_comes_as
     running = pipeline.start("run")
     pipeline.wait()
     insert_doc(source, 1, body=BYTEA)
-    pipeline.wait(120)
+    pipeline.wait(240)
     assert "rows come in binary form" in running.output
-    pipeline.until(lambda: "rows come as text again" in running.output, "text form", 60)
+    pipeline.until(lambda: "rows come as text again" in running.output, "text form", 120)
     insert_doc(source, 2)
     pipeline.wait()
     assert sizes(pipeline.replica) == sizes(source)
