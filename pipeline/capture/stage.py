@@ -3,14 +3,15 @@ from the start with back-off. Only what an operator must mend ends it."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from connectors.postgres.binary.values import SourceValues
+from connectors.postgres.failover.hosts import at_server
 from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
@@ -98,25 +99,21 @@ class CaptureStage:
         if self._stream != capture.chain.stream:
             self._stream, self._rates.durable_lsn = capture.chain.stream, ZERO
         self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
-        options = self._options
-        purpose = f"{options.name}:sequences"
-        reader = SequenceReader(options.source, options.publication, purpose=purpose)
-        self._sequences = sequences = Sequences(reader)
         try:
-            with retries.trying(lambda: self._rates.durable_lsn):
-                self._pump(capture, sequences)
+            options = replace(self._options, source=at_server(self._options.source, capture.sql))
+            with closing(_sequences(options)) as sequences, retries.trying(lambda: self._rates.durable_lsn):
+                self._sequences = sequences
+                self._pump(capture, options, sequences)
         finally:
-            sequences.close()
             capture.close()
             self._capture = None
 
-    def _pump(self, capture: OpenCapture, sequences: Sequences) -> None:
+    def _pump(self, capture: OpenCapture, options: CaptureOptions, sequences: Sequences) -> None:
         """Until `stop`, or until rows are to come in another form."""
-        options = self._options
         joins = Joins(capture, options, self._set_tables)
         added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
         housekeeping = Housekeeping(capture, options, joins, added)
-        with self._values() as values:
+        with self._values(options) as values:
             pump = Pump(
                 capture,
                 housekeeping,
@@ -141,16 +138,14 @@ class CaptureStage:
                     self._form.passed()
                     self._tell_form("the log has the transaction")
 
-    @contextlib.contextmanager
-    def _values(self) -> Iterator[SourceValues | None]:
+    @contextmanager
+    def _values(self, options: CaptureOptions) -> Iterator[SourceValues | None]:
         """None: rows come as text."""
         if not self._form.is_binary:
             yield None
             return
-        options = self._options
-        with contextlib.closing(
-            SourceValues(options.source, purpose=f"{options.name}:values", slot=options.slot)
-        ) as values:
+        purpose = f"{options.name}:values"
+        with closing(SourceValues(options.source, purpose=purpose, slot=options.slot)) as values:
             yield values
 
     def _tell_form(self, why: str) -> None:
@@ -219,3 +214,8 @@ class CaptureStage:
     def _report_always(self, ended: threading.Event) -> None:
         while not ended.wait(_REPORT_EVERY_S):
             self._report(self.snapshot())
+
+
+def _sequences(options: CaptureOptions) -> Sequences:
+    purpose = f"{options.name}:sequences"
+    return Sequences(SequenceReader(options.source, options.publication, purpose=purpose))

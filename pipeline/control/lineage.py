@@ -33,5 +33,5 @@ def require_followed(source: Session, slot: str, reports: Callable[[], Mapping[s
     except (KeepstreamError, NotInTime):
         return
     now = read_timeline(source)
-    if log is not None and now < log.timeline:
+    if log is not None and now is not None and now < log.timeline:
         raise old_timeline(now, log.timeline)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.failover.hosts import at_server, hosts, to_primary
 from connectors.postgres.failover.primary import require_failover_slots
 from connectors.postgres.failover.standbys import read_timeline
 from connectors.postgres.session import connect
@@ -88,6 +89,8 @@ def test_p10_a_standby_is_waited_for_and_one_promoted_without_the_slot_is_refuse
     assert error.message == f"slot {options.slot} is missing on the standby that was promoted"
     with connect(pair.new.dsn, purpose="test") as session:
         assert read_timeline(session) == 2
+    with connect(to_primary(pair.url), purpose="test") as session:
+        assert at_server(pair.url, session) == hosts(pair.url)[1].conninfo
 
 
 def configure(pair: FailingOver, log: Path, name: str) -> Config:
@@ -116,14 +119,16 @@ def test_check_names_what_else_a_failover_takes(pair: FailingOver, tmp_path: Pat
     )
     assert found["standby-copy-missing"].subject == standby
 
+    for server, slot in ((pair.new, "other"), (pair.old, "idle")):  # PostgreSQL 17 takes no others
+        server.execute_as_admin("select pg_create_physical_replication_slot(%s)", [slot])
     pair.configure_standby(
         sync_replication_slots="off", hot_standby_feedback="off", synchronized_standby_slots="'other'"
     )
-    pair.configure_primary(synchronized_standby_slots=f"'{STANDBY_SLOT}, gone'")
+    pair.configure_primary(synchronized_standby_slots=f"'{STANDBY_SLOT}, idle'")
     lacking = {"standby-away", "standby-not-synchronising", "standby-feedback", "standby-awaits"}
     require(lambda: lacking <= seen_of_standbys(config).keys(), 10, what="what lacks")
     assert seen_of_standbys(config).keys() == lacking
-    assert seen_of_standbys(config)["standby-away"].startswith("awaits gone, and no standby reads from there")
+    assert seen_of_standbys(config)["standby-away"].startswith("awaits idle, and no standby reads from there")
 
 
 @needs_release("source", 17)

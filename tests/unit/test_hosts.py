@@ -17,6 +17,7 @@ from connectors.postgres.failover.hosts import hosts, to_primary
         ("hostaddr=10.0.0.1,10.0.0.2", ["10.0.0.1:5432", "10.0.0.2:5432"]),
         ("postgresql://u@a/crm", ["a:5432"]),
         ("service=crm", ["service crm"]),
+        ("host=/var/run/postgresql dbname=crm", ["/var/run/postgresql:5432"]),
     ],
 )
 def test_each_host_is_named_with_its_port(conninfo: str, names: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.session import describe, parse_conninfo
+from connectors.postgres.session import Session, describe, parse_conninfo
 
 _ATTRIBUTES: Final = "target_session_attrs"
 _PER_HOST: Final = ("host", "hostaddr", "port")
@@ -30,7 +30,8 @@ def hosts(conninfo: str) -> tuple[Host, ...]:
     for index in range(count):
         own = {key: values[index if len(values) == count else 0] for key, values in named.items()}
         one = make_conninfo("", **(given | own | {_ATTRIBUTES: "any"}))
-        found.append(Host(describe(one).partition("/")[0], one))
+        described = describe(one)
+        found.append(Host(described.rpartition("/")[0] or described, one))
     return tuple(found)
 
 
@@ -39,3 +40,10 @@ def to_primary(conninfo: str) -> str:
     if len(hosts(conninfo)) == 1 or _ATTRIBUTES in parse_conninfo(conninfo):
         return conninfo
     return make_conninfo(conninfo, **{_ATTRIBUTES: "primary"})
+
+
+def at_server(conninfo: str, session: Session) -> str:
+    """The same connection string for the one host that the session is on: its next sessions must not come to
+    another server, which may say that it is the primary, too."""
+    place = f"{session.info.host}:{session.info.port}"
+    return next((host.conninfo for host in hosts(conninfo) if host.name == place), conninfo)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.failover.hosts import Host
@@ -61,11 +62,14 @@ def read_standbys(session: Session) -> Standbys:
     return Standbys(slots, _names(row[0] if row else None))
 
 
-def read_timeline(session: Session) -> int:
-    """Of a primary."""
+def read_timeline(session: Session) -> int | None:
+    """Of a primary; None where a service has no WAL of PostgreSQL's own kind."""
     query = "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int"
     with wrapped("reading the source's timeline"):
-        row = session.execute(query).fetchone()
+        try:
+            row = session.execute(query).fetchone()
+        except psycopg.errors.FeatureNotSupported:
+            return None
     assert row is not None
     return int(row[0])
 
