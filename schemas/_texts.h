@@ -105,75 +105,75 @@ typedef struct {
     PyObject *made;
 } Text;
 
+/* The text of a value that is one long. NULL where it is left to the codec. */
+static char *
+put_of_long(char kind, int64_t value, char *out)
+{
+    switch (kind) {
+    case KIND_INT:
+        return value < INT32_MIN || value > INT32_MAX ? NULL : put_integer(out, value);
+    case KIND_LONG:
+        return put_integer(out, value);
+    case KIND_DATE:
+        return value < FIRST_DAY || value >= AFTER_LAST_DAY ? NULL : put_day(out, value);
+    case KIND_TIME:
+        return value < 0 || value >= DAY_US ? NULL : put_clock(out, value);
+    case KIND_TIMESTAMP:
+    case KIND_TIMESTAMPTZ:
+        if (value < FIRST_US || value >= AFTER_LAST_US)
+            return NULL;
+        return put_timestamp(out, value, kind == KIND_TIMESTAMPTZ);
+    default:
+        return NULL;
+    }
+}
+
+/* What is written here, in `out`, and a new *pos. NULL where it is left to the codec. */
+static char *
+read_simple(char kind, const uint8_t *data, Py_ssize_t end, Py_ssize_t *pos, char *out)
+{
+    int64_t value;
+    switch (kind) {
+    case KIND_BOOLEAN:
+        if (*pos >= end || data[*pos] > 1)
+            return NULL;
+        *out = data[(*pos)++] ? 't' : 'f';
+        return out + 1;
+    case KIND_FLOAT4:
+    case KIND_FLOAT8:
+        return read_float(kind, data, end, pos, out);
+    default:
+        return read_long(data, end, pos, &value) < 0 ? NULL : put_of_long(kind, value, out);
+    }
+}
+
 /* One value after its branch. 0 and a new *pos, or -1 with an exception, or without one: the data is
  * malformed. `made` is a new reference, or NULL. */
 static int
 read_text(char kind, PyObject *codec, PyObject *row, Py_ssize_t end, Py_ssize_t *pos, Text *text)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(row);
-    Py_ssize_t p = *pos;
-    int64_t value;
+    Py_ssize_t after = *pos;
     Piece piece;
-    char *after = NULL;
     text->made = NULL;
-    text->start = text->simple;
-    switch (kind) {
-    case KIND_TEXT:
+    if (kind == KIND_TEXT || kind == KIND_BYTES) {
         if (view_bytes(data, end, pos, &piece) < 0)
             return -1;
         text->start = (const char *)piece.start;
         text->size = piece.size;
-        return 0;
-    case KIND_BYTES:
-        if (view_bytes(data, end, pos, &piece) < 0 || (text->made = make_hex(piece)) == NULL)
-            return -1;
-        text->start = PyBytes_AS_STRING(text->made);
-        text->size = PyBytes_GET_SIZE(text->made);
-        return 0;
-    case KIND_INT:
-    case KIND_LONG:
-        if (read_long(data, end, &p, &value) < 0)
-            return -1;
-        if (kind == KIND_INT && (value < INT32_MIN || value > INT32_MAX))
-            return -1;
-        after = put_integer(text->simple, value);
-        break;
-    case KIND_BOOLEAN:
-        if (p >= end || data[p] > 1)
-            return -1;
-        text->simple[0] = data[p++] ? 't' : 'f';
-        after = text->simple + 1;
-        break;
-    case KIND_DATE:
-        if (read_long(data, end, &p, &value) < 0)
-            return -1;
-        if (value >= FIRST_DAY && value < AFTER_LAST_DAY)
-            after = put_day(text->simple, value);
-        break;
-    case KIND_TIME:
-        if (read_long(data, end, &p, &value) < 0)
-            return -1;
-        if (value >= 0 && value < DAY_US)
-            after = put_clock(text->simple, value);
-        break;
-    case KIND_TIMESTAMP:
-    case KIND_TIMESTAMPTZ:
-        if (read_long(data, end, &p, &value) < 0)
-            return -1;
-        if (value >= FIRST_US && value < AFTER_LAST_US)
-            after = put_timestamp(text->simple, value, kind == KIND_TIMESTAMPTZ);
-        break;
-    case KIND_FLOAT4:
-    case KIND_FLOAT8:
-        after = read_float(kind, data, end, &p, text->simple);
-        break;
+        if (kind == KIND_TEXT)
+            return 0;
+        text->made = make_hex(piece);
+    } else {
+        char *end_of_text = read_simple(kind, data, end, &after, text->simple);
+        if (end_of_text != NULL) {
+            text->start = text->simple;
+            text->size = end_of_text - text->simple;
+            *pos = after;
+            return 0;
+        }
+        text->made = call_codec(codec, row, end, pos);
     }
-    if (after != NULL) {
-        text->size = after - text->simple;
-        *pos = p;
-        return 0;
-    }
-    text->made = call_codec(codec, row, end, pos);
     if (text->made == NULL)
         return -1;
     text->start = PyBytes_AS_STRING(text->made);

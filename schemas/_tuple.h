@@ -196,7 +196,9 @@ put_value(Row *row, char kind, PyObject *codec, const uint8_t *text, Py_ssize_t 
         if (added)
             add_long(row, value);
     }
-    return added ? (added < 0 ? -1 : 0) : put_encoded(row, codec, text, length);
+    if (added)
+        return added < 0 ? -1 : 0;
+    return put_encoded(row, codec, text, length);
 }
 
 static int
