@@ -357,7 +357,8 @@ def test_sequences_that_cannot_be_read_or_kept_are_named_with_what_mends_it(
 def test_large_objects_that_cannot_be_copied_are_named_with_what_mends_it(
     owning: Database, replica: Database, log: Path
 ) -> None:
-    owning.execute(f"{CUSTOMER}; select lo_create(0)")
+    owning.execute(CUSTOMER)
+    owning.execute_as_admin("select lo_create(0)")
     replica.execute("select lo_create(0)")
     config = configure(owning.dsn, log, replica.dsn)
     there = by_code(preflight(config))["replica-large-objects"]
