@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from connectors.failpoints import failpoint
 from connectors.postgres.binary.rows import BinaryRows, Converter
@@ -57,11 +57,11 @@ class Pump:
         *,
         publication: str,
         values: Converter | None = None,
-        until: Lsn | None = None,
+        is_over: Callable[[Lsn], bool] = lambda _: False,
     ) -> None:
-        """`values`: the stream is in binary form. `until`: run until the transaction that commits there is
-        confirmed."""
-        self._until = until
+        """`values`: the stream is in binary form. `is_over`: asked between transactions, with what was
+        confirmed, whether to end."""
+        self._is_over = is_over
         self._capture = capture
         self._chain = capture.chain
         self._housekeeping = housekeeping
@@ -85,7 +85,7 @@ class Pump:
         """Until `stop`; then what is complete is flushed, made durable and confirmed. That, too, where the
         source cannot send a row in this form (RefusedData, `value-too-large`)."""
         try:
-            while not stop.is_set() and not self._is_past():
+            while not stop.is_set() and not self._ends():
                 self.step()
         except RefusedData as error:
             if error.code == VALUE_TOO_LARGE:
@@ -99,8 +99,8 @@ class Pump:
         below."""
         return self._tail.lsn if self._transaction is None else self._transaction.commit_lsn
 
-    def _is_past(self) -> bool:
-        return self._until is not None and self._capture.stream.confirmed_lsn > self._until
+    def _ends(self) -> bool:
+        return self._transaction is None and self._is_over(self._capture.stream.confirmed_lsn)
 
     def _finish(self) -> None:
         self._append(self._packer.flush())

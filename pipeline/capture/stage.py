@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from connectors.postgres.binary.values import SourceValues
 from connectors.postgres.failover.hosts import at_server
+from connectors.postgres.slot import read_slot
 from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.housekeeping import Housekeeping
@@ -27,12 +28,13 @@ from pipeline.capture.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
 from schemas.errors import KeepstreamError, RefusedData
-from schemas.lsn import ZERO, format_lsn
+from schemas.lsn import ZERO, Lsn, format_lsn
 
 logger = logging.getLogger("keepstream.capture")
 
 IDLE_AFTER_S = 3.0
 _REPORT_EVERY_S = 1.0
+_ASK_EVERY_S = 0.25
 
 
 class CaptureStage:
@@ -53,6 +55,7 @@ class CaptureStage:
         self._lineage: Lineage | None = None
         self._sequences: Sequences | None = None
         self._form = SendForm()
+        self._asked_at = 0.0
 
     def run(self) -> None:
         """Returns after `stop`. Raises OperatorNeeded, RefusedData or InternalError."""
@@ -122,7 +125,7 @@ class CaptureStage:
                 self._rates,
                 publication=options.publication,
                 values=values,
-                until=self._form.binary_until,
+                is_over=lambda confirmed: self._is_past(capture, confirmed),
             )
             self._state = StageState.STREAMING
             try:
@@ -137,6 +140,16 @@ class CaptureStage:
                 if values is not None and not self._stop.is_set():
                     self._form.passed()
                     self._tell_form("the log has the transaction")
+
+    def _is_past(self, capture: OpenCapture, confirmed: Lsn) -> bool:
+        """Whether the source has forgotten the transaction that comes in binary form. A server that is
+        sending may not read for long what was confirmed to it, and then sends that transaction again."""
+        until, now = self._form.binary_until, time.monotonic()
+        if until is None or confirmed <= until or now - self._asked_at < _ASK_EVERY_S:
+            return False
+        self._asked_at = now
+        slot = read_slot(capture.sql, self._options.slot)
+        return slot is not None and (slot.confirmed_flush_lsn or ZERO) > until
 
     @contextmanager
     def _values(self, options: CaptureOptions) -> Iterator[SourceValues | None]:
