@@ -165,7 +165,11 @@ class _Encoder:
             content = form.view(value)
             pieces += (VALUE_BRANCH, encode_long(len(content)), content)
         elif form.convert is not None:
-            pieces += (VALUE_BRANCH, self._encoded(number, form.codec, form.convert(value)))
+            text = form.convert(value)
+            if form.codec is STRING:  # of a large domain over bytea, one copy less
+                pieces += (VALUE_BRANCH, encode_long(len(text)), text)
+            else:
+                pieces += (VALUE_BRANCH, self._encoded(number, form.codec, text))
         elif form.oid == TSQUERY and value == EMPTY_TSQUERY:
             pieces += (VALUE_BRANCH, form.codec.encode(b""))
         else:
