@@ -1,0 +1,1 @@
+"""DDL that travels in the log: what the source's event triggers write of it."""

@@ -1,0 +1,458 @@
+-- An object as the catalog has it now, as jsonb; null if it is gone or not followed.
+-- They run inside of the trigger's functions, which pin whatever changes the text of expressions.
+
+create or replace function keepstream.follows_schema(schema oid) returns boolean
+language plpgsql stable as $$
+begin
+    return (
+        select n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
+          from pg_namespace n where n.oid = schema
+    );
+end
+$$;
+
+create or replace function keepstream.is_member(catalog oid, id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from pg_depend d where d.classid = catalog and d.objid = id and d.deptype = 'e'
+    );
+end
+$$;
+
+create or replace function keepstream.missing_text(held text) returns text
+language plpgsql immutable as $$
+begin
+    return case when held like '{"%'
+                then regexp_replace(substr(held, 3, length(held) - 4), '\\(.)', '\1', 'g')
+                else substr(held, 2, length(held) - 2) end;
+end
+$$;
+
+create or replace function keepstream.describe_common(
+    schema oid, name name, owner oid, acl aclitem[], comment text
+) returns jsonb
+language plpgsql stable as $$
+begin
+    return jsonb_build_object(
+        'schema', (select n.nspname from pg_namespace n where n.oid = schema), 'name', name,
+        'owner', pg_get_userbyid(owner), 'acl', to_jsonb(acl::text[]), 'comment', comment);
+end
+$$;
+
+create or replace function keepstream.describe_columns(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'num', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+            'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod,
+            'collation', case when a.attcollation <> t.typcollation then (
+                select format('%I.%I', n.nspname, o.collname)
+                  from pg_collation o join pg_namespace n on n.oid = o.collnamespace
+                 where o.oid = a.attcollation) end,
+            'not_null', a.attnotnull, 'default', pg_get_expr(d.adbin, d.adrelid),
+            'identity', a.attidentity::text, 'identity_options', s.options,
+            'generated', a.attgenerated::text, 'storage', a.attstorage::text,
+            'compression', a.attcompression::text, 'statistics', nullif(a.attstattarget, -1),
+            'options', to_jsonb(a.attoptions),
+            'missing', keepstream.missing_text(a.attmissingval::text), 'has_missing', a.atthasmissing,
+            'local', a.attislocal, 'inherited', a.attinhcount,
+            'comment', col_description(a.attrelid, a.attnum)
+        ) order by a.attnum), '[]')
+          from pg_attribute a
+          join pg_type t on t.oid = a.atttypid
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+          left join lateral (
+              select jsonb_build_object(
+                         'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax,
+                         'cache', q.seqcache, 'cycle', q.seqcycle,
+                         'sequence', jsonb_build_array(n.nspname, c.relname)) as options
+                from pg_depend p
+                join pg_sequence q on q.seqrelid = p.objid
+                join pg_class c on c.oid = p.objid
+                join pg_namespace n on n.oid = c.relnamespace
+               where p.refclassid = 'pg_class'::regclass and p.refobjid = a.attrelid
+                 and p.refobjsubid = a.attnum and p.classid = 'pg_class'::regclass and p.deptype = 'i'
+          ) s on a.attidentity <> ''
+         where a.attrelid = id and a.attnum > 0 and not a.attisdropped
+    );
+end
+$$;
+
+-- Of a key to a partitioned table, PostgreSQL keeps one more on the same table for each partition.
+create or replace function keepstream.describe_constraints(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'oid', c.oid::bigint, 'name', c.conname, 'type', c.contype::text,
+            'def', pg_get_constraintdef(c.oid), 'validated', c.convalidated, 'local', c.conislocal,
+            'inherited', c.coninhcount, 'parent', c.conparentid::bigint,
+            'index', case when c.contype in ('p', 'u', 'x') then c.conindid::bigint else 0 end,
+            'references', case when c.contype = 'f' then (
+                select jsonb_build_array(n.nspname, r.relname)
+                  from pg_class r join pg_namespace n on n.oid = r.relnamespace where r.oid = c.confrelid) end,
+            'enforced', c.contype not in ('c', 'f')
+                or coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true),
+            'comment', obj_description(c.oid, 'pg_constraint')
+        ) order by c.oid), '[]')
+          from pg_constraint c
+         where c.conrelid = id and c.contype <> 't'
+           and not exists (select from pg_constraint p where p.oid = c.conparentid and p.conrelid = id)
+    );
+end
+$$;
+
+create or replace function keepstream.describe_index(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object(
+            'oid', i.indexrelid::bigint, 'name', c.relname, 'def', pg_get_indexdef(i.indexrelid),
+            'unique', i.indisunique, 'primary', i.indisprimary,
+            'constraint', exists (
+                select from pg_constraint k
+                 where k.conrelid = i.indrelid and k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x')),
+            'valid', i.indisvalid,
+            'parent', coalesce((select h.inhparent from pg_inherits h where h.inhrelid = i.indexrelid), 0)::bigint,
+            'replica_identity', i.indisreplident, 'clustered', i.indisclustered,
+            'comment', obj_description(i.indexrelid, 'pg_class'))
+          from pg_index i
+          join pg_class c on c.oid = i.indexrelid
+         where i.indexrelid = id
+    );
+end
+$$;
+
+create or replace function keepstream.describe_triggers(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'oid', t.oid::bigint, 'name', t.tgname, 'def', pg_get_triggerdef(t.oid),
+            'enabled', t.tgenabled::text, 'function', jsonb_build_array(n.nspname, p.proname),
+            'parent', t.tgparentid::bigint, 'comment', obj_description(t.oid, 'pg_trigger')
+        ) order by t.oid), '[]')
+          from pg_trigger t
+          join pg_proc p on p.oid = t.tgfoid
+          join pg_namespace n on n.oid = p.pronamespace
+         where t.tgrelid = id and not t.tgisinternal
+    );
+end
+$$;
+
+create or replace function keepstream.describe_rules(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'oid', oid::bigint, 'name', rulename, 'def', pg_get_ruledef(oid), 'enabled', ev_enabled::text
+        ) order by oid), '[]')
+          from pg_rewrite where ev_class = id and rulename <> '_RETURN'
+    );
+end
+$$;
+
+create or replace function keepstream.describe_policies(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'name', p.polname,
+            'def', format('CREATE POLICY %I ON %I.%I AS %s FOR %s TO %s', p.polname, n.nspname, c.relname,
+                          case when p.polpermissive then 'PERMISSIVE' else 'RESTRICTIVE' end,
+                          case p.polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE'
+                                        when 'd' then 'DELETE' else 'ALL' end,
+                          (select string_agg(case when r = 0 then 'PUBLIC'
+                                                  else quote_ident(pg_get_userbyid(r)) end, ', ' order by r)
+                             from unnest(p.polroles) as r))
+                   || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+                   || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')
+        ) order by p.polname), '[]')
+          from pg_policy p
+          join pg_class c on c.oid = p.polrelid
+          join pg_namespace n on n.oid = c.relnamespace
+         where p.polrelid = id
+    );
+end
+$$;
+
+-- As connectors/postgres/shape.py reads it.
+create or replace function keepstream.describe_shape(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object(
+            'filenode', c.relfilenode::bigint, 'natts', c.relnatts,
+            'columns', (
+                select coalesce(jsonb_agg(jsonb_build_array(
+                           a.attnum, a.attname, a.xmin::text, a.atttypid || ':' || a.atttypmod,
+                           a.attgenerated <> '', coalesce(d.oid, 0)::bigint, a.atthasmissing
+                       ) order by a.attnum), '[]')
+                  from pg_attribute a
+                  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped))
+          from pg_class c where c.oid = id
+    );
+end
+$$;
+
+-- Without its indexes, which are states of their own: two sessions may make indexes on one table at once.
+create or replace function keepstream.describe_table(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
+            || jsonb_build_object(
+            'kind', c.relkind::text, 'persistence', c.relpersistence::text,
+            'columns', keepstream.describe_columns(c.oid),
+            'constraints', keepstream.describe_constraints(c.oid),
+            'triggers', keepstream.describe_triggers(c.oid),
+            'rules', keepstream.describe_rules(c.oid),
+            'policies', keepstream.describe_policies(c.oid),
+            'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
+            'replica_identity', c.relreplident::text,
+            'partition_of', case when c.relispartition then (
+                select jsonb_build_array(n.nspname, p.relname)
+                  from pg_inherits h
+                  join pg_class p on p.oid = h.inhparent
+                  join pg_namespace n on n.oid = p.relnamespace
+                 where h.inhrelid = c.oid) end,
+            'partition_bound', pg_get_expr(c.relpartbound, c.oid),
+            'partition_key', case when c.relkind = 'p' then pg_get_partkeydef(c.oid) end,
+            'inherits', case when c.relispartition then '[]' else (
+                select coalesce(jsonb_agg(jsonb_build_array(n.nspname, p.relname) order by h.inhseqno), '[]')
+                  from pg_inherits h
+                  join pg_class p on p.oid = h.inhparent
+                  join pg_namespace n on n.oid = p.relnamespace
+                 where h.inhrelid = c.oid) end,
+            'options', to_jsonb(c.reloptions),
+            'access_method', (select m.amname from pg_am m where m.oid = c.relam),
+            'of_type', case when c.reloftype <> 0 then format_type(c.reloftype, null) end,
+            'shape', keepstream.describe_shape(c.oid),
+            'published', (
+                select coalesce(jsonb_agg(p.pubname order by p.pubname), '[]')
+                  from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                 where r.prrelid = c.oid))
+          from pg_class c
+         where c.oid = id and c.relkind in ('r', 'p') and c.relpersistence <> 't'
+           and keepstream.follows_schema(c.relnamespace)
+           and not keepstream.is_member('pg_class'::regclass, c.oid)
+    );
+end
+$$;
+
+create or replace function keepstream.describe_view(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
+            || jsonb_build_object(
+            'def', pg_get_viewdef(c.oid),
+            'columns', (
+                select coalesce(jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
+                                          order by a.attnum), '[]')
+                  from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+            'options', to_jsonb(c.reloptions),
+            'triggers', keepstream.describe_triggers(c.oid),
+            'rules', keepstream.describe_rules(c.oid),
+            'populated', c.relispopulated)
+          from pg_class c
+         where c.oid = id and c.relkind in ('v', 'm') and c.relpersistence <> 't'
+           and keepstream.follows_schema(c.relnamespace)
+           and not keepstream.is_member('pg_class'::regclass, c.oid)
+    );
+end
+$$;
+
+-- The sequence of an identity column belongs to its table's state.
+create or replace function keepstream.describe_sequence(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
+            || jsonb_build_object(
+            'type', format_type(s.seqtypid, null), 'start', s.seqstart, 'increment', s.seqincrement,
+            'min', s.seqmin, 'max', s.seqmax, 'cache', s.seqcache, 'cycle', s.seqcycle,
+            'persistence', c.relpersistence::text,
+            'owned_by', (
+                select jsonb_build_array(n.nspname, t.relname, a.attname)
+                  from pg_depend d
+                  join pg_class t on t.oid = d.refobjid
+                  join pg_namespace n on n.oid = t.relnamespace
+                  join pg_attribute a on a.attrelid = t.oid and a.attnum = d.refobjsubid
+                 where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'a'
+                   and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0))
+          from pg_class c
+          join pg_sequence s on s.seqrelid = c.oid
+         where c.oid = id and c.relpersistence <> 't' and keepstream.follows_schema(c.relnamespace)
+           and not exists (select from pg_depend d
+                            where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('i', 'e'))
+    );
+end
+$$;
+
+create or replace function keepstream.describe_composite(relation oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object('natts', c.relnatts, 'attributes', coalesce(jsonb_agg(jsonb_build_object(
+                   'num', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+                   'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod,
+                   'collation', case when a.attcollation <> t.typcollation then (
+                       select format('%I.%I', n.nspname, o.collname)
+                         from pg_collation o join pg_namespace n on n.oid = o.collnamespace
+                        where o.oid = a.attcollation) end
+               ) order by a.attnum) filter (where a.attnum is not null), '[]'))
+          from pg_class c
+          left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+          left join pg_type t on t.oid = a.atttypid
+         where c.oid = relation and c.relkind = 'c'
+         group by c.oid, c.relnatts
+    );
+end
+$$;
+
+create or replace function keepstream.describe_domain(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object(
+            'base', format_type(t.typbasetype, t.typtypmod),
+            'collation', case when t.typcollation <> b.typcollation then (
+                select format('%I.%I', n.nspname, o.collname)
+                  from pg_collation o join pg_namespace n on n.oid = o.collnamespace
+                 where o.oid = t.typcollation) end,
+            'not_null', t.typnotnull, 'default', pg_get_expr(t.typdefaultbin, 0),
+            'constraints', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                           'oid', c.oid::bigint, 'name', c.conname, 'def', pg_get_constraintdef(c.oid),
+                           'validated', c.convalidated) order by c.oid), '[]')
+                  from pg_constraint c where c.contypid = t.oid))
+          from pg_type t join pg_type b on b.oid = t.typbasetype
+         where t.oid = id
+    );
+end
+$$;
+
+create or replace function keepstream.describe_range(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object('def', concat_ws(', ',
+            'subtype = ' || format_type(r.rngsubtype, null),
+            'subtype_opclass = ' || (
+                select format('%I.%I', n.nspname, o.opcname)
+                  from pg_opclass o join pg_namespace n on n.oid = o.opcnamespace where o.oid = r.rngsubopc),
+            'collation = ' || (
+                select format('%I.%I', n.nspname, o.collname)
+                  from pg_collation o join pg_namespace n on n.oid = o.collnamespace
+                 where o.oid = r.rngcollation),
+            'canonical = ' || nullif(r.rngcanonical::regproc::text, '-'),
+            'subtype_diff = ' || nullif(r.rngsubdiff::regproc::text, '-'),
+            'multirange_type_name = ' || (
+                select format('%I.%I', n.nspname, m.typname)
+                  from pg_type m join pg_namespace n on n.oid = m.typnamespace where m.oid = r.rngmultitypid)))
+          from pg_range r where r.rngtypid = id
+    );
+end
+$$;
+
+-- Of `class` enum, domain, composite and range.
+create or replace function keepstream.describe_type(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   t.typnamespace, t.typname, t.typowner, t.typacl,
+                   coalesce(obj_description(t.oid, 'pg_type'), obj_description(nullif(t.typrelid, 0), 'pg_class')))
+            || case t.typtype
+                   when 'e' then jsonb_build_object('labels', (
+                       select coalesce(jsonb_agg(jsonb_build_array(e.oid::bigint, e.enumlabel)
+                                                 order by e.enumsortorder), '[]')
+                         from pg_enum e where e.enumtypid = t.oid))
+                   when 'd' then keepstream.describe_domain(t.oid)
+                   when 'c' then keepstream.describe_composite(t.typrelid)
+                   when 'r' then keepstream.describe_range(t.oid)
+               end
+          from pg_type t
+         where t.oid = id and keepstream.follows_schema(t.typnamespace)
+           and not keepstream.is_member('pg_type'::regclass, t.oid)
+    );
+end
+$$;
+
+create or replace function keepstream.describe_function(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   p.pronamespace, p.proname, p.proowner, p.proacl, obj_description(p.oid, 'pg_proc'))
+            || jsonb_build_object(
+            'arguments', pg_get_function_identity_arguments(p.oid), 'kind', p.prokind::text,
+            'def', pg_get_functiondef(p.oid), 'returns', pg_get_function_result(p.oid))
+          from pg_proc p
+         where p.oid = id and p.prokind <> 'a' and keepstream.follows_schema(p.pronamespace)
+           and not keepstream.is_member('pg_proc'::regclass, p.oid)
+    );
+end
+$$;
+
+create or replace function keepstream.describe_schema(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   n.oid, n.nspname, n.nspowner, n.nspacl, obj_description(n.oid, 'pg_namespace'))
+          from pg_namespace n
+         where n.oid = id and keepstream.follows_schema(n.oid)
+           and not keepstream.is_member('pg_namespace'::regclass, n.oid)
+    );
+end
+$$;
+
+create or replace function keepstream.describe_extension(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   e.extnamespace, e.extname, e.extowner, null, obj_description(e.oid, 'pg_extension'))
+            || jsonb_build_object('version', e.extversion)
+          from pg_extension e where e.oid = id
+    );
+end
+$$;
+
+create or replace function keepstream.describe(class text, id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return case class
+        when 'table' then keepstream.describe_table(id)
+        when 'index' then keepstream.describe_index(id)
+        when 'view' then keepstream.describe_view(id)
+        when 'matview' then keepstream.describe_view(id)
+        when 'sequence' then keepstream.describe_sequence(id)
+        when 'function' then keepstream.describe_function(id)
+        when 'schema' then keepstream.describe_schema(id)
+        when 'extension' then keepstream.describe_extension(id)
+        else keepstream.describe_type(id)
+    end;
+end
+$$;
+
+-- Which class an object is of, and whose state it belongs to: (class, oid), or null for what is none's.
+create or replace function keepstream.class_of_relation(id oid, out class text, out subject oid)
+language plpgsql stable as $$
+begin
+    select case c.relkind
+               when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' when 'm' then 'matview'
+               when 'S' then 'sequence' when 'c' then 'composite' when 'f' then 'other' end,
+           case c.relkind when 'c' then c.reltype else c.oid end
+      into class, subject
+      from pg_class c where c.oid = id;
+end
+$$;

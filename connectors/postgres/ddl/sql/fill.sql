@@ -1,0 +1,55 @@
+-- All objects' states as they are now, and the event triggers that keep them so.
+
+create or replace function keepstream.all_objects() returns table (class text, id oid)
+language plpgsql stable as $$
+begin
+    return query
+    select k.class, k.subject
+      from pg_class c cross join lateral keepstream.class_of_relation(c.oid) k
+     where c.relkind in ('r', 'p', 'v', 'm', 'S', 'c') and c.relpersistence <> 't'
+       and keepstream.follows_schema(c.relnamespace)
+    union all
+    select case t.typtype when 'e' then 'enum' when 'd' then 'domain' else 'range' end, t.oid
+      from pg_type t where t.typtype in ('d', 'e', 'r') and keepstream.follows_schema(t.typnamespace)
+    union all
+    select 'function', p.oid from pg_proc p where p.prokind <> 'a' and keepstream.follows_schema(p.pronamespace)
+    union all
+    select 'schema', n.oid from pg_namespace n where keepstream.follows_schema(n.oid)
+    union all
+    select 'extension', e.oid from pg_extension e where e.extname <> 'plpgsql';
+end
+$$;
+
+-- Where this was installed: a restored dump or an upgraded server has other OIDs, and states that mean nothing.
+create or replace function keepstream.home() returns text
+language plpgsql stable as $$
+begin
+    return concat_ws(' ', current_setting('server_version_num')::integer / 10000,
+        (select d.oid from pg_database d where d.datname = current_database()),
+        'keepstream.schema_state'::regclass::oid);
+end
+$$;
+
+create or replace function keepstream.fill(new_version integer) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set xmloption = 'content'
+set standard_conforming_strings = on
+set quote_all_identifiers = off
+set max_parallel_workers_per_gather = 0
+set jit = off
+as $$
+begin
+    delete from keepstream.schema_state;
+    perform keepstream.store(o.class, o.id, keepstream.describe(o.class, o.id)) from keepstream.all_objects() o;
+    insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
+    on conflict (only_row) do update set version = excluded.version, home = excluded.home;
+    perform keepstream.emit('{"installed": true, "changes": []}');
+end
+$$;

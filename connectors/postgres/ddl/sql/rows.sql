@@ -1,0 +1,71 @@
+-- The rows of a table that a command rewrote, so that values may be others than before.
+
+create or replace function keepstream.is_published(id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (select from pg_publication_rel r where r.prrelid = id)
+        or exists (select from pg_publication p where p.puballtables)
+        or exists (select from pg_publication_namespace n join pg_class c on c.relnamespace = n.pnnspid
+                    where c.oid = id);
+end
+$$;
+
+create or replace function keepstream.emit_records(
+    head text, records text[], is_first boolean, is_last boolean
+) returns void
+language plpgsql volatile as $$
+begin
+    perform keepstream.emit(format(
+        '{"rows": %s, "first": %s, "last": %s, "records": %s}}',
+        rtrim(head, '}'), is_first::text, is_last::text, to_json(records)));
+end
+$$;
+
+-- All rows, as record_out writes them, in messages of about a MiB.
+create or replace function keepstream.emit_rows(id oid) returns void
+language plpgsql volatile as $$
+declare
+    columns text;
+    head text;
+    qualified text;
+    records text[] := '{}';
+    size_bytes bigint := 0;
+    is_first boolean := true;
+    record_text text;
+begin
+    select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+           format('%I.%I', min(n.nspname), min(c.relname)),
+           jsonb_build_object('oid', c.oid::bigint, 'schema', min(n.nspname), 'table', min(c.relname),
+               'columns', coalesce(jsonb_agg(a.attname order by a.attnum) filter (where a.attnum is not null), '[]'))
+      into columns, qualified, head
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      left join pg_attribute a
+        on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+     where c.oid = id
+     group by c.oid;
+    for record_text in execute format('select row(%s)::text from only %s', columns, qualified) loop
+        if size_bytes + octet_length(record_text) > 1000000 and size_bytes > 0 then
+            perform keepstream.emit_records(head, records, is_first, false);
+            records := '{}';
+            size_bytes := 0;
+            is_first := false;
+        end if;
+        records := records || record_text;
+        size_bytes := size_bytes + octet_length(record_text);
+    end loop;
+    perform keepstream.emit_records(head, records, is_first, true);
+end
+$$;
+
+-- Whether rows of a rewritten table follow: sent, too-large, or unpublished.
+create or replace function keepstream.rows_verdict(id oid) returns text
+language plpgsql stable as $$
+begin
+    return case
+        when not keepstream.is_published(id) then 'unpublished'
+        when pg_table_size(id) > (select s.max_rows_bytes from keepstream.schema_settings s) then 'too-large'
+        else 'sent'
+    end;
+end
+$$;

@@ -1,0 +1,331 @@
+-- The trigger's work: which objects did this command touch, what are they now, what were they before?
+
+-- A message of this transaction, with its ordinal and its seal, by which capture knows that the trigger
+-- wrote it. `body` is the text of a JSON object.
+create or replace function keepstream.emit(body text) returns void
+language plpgsql volatile as $$
+declare
+    xid text := pg_current_xact_id()::text;
+    earlier text[] := string_to_array(current_setting('keepstream.ddl_messages', true), '/');
+    ordinal integer := case when earlier[1] = xid then earlier[2]::integer else 0 end;
+    content text := format('{"v": 1, "xid": "%s", "n": %s, ', xid, ordinal) || substr(body, 2);
+    secret bytea := (select k.key from keepstream.schema_key k);
+    inner_hash bytea := sha256(secret || sha256(secret || convert_to(content, 'UTF8')));
+begin
+    perform set_config('keepstream.ddl_messages', xid || '/' || ordinal + 1, true);
+    perform pg_logical_emit_message(
+        true, 'keepstream.ddl', convert_to(encode(inner_hash, 'hex') || content, 'UTF8'));
+end
+$$;
+
+-- What the handlers of one command, or one transaction, tell each other: [] or what was remembered there.
+create or replace function keepstream.recall(setting text) returns jsonb
+language plpgsql stable as $$
+declare
+    held text := current_setting(setting, true);
+    xid text := coalesce(pg_current_xact_id_if_assigned()::text, '');
+begin
+    return case when split_part(held, '/', 1) = xid then nullif(substr(held, length(xid) + 2), '')::jsonb end;
+end
+$$;
+
+create or replace function keepstream.remember(setting text, told jsonb) returns void
+language plpgsql volatile as $$
+begin
+    perform set_config(setting, pg_current_xact_id()::text || '/' || coalesce(told::text, ''), true);
+end
+$$;
+
+-- A state as messages have it: that of a table or a materialized view with its indexes.
+create or replace function keepstream.stored_state(of_class text, id oid) returns jsonb
+language plpgsql stable as $$
+declare
+    found_state jsonb := (select s.state from keepstream.schema_state s where s.class = of_class and s.oid = id);
+begin
+    if found_state is null or of_class not in ('table', 'view', 'matview') then
+        return found_state;
+    end if;
+    return found_state || jsonb_build_object('indexes', (
+        select coalesce(jsonb_agg(i.state order by i.oid), '[]')
+          from keepstream.schema_state i where i.class = 'index' and i.parent = id));
+end
+$$;
+
+create or replace function keepstream.put_state(of_class text, id oid, of_parent oid, now_state jsonb)
+returns void
+language plpgsql volatile as $$
+begin
+    insert into keepstream.schema_state as s (class, oid, parent, acl, state)
+    values (of_class, id, of_parent, now_state ->> 'acl', now_state)
+    on conflict (class, oid) do update
+       set parent = excluded.parent, acl = excluded.acl, state = excluded.state
+     where (s.parent, s.state) is distinct from (excluded.parent, excluded.state);
+end
+$$;
+
+-- Bring the stored state of one object up to date, and what belongs to it.
+create or replace function keepstream.store(of_class text, id oid, now_state jsonb) returns void
+language plpgsql volatile as $$
+begin
+    if now_state is null then
+        delete from keepstream.schema_state s where s.class = of_class and s.oid = id;
+        delete from keepstream.schema_state s where s.class = 'index' and s.parent = id and of_class in ('table', 'matview');
+        return;
+    end if;
+    perform keepstream.put_state(
+        of_class, id,
+        case when of_class = 'table' and now_state ->> 'partition_of' is not null
+             then (select h.inhparent from pg_inherits h where h.inhrelid = id) else 0 end,
+        now_state);
+    if of_class in ('table', 'matview') then
+        delete from keepstream.schema_state s
+         where s.class = 'index' and s.parent = id
+           and not exists (select from pg_index i where i.indexrelid = s.oid and i.indrelid = id);
+        perform keepstream.put_state('index', i.indexrelid, id, keepstream.describe_index(i.indexrelid))
+           from pg_index i where i.indrelid = id;
+    end if;
+end
+$$;
+
+create or replace function keepstream.is_there(of_class text, id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return case
+        when of_class in ('table', 'index', 'view', 'matview', 'sequence')
+            then exists (select from pg_class c where c.oid = id)
+        when of_class = 'function' then exists (select from pg_proc p where p.oid = id)
+        when of_class = 'schema' then exists (select from pg_namespace n where n.oid = id)
+        when of_class = 'extension' then exists (select from pg_extension e where e.oid = id)
+        else exists (select from pg_type t where t.oid = id)
+    end;
+end
+$$;
+
+-- The change of one object since it was last looked at, as the message has it; null for none.
+create or replace function keepstream.change_of(of_class text, id oid) returns jsonb
+language plpgsql volatile as $$
+declare
+    before_state jsonb := keepstream.stored_state(of_class, id);
+    after_state jsonb;
+begin
+    perform keepstream.store(of_class, id, keepstream.describe(of_class, id));
+    after_state := keepstream.stored_state(of_class, id);
+    if before_state is not distinct from after_state
+       or after_state is null and keepstream.is_there(of_class, id)
+    then
+        return null;
+    end if;
+    return jsonb_build_object('class', of_class, 'oid', id::bigint, 'before', before_state, 'after', after_state);
+end
+$$;
+
+-- Those objects that a command created or altered, in its order. Of GRANT, PostgreSQL tells no object: those
+-- are looked at whose privileges are other than they were, among rows as young as this transaction.
+create or replace function keepstream.touched() returns table (class text, id oid, place bigint)
+language plpgsql stable as $$
+begin
+    return query
+    with commands as (
+        select c.classid, c.objid, c.command_tag, c.ordinality as place
+          from pg_event_trigger_ddl_commands() with ordinality c
+         where not c.in_extension and c.schema_name is distinct from 'pg_temp'
+           and c.schema_name is distinct from 'keepstream' and c.objid <> 0
+    ),
+    relations as (
+        select coalesce(i.indrelid, owned.refobjid, c.objid) as objid, c.place
+          from commands c
+          left join pg_index i on i.indexrelid = c.objid
+          left join pg_depend owned
+            on owned.classid = 'pg_class'::regclass and owned.objid = c.objid and owned.deptype = 'i'
+           and owned.refclassid = 'pg_class'::regclass and owned.refobjsubid > 0
+         where c.classid = 'pg_class'::regclass
+        union all
+        select k.conrelid, c.place from commands c join pg_constraint k on k.oid = c.objid
+         where c.classid = 'pg_constraint'::regclass and k.conrelid <> 0
+        union all
+        select t.tgrelid, c.place from commands c join pg_trigger t on t.oid = c.objid
+         where c.classid = 'pg_trigger'::regclass
+        union all
+        select r.ev_class, c.place from commands c join pg_rewrite r on r.oid = c.objid
+         where c.classid = 'pg_rewrite'::regclass
+        union all
+        select p.polrelid, c.place from commands c join pg_policy p on p.oid = c.objid
+         where c.classid = 'pg_policy'::regclass
+        union all
+        select d.adrelid, c.place from commands c join pg_attrdef d on d.oid = c.objid
+         where c.classid = 'pg_attrdef'::regclass
+        union all
+        select p.prrelid, c.place from commands c join pg_publication_rel p on p.oid = c.objid
+         where c.classid = 'pg_publication_rel'::regclass
+        union all
+        select t.typrelid, c.place from commands c join pg_type t on t.oid = c.objid
+         where c.classid = 'pg_type'::regclass and t.typtype = 'c'
+    ),
+    subjects as (
+        select k.class, k.subject as id, r.place
+          from relations r cross join lateral keepstream.class_of_relation(r.objid) k
+        union all
+        select case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'r' then 'range' else 'other' end,
+               t.oid, c.place
+          from commands c join pg_type t on t.oid = c.objid
+         where c.classid = 'pg_type'::regclass and t.typtype in ('b', 'd', 'e', 'p', 'r') and t.typelem = 0
+        union all
+        select 'domain', k.contypid, c.place from commands c join pg_constraint k on k.oid = c.objid
+         where c.classid = 'pg_constraint'::regclass and k.contypid <> 0
+        union all
+        select case p.prokind when 'a' then 'other' else 'function' end, p.oid, c.place
+          from commands c join pg_proc p on p.oid = c.objid
+         where c.classid = 'pg_proc'::regclass
+        union all
+        select 'schema', c.objid, c.place from commands c where c.classid = 'pg_namespace'::regclass
+        union all
+        select 'extension', c.objid, c.place from commands c where c.classid = 'pg_extension'::regclass
+    )
+    select s.class, s.id, min(s.place) from subjects s where s.class <> 'other' group by s.class, s.id;
+end
+$$;
+
+create or replace function keepstream.granted() returns table (class text, id oid)
+language plpgsql stable as $$
+begin
+    return query
+    with young as (select age(pg_current_xact_id()::xid) as age),
+    found as (
+        select case c.relkind when 'v' then 'view' when 'm' then 'matview' when 'S' then 'sequence'
+                              else 'table' end as class, c.oid, c.relacl::text[] as acl
+          from pg_class c, young y
+         where c.relkind in ('r', 'p', 'v', 'm', 'S') and age(c.xmin) <= y.age
+        union all
+        select 'function', p.oid, p.proacl::text[] from pg_proc p, young y where age(p.xmin) <= y.age
+        union all
+        select 'schema', n.oid, n.nspacl::text[] from pg_namespace n, young y where age(n.xmin) <= y.age
+        union all
+        select case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'c' then 'composite'
+                              else 'range' end, t.oid, t.typacl::text[]
+          from pg_type t, young y where t.typtype in ('c', 'd', 'e', 'r') and age(t.xmin) <= y.age
+    )
+    select f.class, f.oid
+      from found f
+      join keepstream.schema_state s on s.class = f.class and s.oid = f.oid
+     where to_jsonb(f.acl)::text is distinct from s.acl;
+end
+$$;
+
+-- What comes along with a table that was altered: tables that inherit from it or did (DETACH PARTITION),
+-- and the sequences that its columns own.
+create or replace function keepstream.kin(tables oid[]) returns table (class text, id oid)
+language plpgsql stable as $$
+begin
+    return query
+    with recursive family(id) as (
+        select unnest(tables)
+        union
+        select h.inhrelid from family f join pg_inherits h on h.inhparent = f.id
+    )
+    select 'table', f.id from family f where f.id <> all (tables)
+    union
+    select 'table', s.oid from keepstream.schema_state s
+     where s.class = 'table' and s.parent = any (tables) and s.parent <> 0
+    union
+    select 'sequence', d.objid
+      from family f
+      join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = f.id and d.refobjsubid > 0
+       and d.classid = 'pg_class'::regclass and d.deptype = 'a'
+      join pg_class c on c.oid = d.objid and c.relkind = 'S';
+end
+$$;
+
+-- What has no state: it is named, not followed.
+create or replace function keepstream.other_change(id oid, tag text, identity text, made boolean) returns jsonb
+language plpgsql immutable as $$
+declare
+    named jsonb := jsonb_build_object(
+        'tag', tag, 'identity', identity, 'schema', null, 'name', null, 'owner', null, 'acl', null, 'comment', null);
+begin
+    return jsonb_build_object('class', 'other', 'oid', id::bigint,
+        'before', case when not made then named end, 'after', case when made then named end);
+end
+$$;
+
+create or replace function keepstream.others() returns jsonb[]
+language plpgsql stable as $$
+begin
+    return (
+        select array_agg(keepstream.other_change(c.objid, c.command_tag, c.object_identity, true)
+                         order by c.ordinality)
+          from pg_event_trigger_ddl_commands() with ordinality c
+         where not c.in_extension and c.objid <> 0 and c.schema_name is distinct from 'pg_temp'
+           and c.schema_name is distinct from 'keepstream'
+           and case c.classid
+                   when 'pg_class'::regclass
+                       then exists (select from pg_class r where r.oid = c.objid and r.relkind = 'f')
+                   when 'pg_type'::regclass
+                       then exists (select from pg_type t where t.oid = c.objid and t.typtype in ('b', 'p'))
+                   when 'pg_proc'::regclass
+                       then exists (select from pg_proc p where p.oid = c.objid and p.prokind = 'a')
+                   else c.classid <> all (array[
+                       'pg_constraint', 'pg_trigger', 'pg_rewrite', 'pg_policy', 'pg_attrdef', 'pg_namespace',
+                       'pg_extension', 'pg_publication', 'pg_publication_rel', 'pg_publication_namespace',
+                       'pg_default_acl']::regclass[])
+               end
+    );
+end
+$$;
+
+-- Of what this command dropped: [[class, oid], …] of the objects that have a state, or had a part of it.
+create or replace function keepstream.dropped() returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+    with gone as (
+        select d.classid, d.objid, d.objsubid, d.address_names, d.object_type, d.ordinality as place
+          from pg_event_trigger_dropped_objects() with ordinality d
+         where not d.is_temporary and d.schema_name is distinct from 'keepstream'
+    ),
+    subjects as (
+        select s.class, s.oid, g.place
+          from gone g
+          join keepstream.schema_state s on s.oid = g.objid
+           and g.classid = case
+                   when s.class in ('table', 'view', 'matview', 'sequence') then 'pg_class'::regclass
+                   when s.class = 'function' then 'pg_proc'::regclass
+                   when s.class = 'schema' then 'pg_namespace'::regclass
+                   when s.class = 'extension' then 'pg_extension'::regclass
+                   when s.class <> 'index' then 'pg_type'::regclass end
+        union all
+        select k.class, k.subject, g.place
+          from gone g
+          join keepstream.schema_state s on s.class = 'index' and s.oid = g.objid
+         cross join lateral keepstream.class_of_relation(s.parent) k
+         where g.classid = 'pg_class'::regclass and k.class is not null
+        union all
+        select k.class, k.subject, g.place
+          from gone g
+         cross join lateral keepstream.class_of_relation(
+                   to_regclass(format('%I.%I', g.address_names[1], g.address_names[2]))) k
+         where (g.objsubid > 0 or g.object_type in (
+                    'table constraint', 'trigger', 'rule', 'policy', 'default value', 'publication relation'))
+           and k.class is not null
+    )
+    select jsonb_agg(jsonb_build_array(f.class, f.oid::bigint) order by f.place)
+      from (select s.class, s.oid, min(s.place) as place from subjects s group by s.class, s.oid) f
+    );
+end
+$$;
+
+create or replace function keepstream.dropped_others() returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_agg(jsonb_build_array(d.objid::bigint, d.object_type, d.object_identity)
+                         order by d.ordinality)
+          from pg_event_trigger_dropped_objects() with ordinality d
+         where d.original and not d.is_temporary and d.schema_name is distinct from 'keepstream'
+           and d.object_type in (
+                   'operator', 'operator class', 'operator family', 'cast', 'collation', 'conversion', 'aggregate',
+                   'text search configuration', 'text search dictionary', 'text search parser',
+                   'text search template', 'statistics object', 'foreign table', 'foreign-data wrapper', 'server',
+                   'user mapping', 'language', 'transform', 'access method', 'subscription')
+    );
+end
+$$;

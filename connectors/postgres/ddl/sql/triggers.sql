@@ -1,0 +1,165 @@
+-- The event triggers' functions. The outer ones leave temporary objects out at little cost, and see to it
+-- that no error of ours reaches the application; the inner ones pin what changes the text of expressions.
+
+-- One message for one command: `dropped` and `dropped_others` are what keepstream.on_drop remembered of it.
+create or replace function keepstream.record_command(tag text, dropped jsonb, dropped_others jsonb)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set xmloption = 'content'
+set standard_conforming_strings = on
+set quote_all_identifiers = off
+set row_security = off
+set max_parallel_workers_per_gather = 0
+set jit = off
+as $$
+declare
+    classes text[];
+    ids oid[];
+    changes jsonb[] := '{}';
+    change jsonb;
+    rewritten jsonb := keepstream.recall('keepstream.ddl_rewritten');
+    verdict text;
+    row_tables oid[] := '{}';
+    row_table oid;
+begin
+    select array_agg(f.class order by f.rank, f.place), array_agg(f.id order by f.rank, f.place)
+      into classes, ids
+      from (select distinct on (a.class, a.id) a.class, a.id, a.rank, a.place from (
+                select d.value ->> 0 as class, (d.value ->> 1)::oid as id, 0 as rank, d.ordinality as place
+                  from jsonb_array_elements(dropped) with ordinality d
+                union all
+                select t.class, t.id, 1, t.place from keepstream.touched() t
+                union all
+                select g.class, g.id, 1, g.id::bigint from keepstream.granted() g where tag in ('GRANT', 'REVOKE')
+            ) a order by a.class, a.id, a.rank, a.place) f;
+    if tag = any (array['ALTER TABLE', 'ALTER INDEX', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER',
+                        'DROP TRIGGER'])
+    then
+        select classes || array_agg(k.class order by k.id), ids || array_agg(k.id order by k.id)
+          into classes, ids
+          from keepstream.kin(array(
+                   select s.id from unnest(classes, ids) as s(class, id) where s.class = 'table')) k
+         where not exists (
+                   select from unnest(classes, ids) as s(class, id) where s.class = k.class and s.id = k.id);
+    end if;
+    for place in 1 .. coalesce(array_length(ids, 1), 0) loop
+        change := keepstream.change_of(classes[place], ids[place]);
+        if change is null then
+            continue;
+        end if;
+        if classes[place] = 'table' and rewritten @> to_jsonb(ids[place]::bigint) then
+            verdict := keepstream.rows_verdict(ids[place]);
+            change := change || jsonb_build_object('rewritten', verdict);
+            if verdict = 'sent' then
+                row_tables := row_tables || ids[place];
+            end if;
+        end if;
+        changes := changes || change;
+    end loop;
+    changes := changes || keepstream.others() || array(
+        select keepstream.other_change((d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
+          from jsonb_array_elements(dropped_others) with ordinality d order by d.ordinality);
+    if rewritten is not null then
+        perform keepstream.remember('keepstream.ddl_rewritten', null);
+    end if;
+    if cardinality(changes) = 0 then
+        return;
+    end if;
+    perform keepstream.emit(format('{"tag": %s, "role": %s, "changes": [%s]}',
+        to_json(tag), to_json(session_user::text), array_to_string(changes::text[], ', ')));
+    foreach row_table in array row_tables loop
+        perform keepstream.emit_rows(row_table);
+    end loop;
+end
+$$;
+
+create or replace function keepstream.record_failure(tag text, said text) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform keepstream.emit(format('{"tag": %s, "role": %s, "error": %s, "changes": []}',
+        to_json(tag), to_json(session_user::text), to_json(said)));
+    raise warning 'keepstream could not follow this %: %', tag, said
+        using hint = 'The statement itself succeeded. Capture stops at it; see docs/schema-changes.md.';
+exception when others then
+    raise warning 'keepstream could not follow this %, nor say so: %', tag, sqlerrm;
+end
+$$;
+
+create or replace function keepstream.on_ddl() returns event_trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    dropped jsonb;
+    dropped_others jsonb;
+begin
+    dropped := keepstream.recall('keepstream.ddl_dropped');
+    dropped_others := keepstream.recall('keepstream.ddl_dropped_others');
+    if dropped is null and dropped_others is null and not exists (
+        select from pg_event_trigger_ddl_commands() c
+         where not c.in_extension and c.schema_name is distinct from 'pg_temp'
+           and c.schema_name is distinct from 'keepstream')
+    then
+        return;
+    end if;
+    if dropped is not null or dropped_others is not null then
+        perform keepstream.remember('keepstream.ddl_dropped', null);
+        perform keepstream.remember('keepstream.ddl_dropped_others', null);
+    end if;
+    perform keepstream.record_command(tg_tag, dropped, dropped_others);
+exception when others then
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+end
+$$;
+
+-- Remembers for keepstream.on_ddl, which comes after it, what its command dropped.
+create or replace function keepstream.on_drop() returns event_trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found jsonb;
+begin
+    if not exists (select from pg_event_trigger_dropped_objects() d where not d.is_temporary) then
+        return;
+    end if;
+    found := keepstream.dropped();
+    if found is not null then
+        perform keepstream.remember('keepstream.ddl_dropped', found);
+    end if;
+    found := keepstream.dropped_others();
+    if found is not null then
+        perform keepstream.remember('keepstream.ddl_dropped_others', found);
+    end if;
+exception when others then
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+end
+$$;
+
+-- Remembers which tables get new values in their rows: 2 a default, 4 a type.
+create or replace function keepstream.on_rewrite() returns event_trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if pg_event_trigger_table_rewrite_reason() & 6 <> 0
+       and exists (select from pg_class c where c.oid = pg_event_trigger_table_rewrite_oid()
+                                            and c.relpersistence <> 't')
+    then
+        perform keepstream.remember('keepstream.ddl_rewritten',
+            coalesce(keepstream.recall('keepstream.ddl_rewritten'), '[]')
+                || to_jsonb(pg_event_trigger_table_rewrite_oid()::bigint));
+    end if;
+exception when others then
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+end
+$$;
