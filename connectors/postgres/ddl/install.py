@@ -141,7 +141,7 @@ def read_installed(session: Session) -> Installed | None:
     """What is installed; None for nothing, or for what our role may not read."""
     with wrapped("looking for the event triggers"):
         readable = session.execute(
-            "select coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false)"
+            "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')"
             " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname = 'keepstream' and c.relname = 'schema_settings'"
         ).fetchone()

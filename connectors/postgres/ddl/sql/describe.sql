@@ -125,6 +125,16 @@ begin
 end
 $$;
 
+create or replace function keepstream.describe_indexes(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(keepstream.describe_index(i.indexrelid) order by i.indexrelid), '[]')
+          from pg_index i where i.indrelid = id
+    );
+end
+$$;
+
 create or replace function keepstream.describe_triggers(id oid) returns jsonb
 language plpgsql stable as $$
 begin
@@ -198,7 +208,6 @@ begin
 end
 $$;
 
--- Without its indexes, which are states of their own: two sessions may make indexes on one table at once.
 create or replace function keepstream.describe_table(id oid) returns jsonb
 language plpgsql stable as $$
 begin
@@ -209,6 +218,7 @@ begin
             'kind', c.relkind::text, 'persistence', c.relpersistence::text,
             'columns', keepstream.describe_columns(c.oid),
             'constraints', keepstream.describe_constraints(c.oid),
+            'indexes', keepstream.describe_indexes(c.oid),
             'triggers', keepstream.describe_triggers(c.oid),
             'rules', keepstream.describe_rules(c.oid),
             'policies', keepstream.describe_policies(c.oid),
@@ -257,6 +267,7 @@ begin
                                           order by a.attnum), '[]')
                   from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
             'options', to_jsonb(c.reloptions),
+            'indexes', keepstream.describe_indexes(c.oid),
             'triggers', keepstream.describe_triggers(c.oid),
             'rules', keepstream.describe_rules(c.oid),
             'populated', c.relispopulated)
@@ -432,7 +443,6 @@ language plpgsql stable as $$
 begin
     return case class
         when 'table' then keepstream.describe_table(id)
-        when 'index' then keepstream.describe_index(id)
         when 'view' then keepstream.describe_view(id)
         when 'matview' then keepstream.describe_view(id)
         when 'sequence' then keepstream.describe_sequence(id)

@@ -20,16 +20,6 @@ begin
 end
 $$;
 
--- Where this was installed: a restored dump or an upgraded server has other OIDs, and states that mean nothing.
-create or replace function keepstream.home() returns text
-language plpgsql stable as $$
-begin
-    return concat_ws(' ', current_setting('server_version_num')::integer / 10000,
-        (select d.oid from pg_database d where d.datname = current_database()),
-        'keepstream.schema_state'::regclass::oid);
-end
-$$;
-
 create or replace function keepstream.fill(new_version integer) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -47,7 +37,8 @@ set jit = off
 as $$
 begin
     delete from keepstream.schema_state;
-    perform keepstream.store(o.class, o.id, keepstream.describe(o.class, o.id)) from keepstream.all_objects() o;
+    perform keepstream.store(o.class, o.id, null, keepstream.describe(o.class, o.id))
+       from keepstream.all_objects() o;
     insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
     on conflict (only_row) do update set version = excluded.version, home = excluded.home;
     perform keepstream.emit('{"installed": true, "changes": []}');

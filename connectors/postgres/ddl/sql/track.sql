@@ -1,5 +1,15 @@
 -- The trigger's work: which objects did this command touch, what are they now, what were they before?
 
+-- Where this was installed: a restored dump or an upgraded server has other OIDs, and states that mean nothing.
+create or replace function keepstream.home() returns text
+language plpgsql stable as $$
+begin
+    return concat_ws(' ', current_setting('server_version_num')::integer / 10000,
+        (select d.oid from pg_database d where d.datname = current_database()),
+        'keepstream.schema_state'::regclass::oid);
+end
+$$;
+
 -- A message of this transaction, with its ordinal and its seal, by which capture knows that the trigger
 -- wrote it. `body` is the text of a JSON object.
 create or replace function keepstream.emit(body text) returns void
@@ -36,7 +46,8 @@ begin
 end
 $$;
 
--- A state as messages have it: that of a table or a materialized view with its indexes.
+-- The last known state of an object. A table's indexes have rows of their own: two sessions may make indexes
+-- on one table at once, and neither is to wait for the other.
 create or replace function keepstream.stored_state(of_class text, id oid) returns jsonb
 language plpgsql stable as $$
 declare
@@ -58,32 +69,37 @@ begin
     insert into keepstream.schema_state as s (class, oid, parent, acl, state)
     values (of_class, id, of_parent, now_state ->> 'acl', now_state)
     on conflict (class, oid) do update
-       set parent = excluded.parent, acl = excluded.acl, state = excluded.state
-     where (s.parent, s.state) is distinct from (excluded.parent, excluded.state);
+       set parent = excluded.parent, acl = excluded.acl, state = excluded.state;
 end
 $$;
 
--- Bring the stored state of one object up to date, and what belongs to it.
-create or replace function keepstream.store(of_class text, id oid, now_state jsonb) returns void
+-- `before_state` and `after_state` are of one snapshot: what others committed since is not ours to store.
+create or replace function keepstream.store(of_class text, id oid, before_state jsonb, after_state jsonb)
+returns void
 language plpgsql volatile as $$
+declare
+    core jsonb := after_state - 'indexes';
+    index_state jsonb;
 begin
-    if now_state is null then
+    if after_state is null then
         delete from keepstream.schema_state s where s.class = of_class and s.oid = id;
-        delete from keepstream.schema_state s where s.class = 'index' and s.parent = id and of_class in ('table', 'matview');
-        return;
+    elsif core is distinct from before_state - 'indexes' then
+        perform keepstream.put_state(of_class, id,
+            coalesce((select h.inhparent from pg_inherits h
+                       where h.inhrelid = id and after_state ->> 'partition_of' is not null), 0), core);
     end if;
-    perform keepstream.put_state(
-        of_class, id,
-        case when of_class = 'table' and now_state ->> 'partition_of' is not null
-             then (select h.inhparent from pg_inherits h where h.inhrelid = id) else 0 end,
-        now_state);
-    if of_class in ('table', 'matview') then
-        delete from keepstream.schema_state s
-         where s.class = 'index' and s.parent = id
-           and not exists (select from pg_index i where i.indexrelid = s.oid and i.indrelid = id);
-        perform keepstream.put_state('index', i.indexrelid, id, keepstream.describe_index(i.indexrelid))
-           from pg_index i where i.indrelid = id;
-    end if;
+    delete from keepstream.schema_state s
+     where s.class = 'index' and s.oid in (
+               select (b.value ->> 'oid')::oid from jsonb_array_elements(before_state -> 'indexes') b
+               except
+               select (a.value ->> 'oid')::oid from jsonb_array_elements(after_state -> 'indexes') a);
+    for index_state in
+        select a.value from jsonb_array_elements(after_state -> 'indexes') a
+        except
+        select b.value from jsonb_array_elements(before_state -> 'indexes') b
+    loop
+        perform keepstream.put_state('index', (index_state ->> 'oid')::oid, id, index_state);
+    end loop;
 end
 $$;
 
@@ -105,14 +121,16 @@ $$;
 create or replace function keepstream.change_of(of_class text, id oid) returns jsonb
 language plpgsql volatile as $$
 declare
-    before_state jsonb := keepstream.stored_state(of_class, id);
+    before_state jsonb;
     after_state jsonb;
 begin
-    perform keepstream.store(of_class, id, keepstream.describe(of_class, id));
-    after_state := keepstream.stored_state(of_class, id);
-    if before_state is not distinct from after_state
-       or after_state is null and keepstream.is_there(of_class, id)
-    then
+    select keepstream.stored_state(of_class, id), keepstream.describe(of_class, id)
+      into before_state, after_state;
+    if before_state is not distinct from after_state then
+        return null;
+    end if;
+    perform keepstream.store(of_class, id, before_state, after_state);
+    if after_state is null and keepstream.is_there(of_class, id) then
         return null;
     end if;
     return jsonb_build_object('class', of_class, 'oid', id::bigint, 'before', before_state, 'after', after_state);
@@ -232,6 +250,30 @@ begin
       join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = f.id and d.refobjsubid > 0
        and d.classid = 'pg_class'::regclass and d.deptype = 'a'
       join pg_class c on c.oid = d.objid and c.relkind = 'S';
+end
+$$;
+
+-- What moves with a schema that was renamed. Nothing else of it changes, nor is anything of it locked.
+create or replace function keepstream.moved_with(schema jsonb) returns jsonb[]
+language plpgsql volatile as $$
+declare
+    old_name text := schema -> 'before' ->> 'name';
+    new_name text := schema -> 'after' ->> 'name';
+    moved jsonb[] := '{}';
+    held record;
+begin
+    for held in
+        select s.class, s.oid, keepstream.stored_state(s.class, s.oid) as state
+          from keepstream.schema_state s
+         where s.class not in ('schema', 'index') and s.state ->> 'schema' = old_name
+         order by s.class, s.oid
+    loop
+        moved := moved || jsonb_build_object('class', held.class, 'oid', held.oid::bigint, 'before', held.state,
+            'after', held.state || jsonb_build_object('schema', new_name));
+        update keepstream.schema_state s set state = s.state || jsonb_build_object('schema', new_name)
+         where s.class = held.class and s.oid = held.oid;
+    end loop;
+    return moved;
 end
 $$;
 

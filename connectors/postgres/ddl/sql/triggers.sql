@@ -29,6 +29,10 @@ declare
     row_tables oid[] := '{}';
     row_table oid;
 begin
+    if keepstream.home() <> (select s.home from keepstream.schema_settings s) then
+        perform keepstream.emit('{"error": "55000 restored or upgraded since it was installed", "changes": []}');
+        return;
+    end if;
     select array_agg(f.class order by f.rank, f.place), array_agg(f.id order by f.rank, f.place)
       into classes, ids
       from (select distinct on (a.class, a.id) a.class, a.id, a.rank, a.place from (
@@ -62,6 +66,9 @@ begin
             end if;
         end if;
         changes := changes || change;
+        if classes[place] = 'schema' and change -> 'before' ->> 'name' <> change -> 'after' ->> 'name' then
+            changes := changes || keepstream.moved_with(change);
+        end if;
     end loop;
     changes := changes || keepstream.others() || array(
         select keepstream.other_change((d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
