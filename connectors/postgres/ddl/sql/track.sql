@@ -205,22 +205,28 @@ $$;
 
 create or replace function keepstream.granted() returns table (class text, id oid)
 language plpgsql stable as $$
+declare
+    kinds text[] := array(select upper(c.object_type) from pg_event_trigger_ddl_commands() c);
 begin
     return query
-    with young as (select age(pg_current_xact_id()::xid) as age),
+    with young as materialized (select age(pg_current_xact_id()::xid) as age),
     found as (
         select case c.relkind when 'v' then 'view' when 'm' then 'matview' when 'S' then 'sequence'
                               else 'table' end as class, c.oid, c.relacl::text[] as acl
           from pg_class c, young y
-         where c.relkind in ('r', 'p', 'v', 'm', 'S') and age(c.xmin) <= y.age
+         where kinds && array['TABLE', 'SEQUENCE']
+           and c.relkind in ('r', 'p', 'v', 'm', 'S') and age(c.xmin) <= y.age
         union all
-        select 'function', p.oid, p.proacl::text[] from pg_proc p, young y where age(p.xmin) <= y.age
+        select 'function', p.oid, p.proacl::text[] from pg_proc p, young y
+         where kinds && array['FUNCTION', 'PROCEDURE', 'ROUTINE'] and age(p.xmin) <= y.age
         union all
-        select 'schema', n.oid, n.nspacl::text[] from pg_namespace n, young y where age(n.xmin) <= y.age
+        select 'schema', n.oid, n.nspacl::text[] from pg_namespace n, young y
+         where kinds && array['SCHEMA'] and age(n.xmin) <= y.age
         union all
         select case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'c' then 'composite'
                               else 'range' end, t.oid, t.typacl::text[]
-          from pg_type t, young y where t.typtype in ('c', 'd', 'e', 'r') and age(t.xmin) <= y.age
+          from pg_type t, young y
+         where kinds && array['TYPE', 'DOMAIN'] and t.typtype in ('c', 'd', 'e', 'r') and age(t.xmin) <= y.age
     )
     select f.class, f.oid
       from found f
@@ -327,13 +333,13 @@ begin
     subjects as (
         select s.class, s.oid, g.place
           from gone g
-          join keepstream.schema_state s on s.oid = g.objid
-           and g.classid = case
-                   when s.class in ('table', 'view', 'matview', 'sequence') then 'pg_class'::regclass
-                   when s.class = 'function' then 'pg_proc'::regclass
-                   when s.class = 'schema' then 'pg_namespace'::regclass
-                   when s.class = 'extension' then 'pg_extension'::regclass
-                   when s.class <> 'index' then 'pg_type'::regclass end
+         cross join lateral unnest(case g.classid
+                   when 'pg_class'::regclass then array['table', 'view', 'matview', 'sequence']
+                   when 'pg_type'::regclass then array['enum', 'domain', 'composite', 'range']
+                   when 'pg_proc'::regclass then array['function']
+                   when 'pg_namespace'::regclass then array['schema']
+                   when 'pg_extension'::regclass then array['extension'] end) as known(class)
+          join keepstream.schema_state s on s.class = known.class and s.oid = g.objid
         union all
         select k.class, k.subject, g.place
           from gone g

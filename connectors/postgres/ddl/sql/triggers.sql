@@ -41,7 +41,8 @@ begin
                 union all
                 select t.class, t.id, 1, t.place from keepstream.touched() t
                 union all
-                select g.class, g.id, 1, g.id::bigint from keepstream.granted() g where tag in ('GRANT', 'REVOKE')
+                select g.class, g.id, 1, g.id::bigint from keepstream.granted() g
+                 where tag in ('GRANT', 'REVOKE')
             ) a order by a.class, a.id, a.rank, a.place) f;
     if tag = any (array['ALTER TABLE', 'ALTER INDEX', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER',
                         'DROP TRIGGER'])
