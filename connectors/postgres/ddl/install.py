@@ -1,43 +1,53 @@
 """Installs the event triggers that write schema changes into the source's WAL, and removes them.
 
 All of it lives in schema `keepstream` of the source, owned by who installs it, who must be allowed to create
-event triggers. What the files in `sql/` define is replaced by each install, the states are filled anew,
-and only the key stays.
+event triggers. Each install replaces what the files in `sql/` define and brings the states up to date; only
+the key and the settings stay.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
-from schemas.errors import OperatorNeeded
+from schemas.errors import OperatorNeeded, RetryLater
 
 VERSION: Final = 1
 """Of what the files define: raised with every change of them that an install must carry to the source."""
-PREFIX: Final = "keepstream.ddl"
-"""Of the messages."""
 EVENT_TRIGGERS: Final = {
     "keepstream_ddl": ("ddl_command_end", "on_ddl"),
     "keepstream_drop": ("sql_drop", "on_drop"),
     "keepstream_rewrite": ("table_rewrite", "on_rewrite"),
 }
-_TABLES: Final = ("schema_key", "schema_settings", "schema_state")
+READABLE: Final = ("schema_key", "schema_settings", "schema_state")
+"""The tables in schema `keepstream` that the capture role reads."""
+SETTLE_S: Final = 60.0
+_POLL_S: Final = 0.2
 _FILES: Final = ("objects", "describe", "track", "rows", "triggers", "fill")
 _FOLDER: Final = Path(__file__).parent / "sql"
 
-_OWNED: Final = """
+_BEGIN: Final = """\
+begin;
+set local search_path = '';
+set local standard_conforming_strings = on;
+set local client_min_messages = warning;
+"""
+
+# Who owns the schema could replace what the trigger runs with the installer's rights.
+_SCHEMA: Final = """
 do $$
 begin
     if exists (select from pg_catalog.pg_namespace n join pg_catalog.pg_roles r on r.oid = n.nspowner
                 where n.nspname = 'keepstream' and not r.rolsuper and r.rolname <> current_user) then
         raise exception 'schema keepstream belongs to another role, who could replace what is installed there'
             using errcode = 'insufficient_privilege',
-                  hint = 'Run: alter schema keepstream owner to a superuser; grant usage, create on schema'
-                         ' keepstream to its owner of now;';
+                  hint = 'Run as a superuser: alter schema keepstream owner to postgres; and give its owner'
+                         ' of now what it needs there: grant usage, create on schema keepstream to …;';
     end if;
 end
 $$;
@@ -52,64 +62,81 @@ declare
     held record;
 begin
     for held in
-        select distinct c.oid::regclass as relation, a.grantee
+        select distinct c.relname, a.grantee
           from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-         where c.oid in ('keepstream.schema_key'::regclass, 'keepstream.schema_settings'::regclass,
-                         'keepstream.schema_state'::regclass)
+         where c.relnamespace = 'keepstream'::pg_catalog.regnamespace and c.relname = any (array[{tables}])
            and a.grantee <> c.relowner
     loop
-        execute format('revoke all on %s from %s', held.relation,
-            case when held.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(held.grantee)) end);
+        execute pg_catalog.format('revoke all on keepstream.%I from %s', held.relname, case
+            when held.grantee = 0 then 'public'
+            else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(held.grantee)) end);
     end loop;
 end
 $$;
 """
 
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """`version` of what is there. `home`: whether it was installed in this very database and release, and not
-    restored into it. `disabled`: event triggers that are missing, or do not always fire."""
-
-    version: int
-    home: bool
-    disabled: tuple[str, ...]
-
-    @property
-    def working(self) -> bool:
-        return self.version == VERSION and self.home and not self.disabled
+_REFUSED: Final = (
+    "Creating event triggers takes a superuser, or the role that a managed service gives instead"
+    " (docs/managed-services.md). As such a role run: keepstream schema install --print | psql 'CONNECTION'."
+    " Without it Keepstream works as before: it follows ADD COLUMN, and other DDL stops capture."
+)
 
 
 def install_sql(capture_role: str) -> str:
     """One transaction, which may be run again: SQL without a secret, for psql or for `install`."""
-    files = [(_FOLDER / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
-    settings = "set local search_path = '';\nset local check_function_bodies = on;\n"
-    return "\n".join(
-        [
-            "begin;",
-            settings,
-            _OWNED,
-            _drop_triggers(),
-            *files,
-            _CLOSE,
-            _grants(capture_role),
-            _fill(),
-            "commit;",
-        ]
-    )
+    tables = ", ".join(f"'{table}'" for table in READABLE)
+    parts = [
+        _BEGIN,
+        _SCHEMA,
+        *(f"drop event trigger if exists {name};" for name in EVENT_TRIGGERS),
+        *((_FOLDER / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES),
+        _CLOSE.format(tables=tables),
+        grants_sql(capture_role),
+        *(_event_trigger(name) for name in EVENT_TRIGGERS),
+        f"select keepstream.fill({VERSION});",
+        "commit;",
+    ]
+    return "\n".join(parts)
+
+
+def grants_sql(capture_role: str) -> str:
+    """What capture needs to know the messages as the trigger's."""
+    role = sql.Identifier(capture_role).as_string()
+    tables = ", ".join(f"keepstream.{table}" for table in READABLE)
+    return f"grant usage on schema keepstream to {role};\ngrant select on {tables} to {role};"
+
+
+def enable_sql() -> str:
+    """What makes event triggers that were disabled go on, with what was missed in the states."""
+    enabled = [f"alter event trigger {name} enable always;" for name in EVENT_TRIGGERS]
+    return "\n".join([*enabled, f"select keepstream.fill({VERSION});"])
 
 
 def uninstall_sql() -> str:
     """One transaction that removes all of it; the schema stays if something else is in it."""
-    return (_FOLDER / "uninstall.sql").read_text(encoding="utf-8")
+    return f"{_BEGIN}{(_FOLDER / 'uninstall.sql').read_text(encoding='utf-8')}commit;"
 
 
-def install(session: Session, *, capture_role: str) -> None:
+def install(session: Session, *, capture_role: str, settle_s: float = SETTLE_S) -> None:
     """Install or renew it; capture hears of it. The session must be in autocommit.
 
-    Raises OperatorNeeded (`privilege-missing`) where our role may not create event triggers.
+    Transactions that began before may go on to alter something without the trigger: they are waited for,
+    and what they did is taken into the states, too.
+
+    Raises OperatorNeeded (`schema-trigger-refused`) where our role may not create event triggers,
+    RetryLater (`schema-trigger-unsettled`) where such transactions stay open: then it is installed, and is
+    to be installed again.
     """
     _run(session, install_sql(capture_role), "installing the event triggers")
+    earlier = _writers(session)
+    if not earlier:
+        return
+    deadline = time.monotonic() + settle_s
+    while still := earlier & _writers(session):
+        if time.monotonic() > deadline:
+            raise _unsettled(still)
+        time.sleep(_POLL_S)
+    _run(session, f"select keepstream.fill({VERSION})", "looking for what was altered meanwhile")
 
 
 def uninstall(session: Session) -> None:
@@ -117,78 +144,52 @@ def uninstall(session: Session) -> None:
     _run(session, uninstall_sql(), "removing the event triggers")
 
 
-def installed_version(session: Session) -> int | None:
-    """The version that is installed; None for none."""
-    found = read_installed(session)
-    return None if found is None else found.version
-
-
-_INSTALLED: Final = """
-    select s.version, s.home = pg_catalog.concat_ws(' ',
-               pg_catalog.current_setting('server_version_num')::int / 10000,
-               (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()),
-               'keepstream.schema_state'::pg_catalog.regclass::oid),
-           array(select wanted.name from unnest(%s::text[], %s::text[]) as wanted(name, event)
-                  where not exists (
-                      select from pg_catalog.pg_event_trigger e
-                       where e.evtname = wanted.name and e.evtevent = wanted.event and e.evtenabled = 'A')
-                  order by 1)
-      from keepstream.schema_settings s
+# Of this database: those that wrote something, and those that wait for a lock or hold one to alter something.
+_WRITERS: Final = """
+    select a.pid, a.xact_start::text
+      from pg_catalog.pg_stat_activity a
+     where a.datname = current_database() and a.pid <> pg_backend_pid() and a.xact_start is not null
+       and (a.backend_xid is not null
+            or exists (select from pg_catalog.pg_locks l
+                        where l.pid = a.pid and l.locktype = 'relation'
+                          and l.mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+                                         'ExclusiveLock', 'AccessExclusiveLock')))
+    union all
+    select 0, x.gid from pg_catalog.pg_prepared_xacts x where x.database = current_database()
 """
 
 
-def read_installed(session: Session) -> Installed | None:
-    """What is installed; None for nothing, or for what our role may not read."""
-    with wrapped("looking for the event triggers"):
-        readable = session.execute(
-            "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')"
-            " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = 'keepstream' and c.relname = 'schema_settings'"
-        ).fetchone()
-        if readable is None or not readable[0]:
-            return None
-        names, events = list(EVENT_TRIGGERS), [event for event, _ in EVENT_TRIGGERS.values()]
-        row = session.execute(_INSTALLED, [names, events]).fetchone()
-    return None if row is None else Installed(row[0], row[1], tuple(row[2]))
+def _writers(session: Session) -> frozenset[tuple[Any, ...]]:
+    with wrapped("looking for open transactions"):
+        return frozenset(session.execute(_WRITERS).fetchall())
 
 
-def read_key(session: Session) -> bytes:
-    """The key of the messages' seals. Raises OperatorNeeded (`privilege-missing`)."""
-    with wrapped("reading the key of schema changes"):
-        row = session.execute("select key from keepstream.schema_key").fetchone()
-    if row is None:
-        raise OperatorNeeded(
-            "keepstream.schema_key on the source is empty",
-            code="schema-key-missing",
-            hint="Run `keepstream schema install` again, as who installed it.",
-        )
-    return bytes(row[0])
+def _unsettled(still: frozenset[tuple[Any, ...]]) -> RetryLater:
+    names = [f"process {pid}" if pid else f"prepared transaction {start!r}" for pid, start in sorted(still)]
+    return RetryLater(
+        f"installed, but transactions from before are still open: {', '.join(names[:5])}",
+        code="schema-trigger-unsettled",
+        hint="What they alter is not told to capture, which then stops. Run `keepstream schema install` again"
+        " when they have ended.",
+    )
 
 
 def _run(session: Session, statements: str, doing: str) -> None:
     with wrapped(doing):
         try:
             session.execute(statements.encode())
+        except psycopg.errors.InsufficientPrivilege as exc:
+            seen = exc.diag.message_primary or str(exc)
+            raise OperatorNeeded(
+                f"{doing}: {seen}", code="schema-trigger-refused", hint=exc.diag.message_hint or _REFUSED
+            ) from exc
         finally:
             session.rollback()
 
 
-def _drop_triggers() -> str:
-    return "".join(f"drop event trigger if exists {name};\n" for name in EVENT_TRIGGERS)
-
-
-def _grants(role: str) -> str:
-    name = sql.Identifier(role).as_string()
-    return f"grant usage on schema keepstream to {name};\n" + "".join(
-        f"grant select on keepstream.{table} to {name};\n" for table in _TABLES
-    )
-
-
-def _fill() -> str:
-    """Changes that commit before the triggers are there are in the states, those after it in messages."""
-    made = "".join(
+def _event_trigger(name: str) -> str:
+    event, function = EVENT_TRIGGERS[name]
+    return (
         f"create event trigger {name} on {event} execute function keepstream.{function}();\n"
-        f"alter event trigger {name} enable always;\n"
-        for name, (event, function) in EVENT_TRIGGERS.items()
+        f"alter event trigger {name} enable always;"
     )
-    return f"{made}select keepstream.fill({VERSION});\n"

@@ -1,4 +1,4 @@
--- All objects' states as they are now, and the event triggers that keep them so.
+-- All objects' states as they are now.
 
 create or replace function keepstream.all_objects() returns table (class text, id oid)
 language plpgsql stable as $$
@@ -20,6 +20,8 @@ begin
 end
 $$;
 
+-- Bring all states up to date, and tell capture that from here on every change is told. It waits for nobody who
+-- alters something meanwhile: the trigger tells that one's changes.
 create or replace function keepstream.fill(new_version integer) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -36,9 +38,12 @@ set max_parallel_workers_per_gather = 0
 set jit = off
 as $$
 begin
-    delete from keepstream.schema_state;
-    perform keepstream.store(o.class, o.id, null, keepstream.describe(o.class, o.id))
-       from keepstream.all_objects() o;
+    delete from keepstream.schema_state
+     where exists (select from keepstream.schema_settings s where s.home <> keepstream.home());
+    perform keepstream.change_of(o.class, o.id)
+       from (select a.class, a.id from keepstream.all_objects() a
+             union
+             select s.class, s.oid from keepstream.schema_state s where s.class <> 'index') o;
     insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
     on conflict (only_row) do update set version = excluded.version, home = excluded.home;
     perform keepstream.emit('{"installed": true, "changes": []}');

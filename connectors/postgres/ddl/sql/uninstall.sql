@@ -1,5 +1,3 @@
-begin;
-set local search_path = '';
 do $$
 begin
     if pg_catalog.to_regclass('keepstream.schema_key') is not null then
@@ -31,4 +29,3 @@ begin
     end if;
 end
 $$;
-commit;

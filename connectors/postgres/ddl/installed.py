@@ -1,0 +1,97 @@
+"""What of the event triggers is installed on a source, and the key of their messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.ddl.install import EVENT_TRIGGERS, VERSION
+from connectors.postgres.session import Session, wrapped
+from schemas.errors import OperatorNeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """`version`: of what is there; 0 if our role may not look. `readable`: whether it may read the key.
+    `at_home`: installed in this database and release, not restored into it. `missing`, `disabled`: event
+    triggers that are not there, or do not fire in every session."""
+
+    version: int
+    readable: bool
+    at_home: bool
+    missing: tuple[str, ...]
+    disabled: tuple[str, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the event triggers are those of this release and this database."""
+        return self.version == VERSION and self.at_home and not self.missing
+
+    @property
+    def works(self) -> bool:
+        """Whether every change of now on is told, and capture can know it."""
+        return self.is_current and self.readable and not self.disabled
+
+
+_RIGHTS: Final = """
+    select has_schema_privilege(n.oid, 'usage') and has_table_privilege(s.oid, 'select'),
+           has_table_privilege(k.oid, 'select')
+      from pg_catalog.pg_namespace n
+      join pg_catalog.pg_class s on s.relnamespace = n.oid and s.relname = 'schema_settings'
+      join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = 'schema_key'
+     where n.nspname = 'keepstream'
+"""
+_TRIGGERS: Final = "select evtname, evtevent, evtenabled = 'A' from pg_catalog.pg_event_trigger"
+# keepstream.home(), which only its owner may call.
+_SETTINGS: Final = """
+    select s.version, s.home = concat_ws(' ', current_setting('server_version_num')::int / 10000,
+               (select d.oid from pg_catalog.pg_database d where d.datname = current_database()),
+               'keepstream.schema_state'::regclass::oid)
+      from keepstream.schema_settings s
+"""
+
+
+def read_installed(session: Session) -> Installed | None:
+    """What is installed; None for nothing."""
+    with wrapped("looking for the event triggers"):
+        rights = session.execute(_RIGHTS).fetchone()
+        if rights is None:
+            return None
+        settings = session.execute(_SETTINGS).fetchone() if rights[0] else None
+        triggers = {(name, event): always for name, event, always in session.execute(_TRIGGERS)}
+    version, at_home = settings or (0, False)
+    wanted = [(name, event) for name, (event, _) in EVENT_TRIGGERS.items()]
+    return Installed(
+        version=version,
+        readable=all(rights),
+        at_home=at_home,
+        missing=tuple(name for name, event in wanted if (name, event) not in triggers),
+        disabled=tuple(name for name, event in wanted if not triggers.get((name, event), True)),
+    )
+
+
+def installed_version(session: Session) -> int | None:
+    """The version that is installed; None for none, or for one that our role may not look at."""
+    found = read_installed(session)
+    return found.version or None if found else None
+
+
+def read_key(session: Session) -> bytes:
+    """The key of the messages' seals. Raises OperatorNeeded (`privilege-missing`, `schema-key-missing`)."""
+    with wrapped("reading the key of schema changes"):
+        row = session.execute("select key from keepstream.schema_key").fetchone()
+    if row is None:
+        raise OperatorNeeded(
+            "keepstream.schema_key on the source is empty",
+            code="schema-key-missing",
+            hint="Run `keepstream schema install` again, as who installed it.",
+        )
+    return bytes(row[0])
+
+
+def count_followed(session: Session) -> dict[str, int]:
+    """How many objects of each class have a state."""
+    with wrapped("counting what is followed"):
+        return dict(
+            session.execute("select class, count(*) from keepstream.schema_state group by 1 order by 1")
+        )
