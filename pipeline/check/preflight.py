@@ -28,6 +28,7 @@ from pipeline.check.log import LOG, check_log
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_left, check_publication
 from pipeline.check.replica import Followed, ReplicaCheck
+from pipeline.check.schema_trigger import check_schema_trigger
 from pipeline.check.sequences import check_source_sequences, source_sequences
 from pipeline.check.source import SOURCE, check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
@@ -116,6 +117,7 @@ class Preflight:
         yield from check_uncarried_objects(session, role)
         sequences = source_sequences(session, publication_name if publication else None)
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
+        yield check_schema_trigger(session)
         wanted = [table.oid for table in selection.wanted]
         versions, columns = tables_of(session, wanted), read_table_columns(session, wanted)
         listed = publication.tables if publication else ()

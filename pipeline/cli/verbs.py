@@ -32,6 +32,7 @@ VERBS = {
     "resume": "Let a held replica go on.",
     "wait": "Return when a replica holds all that was committed on the source.",
     "verify": "Compare a replica with the source at one LSN.",
+    "schema": "Follow schema changes of the source by its event triggers.",
     "log": "Look into the change log.",
     "events": "Read changes as JSON.",
     "dev": "An embedded source, replica and Kafka of one's own.",

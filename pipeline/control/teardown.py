@@ -18,6 +18,8 @@ from connectors.postgres import progress
 from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
 from connectors.postgres.activity import read_sessions
+from connectors.postgres.ddl.install import uninstall
+from connectors.postgres.ddl.installed import read_installed, used_by_others
 from connectors.postgres.instance import has_role
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline import purposes
@@ -40,7 +42,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something that would be removed. `kind`: slot, publication, progress row, log."""
+    """Something that would be removed. `kind`: slot, publication, event triggers, progress row, log."""
 
     kind: str
     name: str
@@ -52,7 +54,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Of a thing: it goes; or, if `sql` is set, is left to its owner, who runs that."""
+    """Of a thing: it goes; or, if `sql` is set, is left to its owner, who runs that (SQL, or a command)."""
 
     thing: Thing
     sql: str = ""
@@ -152,6 +154,21 @@ def _on_source(config: Config) -> Iterator[Removal]:
         publication = publications.read_publication(session, config.publication_name)
         if publication is not None:
             yield _of_publication(publication.name, ours=has_role(session, publication.owner))
+        yield from _of_triggers(session, config)
+
+
+def _of_triggers(session: Session, config: Config, *, remove: bool = False) -> Iterator[Removal]:
+    """The event triggers, unless another pipeline follows schema changes by them."""
+    found = read_installed(session)
+    if found is None or used_by_others(session, config.slot_name):
+        return
+    ours = has_role(session, found.owner)
+    if ours and remove:
+        uninstall(session)
+    yield Removal(
+        Thing("event triggers", "of keepstream schema", "source"),
+        sql="" if ours else "keepstream schema uninstall --print | psql 'CONNECTION'",
+    )
 
 
 def _our_slot(session: Session, name: str) -> bool:
@@ -210,6 +227,7 @@ def _clear_source(config: Config) -> Iterator[Removal]:
             yield Removal(Thing("slot", name, "source"))
         if publications.read_publication(session, config.publication_name) is not None:
             yield _drop_publication(session, config.publication_name)
+        yield from _of_triggers(session, config, remove=True)
 
 
 def _drop_slot(session: Session, name: str) -> bool:

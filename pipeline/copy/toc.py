@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.ddl.install import EVENT_TRIGGERS
 from connectors.postgres.source_schema import PG_CLASS, PG_CONSTRAINT, PG_NAMESPACE
 
 _LINE = re.compile(r"(\d+); (\d+) (\d+) (.*)")
@@ -42,6 +43,8 @@ _LEFT_OUT: Final = (
     "COMMENT - PROCEDURAL LANGUAGE ",
     "COMMENT - DATABASE ",
 )
+# Of `keepstream schema install`, on the source alone.
+_OURS: Final = tuple(f"EVENT TRIGGER - {name} " for name in EVENT_TRIGGERS)
 _TOLD: Final = ("EVENT TRIGGER ", "FOREIGN TABLE ", "PROCEDURAL LANGUAGE ", "SECURITY LABEL ")
 
 
@@ -94,7 +97,7 @@ def choose(
         if entry.catalog == PG_CLASS and entry.oid in unavailable:
             told.append(entry.text)
         elif entry.text.startswith(_LEFT_OUT):
-            told += [entry.text] if entry.text.startswith(_TOLD) else []
+            told += [entry.text] if entry.text.startswith(_TOLD) and not entry.text.startswith(_OURS) else []
         elif not (
             (entry.catalog == PG_NAMESPACE and entry.oid in existing_schemas)
             or (entry.catalog == PG_CONSTRAINT and entry.oid in foreign_keys)

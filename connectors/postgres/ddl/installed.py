@@ -1,4 +1,4 @@
-"""What of the event triggers is installed on a source, and the key of their messages."""
+"""What of the event triggers is installed on a source."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 
 from connectors.postgres.ddl.install import EVENT_TRIGGERS, VERSION
 from connectors.postgres.session import Session, wrapped
-from schemas.errors import OperatorNeeded
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
     """`version`: of what is there; 0 if our role may not look. `readable`: whether it may read the key.
     `at_home`: installed in this database and release, not restored into it. `missing`, `disabled`: event
-    triggers that are not there, or do not fire in every session."""
+    triggers that are not there, or do not fire in every session. `owner`: who may remove it."""
 
     version: int
     readable: bool
     at_home: bool
     missing: tuple[str, ...]
     disabled: tuple[str, ...]
+    owner: str
 
     @property
     def is_current(self) -> bool:
@@ -35,7 +35,7 @@ class Installed:
 
 _RIGHTS: Final = """
     select has_schema_privilege(n.oid, 'usage') and has_table_privilege(s.oid, 'select'),
-           has_table_privilege(k.oid, 'select')
+           has_table_privilege(k.oid, 'select'), pg_get_userbyid(k.relowner)
       from pg_catalog.pg_namespace n
       join pg_catalog.pg_class s on s.relnamespace = n.oid and s.relname = 'schema_settings'
       join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = 'schema_key'
@@ -63,10 +63,11 @@ def read_installed(session: Session) -> Installed | None:
     wanted = [(name, event) for name, (event, _) in EVENT_TRIGGERS.items()]
     return Installed(
         version=version,
-        readable=all(rights),
+        readable=all(rights[:2]),
         at_home=at_home,
         missing=tuple(name for name, event in wanted if (name, event) not in triggers),
         disabled=tuple(name for name, event in wanted if not triggers.get((name, event), True)),
+        owner=rights[2],
     )
 
 
@@ -76,22 +77,23 @@ def installed_version(session: Session) -> int | None:
     return found.version or None if found else None
 
 
-def read_key(session: Session) -> bytes:
-    """The key of the messages' seals. Raises OperatorNeeded (`privilege-missing`, `schema-key-missing`)."""
-    with wrapped("reading the key of schema changes"):
-        row = session.execute("select key from keepstream.schema_key").fetchone()
-    if row is None:
-        raise OperatorNeeded(
-            "keepstream.schema_key on the source is empty",
-            code="schema-key-missing",
-            hint="Run `keepstream schema install` again, as who installed it.",
-        )
-    return bytes(row[0])
-
-
 def count_followed(session: Session) -> dict[str, int]:
     """How many objects of each class have a state."""
     with wrapped("counting what is followed"):
         return dict(
             session.execute("select class, count(*) from keepstream.schema_state group by 1 order by 1")
         )
+
+
+_OTHERS: Final = r"""
+    select exists (select from pg_catalog.pg_replication_slots
+                    where slot_name like 'keepstream\_%%' and slot_name <> %s
+                      and database = current_database())
+"""
+
+
+def used_by_others(session: Session, slot: str) -> bool:
+    """Whether another pipeline than that of `slot` reads from this database."""
+    with wrapped("looking for other pipelines' slots"):
+        row = session.execute(_OTHERS, [slot]).fetchone()
+    return bool(row and row[0])

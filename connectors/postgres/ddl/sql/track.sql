@@ -17,7 +17,7 @@ language plpgsql volatile as $$
 declare
     xid text := pg_current_xact_id()::text;
     earlier text[] := string_to_array(current_setting('keepstream.ddl_messages', true), '/');
-    ordinal integer := case when earlier[1] = xid then earlier[2]::integer else 0 end;
+    ordinal integer := case when earlier[1] = xid and earlier[2] ~ '^\d{1,8}$' then earlier[2]::integer else 0 end;
     content text := format('{"v": 1, "xid": "%s", "n": %s, ', xid, ordinal) || substr(body, 2);
     secret bytea := (select k.key from keepstream.schema_key k);
     inner_hash bytea := sha256(secret || sha256(secret || convert_to(content, 'UTF8')));
@@ -175,6 +175,9 @@ begin
         union all
         select p.prrelid, c.place from commands c join pg_publication_rel p on p.oid = c.objid
          where c.classid = 'pg_publication_rel'::regclass
+        union all
+        select p.prrelid, c.place from commands c join pg_publication_rel p on p.prpubid = c.objid
+         where c.classid = 'pg_publication'::regclass and c.command_tag = 'CREATE PUBLICATION'
         union all
         select t.typrelid, c.place from commands c join pg_type t on t.oid = c.objid
          where c.classid = 'pg_type'::regclass and t.typtype = 'c'
@@ -361,6 +364,7 @@ begin
 end
 $$;
 
+-- Without what an extension's script drops, which was never a member of anything else.
 create or replace function keepstream.dropped_others() returns jsonb
 language plpgsql stable as $$
 begin
@@ -369,6 +373,7 @@ begin
                          order by d.ordinality)
           from pg_event_trigger_dropped_objects() with ordinality d
          where d.original and not d.is_temporary and d.schema_name is distinct from 'keepstream'
+           and current_query() !~* '\m(create|alter)\s+extension\M'
            and d.object_type in (
                    'operator', 'operator class', 'operator family', 'cast', 'collation', 'conversion', 'aggregate',
                    'text search configuration', 'text search dictionary', 'text search parser',
