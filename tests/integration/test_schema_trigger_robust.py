@@ -74,7 +74,7 @@ def test_a_role_without_any_right_on_our_schema_makes_its_ddl(tracked: Tracked) 
     "call",
     [
         'select keepstream.emit(\'{"tag": "x", "changes": []}\')',
-        "select keepstream.record_command('x', null, null)",
+        "select keepstream.record_command('x', null, null, null)",
         "select keepstream.fill(1)",
         "select keepstream.on_ddl()",
         "select keepstream.store('table', 1, null, null)",

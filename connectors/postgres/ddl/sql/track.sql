@@ -137,17 +137,31 @@ begin
 end
 $$;
 
+-- What PostgreSQL says of the command, without what is temporary, an extension's, or ours; null for nothing.
+create or replace function keepstream.commands() returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_agg(jsonb_build_object(
+                   'classid', c.classid::bigint, 'objid', c.objid::bigint, 'tag', c.command_tag,
+                   'type', c.object_type, 'identity', c.object_identity, 'place', c.ordinality))
+          from pg_event_trigger_ddl_commands() with ordinality c
+         where not c.in_extension and c.schema_name is distinct from 'pg_temp'
+           and c.schema_name is distinct from 'keepstream'
+    );
+end
+$$;
+
 -- Those objects that a command created or altered, in its order. Of GRANT, PostgreSQL tells no object: those
 -- are looked at whose privileges are other than they were, among rows as young as this transaction.
-create or replace function keepstream.touched() returns table (class text, id oid, place bigint)
+create or replace function keepstream.touched(told jsonb) returns table (class text, id oid, place bigint)
 language plpgsql stable as $$
 begin
     return query
     with commands as (
-        select c.classid, c.objid, c.command_tag, c.ordinality as place
-          from pg_event_trigger_ddl_commands() with ordinality c
-         where not c.in_extension and c.schema_name is distinct from 'pg_temp'
-           and c.schema_name is distinct from 'keepstream' and c.objid <> 0
+        select c.classid, c.objid, c.tag, c.place
+          from jsonb_to_recordset(told) as c(classid oid, objid oid, tag text, place bigint)
+         where c.objid <> 0
     ),
     relations as (
         select coalesce(i.indrelid, owned.refobjid, c.objid) as objid, c.place
@@ -177,7 +191,7 @@ begin
          where c.classid = 'pg_publication_rel'::regclass
         union all
         select p.prrelid, c.place from commands c join pg_publication_rel p on p.prpubid = c.objid
-         where c.classid = 'pg_publication'::regclass and c.command_tag = 'CREATE PUBLICATION'
+         where c.classid = 'pg_publication'::regclass and c.tag = 'CREATE PUBLICATION'
         union all
         select t.typrelid, c.place from commands c join pg_type t on t.oid = c.objid
          where c.classid = 'pg_type'::regclass and t.typtype = 'c'
@@ -206,10 +220,10 @@ begin
 end
 $$;
 
-create or replace function keepstream.granted() returns table (class text, id oid)
+create or replace function keepstream.granted(told jsonb) returns table (class text, id oid)
 language plpgsql stable as $$
 declare
-    kinds text[] := array(select upper(c.object_type) from pg_event_trigger_ddl_commands() c);
+    kinds text[] := array(select upper(c.value ->> 'type') from jsonb_array_elements(told) c);
 begin
     return query
     with young as materialized (select age(pg_current_xact_id()::xid) as age),
@@ -298,22 +312,21 @@ begin
 end
 $$;
 
-create or replace function keepstream.others() returns jsonb[]
+create or replace function keepstream.others(told jsonb) returns jsonb[]
 language plpgsql stable as $$
 begin
     return (
-        select array_agg(keepstream.other_change(c.objid, c.command_tag, c.object_identity, true)
-                         order by c.ordinality)
-          from pg_event_trigger_ddl_commands() with ordinality c
-         where not c.in_extension and c.objid <> 0 and c.schema_name is distinct from 'pg_temp'
-           and c.schema_name is distinct from 'keepstream'
+        select array_agg(keepstream.other_change(c.objid, c.tag, c.identity, true) order by c.place)
+          from jsonb_to_recordset(told)
+               as c(classid oid, objid oid, tag text, identity text, place bigint)
+         where c.objid <> 0
            and case c.classid
                    when 'pg_class'::regclass
-                       then exists (select from pg_class r where r.oid = c.objid and r.relkind = 'f')
+                       then (select r.relkind from pg_class r where r.oid = c.objid) = 'f'
                    when 'pg_type'::regclass
-                       then exists (select from pg_type t where t.oid = c.objid and t.typtype in ('b', 'p'))
+                       then (select t.typtype from pg_type t where t.oid = c.objid) in ('b', 'p')
                    when 'pg_proc'::regclass
-                       then exists (select from pg_proc p where p.oid = c.objid and p.prokind = 'a')
+                       then (select p.prokind from pg_proc p where p.oid = c.objid) = 'a'
                    else c.classid <> all (array[
                        'pg_constraint', 'pg_trigger', 'pg_rewrite', 'pg_policy', 'pg_attrdef', 'pg_namespace',
                        'pg_extension', 'pg_publication', 'pg_publication_rel', 'pg_publication_namespace',

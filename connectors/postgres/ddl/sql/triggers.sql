@@ -1,9 +1,11 @@
 -- The event triggers' functions. The outer ones leave temporary objects out at little cost, and see to it
 -- that no error of ours reaches the application; the inner ones pin what changes the text of expressions.
 
--- One message for one command: `dropped` and `dropped_others` are what keepstream.on_drop remembered of it.
-create or replace function keepstream.record_command(tag text, dropped jsonb, dropped_others jsonb)
-returns void
+-- One message for one command. `told`: what keepstream.commands said of it; `dropped` and `dropped_others`:
+-- what keepstream.on_drop remembered of it.
+create or replace function keepstream.record_command(
+    tag text, told jsonb, dropped jsonb, dropped_others jsonb
+) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set datestyle = 'ISO, MDY'
@@ -39,9 +41,9 @@ begin
                 select d.value ->> 0 as class, (d.value ->> 1)::oid as id, 0 as rank, d.ordinality as place
                   from jsonb_array_elements(dropped) with ordinality d
                 union all
-                select t.class, t.id, 1, t.place from keepstream.touched() t
+                select t.class, t.id, 1, t.place from keepstream.touched(told) t
                 union all
-                select g.class, g.id, 1, g.id::bigint from keepstream.granted() g
+                select g.class, g.id, 1, g.id::bigint from keepstream.granted(told) g
                  where tag in ('GRANT', 'REVOKE')
             ) a order by a.class, a.id, a.rank, a.place) f;
     if tag = any (array['ALTER TABLE', 'ALTER INDEX', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER',
@@ -71,7 +73,7 @@ begin
             changes := changes || keepstream.moved_with(change);
         end if;
     end loop;
-    changes := changes || keepstream.others() || array(
+    changes := changes || keepstream.others(told) || array(
         select keepstream.other_change((d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
           from jsonb_array_elements(dropped_others) with ordinality d order by d.ordinality);
     if rewritten is not null then
@@ -107,23 +109,21 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    told jsonb;
     dropped jsonb;
     dropped_others jsonb;
 begin
+    told := keepstream.commands();
     dropped := keepstream.recall('keepstream.ddl_dropped');
     dropped_others := keepstream.recall('keepstream.ddl_dropped_others');
-    if dropped is null and dropped_others is null and not exists (
-        select from pg_event_trigger_ddl_commands() c
-         where not c.in_extension and c.schema_name is distinct from 'pg_temp'
-           and c.schema_name is distinct from 'keepstream')
-    then
+    if coalesce(told, dropped, dropped_others) is null then
         return;
     end if;
     if dropped is not null or dropped_others is not null then
         perform keepstream.remember('keepstream.ddl_dropped', null);
         perform keepstream.remember('keepstream.ddl_dropped_others', null);
     end if;
-    perform keepstream.record_command(tg_tag, dropped, dropped_others);
+    perform keepstream.record_command(tg_tag, told, dropped, dropped_others);
 exception when others then
     perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
 end
