@@ -137,13 +137,24 @@ def test_names_that_look_like_sql_are_names(tracked: Tracked) -> None:
     assert changed(change["changes"][0]) == {"columns", "shape"}
 
 
+def test_a_function_that_a_rewrite_calls_cannot_hide_it(tracked: Tracked) -> None:
+    tracked.database.execute(
+        "create table t (id int); insert into t values (1);"
+        " create function hide(int) returns int language plpgsql as $$ begin"
+        " perform set_config(name, '', true) from unnest(array['keepstream.ddl_messages',"
+        " 'keepstream.ddl_rewritten', 'keepstream.ddl_dropped']) name; return $1 + 1; end $$"
+    )
+    tracked.messages()
+    tracked.database.execute("alter table t alter id type int using hide(id)")
+    change, rows = tracked.messages()
+    assert change["changes"][0]["rewritten"] == "sent"
+    assert rows["rows"]["records"] == ["(2)"]
+
+
 def test_settings_of_ours_that_a_session_sets_hide_nothing(tracked: Tracked) -> None:
     tracked.database.execute("create table t (id int)")
     tracked.messages()
-    tracked.database.execute(
-        "set keepstream.ddl_messages = 'nonsense'; set keepstream.ddl_dropped = 'x/[';"
-        " set keepstream.ddl_rewritten = '/'"
-    )
+    tracked.database.execute("set keepstream.ddl_messages = 'nonsense'; set keepstream.ddl_dropped = 'x/['")
     tracked.database.execute("begin; alter table t add c int; alter table t add d int; commit")
     assert [m["n"] for m in tracked.messages()] == [0, 1]
     tracked.database.disconnect()

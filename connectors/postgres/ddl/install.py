@@ -94,6 +94,7 @@ def install_sql(capture_role: str) -> str:
         grants_sql(capture_role),
         *(_event_trigger(name) for name in EVENT_TRIGGERS),
         f"select keepstream.fill({VERSION});",
+        "analyze keepstream.schema_state;",
         "commit;",
     ]
     return "\n".join(parts)

@@ -1,5 +1,6 @@
 -- An object as the catalog has it now, as jsonb; null if it is gone or not followed.
--- They run inside of the trigger's functions, which pin whatever changes the text of expressions.
+-- They run inside of the trigger's functions, which pin whatever changes the text of expressions. Every call
+-- of one of ours names the very types of its arguments, so that no function of somebody else's fits better.
 
 create or replace function keepstream.follows_schema(schema oid) returns boolean
 language plpgsql stable as $$
@@ -92,7 +93,8 @@ begin
             'index', case when c.contype in ('p', 'u', 'x') then c.conindid::bigint else 0 end,
             'references', case when c.contype = 'f' then (
                 select jsonb_build_array(n.nspname, r.relname)
-                  from pg_class r join pg_namespace n on n.oid = r.relnamespace where r.oid = c.confrelid) end,
+                  from pg_class r join pg_namespace n on n.oid = r.relnamespace
+                 where r.oid = c.confrelid) end,
             'enforced', c.contype not in ('c', 'f')
                 or coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true),
             'comment', obj_description(c.oid, 'pg_constraint')
@@ -113,9 +115,11 @@ begin
             'unique', i.indisunique, 'primary', i.indisprimary,
             'constraint', exists (
                 select from pg_constraint k
-                 where k.conrelid = i.indrelid and k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x')),
+                 where k.conrelid = i.indrelid and k.conindid = i.indexrelid
+                   and k.contype in ('p', 'u', 'x')),
             'valid', i.indisvalid,
-            'parent', coalesce((select h.inhparent from pg_inherits h where h.inhrelid = i.indexrelid), 0)::bigint,
+            'parent', coalesce(
+                (select h.inhparent from pg_inherits h where h.inhrelid = i.indexrelid), 0)::bigint,
             'replica_identity', i.indisreplident, 'clustered', i.indisclustered,
             'comment', obj_description(i.indexrelid, 'pg_class'))
           from pg_index i
@@ -249,7 +253,7 @@ begin
           from pg_class c
          where c.oid = id and c.relkind in ('r', 'p') and c.relpersistence <> 't'
            and keepstream.follows_schema(c.relnamespace)
-           and not keepstream.is_member('pg_class'::regclass, c.oid)
+           and not keepstream.is_member('pg_class'::regclass::oid, c.oid)
     );
 end
 $$;
@@ -274,7 +278,7 @@ begin
           from pg_class c
          where c.oid = id and c.relkind in ('v', 'm') and c.relpersistence <> 't'
            and keepstream.follows_schema(c.relnamespace)
-           and not keepstream.is_member('pg_class'::regclass, c.oid)
+           and not keepstream.is_member('pg_class'::regclass::oid, c.oid)
     );
 end
 $$;
@@ -302,7 +306,8 @@ begin
           join pg_sequence s on s.seqrelid = c.oid
          where c.oid = id and c.relpersistence <> 't' and keepstream.follows_schema(c.relnamespace)
            and not exists (select from pg_depend d
-                            where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('i', 'e'))
+                            where d.classid = 'pg_class'::regclass and d.objid = c.oid
+                              and d.deptype in ('i', 'e'))
     );
 end
 $$;
@@ -367,7 +372,8 @@ begin
             'subtype_diff = ' || nullif(r.rngsubdiff::regproc::text, '-'),
             'multirange_type_name = ' || (
                 select format('%I.%I', n.nspname, m.typname)
-                  from pg_type m join pg_namespace n on n.oid = m.typnamespace where m.oid = r.rngmultitypid)))
+                  from pg_type m join pg_namespace n on n.oid = m.typnamespace
+                 where m.oid = r.rngmultitypid)))
           from pg_range r where r.rngtypid = id
     );
 end
@@ -380,7 +386,8 @@ begin
     return (
         select keepstream.describe_common(
                    t.typnamespace, t.typname, t.typowner, t.typacl,
-                   coalesce(obj_description(t.oid, 'pg_type'), obj_description(nullif(t.typrelid, 0), 'pg_class')))
+                   coalesce(obj_description(t.oid, 'pg_type'),
+                            obj_description(nullif(t.typrelid, 0), 'pg_class')))
             || case t.typtype
                    when 'e' then jsonb_build_object('labels', (
                        select coalesce(jsonb_agg(jsonb_build_array(e.oid::bigint, e.enumlabel)
@@ -392,7 +399,7 @@ begin
                end
           from pg_type t
          where t.oid = id and keepstream.follows_schema(t.typnamespace)
-           and not keepstream.is_member('pg_type'::regclass, t.oid)
+           and not keepstream.is_member('pg_type'::regclass::oid, t.oid)
     );
 end
 $$;
@@ -408,7 +415,7 @@ begin
             'def', pg_get_functiondef(p.oid), 'returns', pg_get_function_result(p.oid))
           from pg_proc p
          where p.oid = id and p.prokind <> 'a' and keepstream.follows_schema(p.pronamespace)
-           and not keepstream.is_member('pg_proc'::regclass, p.oid)
+           and not keepstream.is_member('pg_proc'::regclass::oid, p.oid)
     );
 end
 $$;
@@ -421,7 +428,7 @@ begin
                    n.oid, n.nspname, n.nspowner, n.nspacl, obj_description(n.oid, 'pg_namespace'))
           from pg_namespace n
          where n.oid = id and keepstream.follows_schema(n.oid)
-           and not keepstream.is_member('pg_namespace'::regclass, n.oid)
+           and not keepstream.is_member('pg_namespace'::regclass::oid, n.oid)
     );
 end
 $$;
@@ -431,7 +438,8 @@ language plpgsql stable as $$
 begin
     return (
         select keepstream.describe_common(
-                   e.extnamespace, e.extname, e.extowner, null, obj_description(e.oid, 'pg_extension'))
+                   e.extnamespace, e.extname, e.extowner, null::aclitem[],
+                   obj_description(e.oid, 'pg_extension'))
             || jsonb_build_object('version', e.extversion)
           from pg_extension e where e.oid = id
     );

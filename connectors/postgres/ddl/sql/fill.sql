@@ -12,7 +12,8 @@ begin
     select case t.typtype when 'e' then 'enum' when 'd' then 'domain' else 'range' end, t.oid
       from pg_type t where t.typtype in ('d', 'e', 'r') and keepstream.follows_schema(t.typnamespace)
     union all
-    select 'function', p.oid from pg_proc p where p.prokind <> 'a' and keepstream.follows_schema(p.pronamespace)
+    select 'function', p.oid from pg_proc p
+     where p.prokind <> 'a' and keepstream.follows_schema(p.pronamespace)
     union all
     select 'schema', n.oid from pg_namespace n where keepstream.follows_schema(n.oid)
     union all
@@ -20,8 +21,8 @@ begin
 end
 $$;
 
--- Bring all states up to date, and tell capture that from here on every change is told. It waits for nobody who
--- alters something meanwhile: the trigger tells that one's changes.
+-- Bring all states up to date, and tell capture that from here on every change is told. It waits for nobody
+-- who alters something meanwhile: the trigger tells that one's changes.
 create or replace function keepstream.fill(new_version integer) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

@@ -1,6 +1,8 @@
 -- What is kept on the source: the key, the settings, and the last known state of each object.
 -- `class` is the contract's: schema, table, index, sequence, enum, domain, composite, range, view, matview,
 -- function, extension. `parent` of an index is its table, of a partition the table that it is a partition of.
+-- `rewritten`: the transaction that gave the table's rows other values, until that is told. It stands here
+-- because the application, whose functions a rewrite may call, could reset a setting.
 
 create table if not exists keepstream.schema_key (
     only_row boolean primary key default true check (only_row),
@@ -23,6 +25,7 @@ create table if not exists keepstream.schema_state (
     oid oid not null,
     parent oid not null default 0,
     acl text,
+    rewritten xid8,
     state jsonb not null,
     primary key (class, oid)
 );

@@ -36,7 +36,8 @@ begin
     select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
            format('%I.%I', min(n.nspname), min(c.relname)),
            jsonb_build_object('oid', c.oid::bigint, 'schema', min(n.nspname), 'table', min(c.relname),
-               'columns', coalesce(jsonb_agg(a.attname order by a.attnum) filter (where a.attnum is not null), '[]'))
+               'columns', coalesce(
+                   jsonb_agg(a.attname order by a.attnum) filter (where a.attnum is not null), '[]'))
       into columns, qualified, head
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace

@@ -1,6 +1,7 @@
 -- The trigger's work: which objects did this command touch, what are they now, what were they before?
 
--- Where this was installed: a restored dump or an upgraded server has other OIDs, and states that mean nothing.
+-- Where this was installed: a restored dump or an upgraded server has other OIDs, and states that mean
+-- nothing.
 create or replace function keepstream.home() returns text
 language plpgsql stable as $$
 begin
@@ -17,7 +18,8 @@ language plpgsql volatile as $$
 declare
     xid text := pg_current_xact_id()::text;
     earlier text[] := string_to_array(current_setting('keepstream.ddl_messages', true), '/');
-    ordinal integer := case when earlier[1] = xid and earlier[2] ~ '^\d{1,8}$' then earlier[2]::integer else 0 end;
+    ordinal integer := case
+        when earlier[1] = xid and earlier[2] ~ '^\d{1,8}$' then earlier[2]::integer else 0 end;
     content text := format('{"v": 1, "xid": "%s", "n": %s, ', xid, ordinal) || substr(body, 2);
     secret bytea := (select k.key from keepstream.schema_key k);
     inner_hash bytea := sha256(secret || sha256(secret || convert_to(content, 'UTF8')));
@@ -51,7 +53,8 @@ $$;
 create or replace function keepstream.stored_state(of_class text, id oid) returns jsonb
 language plpgsql stable as $$
 declare
-    found_state jsonb := (select s.state from keepstream.schema_state s where s.class = of_class and s.oid = id);
+    found_state jsonb := (
+        select s.state from keepstream.schema_state s where s.class = of_class and s.oid = id);
 begin
     if found_state is null or of_class not in ('table', 'view', 'matview') then
         return found_state;
@@ -69,7 +72,7 @@ begin
     insert into keepstream.schema_state as s (class, oid, parent, acl, state)
     values (of_class, id, of_parent, now_state ->> 'acl', now_state)
     on conflict (class, oid) do update
-       set parent = excluded.parent, acl = excluded.acl, state = excluded.state;
+       set parent = excluded.parent, acl = excluded.acl, rewritten = null, state = excluded.state;
 end
 $$;
 
@@ -103,6 +106,15 @@ begin
 end
 $$;
 
+create or replace function keepstream.was_rewritten(id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from keepstream.schema_state s
+         where s.class = 'table' and s.oid = id and s.rewritten = pg_current_xact_id_if_assigned());
+end
+$$;
+
 create or replace function keepstream.is_there(of_class text, id oid) returns boolean
 language plpgsql stable as $$
 begin
@@ -133,7 +145,8 @@ begin
     if after_state is null and keepstream.is_there(of_class, id) then
         return null;
     end if;
-    return jsonb_build_object('class', of_class, 'oid', id::bigint, 'before', before_state, 'after', after_state);
+    return jsonb_build_object(
+        'class', of_class, 'oid', id::bigint, 'before', before_state, 'after', after_state);
 end
 $$;
 
@@ -200,7 +213,8 @@ begin
         select k.class, k.subject as id, r.place
           from relations r cross join lateral keepstream.class_of_relation(r.objid) k
         union all
-        select case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'r' then 'range' else 'other' end,
+        select case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'r' then 'range'
+                              else 'other' end,
                t.oid, c.place
           from commands c join pg_type t on t.oid = c.objid
          where c.classid = 'pg_type'::regclass and t.typtype in ('b', 'd', 'e', 'p', 'r') and t.typelem = 0
@@ -247,8 +261,8 @@ begin
     )
     select f.class, f.oid
       from found f
-      join keepstream.schema_state s on s.class = f.class and s.oid = f.oid
-     where to_jsonb(f.acl)::text is distinct from s.acl;
+     where to_jsonb(f.acl)::text is distinct from (
+               select s.acl from keepstream.schema_state s where s.class = f.class and s.oid = f.oid);
 end
 $$;
 
@@ -270,9 +284,12 @@ begin
     union
     select 'sequence', d.objid
       from family f
-      join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = f.id and d.refobjsubid > 0
-       and d.classid = 'pg_class'::regclass and d.deptype = 'a'
-      join pg_class c on c.oid = d.objid and c.relkind = 'S';
+     cross join lateral (
+               select p.objid from pg_depend p
+                where p.refclassid = 'pg_class'::regclass and p.refobjid = f.id and p.refobjsubid > 0
+                  and p.classid = 'pg_class'::regclass and p.deptype = 'a'
+               offset 0) d
+     where (select c.relkind from pg_class c where c.oid = d.objid) = 'S';
 end
 $$;
 
@@ -291,7 +308,8 @@ begin
          where s.class not in ('schema', 'index') and s.state ->> 'schema' = old_name
          order by s.class, s.oid
     loop
-        moved := moved || jsonb_build_object('class', held.class, 'oid', held.oid::bigint, 'before', held.state,
+        moved := moved || jsonb_build_object(
+            'class', held.class, 'oid', held.oid::bigint, 'before', held.state,
             'after', held.state || jsonb_build_object('schema', new_name));
         update keepstream.schema_state s set state = s.state || jsonb_build_object('schema', new_name)
          where s.class = held.class and s.oid = held.oid;
@@ -301,11 +319,13 @@ end
 $$;
 
 -- What has no state: it is named, not followed.
-create or replace function keepstream.other_change(id oid, tag text, identity text, made boolean) returns jsonb
+create or replace function keepstream.other_change(id oid, tag text, identity text, made boolean)
+returns jsonb
 language plpgsql immutable as $$
 declare
     named jsonb := jsonb_build_object(
-        'tag', tag, 'identity', identity, 'schema', null, 'name', null, 'owner', null, 'acl', null, 'comment', null);
+        'tag', tag, 'identity', identity, 'schema', null, 'name', null, 'owner', null, 'acl', null,
+        'comment', null);
 begin
     return jsonb_build_object('class', 'other', 'oid', id::bigint,
         'before', case when not made then named end, 'after', case when made then named end);
@@ -337,6 +357,7 @@ end
 $$;
 
 -- Of what this command dropped: [[class, oid], …] of the objects that have a state, or had a part of it.
+-- Each is looked up by its key: the planner expects so many that it would read all states.
 create or replace function keepstream.dropped() returns jsonb
 language plpgsql stable as $$
 begin
@@ -346,33 +367,36 @@ begin
           from pg_event_trigger_dropped_objects() with ordinality d
          where not d.is_temporary and d.schema_name is distinct from 'keepstream'
     ),
+    parts as (
+        select g.place, case
+                   when g.classid = 'pg_class'::regclass and g.objsubid = 0 then (
+                       select s.parent from keepstream.schema_state s
+                        where s.class = 'index' and s.oid = g.objid)
+                   when g.objsubid > 0 or g.object_type in (
+                       'table constraint', 'trigger', 'rule', 'policy', 'default value',
+                       'publication relation') then
+                       to_regclass(format('%I.%I', g.address_names[1], g.address_names[2]))::oid
+               end as relation
+          from gone g
+    ),
     subjects as (
-        select s.class, s.oid, g.place
+        select g.objid as oid, g.place, (
+                   select s.class from keepstream.schema_state s
+                    where s.oid = g.objid and s.class = any (case g.classid
+                              when 'pg_class'::regclass then array['table', 'view', 'matview', 'sequence']
+                              when 'pg_type'::regclass then array['enum', 'domain', 'composite', 'range']
+                              when 'pg_proc'::regclass then array['function']
+                              when 'pg_namespace'::regclass then array['schema']
+                              when 'pg_extension'::regclass then array['extension'] end)) as class
           from gone g
-         cross join lateral unnest(case g.classid
-                   when 'pg_class'::regclass then array['table', 'view', 'matview', 'sequence']
-                   when 'pg_type'::regclass then array['enum', 'domain', 'composite', 'range']
-                   when 'pg_proc'::regclass then array['function']
-                   when 'pg_namespace'::regclass then array['schema']
-                   when 'pg_extension'::regclass then array['extension'] end) as known(class)
-          join keepstream.schema_state s on s.class = known.class and s.oid = g.objid
         union all
-        select k.class, k.subject, g.place
-          from gone g
-          join keepstream.schema_state s on s.class = 'index' and s.oid = g.objid
-         cross join lateral keepstream.class_of_relation(s.parent) k
-         where g.classid = 'pg_class'::regclass and k.class is not null
-        union all
-        select k.class, k.subject, g.place
-          from gone g
-         cross join lateral keepstream.class_of_relation(
-                   to_regclass(format('%I.%I', g.address_names[1], g.address_names[2]))) k
-         where (g.objsubid > 0 or g.object_type in (
-                    'table constraint', 'trigger', 'rule', 'policy', 'default value', 'publication relation'))
-           and k.class is not null
+        select k.subject, p.place, k.class
+          from parts p cross join lateral keepstream.class_of_relation(p.relation) k
+         where p.relation is not null
     )
     select jsonb_agg(jsonb_build_array(f.class, f.oid::bigint) order by f.place)
-      from (select s.class, s.oid, min(s.place) as place from subjects s group by s.class, s.oid) f
+      from (select s.class, s.oid, min(s.place) as place from subjects s
+             where s.class is not null group by s.class, s.oid) f
     );
 end
 $$;
@@ -388,9 +412,11 @@ begin
          where d.original and not d.is_temporary and d.schema_name is distinct from 'keepstream'
            and current_query() !~* '\m(create|alter)\s+extension\M'
            and d.object_type in (
-                   'operator', 'operator class', 'operator family', 'cast', 'collation', 'conversion', 'aggregate',
+                   'operator', 'operator class', 'operator family', 'cast', 'collation', 'conversion',
+                   'aggregate',
                    'text search configuration', 'text search dictionary', 'text search parser',
-                   'text search template', 'statistics object', 'foreign table', 'foreign-data wrapper', 'server',
+                   'text search template', 'statistics object', 'foreign table', 'foreign-data wrapper',
+                   'server',
                    'user mapping', 'language', 'transform', 'access method', 'subscription')
     );
 end

@@ -1,6 +1,14 @@
 -- The event triggers' functions. The outer ones leave temporary objects out at little cost, and see to it
 -- that no error of ours reaches the application; the inner ones pin what changes the text of expressions.
 
+-- Who gave the command: ours run as their owner.
+create or replace function keepstream.acting_role() returns text
+language plpgsql stable as $$
+begin
+    return coalesce(nullif(current_setting('role'), 'none'), session_user::text);
+end
+$$;
+
 -- One message for one command. `told`: what keepstream.commands said of it; `dropped` and `dropped_others`:
 -- what keepstream.on_drop remembered of it.
 create or replace function keepstream.record_command(
@@ -26,13 +34,14 @@ declare
     ids oid[];
     changes jsonb[] := '{}';
     change jsonb;
-    rewritten jsonb := keepstream.recall('keepstream.ddl_rewritten');
+    is_rewritten boolean;
     verdict text;
     row_tables oid[] := '{}';
     row_table oid;
 begin
     if keepstream.home() <> (select s.home from keepstream.schema_settings s) then
-        perform keepstream.emit('{"error": "55000 restored or upgraded since it was installed", "changes": []}');
+        perform keepstream.emit(
+            '{"error": "55000 restored or upgraded since it was installed", "changes": []}');
         return;
     end if;
     select array_agg(f.class order by f.rank, f.place), array_agg(f.id order by f.rank, f.place)
@@ -57,11 +66,12 @@ begin
                    select from unnest(classes, ids) as s(class, id) where s.class = k.class and s.id = k.id);
     end if;
     for place in 1 .. coalesce(array_length(ids, 1), 0) loop
+        is_rewritten := classes[place] = 'table' and keepstream.was_rewritten(ids[place]);
         change := keepstream.change_of(classes[place], ids[place]);
         if change is null then
             continue;
         end if;
-        if classes[place] = 'table' and rewritten @> to_jsonb(ids[place]::bigint) then
+        if is_rewritten then
             verdict := keepstream.rows_verdict(ids[place]);
             change := change || jsonb_build_object('rewritten', verdict);
             if verdict = 'sent' then
@@ -74,16 +84,14 @@ begin
         end if;
     end loop;
     changes := changes || keepstream.others(told) || array(
-        select keepstream.other_change((d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
+        select keepstream.other_change(
+                   (d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
           from jsonb_array_elements(dropped_others) with ordinality d order by d.ordinality);
-    if rewritten is not null then
-        perform keepstream.remember('keepstream.ddl_rewritten', null);
-    end if;
     if cardinality(changes) = 0 then
         return;
     end if;
     perform keepstream.emit(format('{"tag": %s, "role": %s, "changes": [%s]}',
-        to_json(tag), to_json(session_user::text), array_to_string(changes::text[], ', ')));
+        to_json(tag), to_json(keepstream.acting_role()), array_to_string(changes::text[], ', ')));
     foreach row_table in array row_tables loop
         perform keepstream.emit_rows(row_table);
     end loop;
@@ -96,7 +104,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform keepstream.emit(format('{"tag": %s, "role": %s, "error": %s, "changes": []}',
-        to_json(tag), to_json(session_user::text), to_json(said)));
+        to_json(tag), to_json(keepstream.acting_role()), to_json(said)));
     raise warning 'keepstream could not follow this %: %', tag, said
         using hint = 'The statement itself succeeded. Capture stops at it; see docs/schema-changes.md.';
 exception when others then
@@ -120,8 +128,8 @@ begin
         return;
     end if;
     if dropped is not null or dropped_others is not null then
-        perform keepstream.remember('keepstream.ddl_dropped', null);
-        perform keepstream.remember('keepstream.ddl_dropped_others', null);
+        perform keepstream.remember('keepstream.ddl_dropped', null::jsonb);
+        perform keepstream.remember('keepstream.ddl_dropped_others', null::jsonb);
     end if;
     perform keepstream.record_command(tg_tag, told, dropped, dropped_others);
 exception when others then
@@ -153,19 +161,15 @@ exception when others then
 end
 $$;
 
--- Remembers which tables get new values in their rows: 2 a default, 4 a type.
+-- Notes which tables get new values in their rows: 2 is for a default, 4 for a type.
 create or replace function keepstream.on_rewrite() returns event_trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if pg_event_trigger_table_rewrite_reason() & 6 <> 0
-       and exists (select from pg_class c where c.oid = pg_event_trigger_table_rewrite_oid()
-                                            and c.relpersistence <> 't')
-    then
-        perform keepstream.remember('keepstream.ddl_rewritten',
-            coalesce(keepstream.recall('keepstream.ddl_rewritten'), '[]')
-                || to_jsonb(pg_event_trigger_table_rewrite_oid()::bigint));
+    if pg_event_trigger_table_rewrite_reason() & 6 <> 0 then
+        update keepstream.schema_state s set rewritten = pg_current_xact_id()
+         where s.class = 'table' and s.oid = pg_event_trigger_table_rewrite_oid();
     end if;
 exception when others then
     perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);

@@ -23,7 +23,8 @@ begin
         execute pg_catalog.format('drop function %s', made.signature);
     end loop;
     drop table keepstream.schema_state, keepstream.schema_settings, keepstream.schema_key;
-    if not exists (select from pg_catalog.pg_class c where c.relnamespace = 'keepstream'::pg_catalog.regnamespace)
+    if not exists (
+        select from pg_catalog.pg_class c where c.relnamespace = 'keepstream'::pg_catalog.regnamespace)
     then
         drop schema keepstream;
     end if;
