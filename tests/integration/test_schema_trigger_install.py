@@ -16,7 +16,6 @@ from connectors.postgres.ddl.install import EVENT_TRIGGERS, VERSION, install, in
 from connectors.postgres.ddl.installed import installed_version, read_installed
 from connectors.postgres.session import Session, connect
 from pipeline.check.schema_trigger import check_schema_trigger
-from pipeline.dev.postgres_server import binaries
 from pipeline.dev.process import require
 from schemas.errors import OperatorNeeded, RetryLater
 from schemas.finding import Severity
@@ -221,7 +220,7 @@ def test_a_dump_of_the_source_restores_and_what_came_with_it_is_no_install(
 
 
 def _pg_dump(database: Database) -> str:
-    command = [str(binaries() / "pg_dump"), "--no-publications", database.admin_dsn]
+    command = [str(database.server.binaries / "pg_dump"), "--no-publications", database.admin_dsn]
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout
 
 
