@@ -63,7 +63,7 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     ("arguments", "said"),
     [
         ([], "error[usage]: missing command\nhint: Run `keepstream --help` for what it takes.\n"),
-        (["chek"], "error[usage]: no such command 'chek'. Did you mean 'check'?\n"),
+        (["verfy"], "error[usage]: no such command 'verfy'. Did you mean 'verify'?\n"),
         (["--log-format", "xml", "check"], "error[usage]: invalid value for '--log-format'"),
         (["check", "--nonsense"], "error[usage]: no such option: --nonsense"),
         (["wait", "standby", "--timeout", "inf"], "error[usage]: invalid value for '--timeout'"),
