@@ -3,17 +3,19 @@ into a replica session, streamed with bounded memory, and the steps that it is m
 
 psycopg's copy objects cost a Python frame per row on both sides; here the rows that the server sends
 are handed on in chunks. Nothing blocks for longer than `_WAIT_S` without calling `tick`, so that a
-copy can be stopped by an exception from there. After an exception of `stream_copy` both sessions are in the
+copy can be stopped by an exception from there. After an exception of `stream_…` both sessions are in the
 middle of something: the caller closes them.
 """
 
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from typing import Final
 
 from psycopg import errors, pq
+from psycopg.abc import Buffer
 from psycopg.pq.abc import PGconn, PGresult
 
 from connectors.postgres.session import Session
@@ -22,6 +24,9 @@ from schemas.errors import Divergence, RetryLater
 _CHUNK_BYTES: Final = 256 * 1024
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _WAIT_S: Final = 0.25
+_AWAKE_S: Final = 5.0
+_BINARY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_BINARY_END: Final = b"\xff\xff"
 
 Tick = Callable[[int, int], None]
 """Called with rows and bytes that moved since the last call, at least every `_WAIT_S` (then 0, 0)."""
@@ -85,6 +90,98 @@ def _put(writer: PGconn, data: bytearray | memoryview, tick: Tick) -> None:
         _flush(writer, tick)
 
 
+def stream_in_chunks(
+    source: Session, target: Session, *, read: str, write: str, binary: bool, tick: Tick
+) -> int:
+    """`stream_copy` by one COPY FROM STDIN for each `_CHUNK_BYTES` (a longer row has one of its own), all in
+    the target's open transaction. `binary`: the format of both statements.
+
+    None of them waits for the source, or for us: under the target's `statement_timeout` and
+    `idle_in_transaction_session_timeout` its locks end even if this process is frozen. While the source keeps
+    us waiting the target's session is kept awake.
+    """
+    reader = source.pgconn
+    chunks = _Chunks(target, write, binary=binary, tick=tick)
+    _start(reader, read, pq.ExecStatus.COPY_OUT, chunks.tick)
+    get_copy_data = reader.get_copy_data
+    while True:
+        length, row = get_copy_data(1)
+        if length > 0:
+            chunks.add(row)
+        elif length == 0:
+            _wait(reader, select.POLLIN, chunks.tick)
+        else:
+            break
+    kept = chunks.finish()
+    sent = _finish(reader, tick)
+    require_all(sent, kept)
+    return sent
+
+
+class _Chunks:
+    """What goes to the target: while it takes one chunk the next one is gathered."""
+
+    def __init__(self, target: Session, write: str, *, binary: bool, tick: Tick) -> None:
+        self._target = target
+        self._write = write
+        self._tick = tick
+        self._binary = binary
+        self._has_begun = False
+        self._chunk = bytearray()
+        self._rows = 0
+        self._kept = 0
+        self._is_taking = False
+        self._used_at = time.monotonic()
+
+    def add(self, row: Buffer) -> None:
+        """One message of the source."""
+        if self._binary:
+            row = self._without_frame(row)
+            if not row:
+                return
+        self._chunk += row
+        self._rows += 1
+        if len(self._chunk) >= _CHUNK_BYTES:
+            self._send()
+
+    def _without_frame(self, row: Buffer) -> bytes:
+        """In binary the first message has a header before its row, and the last one is the end."""
+        content = bytes(row)
+        if not self._has_begun:
+            self._has_begun = True
+            content = content[len(_BINARY_HEADER) :]
+        return b"" if content == _BINARY_END else content
+
+    def tick(self, rows: int, size: int) -> None:
+        """For whoever waits for the source."""
+        self._tick(rows, size)
+        if time.monotonic() - self._used_at > _AWAKE_S:
+            self._settle()
+            run_query(self._target, "select", self._tick)
+            self._used_at = time.monotonic()
+
+    def finish(self) -> int:
+        """The rows that the target has taken."""
+        if self._chunk:
+            self._send()
+        self._settle()
+        return self._kept
+
+    def _send(self) -> None:
+        self._settle()
+        chunk = _BINARY_HEADER + self._chunk + _BINARY_END if self._binary else self._chunk
+        send_rows(self._target.pgconn, self._write, chunk, self._tick)
+        self._is_taking, self._used_at = True, time.monotonic()
+        self._tick(self._rows, len(chunk))
+        self._chunk, self._rows = bytearray(), 0
+
+    def _settle(self) -> None:
+        if self._is_taking:
+            self._is_taking = False
+            results = finish_query(self._target.pgconn, self._tick)
+            self._kept += sum(each.command_tuples or 0 for each in results)
+
+
 def run_query(conn: Session, query: str, tick: Tick) -> list[PGresult]:
     """Run a simple query while `tick` is called, for statements that wait for others."""
     send_query(conn.pgconn, query, tick)
@@ -109,7 +206,7 @@ def finish_query(pgconn: PGconn, tick: Tick) -> list[PGresult]:
     return results
 
 
-def send_rows(pgconn: PGconn, query: str, rows: bytes, tick: Tick) -> None:
+def send_rows(pgconn: PGconn, query: str, rows: Buffer, tick: Tick) -> None:
     """A whole COPY … FROM STDIN; `finish_query` waits until the server has taken the rows."""
     _start(pgconn, query, pq.ExecStatus.COPY_IN, tick)
     pgconn.put_copy_data(rows)

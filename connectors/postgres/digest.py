@@ -74,6 +74,10 @@ class Blocks:
     end: int | None = None
 
 
+Place = tuple[int, str]
+"""Where a row is: the index of its table among those that were read, and its ctid there."""
+
+
 class KeyedRow(NamedTuple):
     """One row: digests of its key and of itself, then the text of its key's columns, or its ctid if it
     has no key. Without a key both digests are the same."""
@@ -81,6 +85,7 @@ class KeyedRow(NamedTuple):
     key_digest: bytes
     digest: bytes
     names: tuple[str | None, ...]
+    place: Place = (0, "")
 
 
 class RowTooLong(RefusedData):
@@ -117,13 +122,13 @@ def rows_in_order(
     """
     named = sql.SQL(", ").join(_name(i) for i in range(len(shape.key) or 1))
     query = sql.SQL(
-        "declare keepstream_rows no scroll cursor for select k, d, {} from ({}) k order by k, d"
+        "declare keepstream_rows no scroll cursor for select k, d, i, c, {} from ({}) k order by k, d"
     ).format(named, _all_rows(tables, shape, buckets))
     with _reading(tables[0]):
         session.execute(query)
         while rows := session.execute(f"fetch {_FETCHED_ROWS:d} from keepstream_rows").fetchall():
             for row in rows:
-                yield KeyedRow(row[0], row[1], row[2:])
+                yield KeyedRow(row[0], row[1], row[4:], row[2:4])
         session.execute("close keepstream_rows")
 
 
@@ -157,7 +162,8 @@ _SUMS: Final = sql.SQL(
 def _all_rows(
     tables: Sequence[TableName], shape: Shape, buckets: Sequence[int] | None = None
 ) -> sql.Composed:
-    """k: digest of the key, d: of the row, n0…: the text of the key; of all rows, or those of some buckets.
+    """k: digest of the key, d: of the row, i, c: its place, n0…: the text of the key; of all rows, or those
+    of some buckets.
     `offset 0` keeps the planner from computing a digest wherever it is used."""
     row = _row_digest(shape)
     key = _digest_of(sql.SQL(", ").join(map(sql.Identifier, shape.key))) if shape.key else row
@@ -168,11 +174,14 @@ def _all_rows(
     if buckets is not None:
         wanted = sql.SQL(", ").join(map(sql.Literal, buckets))
         where = sql.SQL(" where {} in ({})").format(_bucket(key), wanted)
-    one = sql.SQL("select {} as k, {} as d, {} from only {}{} offset 0")
+    one = sql.SQL("select {} as k, {} as d, {} as i, ctid::text as c, {} from only {}{} offset 0")
     first = key if shape.key else sql.SQL("null::bytea")
-    every = [one.format(first, row, names, sql.Identifier(*table), where) for table in tables]
+    every = [
+        one.format(first, row, sql.Literal(i), names, sql.Identifier(*table), where)
+        for i, table in enumerate(tables)
+    ]
     together = sql.SQL("({})").format(sql.SQL(") union all (").join(every))
-    return together if shape.key else sql.SQL("select d as k, d, n0 from ({}) a").format(together)
+    return together if shape.key else sql.SQL("select d as k, d, i, c, n0 from ({}) a").format(together)
 
 
 def _bucket(key: sql.Composable) -> sql.Composed:

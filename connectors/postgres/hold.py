@@ -8,6 +8,7 @@ whether that lives, so a hold does not touch it.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -42,6 +43,13 @@ _MOVE: Final = """
            hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
      where name = %(name)s and hold_kind = %(kind)s and hold_at = %(held_at)s::pg_lsn
        and hold_expires > clock_timestamp() and %(at)s::pg_lsn >= position
+"""
+
+_PROVE: Final = """
+    update keepstream.progress
+       set hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
+     where name = %(name)s and stream = %(stream)s and state = 'streaming'
+       and position = %(at)s::pg_lsn and hold_at = %(at)s::pg_lsn and hold_kind = %(kind)s
 """
 
 _RELEASE: Final = """
@@ -139,6 +147,23 @@ def move_hold(conn: Session, name: str, kind: HoldKind, *, held_at: Lsn, at: Lsn
     }
     with wrapped("moving the hold"):
         return conn.execute(_MOVE, values).rowcount == 1
+
+
+def prove_standing(conn: Session, found: Progress, kind: HoldKind, *, expires_s: float) -> bool:
+    """Whether the replica still stands where `found` was read, under one's own hold there; if so nobody moves
+    it before the caller's transaction has ended, and the hold lasts on behind that.
+
+    An expired hold counts, too: what is proven is the position, which never goes back.
+    """
+    values = {
+        "name": found.name,
+        "stream": uuid.UUID(bytes=found.stream),
+        "at": format_lsn(found.position.lsn),
+        "kind": kind.value,
+        "seconds": expires_s,
+    }
+    with wrapped("proving where the replica stands"):
+        return conn.execute(_PROVE, values).rowcount == 1
 
 
 def release(conn: Session, name: str, *kinds: HoldKind) -> bool:

@@ -197,7 +197,8 @@ def test_other_order_of_columns_other_types_and_more_columns_do_not_matter(sessi
     by = shape("id", "note", "credit", key=["id"])
     assert table_digest(session, ONE, by) == table_digest(session, OTHER, by)
     assert bucket_digests(session, [ONE], by) == bucket_digests(session, [OTHER], by)
-    assert list(_all_rows(session, by)) == list(_all_rows(session, by, OTHER))
+    ours, theirs = ([row[:3] for row in _all_rows(session, by, table)] for table in (ONE, OTHER))
+    assert ours == theirs
 
 
 def test_parts_add_up_to_the_whole_and_children_are_not_counted(session: Session) -> None:
