@@ -1,5 +1,5 @@
 """What the configuration names, as the verbs need it: the log in its home, connection strings, and the
-options of capture, apply, first copy and verify."""
+options of capture, apply, first copy, verify and snapshot."""
 
 from __future__ import annotations
 
@@ -131,9 +131,16 @@ def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOp
 
 
 def verify_options(
-    config: Config, replica: str, *, workers: int, timeout_s: float | None, large_objects: bool = False
+    config: Config,
+    replica: str,
+    *,
+    workers: int,
+    timeout_s: float | None,
+    large_objects: bool = False,
+    verb: str = "verify",
 ) -> VerifyOptions:
-    """What a verification of this replica needs. timeout_s None: long enough for a delay that it keeps.
+    """What a verification of this replica needs, or a snapshot. timeout_s None: long enough for a delay that
+    it keeps.
 
     Raises UsageError (`replica-unknown`)."""
     from pipeline.verify.meeting import TIMEOUT_S, VerifyOptions
@@ -151,6 +158,7 @@ def verify_options(
         workers=workers,
         timeout_s=TIMEOUT_S + delay_s if timeout_s is None else timeout_s,
         large_objects=large_objects,
+        verb=verb,
     )
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import TableName
 from pipeline.config.model import Keyless, Tables
+from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated
+from schemas.errors import UsageError
 from schemas.table import ReplicaIdentity
 
 EXCLUDED = "excluded by source.tables"
@@ -41,6 +43,20 @@ class Selection:
 
         left_out = tuple(each for each in self.not_replicated if each.table not in tables)
         return Selection(others(self.wanted), others(self.make_full), others(self.undecided), left_out)
+
+
+def parse_tables(texts: Iterable[str]) -> tuple[TablePattern, ...]:
+    """What a command line names. Raises UsageError (`table-pattern-invalid`)."""
+    return tuple(map(_parse_table, texts))
+
+
+def _parse_table(text: str) -> TablePattern:
+    try:
+        return TablePattern.parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"table {text!r} {error}", code="table-pattern-invalid", hint="For example public.customer."
+        ) from error
 
 
 def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> Selection:

@@ -9,19 +9,21 @@ import typer
 
 from pipeline.cli.invocation import LONGEST_S, invocation
 from pipeline.signals import INTERRUPTED
+from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     import threading
 
     from pipeline.cli.verifyscreen import VerifyScreen
-    from pipeline.config import Config
     from pipeline.verify.meeting import VerifyOptions
+    from pipeline.verify.repair import RepairOptions
     from pipeline.verify.result import (
         LargeObjectsResult,
         SequencesResult,
         TableResult,
         VerifyResult,
     )
+    from pipeline.verify.scope import Scope
 
 app = typer.Typer()
 
@@ -53,26 +55,52 @@ def verify(
             help="Seconds until both sides must stand at one LSN; else 300 and the replica's delay.",
         ),
     ] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--tables", metavar="TABLE", help="Only these: schema.table; * matches; repeatable."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what differs, and compare it again at the same LSN.")
+    ] = False,
+    repair_limit: Annotated[
+        int,
+        typer.Option("--repair-limit", min=0, help="With more differing rows a table is copied anew."),
+    ] = 100_000,
+    reason: Annotated[str, typer.Option(help="Why, for keepstream.audit on the replica.")] = "",
 ) -> None:
     """Compare a replica with the source at one LSN, every table. Exit code 6 if anything differs.
 
     The replica is held for a moment only, until both sides have a snapshot at that LSN; it follows the log
     while they are compared. Rows that are on their way are no differences.
+
+    With --repair it is held once more while the tables that differ are mended, each in one transaction.
     """
     from pipeline.app import verify_options
     from pipeline.cli.output import print_json
     from pipeline.cli.verifyscreen import VerifyScreen
+    from pipeline.selection import parse_tables
     from pipeline.signals import stop_on_signals
+    from pipeline.verify.repair import RepairOptions
+    from pipeline.verify.scope import Scope
 
     config = invocation(context).config
     options = verify_options(
         config, replica, workers=workers, timeout_s=timeout_s, large_objects=large_objects
     )
+    if reason and not repair:
+        raise UsageError(
+            "nothing is written without --repair, so there is nothing to give a --reason for",
+            code="reason-without-repair",
+            hint=f"Leave it out, or: keepstream verify {replica} --repair --reason …",
+        )
+    scope = Scope(config.source.tables, config.source.keyless, parse_tables(tables or ()))
+    mending = RepairOptions(repair_limit, reason) if repair else None
     stop = stop_on_signals()
     with VerifyScreen() as screen:
-        result = _run(config, options, stop, screen)
+        result = _run(options, scope, mending, stop, screen)
     if result is None:
-        logger.warning("verify stopped before the end; nothing is known")
+        mended = "; what was mended stands in keepstream.audit" if repair else ""
+        logger.warning(f"verify stopped before the end; nothing is known{mended}")
         raise typer.Exit(INTERRUPTED)
     if as_json:
         print_json(result.to_json())
@@ -83,19 +111,34 @@ def verify(
 
 
 def _run(
-    config: Config, options: VerifyOptions, stop: threading.Event, screen: VerifyScreen
+    options: VerifyOptions,
+    scope: Scope,
+    mending: RepairOptions | None,
+    stop: threading.Event,
+    screen: VerifyScreen,
 ) -> VerifyResult | None:
     """In a thread, so that a server that hangs cannot keep us from ending. None: stopped."""
     from concurrent.futures import TimeoutError as NotYet
 
     from pipeline.background import in_background
-    from pipeline.verify.run import Scope, verify
+    from pipeline.verify.repair import verify_and_repair
+    from pipeline.verify.run import verify
     from pipeline.verify.watch import VerifyStopped
 
-    scope = Scope(config.source.tables, config.source.keyless)
-    done = in_background(
-        lambda: verify(options, scope, stop=stop, tell=screen.tell, on_progress=screen.show), name="verify"
-    )
+    def work() -> VerifyResult:
+        if mending is None:
+            return verify(options, scope, stop=stop, tell=screen.tell, on_progress=screen.show)
+        return verify_and_repair(
+            options,
+            scope,
+            mending,
+            stop=stop,
+            tell=screen.tell,
+            on_progress=screen.show,
+            on_copy_progress=screen.show_copy,
+        )
+
+    done = in_background(work, name="verify")
     while not done.done() and not stop.wait(0.05):
         pass
     try:
@@ -116,6 +159,10 @@ def _print(result: VerifyResult) -> None:
             print_text(f"{table.table}: {key}")
         if table.differing > len(table.differing_keys):
             print_text(f"{table.table}: and {table.differing - len(table.differing_keys)} more")
+    for repaired in result.repairs or ():
+        print_text(f"{repaired.table}: {repaired}")
+        if repaired.remedy:
+            print_text(f"hint: {repaired.remedy}")
     for left_out in result.not_replicated:
         print_text(f"not compared: {left_out.table} ({left_out.reason})")
     for note in result.notes:

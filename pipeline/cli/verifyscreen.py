@@ -1,4 +1,4 @@
-"""What `verify` shows on stderr while it works: a bar on a terminal, else a line now and then."""
+"""What `verify` and `snapshot` show on stderr: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from pipeline.printable import printable
 from pipeline.quantities import human_seconds
 
 if TYPE_CHECKING:
+    from pipeline.copy.progress import CopyProgress
     from pipeline.verify.progress import VerifyProgress
 
 _LINE_EVERY_S = 10.0
 
 
 class VerifyScreen:
-    """Enter it before the verification begins. Its methods may be called from any thread."""
+    """Enter it before the work begins. Its methods may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, verb: str = "verify") -> None:
+        self._verb = verb
         self._bar: Any = None
         self._task: Any = None
         self._line_at = time.monotonic()
@@ -45,21 +47,24 @@ class VerifyScreen:
             self._write(text)
 
     def show(self, seen: VerifyProgress) -> None:
-        text = describe(seen)
+        self._advance(seen.bytes_done, seen.bytes_total, describe(seen))
+
+    def show_copy(self, seen: CopyProgress) -> None:
+        self._advance(seen.bytes_done, seen.bytes_estimated or 0, describe_copy(seen))
+
+    def _advance(self, bytes_done: int, bytes_total: int, text: str) -> None:
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task("comparing", total=None)
-            self._bar.update(
-                self._task, total=max(seen.bytes_total, 1), completed=seen.bytes_done, description=text
-            )
+                self._task = self._bar.add_task(self._verb, total=None)
+            self._bar.update(self._task, total=max(bytes_total, 1), completed=bytes_done, description=text)
         elif time.monotonic() - self._line_at >= _LINE_EVERY_S:
             self.tell(text)
 
     def _write(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(printable(f"verify: {text}"), markup=False, highlight=False)
+            self._bar.console.print(printable(f"{self._verb}: {text}"), markup=False, highlight=False)
         else:
-            say(f"verify: {text}")
+            say(f"{self._verb}: {text}")
 
 
 def describe(seen: VerifyProgress) -> str:
@@ -67,6 +72,13 @@ def describe(seen: VerifyProgress) -> str:
     left = "" if seen.eta_s is None else f", {human_seconds(seen.eta_s)} left"
     tables = f"{seen.tables_done} of {seen.tables_total} tables"
     return f"{tables}, {seen.rows:,} rows, {seen.rows_per_s:,.0f} rows/s{left}"
+
+
+def describe_copy(seen: CopyProgress) -> str:
+    """`1 of 3 tables copied, 1,204,113 rows, 310,000 rows/s, 42.0 s left`."""
+    left = "" if seen.eta_s is None else f", {human_seconds(max(0.0, seen.eta_s))} left"
+    tables = f"{seen.tables_done} of {seen.tables_total} tables copied"
+    return f"{tables}, {seen.rows_done:,} rows, {seen.rows_per_s or 0:,.0f} rows/s{left}"
 
 
 def _bar() -> Any:

@@ -30,9 +30,11 @@ Reports = Callable[[], Mapping[str, StageReport]]
 class ApplierWatch:
     """Of one replica. Call `require` again and again while waiting for it."""
 
-    def __init__(self, replica: str, reports: Reports) -> None:
+    def __init__(self, replica: str, reports: Reports, done_to: str = "compared") -> None:
+        """`done_to`: what cannot be done to a replica that nobody brings on, for messages."""
         self._replica = replica
         self._reports = reports
+        self._done_to = done_to
         self._gone_at: float | None = None
         self._asked: Future[Mapping[str, StageReport]] | None = None
 
@@ -65,7 +67,7 @@ class ApplierWatch:
         assert obstacle is not None  # it is not alive
         error = _ended_by(heard)
         return OperatorNeeded(
-            f"replica {self._replica} cannot be compared: it {obstacle.seen}"
+            f"replica {self._replica} cannot be {self._done_to}: it {obstacle.seen}"
             + (f"; the last one ended: {error.message} ({error.code})" if error else ""),
             code="applier-not-running",
             hint=(error.hint if error else "") or obstacle.hint,

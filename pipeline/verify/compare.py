@@ -14,6 +14,7 @@ from typing import Final
 from connectors.postgres.digest import (
     KeyedRow,
     RowTooLong,
+    Shape,
     bucket_digests,
     column_digests,
     rows_in_order,
@@ -166,13 +167,7 @@ class Comparison:
             theirs.reading(pair.replica) as replica,
         ):
             sides = ((source, [pair.source.table_name]), (replica, names))
-            with ThreadPoolExecutor(len(sides), thread_name_prefix="verify rows") as pool:
-                mine, other = pool.map(lambda side: bucket_digests(side[0], side[1], pair.shape), sides)
-                buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
-                rows = pool.map(
-                    lambda side: _begun(rows_in_order(side[0], side[1], pair.shape, buckets)), sides
-                )
-                found = find_differences(*rows)
+            found = find_differences(*differing_rows(sides, pair.shape))
             return found, _with_columns(name_keys(found, pair.shape.key), pair, sides)
 
     @contextlib.contextmanager
@@ -185,15 +180,28 @@ class Comparison:
             yield SnapshotReader(session, self._snapshots[side], observer, check)
 
 
+Sides = Sequence[tuple[Session, Sequence[TableName]]]
+"""The source's session with its table, the replica's with those that stand for it; both in a transaction."""
+
+
+def differing_rows(sides: Sides, shape: Shape) -> tuple[Iterator[KeyedRow], Iterator[KeyedRow]]:
+    """The rows of both sides in order, without most of those that are equal."""
+    with ThreadPoolExecutor(len(sides), thread_name_prefix="verify rows") as pool:
+        mine, other = pool.map(lambda side: bucket_digests(side[0], side[1], shape), sides)
+        buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
+        if not buckets:
+            return iter(()), iter(())
+        ours, theirs = pool.map(lambda side: _begun(rows_in_order(side[0], side[1], shape, buckets)), sides)
+        return ours, theirs
+
+
 def _begun(rows: Iterator[KeyedRow]) -> Iterator[KeyedRow]:
     """The same rows once the server has sorted them: to let both servers do that at the same time."""
     first = list(itertools.islice(rows, 1))
     return itertools.chain(first, rows)
 
 
-def _with_columns(
-    keys: tuple[DifferingKey, ...], pair: Pair, sides: Sequence[tuple[Session, Sequence[TableName]]]
-) -> tuple[DifferingKey, ...]:
+def _with_columns(keys: tuple[DifferingKey, ...], pair: Pair, sides: Sides) -> tuple[DifferingKey, ...]:
     """Say of rows that both sides have which columns differ."""
     changed = [tuple(key.key.values()) for key in keys if key.difference is Difference.CHANGED]
     if not changed or not pair.shape.key:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from connectors.postgres.digest import KeyedRow
+from connectors.postgres.mend.differing import Mends
 from pipeline.verify.result import LISTED_KEYS, Difference, DifferingKey
 
 ROW_DIGEST: Final = "row digest"
@@ -35,12 +36,13 @@ class Differences:
 class _Unmatched:
     """Rows of one key that only one side has: how many, and the first of them."""
 
+    keep: int = LISTED_KEYS
     count: int = 0
     rows: list[KeyedRow] = field(default_factory=list)
 
     def add(self, row: KeyedRow) -> None:
         self.count += 1
-        if len(self.rows) < LISTED_KEYS:
+        if len(self.rows) < self.keep:
             self.rows.append(row)
 
 
@@ -59,14 +61,30 @@ def find_differences(ours: Iterable[KeyedRow], theirs: Iterable[KeyedRow]) -> Di
     return found
 
 
-def _by_key(ours: Iterable[KeyedRow], theirs: Iterable[KeyedRow]) -> Iterator[tuple[_Unmatched, _Unmatched]]:
+def find_mends(ours: Iterable[KeyedRow], theirs: Iterable[KeyedRow], *, limit: int) -> Mends | None:
+    """As `find_differences`, but all of them; None as soon as there are more than `limit`."""
+    found = Mends()
+    for missing, extra in _by_key(ours, theirs, keep=limit + 1):
+        both = min(len(missing.rows), len(extra.rows))
+        pairs = zip(missing.rows[:both], extra.rows[:both], strict=True)
+        found.changed += ((row.place, there.place) for row, there in pairs)
+        found.missing += (row.place for row in missing.rows[both:])
+        found.extra += (row.place for row in extra.rows[both:])
+        if found.count > limit:
+            return None
+    return found
+
+
+def _by_key(
+    ours: Iterable[KeyedRow], theirs: Iterable[KeyedRow], *, keep: int = LISTED_KEYS
+) -> Iterator[tuple[_Unmatched, _Unmatched]]:
     """The unmatched rows of both sides, key by key."""
     key: bytes | None = None
-    missing, extra = _Unmatched(), _Unmatched()
+    missing, extra = _Unmatched(keep), _Unmatched(keep)
     for row, is_ours in _unmatched(iter(ours), iter(theirs)):
         if row.key_digest != key:
             yield missing, extra
-            key, missing, extra = row.key_digest, _Unmatched(), _Unmatched()
+            key, missing, extra = row.key_digest, _Unmatched(keep), _Unmatched(keep)
         (missing if is_ours else extra).add(row)
     yield missing, extra
 

@@ -66,7 +66,8 @@ _REASON_S = 1.0
 class VerifyOptions:
     """What to compare. `timeout_s` bounds the time until both sides stand at one LSN; it must be longer
     than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side.
-    `reports`: how the stages' reports are read. `large_objects`: compare them, too."""
+    `reports`: how the stages' reports are read. `large_objects`: compare them, too. `verb`: the command that
+    asks for it."""
 
     name: str
     replica: str
@@ -79,10 +80,20 @@ class VerifyOptions:
     workers: int = 2
     timeout_s: float = TIMEOUT_S
     large_objects: bool = False
+    verb: str = "verify"
 
     @property
     def purpose(self) -> str:
-        return f"{self.name}:verify"
+        return f"{self.name}:{self.verb}"
+
+    @property
+    def done_to(self) -> str:
+        """What cannot be done to a replica that does not come to one LSN with the source."""
+        return "compared" if self.verb == "verify" else "copied into"
+
+    @property
+    def late_code(self) -> str:
+        return f"{self.verb}-timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +131,21 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
     RetryLater (`hold-lost` among others: try again).
     """
     with contextlib.ExitStack() as stack:
-        steps = _Steps(options, watch)
+        steps = Steps(options, watch)
         with watch.deadline(options.timeout_s, steps.late):
             source, reader, replica, keeper = (
                 stack.enter_context(watch.session(conninfo, purpose=options.purpose))
                 for conninfo in [options.source_conninfo] * 2 + [options.replica_conninfo] * 2
             )
             if restless:
-                _limit_locks(reader)
-                _limit_locks(keeper)
+                limit_locks(reader)
+                limit_locks(keeper)
             steps.begin(source=source, replica=replica)
             sequences = read_awaited(source, options.publication)  # our marks make capture read them, too
             steps.catch_up()
             with steps.held():
                 started = time.monotonic()
-                exporting = partial(
-                    export_snapshot,
-                    options.source_conninfo,
-                    purpose=options.purpose,
-                    observer=source,
-                    limit_s=options.timeout_s,
-                    on_wait=steps.follow_open_transactions,
-                )
-                snapshot = watch.in_time(exporting, undo=ExportedSnapshot.close)
-                stack.enter_context(snapshot)
+                snapshot = stack.enter_context(steps.export())
                 begin_in_snapshot(reader, snapshot)
                 lock_those_there(reader, restless)
                 steps.go_on_to(snapshot.lsn)
@@ -153,14 +155,14 @@ def meet(options: VerifyOptions, watch: Watch, *, restless: Sequence[TableName] 
         yield Meeting(snapshot, name, reader, keeper, locked=locked, held_s=held_s, sequences=sequences)
 
 
-def _limit_locks(session: Session) -> None:
+def limit_locks(session: Session) -> None:
     """The server itself ends what idles or waits while it keeps others from their tables."""
     with wrapped("preparing a session that locks"):
         session.execute(f"set idle_in_transaction_session_timeout = '{LOCKED_S:d}s'")
         session.execute(f"set lock_timeout = '{LOCKED_S:d}s'")
 
 
-class _Steps:
+class Steps:
     """The steps of one meeting, each a method; `begin` goes first."""
 
     _source: Session
@@ -169,7 +171,7 @@ class _Steps:
     def __init__(self, options: VerifyOptions, watch: Watch) -> None:
         self._options = options
         self._watch = watch
-        self._applier = ApplierWatch(options.replica, options.reports)
+        self._applier = ApplierWatch(options.replica, options.reports, options.done_to)
         self._held_at: Lsn | None = None
         self._prolonged_at = 0.0
         self._behind_open: Lsn | None = None
@@ -218,6 +220,12 @@ class _Steps:
         try:
             yield
         finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End the hold; nothing happens the second time, when it may be another's."""
+        if self._held_at is not None:
+            self._held_at = None
             with contextlib.suppress(KeepstreamError):  # it is gone by itself soon
                 release(self._replica, self._options.name, HoldKind.VERIFY)
 
@@ -238,7 +246,7 @@ class _Steps:
             except OperatorNeeded as error:
                 if error.code == "replica-held":
                     self._require_free(self._progress())
-                    self._watch.tell("waiting for another verification")
+                    self._watch.tell("waiting for another verification, or a snapshot")
                 elif error.code != "hold-passed":
                     raise
                 self._watch.pause(POLL_S)
@@ -248,6 +256,19 @@ class _Steps:
                     raise
                 self._watch.tell("waiting for the transaction that is open on the replica")
                 self._watch.check()
+
+    def export(self) -> ExportedSnapshot:
+        """The source's snapshot; the caller closes it."""
+        options = self._options
+        exporting = partial(
+            export_snapshot,
+            options.source_conninfo,
+            purpose=options.purpose,
+            observer=self._source,
+            limit_s=options.timeout_s,
+            on_wait=self.follow_open_transactions,
+        )
+        return self._watch.in_time(exporting, undo=ExportedSnapshot.close)
 
     def follow_open_transactions(self, blockers: list[Blocker]) -> None:
         """Called about once a second while the source's snapshot waits for open transactions.
@@ -261,7 +282,7 @@ class _Steps:
             self._move(max(self._behind_open, self._held_at or self._behind_open))
             self._tell_open()
         else:
-            self._prolong()
+            self.prolong()
         self._behind_open = insert_lsn(self._source)
 
     def _tell_open(self) -> None:
@@ -278,15 +299,15 @@ class _Steps:
         push_log(self._source, MESSAGE_PREFIX)
         while (progress := self._progress()).position.lsn != lsn:
             if progress.position.lsn > lsn:
-                raise _hold_lost(f"the replica passed {format_lsn(lsn)}")
+                raise hold_lost(f"the replica passed {format_lsn(lsn)}")
             self._tell_obstacle(progress)
-            self._prolong()
+            self.prolong()
             self._watch.pause(POLL_S)
 
     def snapshot_replica(self, keeper: Session, lsn: Lsn, restless: Sequence[TableName]) -> str:
         """Export the replica's snapshot, which must show it at `lsn`. The locks come first: until the
         snapshot the hold keeps TRUNCATE away, afterwards they do."""
-        self._prolong()
+        self.prolong()
         with wrapped("taking a snapshot of the replica"):
             keeper.execute("begin isolation level repeatable read, read only")
             lock_those_there(keeper, restless)
@@ -294,25 +315,26 @@ class _Steps:
         assert row is not None
         progress = read(keeper, self._options.name)
         if progress is None or progress.position.lsn != lsn:
-            raise _hold_lost("the replica moved while its snapshot was taken")
+            raise hold_lost("the replica moved while its snapshot was taken")
         return str(row[0])
 
     def late(self) -> KeepstreamError:
         """Why this took longer than it may."""
-        delay_s = self._options.delay_s
+        options = self._options
+        delay_s = options.delay_s
         delayed = f", which keeps a delay of {human_seconds(delay_s)}," if delay_s else ""
-        waited = f"replica {self._options.replica}{delayed} and the source did not come to one LSN in time"
+        waited = f"replica {options.replica}{delayed} and the source did not come to one LSN in time"
         if self._blockers:
             return Unhealthy(
                 f"{waited}: transactions stay open on the source: {name_blockers(self._blockers)}",
-                code="verify-timeout",
-                hint="Verify when they have ended, end them, or give more time with --timeout.",
+                code=options.late_code,
+                hint="Wait until they have ended, end them, or give more time with --timeout.",
             )
         reason = in_background(self._obstacle, name="obstacle")
         wait([reason], timeout=_REASON_S)
         obstacle = reason.result() if reason.done() else NOBODY_ANSWERS
         goal = "" if self._goal is None else f" at {format_lsn(self._goal)}"
-        return Unhealthy(f"{waited}{goal}: it {obstacle.seen}", code="verify-timeout", hint=obstacle.hint)
+        return Unhealthy(f"{waited}{goal}: it {obstacle.seen}", code=options.late_code, hint=obstacle.hint)
 
     def _too_short(self) -> Unhealthy:
         """Certain from the start: no transaction of now, our message among them, gets there sooner."""
@@ -321,8 +343,8 @@ class _Steps:
         return Unhealthy(
             f"replica {options.replica} keeps a delay of {delay}: within"
             f" {human_seconds(options.timeout_s)} it does not come to one LSN with the source",
-            code="verify-timeout",
-            hint=f"Give more time than its delay: `keepstream verify {options.replica}"
+            code=options.late_code,
+            hint=f"Give more time than its delay: `keepstream {options.verb} {options.replica}"
             f" --timeout {math.ceil(options.delay_s + TIMEOUT_S)}`.",
         )
 
@@ -349,7 +371,7 @@ class _Steps:
             obstacle = replica_obstacle(name, progress)
             assert obstacle is not None
             raise OperatorNeeded(
-                f"replica {name} cannot be compared: it {obstacle.seen}",
+                f"replica {name} cannot be {self._options.done_to}: it {obstacle.seen}",
                 code="replica-copying" if progress is not None else "replica-not-streaming",
                 hint=obstacle.hint,
             )
@@ -362,12 +384,13 @@ class _Steps:
         obstacle = replica_obstacle(self._options.replica, progress)
         assert obstacle is not None
         raise OperatorNeeded(
-            f"replica {self._options.replica} cannot be compared: it {obstacle.seen}",
+            f"replica {self._options.replica} cannot be {self._options.done_to}: it {obstacle.seen}",
             code="replica-held",
             hint=obstacle.hint,
         )
 
-    def _prolong(self) -> None:
+    def prolong(self) -> None:
+        """Call it about once a second while the replica is held. Raises RetryLater (`hold-lost`)."""
         if self._held_at is not None and time.monotonic() - self._prolonged_at > PROLONG_S:
             self._move(self._held_at)
 
@@ -382,13 +405,13 @@ class _Steps:
             expires_s=HOLD_S,
         )
         if not moved:
-            raise _hold_lost("the replica is not held any more")
+            raise hold_lost("the replica is not held any more")
         self._held_at, self._prolonged_at = lsn, time.monotonic()
 
 
-def _hold_lost(seen: str) -> RetryLater:
+def hold_lost(seen: str) -> RetryLater:
     return RetryLater(
         seen,
         code="hold-lost",
-        hint="Somebody released it (`keepstream resume`), or it expired: start `keepstream verify` again.",
+        hint="Somebody released it (`keepstream resume`), or it expired: start the command again.",
     )

@@ -109,11 +109,48 @@ class LargeObjectsResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Repair:
+    """What was done to one differing table, at `lsn`. missing, extra, changed: rows that were brought,
+    deleted and replaced. copied_rows: of a table that was copied anew instead. problem: why it could not be
+    repaired; remedy: a full sentence."""
+
+    table: str
+    lsn: str
+    missing: int = 0
+    extra: int = 0
+    changed: int = 0
+    copied_rows: int | None = None
+    problem: str | None = None
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "lsn": self.lsn,
+            "missing": self.missing,
+            "extra": self.extra,
+            "changed": self.changed,
+            "copied_rows": self.copied_rows,
+            "problem": self.problem,
+            "remedy": self.remedy,
+        }
+
+    def __str__(self) -> str:
+        if self.problem is not None:
+            return f"not repaired: {self.problem}"
+        if self.copied_rows is not None:
+            return f"copied anew: {self.copied_rows} rows"
+        return f"repaired: {self.missing} rows were missing, {self.extra} only here, {self.changed} different"
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyResult:
     """The whole. `lsn`: source and replica were compared as of this position; a table that was truncated
     or altered meanwhile has a later one of its own, and then `lsn` is the latest. `notes`: what the
     replica has more than the source, and what was left out. `large_objects`: None unless that was asked for.
-    `held_s`: how long the replica was kept from going on freely."""
+    `held_s`: how long the replica was kept from going on freely. `repairs`: what was done to tables that
+    differed, whose results are those of the comparison after that, at the same LSN; None: nothing was to be
+    repaired."""
 
     replica: str
     lsn: str
@@ -124,6 +161,7 @@ class VerifyResult:
     large_objects: LargeObjectsResult | None
     held_s: float
     took_s: float
+    repairs: tuple[Repair, ...] | None = None
 
     @property
     def identical(self) -> bool:
@@ -135,6 +173,7 @@ class VerifyResult:
         return sum(table.rows for table in self.tables)
 
     def to_json(self) -> dict[str, Any]:
+        repaired = {} if self.repairs is None else {"repairs": [each.to_json() for each in self.repairs]}
         return {
             "replica": self.replica,
             "identical": self.identical,
@@ -147,4 +186,5 @@ class VerifyResult:
             "large_objects": self.large_objects and self.large_objects.to_json(),
             "held_s": round(self.held_s, 3),
             "took_s": round(self.took_s, 3),
+            **repaired,
         }

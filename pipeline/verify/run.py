@@ -14,38 +14,26 @@ from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
 from connectors.postgres.visibility import wait_until_visible
 from pipeline.backoff import Backoff
-from pipeline.config.model import Keyless, Tables
 from pipeline.control.sequences import AwaitedSequences
 from pipeline.reports import NotReplicated
-from pipeline.selection import select_tables
 from pipeline.verify import sequences
 from pipeline.verify.compare import Comparison, OnProgress
 from pipeline.verify.large_objects import compare_large_objects, note_of
 from pipeline.verify.meeting import Meeting, VerifyOptions, meet
 from pipeline.verify.pairing import Pair, pair_tables
 from pipeline.verify.result import LargeObjectsResult, TableResult, VerifyResult
+from pipeline.verify.rounds import ROUNDS, TRIED_AGAIN, TRIES, table_changed
+from pipeline.verify.scope import Scope, choose_tables, not_replicated
+from pipeline.verify.standing import VISIBLE_S
 from pipeline.verify.watch import Tell, Watch
 from schemas.errors import RetryLater
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.verify")
 
-TRIES = 5
-ROUNDS = 8
-_VISIBLE_S = 60.0
-_TRIED_AGAIN = ("hold-lost", "snapshot-lost", "connection-lost", "lock-timeout")
-
 
 Only = Mapping[int, tuple[str, str]] | None
 """Which tables are to be compared: names by the source's OIDs; None: all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What the configuration says about tables."""
-
-    tables: Tables
-    keyless: Keyless
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ class Round:
 def verify(
     options: VerifyOptions, scope: Scope, *, stop: threading.Event, tell: Tell, on_progress: OnProgress
 ) -> VerifyResult:
-    """Compare everything that is published, at one LSN. Writes nothing but the hold.
+    """Compare everything of `scope` that is published, at one LSN. Writes nothing but the hold.
 
     A table that is truncated or altered before it was read is compared at a later meeting; after
     ROUNDS of them RetryLater (`table-changed`). Raises what `meet` raises, and VerifyStopped.
@@ -88,11 +76,7 @@ def verify(
             if not one.changed:
                 break
         else:
-            raise RetryLater(
-                f"{len(one.changed)} tables were truncated or altered in each of {ROUNDS} attempts",
-                code="table-changed",
-                hint="Verify at a time when nothing does that.",
-            )
+            raise table_changed(len(one.changed))
         compared = sequences.compare(options, watch, one.sequences)
     return VerifyResult(
         replica=options.replica,
@@ -116,7 +100,7 @@ def _try_round(
             return _round(options, scope, watch, on_progress, only)
         except RetryLater as error:
             watch.check()
-            if error.code not in _TRIED_AGAIN or tried == TRIES:
+            if error.code not in TRIED_AGAIN or tried == TRIES:
                 raise
             logger.info("verification begins again", extra={"code": error.code, "error": error.message})
             watch.pause(backoff.next_s())
@@ -125,8 +109,18 @@ def _try_round(
 
 def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnProgress, only: Only) -> Round:
     with meet(options, watch, restless=tuple((only or {}).values())) as meeting:
-        tables, catalog, pairs = _describe(options, watch, meeting)
-        chosen = [pair for pair in pairs if only is None or pair.source.oid in only]
+        wait_until_visible(
+            meeting.reader,
+            options.source_conninfo,
+            purpose=options.purpose,
+            limit_s=VISIBLE_S,
+            tick=watch.check,
+        )
+        tables, catalog, pairs = describe(options, meeting)
+        wanted = choose_tables(tables, catalog, scope)
+        chosen = [
+            pair for pair in pairs if pair.source in wanted and (only is None or pair.source.oid in only)
+        ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
         others = _only_on_replica(meeting.keeper, catalog)
@@ -139,7 +133,7 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
     return Round(
         results=compared.results,
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
-        not_replicated=_not_replicated(scope, catalog, tables),
+        not_replicated=not_replicated(scope, catalog, tables),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         sequences=meeting.sequences,
         large_objects=large_objects,
@@ -148,14 +142,11 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
     )
 
 
-def _describe(
-    options: VerifyOptions, watch: Watch, meeting: Meeting
+def describe(
+    options: VerifyOptions, meeting: Meeting
 ) -> tuple[list[SnapshotTable], tuple[Table, ...], list[Pair]]:
     """The published tables, the source's whole catalog, and the pairs, as both snapshots show them."""
     reader = meeting.reader
-    wait_until_visible(
-        reader, options.source_conninfo, purpose=options.purpose, limit_s=_VISIBLE_S, tick=watch.check
-    )
     tables = published_tables(reader, options.publication)
     catalog = list_tables(reader, publication=options.publication)
     columns = columns_of(reader, tables)
@@ -168,20 +159,6 @@ def key_of(table: Table) -> tuple[str, ...]:
     """The columns by which a row is named: its replica identity, else any key; () if there is none."""
     others = (index.columns for index in table.usable_indexes)
     return table.identity_columns or next(others, ())
-
-
-def _not_replicated(
-    scope: Scope, catalog: tuple[Table, ...], compared: list[SnapshotTable]
-) -> tuple[NotReplicated, ...]:
-    selection = select_tables(catalog, scope.tables, scope.keyless)
-    names = {table.table_name for table in compared}
-    qualified = {table.qualified_name for table in compared}
-    missed = (
-        NotReplicated(table=".".join(name), reason="not in the publication")
-        for name in selection.names
-        if name not in names
-    )
-    return (*(left for left in selection.not_replicated if left.table not in qualified), *missed)
 
 
 def _only_on_replica(keeper: Session, catalog: tuple[Table, ...]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pipeline.verify import meeting
 from pipeline.verify import run as verifying
 from pipeline.verify.meeting import LOCKED_S
 from pipeline.verify.result import VerifyResult
+from pipeline.verify.scope import Scope
 from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn
 from tests.fix_pipeline import Finished, Pipeline
@@ -69,7 +70,7 @@ def in_process(
 
     return verifying.verify(
         verify_options(config, "standby", workers=workers, timeout_s=60),
-        verifying.Scope(config.source.tables, config.source.keyless),
+        Scope(config.source.tables, config.source.keyless),
         stop=threading.Event(),
         tell=tell,
         on_progress=lambda _: None,

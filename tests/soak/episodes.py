@@ -145,6 +145,18 @@ def verify(arena: Arena, given: Parameters) -> None:
     require_command(arena, "verify", "standby", "--json")
 
 
+def snapshot(arena: Arena, given: Parameters) -> None:
+    """A table is copied anew under the workload: killed at a place of it, and then to its end."""
+    arena.capture.ensure()
+    arena.apply.ensure()
+    arena.catch_up()  # there is a replica
+    arena.pass_time(given["after_s"])
+    verb = ("snapshot", "standby", given["table"])
+    command(arena, *verb, failpoint=given["failpoint"])
+    require_command(arena, *verb)
+    arena.watch.look()
+
+
 # moments
 
 

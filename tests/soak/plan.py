@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.scenario.workload import TABLES
+
 Parameters = dict[str, Any]
 
 CAPTURE = (
@@ -57,7 +59,10 @@ JOIN = (
     "capture.after_join_committed",
 )
 LEAVE = ("capture.after_leave_announced", "capture.after_leave")
+MEND = ("mend.emptied", "mend.written", "mend.proven", "mend.committed")
 SETUP = ("capture.publication_created", "capture.slot_created")
+SNAPSHOT_TABLES = tuple(table for table in TABLES if table != "public.moving")
+"""Not the one with a column that only the replica has: copying it anew is refused."""
 ONCE = frozenset(
     {"capture.before_start_record", "capture.after_start_record", "capture.before_anchor"}
     | {"capture.after_anchor", "log.epoch_created", "log.predecessor_read", "apply.take_over"}
@@ -87,6 +92,7 @@ DECK = {
     "quiet": 1,
     "pause": 2,
     "verify": 1,
+    "snapshot": 4,
 }
 OF_LOG = {"directory": {"log disk full": 4, "damage": 1}, "kafka": {"kill kafka": 1, "stranger": 3}}
 _WORLD_CARDS = 40
@@ -97,7 +103,7 @@ def expected_failpoints(log: str) -> frozenset[str]:
     """Those that a run with enough faults must have hit."""
     segments = ("log.segment_created",) if log == "directory" else ()
     others = ("capture.before_heartbeat", "verify.held", *segments)
-    return frozenset(CAPTURE + WRITER[log] + APPLY + COPY + JOIN + LEAVE + SETUP + others)
+    return frozenset(CAPTURE + WRITER[log] + APPLY + COPY + JOIN + LEAVE + MEND + SETUP + others)
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,9 @@ class Plan:
         if kind == "join":
             places = (*JOIN, "log.segment_created") if self._log == "directory" else JOIN
             return {"failpoint": self._deal("join", places), "table": f"joined_{self._count()}"}
+        if kind == "snapshot":
+            table = self._random.choice(SNAPSHOT_TABLES)
+            return {"failpoint": self._deal("mend", MEND), "table": table, "after_s": self._time(0.5)}
         if kind == "leave":
             return {"failpoint": self._deal("leave", LEAVE), "table": f"left_{self._count()}"}
         if kind.startswith("crash"):

@@ -53,6 +53,7 @@ ACTS: dict[str, Act] = {
     "quiet": episodes.quiet,
     "pause": episodes.pause,
     "verify": episodes.verify,
+    "snapshot": episodes.snapshot,
     "join": episodes.join,
     "leave": episodes.leave,
     "damage": damage,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres.digest import KeyedRow
-from pipeline.verify.differences import find_differences, name_columns, name_keys
+from pipeline.verify.differences import find_differences, find_mends, name_columns, name_keys
 from pipeline.verify.result import LISTED_KEYS, Difference, DifferingKey
 
 Row = tuple[int, int]
@@ -81,3 +81,31 @@ def test_columns_are_named_where_they_are_known() -> None:
         DifferingKey({"id": "2"}, Difference.CHANGED, ("credit", "name")),
     )
     assert str(name_columns((one,), {("1",): ("credit",)})[0]) == "id=1: values differ in credit"
+
+
+@given(rows, rows)
+def test_mends_make_one_side_the_other(ours: list[Row], theirs: list[Row]) -> None:
+    mine, other = _placed(ours), _placed(theirs)
+    found = find_mends(mine, other, limit=1000)
+    assert found is not None
+    brought = [*found.missing, *(place for place, _ in found.changed)]
+    gone = [*found.extra, *(place for _, place in found.changed)]
+    by_place = {(side, row.place): row.digest for side, rows in enumerate((mine, other)) for row in rows}
+    mended = Counter(row.digest for row in other)
+    mended.subtract(by_place[1, place] for place in gone)
+    mended.update(by_place[0, place] for place in brought)
+    assert +mended == Counter(row.digest for row in mine)
+    assert len(set(gone)) == len(gone)
+    assert len(set(brought)) == len(brought)
+
+
+def _placed(rows: list[Row]) -> list[KeyedRow]:
+    return [row._replace(place=(0, str(i))) for i, row in enumerate(keyed(rows))]
+
+
+def test_more_mends_than_the_limit_are_none() -> None:
+    row = KeyedRow(b"a", b"a", ("(0,1)",))
+    found = find_mends([row] * 3, [], limit=3)
+    assert found is not None
+    assert found.count == 3
+    assert find_mends([row] * 4, [], limit=3) is None

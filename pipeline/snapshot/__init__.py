@@ -1,0 +1,1 @@
+"""Copying single tables of a running replica anew, at the LSN at which it stands."""

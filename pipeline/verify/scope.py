@@ -1,0 +1,71 @@
+"""Which tables are compared or copied, of those that are replicated; and why others are not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from connectors.postgres.catalog import Table
+from connectors.postgres.snapshot_tables import SnapshotTable
+from pipeline.config.model import Keyless, Tables
+from pipeline.config.values import TablePattern
+from pipeline.reports import NotReplicated
+from pipeline.selection import select_tables
+from schemas.errors import OperatorNeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the configuration says about tables, and which of them were asked for; none: all."""
+
+    tables: Tables
+    keyless: Keyless
+    wanted: tuple[TablePattern, ...] = ()
+
+
+def choose_tables(
+    published: Sequence[SnapshotTable], catalog: tuple[Table, ...], scope: Scope
+) -> list[SnapshotTable]:
+    """The published tables that were asked for; a partitioned one means its partitions.
+
+    Raises OperatorNeeded (`table-not-replicated`) for a pattern that names none of them.
+    """
+    if not scope.wanted:
+        return list(published)
+    for pattern in scope.wanted:
+        if not any(_names(pattern, table) for table in published):
+            raise _none_named(pattern, catalog, not_replicated(scope, catalog, published))
+    return [table for table in published if any(_names(pattern, table) for pattern in scope.wanted)]
+
+
+def _names(pattern: TablePattern, table: SnapshotTable) -> bool:
+    return any(pattern.matches(*name) for name in (table.table_name, *table.ancestors))
+
+
+def not_replicated(
+    scope: Scope, catalog: tuple[Table, ...], published: Iterable[SnapshotTable]
+) -> tuple[NotReplicated, ...]:
+    """Every other table of the source, with the reason."""
+    selection = select_tables(catalog, scope.tables, scope.keyless)
+    names = {table.table_name for table in published}
+    qualified = {table.qualified_name for table in published}
+    missed = (
+        NotReplicated(table=".".join(name), reason="not in the publication")
+        for name in selection.names
+        if name not in names
+    )
+    return (*(left for left in selection.not_replicated if left.table not in qualified), *missed)
+
+
+def _none_named(
+    pattern: TablePattern, catalog: Iterable[Table], left_out: Iterable[NotReplicated]
+) -> OperatorNeeded:
+    reasons = {each.table: each.reason for each in left_out}
+    there = [table.qualified_name for table in catalog if pattern.matches(table.schema, table.name)]
+    why = [f"{name}: {reasons.get(name, 'none of its partitions is replicated')}" for name in there[:5]]
+    return OperatorNeeded(
+        f"`{pattern}` names no replicated table ({'; '.join(why) or 'the source has no such table'})",
+        code="table-not-replicated",
+        hint="`keepstream check` says what a table needs to be replicated. A table is named schema.table, as"
+        " PostgreSQL stores it.",
+    )
