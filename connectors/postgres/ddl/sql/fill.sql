@@ -21,6 +21,20 @@ begin
 end
 $$;
 
+-- The published tables: capture must know what they are where tracking begins.
+create or replace function keepstream.published_now() returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+                   'class', 'table', 'oid', t.oid::bigint, 'before', t.state, 'after', t.state)), '[]')
+          from (select s.oid, keepstream.stored_state('table', s.oid) as state
+                  from keepstream.schema_state s
+                 where s.class = 'table' and s.state -> 'published' <> '[]') t
+    );
+end
+$$;
+
 -- Bring all states up to date, and tell capture that from here on every change is told. It waits for nobody
 -- who alters something meanwhile: the trigger tells that one's changes.
 create or replace function keepstream.fill(new_version integer) returns void
@@ -47,6 +61,6 @@ begin
              select s.class, s.oid from keepstream.schema_state s where s.class <> 'index') o;
     insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
     on conflict (only_row) do update set version = excluded.version, home = excluded.home;
-    perform keepstream.emit('{"installed": true, "changes": []}');
+    perform keepstream.emit(format('{"installed": true, "changes": %s}', keepstream.published_now()));
 end
 $$;

@@ -1,6 +1,6 @@
 do $$
 begin
-    if pg_catalog.to_regclass('keepstream.schema_key') is not null then
+    if pg_catalog.to_regclass('keepstream.schema_settings') is not null then
         perform keepstream.emit('{"removed": true, "changes": []}');
     end if;
 end
@@ -22,7 +22,14 @@ begin
     loop
         execute pg_catalog.format('drop function %s', made.signature);
     end loop;
-    drop table keepstream.schema_state, keepstream.schema_settings, keepstream.schema_key;
+    drop table if exists keepstream.schema_state, keepstream.schema_settings;
+    -- A capture that is down has yet to read what the key sealed.
+    if not exists (
+        select from pg_catalog.pg_replication_slots s
+         where s.database = pg_catalog.current_database() and s.slot_name like 'keepstream\_%')
+    then
+        drop table if exists keepstream.schema_key;
+    end if;
     if not exists (
         select from pg_catalog.pg_class c where c.relnamespace = 'keepstream'::pg_catalog.regnamespace)
     then
