@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.copy.stage import FirstCopyOptions
     from pipeline.reports import StageReport
     from pipeline.verify.meeting import VerifyOptions
+    from schemas.ddl.kinds import Kind, Policy
     from schemas.lsn import Lsn
 
 
@@ -109,7 +110,15 @@ def apply_options(
         until_time=until_time,
         skip=skip,
         take_over=take_over,
+        policies=policies(config, name),
     )
+
+
+def policies(config: Config, name: str) -> Mapping[Kind, Policy]:
+    """What a replica does with each kind of schema change. Raises UsageError (`replica-unknown`)."""
+    from pipeline.config.policies import merged
+
+    return merged(config.schema_.policies, replica_named(config, name).schema_.policies)
 
 
 def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOptions:

@@ -35,6 +35,7 @@ class StageState(StrEnum):
     STREAMING = "streaming"
     IDLE = "idle"
     PAUSED = "paused"
+    WAITING = "waiting_for_approval"
     RETRYING = "retrying"
     STALLED = "stalled"
     STOPPED = "stopped"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from schemas.change import Change, ColumnsAdded, Message, Truncate
+from schemas.ddl.message import DDL_PREFIX, is_ddl
 from schemas.errors import InternalError
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, is_join
 
@@ -34,8 +35,16 @@ class JoinKeysMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownJoinMessage:
-    """A message of a joining table that this Keepstream does not know; to leave it out would lose rows."""
+class DdlMessage:
+    """`keepstream.ddl`: `content` is a SchemaMessage as JSON."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownMessage:
+    """A message of a joining table or of a schema change that this Keepstream does not know; to leave it out
+    would lose rows."""
 
     prefix: str
 
@@ -43,12 +52,14 @@ class UnknownJoinMessage:
         """`ref` names the change."""
         return InternalError(
             f"{ref}: nobody knows what a message {self.prefix!r} means",
-            code="join-unknown",
+            code="ddl-unknown" if is_ddl(self.prefix) else "join-unknown",
             hint=IF_NEWER,
         )
 
 
-Barrier = Truncate | ColumnsAdded | JoinMessage | JoinRowsMessage | JoinKeysMessage | UnknownJoinMessage
+Barrier = (
+    Truncate | ColumnsAdded | JoinMessage | JoinRowsMessage | JoinKeysMessage | DdlMessage | UnknownMessage
+)
 
 
 def barrier_of(change: Change) -> Barrier | None:
@@ -73,4 +84,6 @@ def _of_message(prefix: str, content: bytes) -> Barrier | None:
         return JoinRowsMessage(content)
     if prefix == JOIN_KEYS_PREFIX:
         return JoinKeysMessage(content)
-    return UnknownJoinMessage(prefix) if is_join(prefix) else None
+    if prefix == DDL_PREFIX:
+        return DdlMessage(content)
+    return UnknownMessage(prefix) if is_join(prefix) or is_ddl(prefix) else None

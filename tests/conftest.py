@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.fix_debian",
     "tests.fix_apply",
     "tests.fix_standby",
+    "tests.fix_ddl",
 ]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`

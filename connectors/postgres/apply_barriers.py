@@ -1,9 +1,9 @@
-"""Changes that are more than one row: TRUNCATE, added columns, and tables that join the stream."""
+"""Changes that are more than one row: TRUNCATE, schema changes, and tables that join the stream."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, TypeVar, assert_never
 
 import psycopg
@@ -14,20 +14,27 @@ from connectors.postgres.added_column import add_column, require_values
 from connectors.postgres.apply_catalog import TargetTable, identity_restarts, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
+from connectors.postgres.ddl import approvals
+from connectors.postgres.ddl.approvals import Decision
+from connectors.postgres.ddl.follow import ApprovalNeeded, SchemaFollower
+from connectors.postgres.ddl.refill import refill
 from connectors.postgres.fitting import require_quiet
 from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.joined_table import Place, Taken, join_refused, take_in
 from connectors.postgres.pipe import Pipe, Uncounted
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, sql_error
 from schemas.barrier import (
     IF_NEWER,
+    DdlMessage,
     JoinKeysMessage,
     JoinMessage,
     JoinRowsMessage,
-    UnknownJoinMessage,
+    UnknownMessage,
     barrier_of,
 )
 from schemas.change import Change, ColumnsAdded, Truncate
+from schemas.ddl.message import ObjectChange, SchemaMessage, TableRows
 from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
@@ -52,7 +59,12 @@ class BarrierWriter:
         pipeline: str,
         replica: str,
         replica_role: bool,
+        schema: SchemaFollower,
+        make_way: Callable[[Collection[TableName]], None],
     ) -> None:
+        self.decision: Decision | None = None
+        self._schema = schema
+        self._make_way = make_way
         self._conn = conn
         self._pipeline = pipeline
         self._replica_role = replica_role
@@ -60,6 +72,7 @@ class BarrierWriter:
         self._plans = plans
         self._replica = replica
         self._joining: sql.Composed | None = None
+        self._leaves_out_join = False
         self._place = Place(pipeline, replica, replica_role)
         self._taken = Taken(is_prepared=False, is_attached=False)
 
@@ -82,13 +95,19 @@ class BarrierWriter:
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
             case JoinKeysMessage(content):
                 self._make_keys(content, ChangeRef(source, ordinal, "foreign keys of a joining table"))
-            case UnknownJoinMessage():
+            case DdlMessage(content):
+                ref = ChangeRef(source, ordinal, "schema change")
+                self._follow(_understood(SchemaMessage.from_json, content, ref), ref)
+            case UnknownMessage():
                 raise barrier.error(ChangeRef(source, ordinal, "message"))
             case _:
                 assert_never(barrier)
 
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
-        targets = [self._plans.target(self._plans.table(table)) for table in payload.tables]
+        tables = [self._plans.table(table) for table in payload.tables]
+        targets = [self._plans.target(table) for table in tables if not self._plans.is_left_out(table)]
+        if not targets:
+            return
         if self._plans.are_referred_to(targets):
             emptying = self._deleting(targets, ref, restart_identity=payload.restart_identity)
         else:
@@ -114,6 +133,8 @@ class BarrierWriter:
         return [*map(statements.delete_all, targets), *restarts]
 
     def _add_columns(self, table: TableSchema, payload: ColumnsAdded, ref: ChangeRef) -> None:
+        if self._plans.is_left_out(table):
+            return
         target = self._plans.target(table)
         with self._session(ref):
             name = self._altered(table)
@@ -136,8 +157,36 @@ class BarrierWriter:
         ).fetchone()
         return sql.Identifier(*(root or (table.schema, table.name)))
 
+    def _follow(self, message: SchemaMessage, ref: ChangeRef) -> None:
+        if message.error:
+            raise InternalError(f"{ref}: the source could not describe it", code="ddl-undescribed")
+        if message.rows is not None:
+            self._refill(message.rows, ref)
+        elif message.changes:
+            self._make_way({table for change in message.changes for table in _tables_of(change)})
+            with self._session(ref):
+                with self._limited_waits():
+                    self._schema.follow(message, self.decision)
+                if self.decision is not None:
+                    approvals.forget(self._conn, self._pipeline)
+            self._plans.forget()
+
+    def _refill(self, rows: TableRows, ref: ChangeRef) -> None:
+        """The rows of a table that DDL rewrote: it was emptied with the change."""
+        name = (rows.schema, rows.table)
+        left_out = self._plans.left_out
+        if name in left_out.tables:
+            return
+        absent = set(left_out.columns_of(*name))
+        with self._session(ref):
+            refill(self._conn, rows, absent)
+
     def _join(self, join: Join, ref: ChangeRef) -> None:
-        """The table's definition; its rows follow in messages of their own."""
+        """The table's definition; its rows follow in messages of their own. One that the replica goes without
+        stays away with all that follows."""
+        self._leaves_out_join = (join.schema, join.table) in self._plans.left_out.tables
+        if self._leaves_out_join:
+            return
         version = self._plans.find_version(join.schema, join.table, join.columns)
         with self._session(ref, refused=join_refused), self._limited_waits():
             self._taken = take_in(self._conn, join, version, at=self._place)
@@ -153,6 +202,8 @@ class BarrierWriter:
         self._conn.execute(_NO_LOCK_TIMEOUT)
 
     def _copy_rows(self, rows: bytes, ref: ChangeRef) -> None:
+        if self._leaves_out_join:
+            return
         if self._joining is None:
             raise InternalError(f"{ref}: rows came before their table", code="join-malformed")
         with self._session(ref), self._conn.cursor() as cursor, cursor.copy(self._joining) as copy:
@@ -160,6 +211,8 @@ class BarrierWriter:
 
     def _make_keys(self, content: bytes, ref: ChangeRef) -> None:
         """A table that others prepared keeps the keys that they gave it."""
+        if self._leaves_out_join:
+            return
         keys = _understood(JoinKeys.from_json, content, ref)
         if self._taken.is_prepared:
             keys = JoinKeys(awaited=keys.awaited)
@@ -178,6 +231,8 @@ class BarrierWriter:
         with self._pipe.suspended():
             try:
                 yield
+            except ApprovalNeeded:
+                raise
             except psycopg.Error as error:
                 meaning = refusal(error, ref, str(ref), self._replica)
                 if meaning.code == "sql-refused":
@@ -187,10 +242,16 @@ class BarrierWriter:
                 raise OperatorNeeded(f"{ref}: {error.message}", code=error.code, hint=error.hint) from error
 
 
+def _tables_of(change: ObjectChange) -> Iterator[TableName]:
+    for state in (change.before, change.after):
+        if state is not None and change.class_ == "table":
+            yield state["schema"], state["name"]
+
+
 def _understood(parse: Callable[[bytes], Parsed], content: bytes, ref: ChangeRef) -> Parsed:
     try:
         return parse(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InternalError(
             f"{ref}: its content is not understood ({type(error).__name__}: {error})",
             code="join-malformed",

@@ -3,8 +3,8 @@ refers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.postgres.apply_keys import (
@@ -35,7 +35,8 @@ class TargetColumn:
     `held`: the type, or the one below a domain. `insisting`: SQL after which it takes NULL, of one that
     refuses that and has nothing to fill it, so that no row can be inserted without it; else ''.
     `giver`: the topmost of the tables that it is inherited from; only there it can be altered.
-    `equals`: SQL of the operator by which it is compared: that of a unique index, else of its type."""
+    `equals`: SQL of the operator by which it is compared: that of a unique index, else of its type.
+    `left_out`: the replica does not have it, because a policy says so; then it counts as generated."""
 
     name: str
     type_name: str
@@ -46,6 +47,7 @@ class TargetColumn:
     made_anew: bool = False
     giver: TableName | None = None
     equals: str = PLAIN
+    left_out: bool = False
 
     @property
     def composite(self) -> bool:
@@ -79,6 +81,15 @@ class TargetTable:
     def qualified_name(self) -> str:
         """`schema.name`, for messages."""
         return f"{self.schema}.{self.name}"
+
+    def without(self, names: Iterable[str]) -> TargetTable:
+        """The same, going without these columns of the source."""
+        absent = {
+            name: TargetColumn(name, "", True, False, HeldType(0, -1, "", ""), left_out=True)
+            for name in names
+            if name not in self.columns
+        }
+        return replace(self, columns={**self.columns, **absent}) if absent else self
 
     @property
     def generated_columns(self) -> frozenset[str]:

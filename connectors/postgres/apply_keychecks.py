@@ -8,7 +8,7 @@ was written, by the table's key: what a row excludes cannot be told from values 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from psycopg import sql
 from connectors.postgres.apply_catalog import TargetTable
 from connectors.postgres.apply_errors import EXCLUSION, UNIQUE, SourceRef
 from connectors.postgres.apply_keys import Exclusion, UniqueKey
+from connectors.postgres.publication import TableName
 from connectors.postgres.statements import Statement, Values, equal_to, relation
 from schemas.table import TableSchema
 
@@ -30,12 +31,14 @@ Ref = tuple[SourceRef, int]
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
     """What is not enforced. Both statements return one row if all is well. `indexes`: of what is looked up,
-    in the log's row. limit: above so many it is `all`. nulls_collide: NULLs are looked up, too."""
+    in the log's row. limit: above so many it is `all`. nulls_collide: NULLs are looked up, too. table: whose
+    it is."""
 
     one: Statement
     all: Statement
     indexes: tuple[int, ...]
     limit: int
+    table: TableName
     nulls_collide: bool = False
 
     def values(self, key: Values) -> Values:
@@ -65,7 +68,14 @@ def _unique_check(target: TargetTable, key: UniqueKey, indexes: tuple[int, ...])
         relation(target), _has_values(target, key)
     )
     what = f"{UNIQUE} ({', '.join(key.columns)}) of {target.qualified_name}"
-    return KeyCheck(_statement(one, what), _statement(every, what), indexes, LOOKUP_LIMIT, key.nulls_collide)
+    return KeyCheck(
+        _statement(one, what),
+        _statement(every, what),
+        indexes,
+        LOOKUP_LIMIT,
+        (target.schema, target.name),
+        key.nulls_collide,
+    )
 
 
 def _without_null(key: UniqueKey) -> sql.Composed:
@@ -93,7 +103,8 @@ def _exclusion_check(target: TargetTable, exclusion: Exclusion, row: tuple[int, 
     every = _without_conflict(target, exclusion, [])
     one = _without_conflict(target, exclusion, key) if row else every
     what = f"{EXCLUSION} {exclusion.name} of {target.qualified_name}"
-    return KeyCheck(_statement(one, what), _statement(every, what), row, LOOKUP_LIMIT if row else 0)
+    limit = LOOKUP_LIMIT if row else 0
+    return KeyCheck(_statement(one, what), _statement(every, what), row, limit, (target.schema, target.name))
 
 
 _WITHOUT_CONFLICT: Final = sql.SQL(
@@ -144,16 +155,19 @@ class KeyLookups:
                 self._written[check] = None
             self._last = ref
 
-    def send(self, send: Callable[[Statement, Values, Ref], None]) -> None:
-        """Hand out what to look up, and forget it."""
-        for check, known in self._written.items():
+    def send(
+        self, send: Callable[[Statement, Values, Ref], None], tables: Collection[TableName] | None = None
+    ) -> None:
+        """Hand out what to look up, of these tables (None: of all), and forget it."""
+        due = [check for check in self._written if tables is None or check.table in tables]
+        for check in due:
+            known = self._written.pop(check)
             if known is None:
                 assert self._last is not None
                 send(check.all, (), self._last)
             else:
                 for key, ref in known.items():
                     send(check.one, check.values(key), ref)
-        self.forget()
 
     def forget(self) -> None:
         """The transaction ended otherwise."""

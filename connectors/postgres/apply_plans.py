@@ -9,6 +9,8 @@ from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
 from connectors.postgres.apply_keychecks import KeyCheck, key_checks
 from connectors.postgres.binary.binding import LargeForm, large_form
+from connectors.postgres.ddl import left_out
+from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.session import Session
@@ -43,10 +45,12 @@ class Plans:
         pipe: Pipe,
         tables: Mapping[bytes, TableSchema],
         *,
+        pipeline: str,
         replica: str,
         replica_role: bool,
     ) -> None:
         self._conn = conn
+        self._pipeline = pipeline
         self._pipe = pipe
         self._tables = tables
         self._replica = replica
@@ -56,9 +60,12 @@ class Plans:
         self._set_plans: dict[bytes, SetPlan | None] = {}
         self._fit: set[tuple[bytes, bool]] = set()
         self._referred_to: dict[tuple[tuple[str, str], ...], bool] = {}
+        self._left_out: LeftOut | None = None
 
-    def find(self, change: Change) -> Plan:
-        """The plan for an INSERT, UPDATE or DELETE. Raises OperatorNeeded (`replica-schema`,
+    def find(self, change: Change) -> Plan | None:
+        """The plan for an INSERT, UPDATE or DELETE; None: the replica goes without that table.
+
+        Raises OperatorNeeded (`replica-schema`,
         `replica-triggers`, `replica-row-security`, `identity-missing`), InternalError (`table-unknown`)."""
         kind = (
             change.table,
@@ -73,6 +80,9 @@ class Plans:
         """How to write many changes of that table version at once; None: only one by one."""
         if table_id not in self._set_plans:
             table = self.table(table_id)
+            if self.is_left_out(table):
+                self._set_plans[table_id] = None
+                return None
             target = self._fitting(table, inserting=False)
             insists = any(unfilled(table, target))  # an INSERT on its own says so
             self._set_plans[table_id] = None if insists else make_plan(table, target)
@@ -100,6 +110,18 @@ class Plans:
                 return table
         return None
 
+    @property
+    def left_out(self) -> LeftOut:
+        """What a policy told this replica to go without; looked up once, too."""
+        if self._left_out is None:
+            with self._pipe.suspended():
+                self._left_out = left_out.read(self._conn, self._pipeline)
+        return self._left_out
+
+    def is_left_out(self, table: TableSchema) -> bool:
+        """Whether the replica goes without the whole table."""
+        return (table.schema, table.name) in self.left_out.tables
+
     def target(self, table: TableSchema) -> TargetTable:
         """The replica's table of that name; looked up once, in the middle of a transaction if need be."""
         name = (table.schema, table.name)
@@ -108,6 +130,7 @@ class Plans:
             with self._pipe.suspended():
                 target = load_table(self._conn, *name, replica_role=self._replica_role)
             require_quiet(target, replica=self._replica, replica_role=self._replica_role)
+            target = target.without(self.left_out.columns_of(*name))
             self._targets[name] = target
         return target
 
@@ -134,9 +157,12 @@ class Plans:
         self._targets.clear()
         self._set_plans.clear()
         self._referred_to.clear()
+        self._left_out = None
 
-    def _make(self, kind: tuple[object, ...], change: Change) -> Plan:
+    def _make(self, kind: tuple[object, ...], change: Change) -> Plan | None:
         table = self.table(change.table)
+        if self.is_left_out(table):
+            return None
         target = self._fitting(table, inserting=change.operation is Operation.INSERT)
         old = (
             Old.ROW if change.old_row is not None else Old.KEY if change.old_key is not None else Old.NOTHING

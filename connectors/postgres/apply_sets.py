@@ -115,6 +115,13 @@ class SetWriter:
             self._stages.clear()
             self._conn.execute("discard temporary")
 
+    def give_up_stages(self) -> None:
+        """In the middle of a target transaction, which will alter what they are made of. If that is rolled
+        back they are there again, and nobody's: so all go that the session has."""
+        self._used.clear()
+        self._stages.clear()
+        self._conn.execute("discard temporary")
+
     @property
     def is_full(self) -> bool:
         """Whether `forget` should be called before the next target transaction."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from psycopg import sql
+
 from connectors.postgres.session import Session, wrapped
 
 INSTALL: Final = (
@@ -33,7 +35,7 @@ def because_not_replicated(referenced: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `trigger`, `rule`,
-    `row security` or `default`."""
+    `row security` or `default`, or `ignored` of one that a policy leaves out."""
 
     kind: str
     object: str
@@ -76,6 +78,28 @@ def keep(conn: Session, name: str, one: Deferred) -> None:
     for statement in INSTALL:
         conn.execute(statement)
     defer(conn, name, [one])
+
+
+def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
+    """The entries of one object: it is gone on the source, or something else is kept of it."""
+    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
+    if there == (True,):
+        query = "delete from keepstream.deferred_ddl where (name, kind, object) = (%s, %s, %s)"
+        conn.execute(query, [name, kind, obj])
+
+
+def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    """A table is called otherwise on the source, too: so it is in what is kept of it."""
+    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
+    if there != (True,):
+        return
+    was, now = ".".join(old), ".".join(new)
+    conn.execute(
+        "update keepstream.deferred_ddl set statement = replace(statement, %s, %s),"
+        " object = case when object = %s or starts_with(object, %s || '.')"
+        " then %s || substr(object, length(%s) + 1) else object end where name = %s",
+        [sql.Identifier(*old).as_string(), sql.Identifier(*new).as_string(), was, was, now, was, name],
+    )
 
 
 def forget(conn: Session, name: str) -> None:

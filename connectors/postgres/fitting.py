@@ -88,6 +88,8 @@ def misfits(table: TableSchema, target: TargetTable, source: TableColumns | None
             seen = f"it lacks column {column.name} ({column.type_name})"
             yield Misfit(seen, _adding(target, column).as_string())
             continue
+        if there.left_out:
+            continue
         holder = _holder(target, there)
         if there.generated:
             seen, fix = (

@@ -61,6 +61,7 @@ class Progress:
 
     `alive`: the recorded backend exists (its applier may still be frozen or gone). `at_copy`: the position
     is still that of the first copy's snapshot. `updated_at`: when who copies or applies last wrote it.
+    `awaits`: where the transaction commits whose schema changes an operator must approve first.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Progress:
     alive: bool
     updated_at: datetime.datetime
     at_copy: bool = False
+    awaits: Lsn | None = None
 
     @property
     def logged(self) -> Lsn | None:
@@ -133,11 +135,16 @@ _READ: Final = """
            case when p.hold_expires <= clock_timestamp() then null else p.hold_at::text end,
            p.hold_kind, p.hold_expires,
            exists (select from keepstream.audit c
-                    where c.name = p.name and c.action = 'copy' and c.position = p.position)
+                    where c.name = p.name and c.action = 'copy' and c.position = p.position),
+           {awaits}
       from keepstream.progress p
       left join pg_catalog.pg_stat_activity a on a.pid = p.backend_pid and a.backend_start = p.backend_start
      where p.name = %s
 """
+
+
+_AWAITS: Final = """(select w.commit_lsn::text from keepstream.schema_waits w
+                         where w.name = p.name and w.decision is null and w.commit_lsn >= p.position)"""
 
 
 def install(conn: Session) -> None:
@@ -175,7 +182,9 @@ def read(conn: Session, name: str) -> Progress | None:
     with wrapped("reading keepstream.progress"):
         if not _installed(conn):
             return None
-        row = conn.execute(_READ, [name]).fetchone()
+        waits = conn.execute("select to_regclass('keepstream.schema_waits') is not null").fetchone()
+        query = _READ.format(awaits=_AWAITS if waits == (True,) else "null")
+        row = conn.execute(query.encode(), [name]).fetchone()
     return None if row is None else _progress(name, row)
 
 
@@ -206,7 +215,7 @@ def _installed(conn: Session) -> bool:
 
 def _progress(name: str, row: tuple[Any, ...]) -> Progress:
     (stream, position, xid, commit_time, token, state, place, pid, started, alive, updated_at) = row[:11]
-    version, hold_at, hold_kind, hold_expires, at_copy = row[11:]
+    version, hold_at, hold_kind, hold_expires, at_copy, awaits = row[11:]
     if version > FORMAT_VERSION:
         raise OperatorNeeded(
             f"keepstream.progress of {name!r} has format {version}, this Keepstream knows {FORMAT_VERSION}",
@@ -226,6 +235,7 @@ def _progress(name: str, row: tuple[Any, ...]) -> Progress:
         alive=alive,
         updated_at=updated_at,
         at_copy=at_copy,
+        awaits=None if awaits is None else parse_lsn(awaits),
     )
 
 

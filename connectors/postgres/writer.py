@@ -13,7 +13,7 @@ caused it; it names its own transaction and change. Nothing is committed before 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import psycopg
@@ -27,13 +27,17 @@ from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.apply_sets import SetWriter
 from connectors.postgres.claim import Claim, PositionLost
+from connectors.postgres.ddl.approvals import Decision
+from connectors.postgres.ddl.follow import Policies, SchemaFollower
 from connectors.postgres.pipe import Pipe, Uncounted
 from connectors.postgres.progress import audit
+from connectors.postgres.publication import TableName
 from connectors.postgres.sequences.setting import Behind, Setting, find_behind, set_sequences
 from connectors.postgres.session import Session, notice_lost_client, wrapped
 from connectors.postgres.set_plans import SetPlan, SetRows
 from connectors.postgres.statements import Statement, Values
 from schemas.change import Change
+from schemas.ddl.kinds import DEFAULTS
 from schemas.errors import InternalError
 from schemas.lsn import Lsn, Position
 from schemas.sequence import SequenceValue
@@ -48,8 +52,8 @@ _COMMIT: Final = Uncounted("commit")
 class ReplicaWriter:
     """One claimed replica session. Not thread-safe. `replica` is the name that hints tell the operator.
 
-    tables: the log's table versions by id; may grow. should_stop: lets a wait for the replica end early,
-    with RetryLater (`stopped`).
+    tables: the log's table versions by id; may grow. policies: for schema changes. should_stop: lets a wait
+    for the replica end early, with RetryLater (`stopped`).
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class ReplicaWriter:
         tables: Mapping[bytes, TableSchema],
         *,
         replica: str,
+        policies: Policies = DEFAULTS,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._conn = conn
@@ -66,7 +71,16 @@ class ReplicaWriter:
         self._replica = replica
         self.replica_role = _prepare_session(conn)
         self._pipe = Pipe(conn, miscounted=self._miscounted, should_stop=should_stop)
-        self._plans = Plans(conn, self._pipe, tables, replica=replica, replica_role=self.replica_role)
+        self._plans = Plans(
+            conn,
+            self._pipe,
+            tables,
+            pipeline=claim.name,
+            replica=replica,
+            replica_role=self.replica_role,
+        )
+        self._keys = KeyLookups()
+        self._sets = SetWriter(conn, self._pipe, should_stop)
         self._barriers = BarrierWriter(
             conn,
             self._pipe,
@@ -74,9 +88,19 @@ class ReplicaWriter:
             pipeline=claim.name,
             replica=replica,
             replica_role=self.replica_role,
+            schema=SchemaFollower(
+                conn,
+                pipeline=claim.name,
+                replica=replica,
+                replica_role=self.replica_role,
+                policies=policies,
+            ),
+            make_way=self._make_way,
         )
-        self._keys = KeyLookups()
-        self._sets = SetWriter(conn, self._pipe, should_stop)
+
+    def decide(self, decision: Decision | None) -> None:
+        """What becomes, in the target transactions from now on, of schema changes that a policy pauses at."""
+        self._barriers.decision = decision
 
     def begin(self, old: Lsn, new: Position, *, place: str) -> None:
         """Start a target transaction that moves the replica from `old` to `new`, or fails as a whole."""
@@ -119,6 +143,8 @@ class ReplicaWriter:
 
     def _send_large(self, source: SourceRef, ordinal: int, change: Change) -> None:
         plan = self._plans.find(change)
+        if plan is None:
+            return
         decode, old_is_key = plan.large.decode_row, change.old_row is None
         row, old = change.row, change.old_row or change.old_key
         del change
@@ -135,6 +161,8 @@ class ReplicaWriter:
 
     def _send_row(self, source: SourceRef, ordinal: int, change: Change) -> None:
         plan = self._plans.find(change)
+        if plan is None:
+            return
         row, old = change.row, change.old_row or change.old_key
         values = plan.decode_row(row, 0) if row is not None else ()
         old_values = plan.decode_old(old, 0) if old is not None else ()
@@ -220,6 +248,15 @@ class ReplicaWriter:
             raise InternalError("COMMIT did not end the target transaction", code="commit-refused")
         self._sets.end()
         failpoint("apply.after_commit")
+
+    def _make_way(self, tables: Collection[TableName]) -> None:
+        """Before DDL on these tables: what was sent for them is settled, nothing of ours refers to them."""
+        self._keys.send(self._look_up, tables)
+        with self._pipe.suspended():
+            self._conn.execute("deallocate all")
+            self._sets.give_up_stages()
+        self._pipe.forget()
+        self._plans.forget()
 
     def _look_up(self, statement: Statement, values: Values, ref: tuple[SourceRef, int]) -> None:
         self._pipe.run(statement.sql, values, tag=(statement, *ref))

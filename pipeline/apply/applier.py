@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 from connectors.failpoints import failpoint
 from connectors.postgres import hold, progress
 from connectors.postgres.apply_errors import SourceRef
 from connectors.postgres.claim import Loss, PositionLost, explain
+from connectors.postgres.ddl.follow import ApprovalNeeded
 from connectors.postgres.progress import HoldKind
+from pipeline.apply.approval import ReadAgain
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import (
     ApplyPart,
@@ -26,8 +29,9 @@ from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.paths import Paths
 from pipeline.apply.slices import Encoded
+from schemas.change import Change
 from schemas.errors import KeepstreamError, RetryLater
-from schemas.frame import Part, PartChanges
+from schemas.frame import Part, PartChanges, Transaction
 from schemas.lsn import Lsn, Position
 
 STANDING_EVERY_S = 10.0
@@ -59,6 +63,7 @@ class Applier:
         self._looked_at = time.monotonic()
         self._parts = PartChanges()
         self._failure: KeepstreamError | None = None
+        self._only_reads = False
 
     def run(self) -> bool:
         """Returns whether the end that the options name was reached, durably; False: `stop`.
@@ -97,6 +102,7 @@ class Applier:
             hold=self.opened.hold,
             due_before=time.time_ns() // 1000 - delay_us if delay_us else None,
             until_time=self._options.until_time,
+            unapproved=self.opened.approval.unapproved,
         )
 
     def _is_end(self, blocked: Blocked) -> bool:
@@ -132,6 +138,9 @@ class Applier:
             self._commit_group(group)
         except RetryLater:
             raise
+        except ApprovalNeeded:
+            self._wait_for_approval(group.transactions[-1].transaction, group.transactions[-1].changes)
+            return
         except KeepstreamError:
             if len(group.transactions) == 1:
                 raise
@@ -151,6 +160,7 @@ class Applier:
 
     def _commit_group(self, group: Group) -> None:
         writer, planner = self.opened.writer, self.opened.planner
+        self._decide(group.transactions[0].transaction)
         writer.begin(planner.position.lsn, group.position, place=planner.hint)
         self.paths.add_whole(group.transactions)
         if self.paths.send():
@@ -174,14 +184,27 @@ class Applier:
         opened, part = self.opened, step.part
         planner, writer = opened.planner, opened.writer
         if not planner.inside:
-            self._parts, self.ordinal = PartChanges(), 0
+            self._parts, self.ordinal, self._only_reads = PartChanges(), 0, False
+            self.opened.approval.begin()
+            self._decide(part)
             writer.begin(planner.position.lsn, _past(part), place=planner.hint)
         first = self.ordinal
         source = SourceRef(part.xid, part.commit_lsn)
+        if self._only_reads:
+            self._read_part(step)
+            return
         if self._parts.are_rows_in(part):
             self.ordinal = self.paths.add_encoded(Encoded(source, first, part.change_count, part.changes))
         else:
-            self.ordinal = self.paths.add(source, self._parts.feed(part), first_ordinal=first)
+            changes = self.opened.approval.watching(self._parts.feed(part))
+            try:
+                self.ordinal = self.paths.add(source, changes, first_ordinal=first)
+            except ApprovalNeeded:
+                self._abandon()
+                self._only_reads = True
+                self.opened.approval.see(changes)
+                self._end_reading(step)
+                return
         failpoint("apply.part_applied")
         if step.position is not None:
             self.paths.push()
@@ -196,6 +219,27 @@ class Applier:
             size_bytes=len(part.changes),
             took_s=time.monotonic() - started,
         )
+
+    def _decide(self, transaction: Transaction | Part) -> None:
+        self.opened.writer.decide(self.opened.approval.decision_for(transaction.commit_lsn))
+
+    def _wait_for_approval(self, transaction: Transaction | Part, changes: Sequence[Change]) -> None:
+        self._abandon()
+        self.opened.approval.begin()
+        self.opened.approval.see(changes)
+        self.opened.approval.wait(transaction)
+
+    def _read_part(self, step: ApplyPart) -> None:
+        """Of a transaction that must be approved: what else it has is looked at, and nothing applied."""
+        if not self._parts.are_rows_in(step.part):
+            self.opened.approval.see(self._parts.feed(step.part))
+        self._end_reading(step)
+
+    def _end_reading(self, step: ApplyPart) -> None:
+        if step.position is not None:
+            self.opened.approval.wait(step.part)
+            raise ReadAgain("a transaction in parts waits for approval", code="schema-waits")
+        self.opened.planner.done(step)
 
     def _roll_back(self, step: RollBack) -> None:
         self._abandon()
@@ -261,10 +305,14 @@ class Applier:
             self.blocked = blocked
             self._stop.wait(_HELD_LOOK_S)
             self._look(now=blocked is Blocked.HELD)
+            if blocked is Blocked.UNAPPROVED:
+                self.opened.approval.look()
 
     def _stay_in_touch(self) -> None:
         """Inside of a transaction whose rest is missing the session would be silent: another applier would
         take the replica over (P14), and nobody would notice that the session died."""
+        if self._only_reads:
+            return
         if time.monotonic() - self._looked_at >= TOUCH_EVERY_S:
             self._looked_at = time.monotonic()
             self.paths.push()

@@ -8,8 +8,8 @@
     sequences    are set in a transaction of their own, which moves nothing; no group crosses their place
 
 `Planner.next` says what to do; nothing is forgotten before `done`, so a step that failed is planned again.
-A step never crosses a hold, a delay or an end time: whatever is asked for, the replica stands at a
-source commit boundary (P1, P16).
+A step never crosses a hold, a delay, an end time or what an operator must approve: whatever is asked for, the
+replica stands at a source commit boundary (P1, P16).
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Brakes:
     """What stops a replica short of the log's end. Times are µs since 1970 UTC.
 
     hold: only what has its commit below it (P1, P16). due_before: only what was committed at or before it
-    (a configured delay). until_time: stop before the first commit past it.
+    (a configured delay). until_time: stop before the first commit past it. unapproved: stop before the
+    transaction that commits there.
     """
 
     hold: Lsn | None = None
     due_before: int | None = None
     until_time: int | None = None
+    unapproved: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Blocked(Enum):
     HELD = "held"
     DELAYED = "delayed"
     END_TIME = "end time"
+    UNAPPROVED = "unapproved"
 
 
 Step = Group | ApplyPart | RollBack | Move | SetSequences | Blocked
@@ -250,6 +253,8 @@ class Planner:
             return Blocked.END_TIME
         if brakes.due_before is not None and transaction.commit_time > brakes.due_before:
             return Blocked.DELAYED
+        if brakes.unapproved == transaction.commit_lsn:
+            return Blocked.UNAPPROVED
         return None
 
     def _next_group(self, first: Whole, brakes: Brakes, limits: Limits) -> Step:

@@ -15,6 +15,7 @@ from connectors.postgres.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
 from connectors.postgres.writer import ReplicaWriter
 from pipeline import purposes
+from pipeline.apply.approval import Approval
 from pipeline.apply.grouping import Planner
 from pipeline.apply.options import ApplyOptions
 from pipeline.follow import Follower
@@ -34,6 +35,7 @@ class OpenReplica:
     follower: Follower
     planner: Planner
     row: Progress
+    approval: Approval
     hold: Lsn | None = field(default=None)
 
     def look(self) -> Progress:
@@ -107,9 +109,16 @@ def _open_log(
     with contextlib.ExitStack() as undo:
         undo.callback(follower.close)
         writer = ReplicaWriter(
-            session, claim, follower.tables, replica=options.replica, should_stop=stop.is_set
+            session,
+            claim,
+            follower.tables,
+            replica=options.replica,
+            policies=options.policies,
+            should_stop=stop.is_set,
         )
-        opened = OpenReplica(session, claim, writer, follower, Planner(row.position, row.place), row)
+        approval = Approval(session, options.name, options.policies)
+        planner = Planner(row.position, row.place)
+        opened = OpenReplica(session, claim, writer, follower, planner, row, approval)
         opened.look()
         undo.pop_all()
         return opened

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.ddl.follow import Policies
+from schemas.ddl.kinds import DEFAULTS
 from schemas.lsn import Lsn
 
 
@@ -22,6 +24,7 @@ class ApplyOptions:
 
     conninfo: any libpq connection string. delay_us: apply what is older than that. until_lsn, until_time
     (µs since 1970 UTC): stop there, at most one of them. take_over: end another living applier at once.
+    policies: what the replica does with each kind of schema change.
     """
 
     name: str
@@ -33,3 +36,4 @@ class ApplyOptions:
     until_time: int | None = None
     skip: Skip | None = None
     take_over: bool = False
+    policies: Policies = field(default_factory=lambda: DEFAULTS)

@@ -12,6 +12,7 @@ import time
 import uuid
 
 from pipeline.apply.applier import Applier
+from pipeline.apply.approval import ReadAgain
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import Blocked
 from pipeline.apply.opened import OpenReplica, open_replica
@@ -34,6 +35,7 @@ _SHOWN = {
     Blocked.HELD: StageState.PAUSED,
     Blocked.END_TIME: StageState.PAUSED,
     Blocked.DELAYED: StageState.STREAMING,  # what waits for its time is work to do
+    Blocked.UNAPPROVED: StageState.WAITING,
 }
 
 
@@ -87,6 +89,8 @@ class ApplyStage:
             try:
                 if self._run_once(retries):
                     return True
+            except ReadAgain:
+                continue
             except KeepstreamError as error:
                 if not retries.outlives(error):
                     raise
@@ -182,6 +186,9 @@ class ApplyStage:
             return f"the hold at {format_lsn(row.hold.at)} ({row.hold.kind.value}) to end"
         if applier.blocked is Blocked.DELAYED:
             return f"its delay of {self._options.delay_us / 1e6:g} s"
+        waiting = applier.opened.approval.waiting
+        if applier.blocked is Blocked.UNAPPROVED and waiting is not None:
+            return f"approval of the schema changes at {format_lsn(waiting.lsn)}"
         unfinished = applier.opened.planner.unfinished
         if unfinished is not None and self._lacks_rest(applier):
             return f"the rest of transaction {unfinished.xid}, {counted(applier.ordinal, 'change')} so far"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import schemaapproval
 from pipeline.cli.invocation import invocation
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 app = typer.Typer(no_args_is_help=True)
+app.registered_commands += schemaapproval.app.registered_commands
 
 _PRINT = typer.Option(
     "--print", help="Print the SQL instead, for a superuser to run in psql. No secret is in it."

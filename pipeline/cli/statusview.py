@@ -29,11 +29,12 @@ _STYLES = {
     "catching_up": "cyan",
     "starting": "cyan",
     "paused": "yellow",
+    "waiting_for_approval": "yellow",
     "retrying": "yellow",
     "stalled": "bold red",
     "stopped": "bold red",
 }
-_RECOVERED = frozenset({"streaming", "idle", "catching_up", "paused"})
+_RECOVERED = frozenset({"streaming", "idle", "catching_up", "paused", "waiting_for_approval"})
 """What a stage's last error is of no more than history beside."""
 
 

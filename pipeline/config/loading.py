@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import document as yaml_document
 from pipeline.config.document import Document
 from pipeline.config.expansion import expand
-from pipeline.config.model import Config, Log, Replica, Source, Tables, Tools
+from pipeline.config.model import Config, Log, Replica, SchemaChanges, Source, Tables, Tools
 from pipeline.config.reading import read_bytes
 from schemas.errors import ConfigError
 
@@ -31,6 +31,8 @@ _PARTS: dict[tuple[str, ...], type[BaseModel]] = {
     ("source", "tables"): Tables,
     ("log",): Log,
     ("replicas", "NAME"): Replica,
+    ("replicas", "NAME", "schema"): SchemaChanges,
+    ("schema",): SchemaChanges,
     ("tools",): Tools,
 }
 
@@ -157,9 +159,14 @@ def _suggestion(path: tuple[int | str, ...]) -> str:
 
 def _shape(path: tuple[int | str, ...]) -> tuple[str, ...]:
     parts = tuple(str(part) for part in path)
-    return ("replicas", "NAME") if len(parts) == 2 and parts[0] == "replicas" else parts
+    return ("replicas", "NAME", *parts[2:]) if len(parts) >= 2 and parts[0] == "replicas" else parts
 
 
 def _keys(shape: tuple[str, ...]) -> list[str]:
     model = _PARTS.get(shape)
-    return list(model.model_fields) if model else []
+    return keys_of(model) if model else []
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """As they stand in the file."""
+    return [field.alias or name for name, field in model.model_fields.items()]

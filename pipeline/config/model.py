@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from connectors.log_url import parse_log_url
+from pipeline.config.policies import Policies
 from pipeline.config.values import ConnectionString, Duration, Secret, TablePattern
 
 
@@ -106,10 +107,19 @@ class Log(LongOrShort):
         return self
 
 
+class SchemaChanges(Part):
+    """What replicas do with each kind of schema change; what is not named here has its default."""
+
+    policies: Policies = Field(default_factory=dict)
+
+
 class Replica(LongOrShort):
+    """`schema_`: only where it differs from the whole file's."""
+
     url: ConnectionString
     initial: Initial = Initial.COPY
     delay: Duration = timedelta(0)
+    schema_: SchemaChanges = Field(default=SchemaChanges(), alias="schema")
 
 
 class Tools(Part):
@@ -129,6 +139,7 @@ class Config(Part):
     source: Source
     log: Log
     replicas: Mapping[str, Replica] = Field(default_factory=dict)
+    schema_: SchemaChanges = Field(default=SchemaChanges(), alias="schema")
     tools: Tools = Tools()
     _path: Path | None = PrivateAttr(default=None)
 

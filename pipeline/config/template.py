@@ -54,6 +54,11 @@ log:
   #   security.protocol: SASL_SSL
 
 {replicas}
+# What a replica does with schema changes that the source's event triggers tell of: apply, pause or ignore.
+# schema:
+#   policies:
+#     drop_column: apply            # docs/schema-changes.md lists the kinds and their defaults
+
 # tools:
 #   pg_bin: /usr/lib/postgresql/18/bin   # where pg_dump and pg_restore are
 """

@@ -16,6 +16,8 @@ HINTS = {
     " {replica} --take-over` takes its place at once.",
     "capture-hangs": "The source is frozen, overloaded, or cut off without a word: look at that server. When"
     " it answers, capture goes on by itself; `keepstream status` shows it.",
+    "schema-waits": "See them with `keepstream schema show {replica}`, and let it go on with `keepstream"
+    " schema approve {replica}`, or without them: --ignore.",
     "apply-hangs": "The replica is frozen, overloaded, or cut off without a word: look at that server. When"
     " it answers, apply goes on by itself; `keepstream status` shows it.",
     "reports-missing": "They were deleted, or do not reach the log: look at its output. It makes a missing"

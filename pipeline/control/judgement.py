@@ -49,11 +49,13 @@ _WORST_FIRST = (
     StageState.STARTING,
     StageState.COPYING,
     StageState.CATCHING_UP,
+    StageState.WAITING,
     StageState.PAUSED,
     StageState.STREAMING,
     StageState.IDLE,
 )
-_WORKING = frozenset({StageState.STREAMING, StageState.IDLE, StageState.CATCHING_UP, StageState.PAUSED})
+_KEPT = frozenset({StageState.PAUSED, StageState.WAITING})
+_WORKING = _KEPT | {StageState.STREAMING, StageState.IDLE, StageState.CATCHING_UP}
 
 
 class _Life(Enum):
@@ -219,6 +221,9 @@ class _Judge:
     def _replica(self, name: str, capture: Stage) -> Replica:
         seen = self._seen.replicas[name]
         row = seen.progress if isinstance(seen, ReplicaSeen) else None
+        if row is not None and row.awaits is not None:
+            waits = f"it waits before {figures.lsn_text(row.awaits)} for approval of schema changes"
+            self._warn("schema-waits", f"replica {name}", waits)
         heard = self._hear(apply_stage(name), session=row is not None and row.alive)
         report = heard.report
         holding = row if row is not None and row.state is ReplicaState.STREAMING else None
@@ -313,7 +318,10 @@ class _Judge:
         behind_s: float | None,
         moved_s: float | None,
     ) -> StageState:
-        if report.state is StageState.PAUSED or report.details.get("blocked") == "delayed":
+        if (
+            report.state in (StageState.PAUSED, StageState.WAITING)
+            or report.details.get("blocked") == "delayed"
+        ):
             return report.state
         quiet_s = min(_unchanged_s(report), moved_s or 0.0)
         if behind_s is not None and min(behind_s, quiet_s) > STALL_S:

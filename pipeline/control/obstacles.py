@@ -54,6 +54,12 @@ def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None
         return Obstacle(
             f"is {why} at {format_lsn(hold.at)}", f"Let it go on with `keepstream resume {replica}`."
         )
+    if progress.awaits is not None:
+        return Obstacle(
+            f"waits for approval of the schema changes at {format_lsn(progress.awaits)}",
+            f"See them with `keepstream schema show {replica}`, and let it go on with `keepstream schema"
+            f" approve {replica}`.",
+        )
     if not progress.alive:
         return Obstacle(
             f"is at {progress.position}, and no applier is connected to it",

@@ -10,8 +10,17 @@ from typing import Any, assert_never
 from pipeline.events.joined import joined_rows
 from pipeline.events.value import shown
 from schemas.avro import RowCodec
-from schemas.barrier import JoinKeysMessage, JoinMessage, JoinRowsMessage, UnknownJoinMessage, barrier_of
+from schemas.barrier import (
+    DdlMessage,
+    JoinKeysMessage,
+    JoinMessage,
+    JoinRowsMessage,
+    UnknownMessage,
+    barrier_of,
+)
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
+from schemas.ddl.message import SchemaMessage
+from schemas.ddl.record import parse_record
 from schemas.errors import InternalError
 from schemas.join import Join
 from schemas.lsn import format_lsn
@@ -83,7 +92,9 @@ class EventEncoder:
                 yield from self._joined(content)
             case JoinKeysMessage():
                 return
-            case UnknownJoinMessage():
+            case DdlMessage(content):
+                yield from _schema_events(SchemaMessage.from_json(content))
+            case UnknownMessage():
                 raise barrier.error("change")
             case _:
                 assert_never(barrier)
@@ -132,6 +143,23 @@ def _message_events(message: Message) -> Iterator[dict[str, Any]]:
     if not message.prefix.startswith(OWN_PREFIX):
         after = {"prefix": message.prefix, "content": shown(message.content)}
         yield _event(None, "message", after=after)
+
+
+def _schema_events(message: SchemaMessage) -> Iterator[dict[str, Any]]:
+    """A rewritten table's rows come as if it was emptied and filled again."""
+    for change in message.changes:
+        what = {"tag": message.tag, "class": change.class_, "before": change.before, "after": change.after}
+        state = change.after or change.before or {}
+        yield _event(None, "ddl", after=what) | {"schema": state.get("schema"), "name": state.get("name")}
+    rows = message.rows
+    if rows is None:
+        return
+    named = {"schema": rows.schema, "name": rows.table}
+    if rows.first:
+        yield _event(None, "truncate") | named
+    for record in rows.records:
+        values = parse_record(record, len(rows.columns))
+        yield _event(None, "insert", after=dict(zip(rows.columns, values, strict=True))) | named
 
 
 def _object(names: Sequence[str], values: Sequence[bytes | None]) -> dict[str, Any]:

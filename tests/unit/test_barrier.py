@@ -8,10 +8,11 @@ from pipeline.apply.grouping import is_barrier
 from pipeline.events.event import EventEncoder
 from schemas.barrier import (
     Barrier,
+    DdlMessage,
     JoinKeysMessage,
     JoinMessage,
     JoinRowsMessage,
-    UnknownJoinMessage,
+    UnknownMessage,
     barrier_of,
 )
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
@@ -31,8 +32,10 @@ def message(prefix: str) -> Change:
         ("keepstream.join", JoinMessage(b"x")),
         ("keepstream.join.rows", JoinRowsMessage(b"x")),
         ("keepstream.join.keys", JoinKeysMessage(b"x")),
-        ("keepstream.join.rows.v2", UnknownJoinMessage("keepstream.join.rows.v2")),
-        ("keepstream.join.sequence", UnknownJoinMessage("keepstream.join.sequence")),
+        ("keepstream.ddl", DdlMessage(b"x")),
+        ("keepstream.ddl.v2", UnknownMessage("keepstream.ddl.v2")),
+        ("keepstream.join.rows.v2", UnknownMessage("keepstream.join.rows.v2")),
+        ("keepstream.join.sequence", UnknownMessage("keepstream.join.sequence")),
         ("keepstream.wait", None),
         ("keepstream.verify", None),
         ("crm.note", None),

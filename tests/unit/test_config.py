@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.app import policies
 from pipeline.config import Config, Initial, Keyless, load_config, parse_config, reading
+from schemas.ddl.kinds import DEFAULTS, Kind, Policy
 from schemas.errors import ConfigError
 
 SMALLEST = """
@@ -145,7 +147,7 @@ def test_a_reference_that_cannot_be_expanded_says_why(value: str, said: str) -> 
     [
         ("sorce: dbname=x", "4:1: unknown key `sorce`; did you mean `source`?"),
         ("keyless: full", "4:1: unknown key `keyless`; it belongs under `source`"),
-        ("path: /x", "4:1: unknown key `path`; known here: name, source, log, replicas, tools"),
+        ("path: /x", "4:1: unknown key `path`; known here: name, source, log, replicas, schema, tools"),
         (
             "replicas:\n  a: {url: dbname=y, inital: copy}",
             "5:22: unknown key `replicas.a.inital`; did you mean `initial`?",
@@ -401,3 +403,40 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path.write_bytes("name: crm # für".encode("latin-1"))
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_config(path)
+
+
+POLICIES = """
+schema: {policies: {drop_column: apply, alter_type: ignore}}
+replicas:
+  standby: {url: service=standby, schema: {policies: {alter_type: apply}}}
+  reports: service=reports
+"""
+
+
+def test_a_replicas_own_policy_for_schema_changes_counts_more() -> None:
+    config = parse(SMALLEST.partition("replicas:")[0] + POLICIES)
+    standby, reports = policies(config, "standby"), policies(config, "reports")
+    assert dict(standby) | {Kind.ALTER_TYPE: Policy.IGNORE} == reports
+    assert standby[Kind.ALTER_TYPE] is Policy.APPLY
+    assert standby == dict(DEFAULTS) | {Kind.DROP_COLUMN: Policy.APPLY, Kind.ALTER_TYPE: Policy.APPLY}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{drop_colum: apply}", "has no kind of schema change `drop_colum`; did you mean `drop_column`?"),
+        ("{zzz: apply}", "has no kind of schema change `zzz`; docs/schema-changes.md lists the kinds"),
+        ("{index: later}", "says `later` of index; it is apply, pause or ignore"),
+        ("{grants: apply}", "says apply of grants, which no replica can follow; it is pause or ignore"),
+    ],
+)
+def test_a_policy_that_means_nothing_is_refused(given: str, said: str) -> None:
+    error = refused(f"{SMALLEST}schema: {{policies: {given}}}\n")
+    assert error.message == f"keepstream.yaml:7:20: `schema.policies` {said}"
+
+
+def test_an_unknown_key_under_schema_is_named() -> None:
+    assert (
+        "unknown key `schema.policy`; did you mean `policies`?"
+        in refused(f"{SMALLEST}schema: {{policy: 1}}\n").message
+    )

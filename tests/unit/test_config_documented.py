@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.config import Config
+from pipeline.config.loading import keys_of
 from pipeline.config.template import Choices, render_config
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -18,7 +19,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 def keys(part: type[BaseModel], above: str = "") -> Iterator[str]:
     """Dotted names; NAME stands for what people choose. A part itself is a key only where it is chosen."""
-    for name, field in part.model_fields.items():
+    for name, field in zip(keys_of(part), part.model_fields.values(), strict=True):
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from keys(inner, f"{above}{name}.")
@@ -44,4 +45,4 @@ def test_the_reference_describes_every_key_and_no_other() -> None:
 def test_the_file_that_init_writes_mentions_every_section(replicas: dict[str, str]) -> None:
     text = render_config(Choices("crm", "postgresql://crm-db/crm", "file:///log", replicas))
     mentioned = set(re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE))
-    assert mentioned == set(Config.model_fields)
+    assert mentioned == set(keys_of(Config))

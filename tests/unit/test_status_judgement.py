@@ -761,3 +761,16 @@ def test_every_warning_of_status_says_what_to_do() -> None:
     for code in HINTS:
         assert re.search(r"`keepstream |select |alter ", hint_for(code)), code
     assert "keepstream apply crm2 --take-over" in hint_for("apply-stuck", replica="crm2")
+
+
+def test_a_replica_that_waits_for_approval_is_not_stuck_and_the_finding_says_what_to_do() -> None:
+    waits = report(
+        "apply:standby", StageState.WAITING, details={"blocked": "unapproved", "unchanged_s": 500.0}
+    )
+    seen = judged(capture=report(), apply=waits, replica=row(9_000, awaits=Lsn(9_100)), moved_s=500)
+    assert standby(seen)["state"] == "waiting_for_approval"
+    assert seen.state is StageState.WAITING
+    (finding,) = seen.findings
+    assert (finding.code, finding.where) == ("schema-waits", "replica standby")
+    assert finding.message == "it waits before 0/238C for approval of schema changes"
+    assert "`keepstream schema show standby`" in finding.hint

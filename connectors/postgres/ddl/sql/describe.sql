@@ -120,6 +120,12 @@ begin
             'valid', i.indisvalid,
             'parent', coalesce(
                 (select h.inhparent from pg_inherits h where h.inhrelid = i.indexrelid), 0)::bigint,
+            'parent_name', (
+                select jsonb_build_array(n.nspname, p.relname)
+                  from pg_inherits h
+                  join pg_class p on p.oid = h.inhparent
+                  join pg_namespace n on n.oid = p.relnamespace
+                 where h.inhrelid = i.indexrelid),
             'replica_identity', i.indisreplident, 'clustered', i.indisclustered,
             'comment', obj_description(i.indexrelid, 'pg_class'))
           from pg_index i

@@ -1,0 +1,384 @@
+"""Following schema changes on a replica, in the open target transaction: judged by policy, then made.
+
+What a replica refuses stops it, and the target transaction is rolled back; the next start tries again. What
+no row needs (a foreign key, a default) and cannot be made is kept in keepstream.deferred_ddl instead, and so
+is what a policy ignores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from connectors.postgres import deferred
+from connectors.postgres.ddl import left_out
+from connectors.postgres.ddl.approvals import Decision, WaitingStep
+from connectors.postgres.ddl.left_out import LeftOut
+from connectors.postgres.ddl.render import shown, statement
+from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
+from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred
+from connectors.postgres.session import Session, sql_error
+from schemas.ddl.diff import steps as steps_of
+from schemas.ddl.kinds import Kind, Policy
+from schemas.ddl.message import SchemaMessage
+from schemas.ddl.step import Manner, Phase, Step
+from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
+
+logger = logging.getLogger("keepstream.apply")
+
+Policies = Mapping[Kind, Policy]
+
+_FOREIGN_KEY: Final = "foreign key"
+_DEFAULT: Final = "default"
+_IGNORED: Final = "ignored"
+_UNTOLD: Final = frozenset({Kind.OWNER, Kind.GRANTS, Kind.OTHER, Kind.COMMENT})
+"""What is ignored of these is not kept: a replica has its own."""
+
+_CANNOT_KEEP_KEY: Final = (
+    psycopg.ProgrammingError,
+    psycopg.IntegrityError,
+    psycopg.NotSupportedError,
+    psycopg.errors.LockNotAvailable,
+)
+_CANNOT_DEFAULT: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+)
+_DEPENDED_ON: Final = psycopg.errors.DependentObjectsStillExist
+
+# What long statements need is not what single rows do; bodies may name what comes later.
+_BEGIN: Final = (
+    "set local check_function_bodies = off; set local enable_seqscan = on; set local enable_hashjoin = on;"
+    " set local enable_mergejoin = on"
+)
+_END: Final = (
+    "set local check_function_bodies = on; set local enable_seqscan = off; set local enable_hashjoin = off;"
+    " set local enable_mergejoin = off"
+)
+
+
+class ApprovalNeeded(KeepstreamError):
+    """A policy pauses at a step of this transaction, and nobody has decided yet. No error for people."""
+
+
+class Refused(Exception):
+    """A step that the replica's server refused."""
+
+    def __init__(self, step: Step, error: psycopg.Error) -> None:
+        super().__init__(step, error)
+        self.step = step
+        self.error = error
+
+
+def pauses(step: Step, policies: Policies) -> bool:
+    """Whether it waits for an operator. That a table is emptied for its new rows is no change of its own."""
+    return step.manner is not Manner.EMPTY and policies[step.kind] is Policy.PAUSE
+
+
+def waiting_steps(messages: Sequence[SchemaMessage], policies: Policies) -> tuple[WaitingStep, ...]:
+    """All steps of a transaction's messages as people see them."""
+    return tuple(
+        WaitingStep(step.kind.value, step.shown, shown(step), pauses(step, policies))
+        for message in messages
+        for step in steps_of(message)
+    )
+
+
+class SchemaFollower:
+    """One replica's. `conn` has the target transaction open. replica: its name for hints."""
+
+    def __init__(
+        self, conn: Session, *, pipeline: str, replica: str, replica_role: bool, policies: Policies
+    ) -> None:
+        self._conn = conn
+        self._pipeline = pipeline
+        self._replica = replica
+        self._replica_role = replica_role
+        self._policies = policies
+        self._left_out = LeftOut()
+
+    def follow(self, message: SchemaMessage, decision: Decision | None) -> None:
+        """Take the message's steps. `decision`: what becomes of those that a policy pauses at.
+
+        Raises ApprovalNeeded before anything was done, OperatorNeeded (`schema-refused`,
+        `schema-object-missing`), RetryLater.
+        """
+        found = steps_of(message)
+        if decision is None and any(pauses(step, self._policies) for step in found):
+            raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
+        self._left_out = left_out.read(self._conn, self._pipeline)
+        ignored = [step for step in found if self._is_ignored(step, decision)]
+        taken = [step for step in found if step not in ignored]
+        if not self._replica_role:
+            self._conn.execute(
+                "set constraints all immediate"
+            )  # PostgreSQL alters no table with events pending
+        self._conn.execute(_BEGIN)
+        for step in ignored:
+            self._ignore(step)
+        try:
+            self._take_all(taken)
+        except Refused as refused:
+            raise self._refusal(refused) from refused.error
+        self._conn.execute(_END)
+        if not self._replica_role:
+            self._conn.execute("set constraints all deferred")
+
+    def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
+        policy = self._policies[step.kind]
+        if step.manner in (Manner.EMPTY, Manner.NOTHING):
+            return step.manner is Manner.NOTHING
+        return policy is Policy.IGNORE or (policy is Policy.PAUSE and decision is Decision.IGNORE)
+
+    def _take_all(self, found: Sequence[Step]) -> None:
+        """Those that go together are tried until they go, in whatever order they depend on each other."""
+        going = [step for step in found if _goes(step)]
+        for step in found:
+            if step in going:
+                continue
+            if step.phase > Phase.DROP_DEPENDANT:
+                going = self._drop(going, Phase.DROP_DEPENDANT)
+            if step.phase > Phase.DROP:
+                going = self._drop(going, Phase.DROP)
+            self._take(step)
+        going = self._drop(going, Phase.DROP_DEPENDANT)
+        self._drop(going, Phase.DROP)
+        silent = {step.object for step in found if step.manner is Manner.SILENT}
+        for table in sorted(silent):
+            silence(self._conn, self._pipeline, (table[0], table[1]), replica_role=self._replica_role)
+
+    def _drop(self, going: Sequence[Step], phase: Phase) -> list[Step]:
+        """Drop what is due; returns what is not."""
+        due = [step for step in going if step.phase == phase]
+        while due:
+            left: list[Step] = []
+            for step in due:
+                error = self._try(step, _DEPENDED_ON)
+                if error is not None:
+                    left.append(step)
+            if len(left) == len(due):
+                self._take(left[0])
+            due = left
+        return [step for step in going if step.phase != phase]
+
+    def _take(self, step: Step) -> None:
+        if self._is_moot(step):
+            return
+        if step.manner is Manner.EMPTY:
+            self._empty(step)
+        elif step.manner is Manner.KEY:
+            self._take_key(step)
+        elif step.manner is Manner.FORGET_KEY:
+            deferred.take_back(self._conn, self._pipeline, _FOREIGN_KEY, step.shown)
+            self._run(step)
+        elif step.manner is Manner.DEFAULT:
+            self._take_default(step)
+        elif step.manner is Manner.FORCE:
+            keep_forced(self._conn, self._pipeline, step.object, shown(step))
+        elif step.manner is Manner.FORGET_FORCE:
+            forget_forced(self._conn, self._pipeline, step.object)
+            self._run(step)
+        elif self._lacks_columns(step):
+            self._take_if_it_can(step)
+        else:
+            self._run(step)
+        self._note_gone(step)
+
+    def _run(self, step: Step) -> None:
+        try:
+            self._conn.execute(statement(step))
+        except psycopg.Error as error:
+            raise Refused(step, error) from error
+
+    def _try(self, step: Step, *expected: type[psycopg.Error]) -> psycopg.Error | None:
+        """The error if it is one of these, after which nothing of the step stays."""
+        try:
+            with self._conn.transaction():
+                self._take(step)
+        except Refused as refused:
+            if not isinstance(refused.error, expected):
+                raise
+            return refused.error
+        return None
+
+    # What this replica lacks
+
+    def _is_moot(self, step: Step) -> bool:
+        """Whether there is nothing to do for it here. Raises OperatorNeeded (`schema-object-missing`)."""
+        if step.since > self._conn.info.server_version // 10000:
+            return True
+        if step.needs is not None and not self._is_there(step.needs):
+            return self._is_moot_without(step, step.needs)
+        if step.column and (*step.object, step.column) in self._left_out.columns:
+            self._note_left_out(step)
+            return True
+        return step.inherited and self._has_parent(step.object)
+
+    def _is_moot_without(self, step: Step, table: tuple[str, str]) -> bool:
+        if step.drops:
+            self._note_gone(step)
+            return True
+        if table in self._left_out.tables:
+            self._rename_left_out(step, table)
+            return True
+        new = _new_name(step)
+        if new is not None and self._is_there(new):
+            return True  # somebody called it so before
+        name = sql.Identifier(*table).as_string()
+        raise OperatorNeeded(
+            f"{self._replica} has no {name}, which the source changes: {shown(step)}",
+            code="schema-object-missing",
+            hint=f"Make {name} on the replica as it was on the source before that, and start again. Or leave"
+            f" changes of this kind out: `schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml.",
+        )
+
+    def _is_there(self, table: tuple[str, str]) -> bool:
+        query = "select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null"
+        return self._conn.execute(query, table).fetchone() == (True,)
+
+    def _has_parent(self, table: tuple[str, ...]) -> bool:
+        query = (
+            "select exists (select from pg_inherits"
+            " where inhrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)))"
+        )
+        return self._conn.execute(query, table).fetchone() == (True,)
+
+    def _lacks_columns(self, step: Step) -> bool:
+        return step.needs is not None and any(self._left_out.columns_of(*step.needs))
+
+    # What may be missing
+
+    def _take_key(self, step: Step) -> None:
+        if not self._replica_role:
+            self._keep(_FOREIGN_KEY, step, ROLE_MAY_NOT)
+            return
+        try:
+            with self._conn.transaction():
+                self._conn.execute(statement(step))
+        except _CANNOT_KEEP_KEY as error:
+            self._keep(_FOREIGN_KEY, step, _said(error))
+
+    def _take_default(self, step: Step) -> None:
+        deferred.take_back(self._conn, self._pipeline, _DEFAULT, step.shown)
+        error = self._try_statement(step, *_CANNOT_DEFAULT)
+        if error is not None:
+            table, column = sql.Identifier(*step.object), sql.Identifier(step.column)
+            self._conn.execute(sql.SQL("alter table only {} alter {} drop default").format(table, column))
+            self._keep(_DEFAULT, step, _said(error))
+
+    def _take_if_it_can(self, step: Step) -> None:
+        """It may be about a column that the replica goes without."""
+        error = self._try_statement(step, psycopg.errors.UndefinedColumn)
+        if error is not None:
+            self._keep(_IGNORED, step, _said(error))
+
+    def _try_statement(self, step: Step, *expected: type[psycopg.Error]) -> psycopg.Error | None:
+        try:
+            with self._conn.transaction():
+                self._conn.execute(statement(step))
+        except expected as error:
+            return error
+        except psycopg.Error as error:
+            raise Refused(step, error) from error
+        return None
+
+    def _keep(self, kind: str, step: Step, reason: str) -> None:
+        deferred.keep(self._conn, self._pipeline, Deferred(kind, step.shown, reason, shown(step)))
+        logger.warning("schema change left out", extra={"object": step.shown, "reason": reason})
+
+    def _ignore(self, step: Step) -> None:
+        logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
+        if step.kind not in _UNTOLD:
+            self._keep(_IGNORED, step, f"the policy for {step.kind} leaves it out")
+        if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE:
+            self._leave_out((step.object[0], step.object[1]))
+        elif step.kind is Kind.ADD_COLUMN:
+            self._leave_out((step.object[0], step.object[1]), step.column)
+
+    def _leave_out(self, table: tuple[str, str], column: str = "") -> None:
+        left_out.add(self._conn, self._pipeline, table, column)
+        self._left_out = left_out.read(self._conn, self._pipeline)
+
+    def _note_left_out(self, step: Step) -> None:
+        """A column that the replica goes without changed on the source."""
+        table = (step.object[0], step.object[1])
+        if step.renamed:
+            left_out.rename_column(self._conn, self._pipeline, table, step.column, to=step.renamed)
+        elif step.drops:
+            left_out.forget(self._conn, self._pipeline, table, step.column)
+        else:
+            self._keep(_IGNORED, step, "the replica goes without this column")
+        self._left_out = left_out.read(self._conn, self._pipeline)
+
+    def _rename_left_out(self, step: Step, table: tuple[str, str]) -> None:
+        new = _new_name(step)
+        if new is None:
+            self._keep(_IGNORED, step, "the replica goes without this table")
+        else:
+            left_out.rename(self._conn, self._pipeline, table, to=new)
+            self._left_out = left_out.read(self._conn, self._pipeline)
+
+    def _note_gone(self, step: Step) -> None:
+        """What is kept of it in the replica is called otherwise, or not wanted any more."""
+        new = _new_name(step)
+        if step.kind is Kind.DROP_TABLE:
+            left_out.forget(self._conn, self._pipeline, (step.object[0], step.object[1]))
+        elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
+            deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
+        elif new is not None:
+            left_out.rename(self._conn, self._pipeline, (step.object[0], step.object[1]), to=new)
+            deferred.rename(self._conn, self._pipeline, step.object, new)
+
+    def _empty(self, step: Step) -> None:
+        """A table that others refer to cannot be truncated; no key of theirs acts on our writes."""
+        table = sql.Identifier(*step.object)
+        try:
+            with self._conn.transaction():
+                self._conn.execute(sql.SQL("truncate only {}").format(table))
+        except psycopg.errors.FeatureNotSupported:
+            self._conn.execute(sql.SQL("delete from only {}").format(table))
+        except psycopg.Error as error:
+            raise Refused(step, error) from error
+
+    def _refusal(self, refused: Refused) -> KeepstreamError:
+        step, error = refused.step, refused.error
+        doing = f"{step.kind} of {step.shown}"
+        meaning = sql_error(error, doing)
+        if isinstance(meaning, RetryLater):
+            return meaning
+        hint = (
+            "Mend on the replica what its message says and start again: it is tried anew. Or leave changes of"
+            f" this kind out: `schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml."
+        )
+        return OperatorNeeded(
+            f"{doing}: {self._replica} refuses {shown(step)} {_said(error)} ({error.sqlstate})",
+            code="schema-refused",
+            hint=f"{error.diag.message_hint} {hint}" if error.diag.message_hint else hint,
+        )
+
+
+def _goes(step: Step) -> bool:
+    """Whether it drops an object as a whole."""
+    return step.drops and step.needs is None
+
+
+def _new_name(step: Step) -> tuple[str, str] | None:
+    """Of a table that the step renames or moves."""
+    if step.phase is not Phase.RENAME or step.column or step.member or len(step.object) != 2:
+        return None
+    last = step.statement[-1]
+    if isinstance(last, str) or not hasattr(last, "parts"):
+        return None
+    (name,) = last.parts
+    return (name, step.object[1]) if step.statement[-2] == " set schema " else (step.object[0], name)
+
+
+def _said(error: psycopg.Error) -> str:
+    return error.diag.message_primary or type(error).__name__

@@ -1,0 +1,93 @@
+"""`keepstream.schema_left_out` on the replica: tables and columns of the source that it goes without.
+
+Their rows and values are in the log all the same: apply leaves them out as long as they are listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.session import Session, wrapped
+
+_INSTALL: Final = (
+    """create table if not exists keepstream.schema_left_out (
+        name text not null,
+        schema_name text not null,
+        table_name text not null,
+        column_name text not null default '',
+        at timestamptz not null default now(),
+        primary key (name, schema_name, table_name, column_name)
+    )""",
+    "comment on table keepstream.schema_left_out is "
+    "'Tables and columns that a policy told this replica to go without; keepstream leaves their values out.'",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """tables: (schema, name); columns: (schema, table, column)."""
+
+    tables: frozenset[tuple[str, str]] = frozenset()
+    columns: frozenset[tuple[str, str, str]] = frozenset()
+
+    def columns_of(self, schema: str, table: str) -> Iterator[str]:
+        return (name for of, at, name in self.columns if (of, at) == (schema, table))
+
+
+def read(conn: Session, name: str) -> LeftOut:
+    """What the replica of pipeline `name` goes without."""
+    with wrapped("reading keepstream.schema_left_out"):
+        if not _is_there(conn):
+            return LeftOut()
+        query = "select schema_name, table_name, column_name from keepstream.schema_left_out where name = %s"
+        rows = conn.execute(query, [name]).fetchall()
+    return LeftOut(
+        frozenset((schema, table) for schema, table, column in rows if not column),
+        frozenset((schema, table, column) for schema, table, column in rows if column),
+    )
+
+
+def _is_there(conn: Session) -> bool:
+    found = conn.execute("select to_regclass('keepstream.schema_left_out') is not null").fetchone()
+    return found == (True,)
+
+
+def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:
+    """In the session's open transaction. `column`: only this one of the table."""
+    for statement in _INSTALL:
+        conn.execute(statement)
+    conn.execute(
+        "insert into keepstream.schema_left_out (name, schema_name, table_name, column_name)"
+        " values (%s, %s, %s, %s) on conflict do nothing",
+        [name, *table, column],
+    )
+
+
+def rename(conn: Session, name: str, table: tuple[str, str], *, to: tuple[str, str]) -> None:
+    """The table, and what of it is left out, is called otherwise."""
+    if _is_there(conn):
+        conn.execute(
+            "update keepstream.schema_left_out set schema_name = %s, table_name = %s"
+            " where (name, schema_name, table_name) = (%s, %s, %s)",
+            [*to, name, *table],
+        )
+
+
+def rename_column(conn: Session, name: str, table: tuple[str, str], column: str, *, to: str) -> None:
+    conn.execute(
+        "update keepstream.schema_left_out set column_name = %s"
+        " where (name, schema_name, table_name, column_name) = (%s, %s, %s, %s)",
+        [to, name, *table, column],
+    )
+
+
+def forget(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:
+    """It is gone on the source, too: the column, or the table with all its columns."""
+    if _is_there(conn):
+        conn.execute(
+            "delete from keepstream.schema_left_out"
+            " where (name, schema_name, table_name) = (%s, %s, %s) and %s in ('', column_name)",
+            [name, *table, column],
+        )

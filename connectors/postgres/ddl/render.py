@@ -1,0 +1,25 @@
+"""Steps of following a schema change as SQL."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from schemas.ddl.step import Literal, Name, Piece, Step
+
+
+def statement(step: Step) -> sql.Composed:
+    """The step's statement, without a semicolon; empty where it has none."""
+    return sql.Composed([_piece(piece) for piece in step.statement])
+
+
+def shown(step: Step) -> str:
+    """For people, and to be run by them."""
+    return f"{statement(step).as_string()};" if step.statement else f"-- {step.manner.value}: {step.shown}"
+
+
+def _piece(piece: Piece) -> sql.Composable:
+    if isinstance(piece, Name):
+        return sql.Identifier(*piece.parts)
+    if isinstance(piece, Literal):
+        return sql.Literal(piece.text)
+    return sql.SQL(piece)  # from a fixed list, or as PostgreSQL wrote it

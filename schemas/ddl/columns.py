@@ -1,0 +1,349 @@
+"""Columns of a table: from what they were to what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from schemas.ddl.command import Command
+from schemas.ddl.kinds import Kind
+from schemas.ddl.message import State
+from schemas.ddl.phrases import Pieces, changed_options, comment, listed, named
+from schemas.ddl.step import Literal, Manner, Name, Phase, Piece, Step
+
+Column = Mapping[str, Any]
+
+_STORAGE: Final = {"p": "plain", "m": "main", "e": "external", "x": "extended"}
+_COMPRESSION: Final = {"p": "pglz", "l": "lz4"}
+_USUALLY_EXTENDED: Final = (17, 25, 114, 1042, 1043, 3802)
+"""bytea, text, json, bpchar, varchar, jsonb."""
+_IDENTITY: Final = {"a": "always", "d": "by default"}
+
+
+def is_inherited(column: Column) -> bool:
+    """Whether PostgreSQL does to it what it does to the parent's."""
+    return bool(column["inherited"]) and not column["local"]
+
+
+def type_of(column: Column) -> str:
+    """SQL."""
+    collation = column.get("collation")
+    return f"{column['type']} collate {collation}" if collation else str(column["type"])
+
+
+# New ones
+
+
+def definition(table: State, column: Column, *, default: Pieces = ()) -> Pieces:
+    """As CREATE TABLE and ADD COLUMN have it. `default`: instead of its own."""
+    parts: list[Piece] = [Name((column["name"],)), f" {type_of(column)}"]
+    if column["generated"]:
+        stored = "virtual" if column["generated"] == "v" else "stored"
+        parts.append(f" generated always as ({column['default']}) {stored}")
+    elif column["identity"]:
+        parts += [" ", *_identity(column)]
+    elif default or column["default"] is not None:
+        parts += [" default ", *(default or (column["default"],))]
+    if column["not_null"]:
+        parts += [*_constraint_name(table, column), " not null"]
+    return tuple(parts)
+
+
+def _identity(column: Column) -> Pieces:
+    given = column["identity_options"]
+    clause = f"generated {_IDENTITY[column['identity']]} as identity"
+    if not given:
+        return (clause,)
+    return (f"{clause} (sequence name ", Name(tuple(given["sequence"])), f" {sequence_options(given)})")
+
+
+def sequence_options(given: Mapping[str, Any]) -> str:
+    """`start with 1 increment by 1 …`."""
+    cycle = "cycle" if given["cycle"] else "no cycle"
+    return (
+        f"start with {given['start']} increment by {given['increment']} minvalue {given['min']}"
+        f" maxvalue {given['max']} cache {given['cache']} {cycle}"
+    )
+
+
+def not_null_constraint(table: State, column: Column) -> Mapping[str, Any] | None:
+    """The constraint that PostgreSQL 18 has for it; None on others."""
+    for constraint in table["constraints"]:
+        if constraint["type"] == "n" and _quoted_in(column["name"], constraint["def"]):
+            found: Mapping[str, Any] = constraint
+            return found
+    return None
+
+
+def _quoted_in(column: str, definition: str) -> bool:
+    rest = definition.removeprefix("NOT NULL ").removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
+    return rest in (column, '"' + column.replace('"', '""') + '"')
+
+
+def _constraint_name(table: State, column: Column) -> Pieces:
+    constraint = not_null_constraint(table, column)
+    if constraint is None or constraint["name"] == _usual_name(table["name"], column):
+        return ()
+    return (" constraint ", Name((constraint["name"],)))
+
+
+def _usual_name(table: str, column: Column) -> str:
+    return f"{table}_{column['name']}_not_null"
+
+
+def created(table: State, column: Column) -> Iterator[Step]:
+    """What CREATE TABLE cannot say of a column."""
+    usual = {"storage": column["storage"], "compression": "", "statistics": None, "options": None}
+    yield from _stored(table, usual, column)
+    yield from _comment(table, None, column)
+
+
+# Changed ones
+
+
+class ColumnDiff:
+    """The columns of a table that was and is there."""
+
+    def __init__(self, before: State, after: State, command: Command) -> None:
+        self._before, self._after, self._command = before, after, command
+        self._table = named(after)
+        self._was = {column["num"]: column for column in before["columns"]}
+        self._now = {column["num"]: column for column in after["columns"]}
+
+    def steps(self) -> Iterator[Step]:
+        for number, column in self._now.items():
+            was = self._was.get(number)
+            if was is not None and was["name"] != column["name"]:
+                yield self._renamed(was, column)
+        for number, was in self._was.items():
+            if number not in self._now:
+                yield self._dropped(was)
+        for number, column in self._now.items():
+            if number in self._was:
+                yield from self._altered(self._was[number], column)
+        for number, column in self._now.items():
+            if number not in self._was:
+                yield from self._added(column)
+
+    def _renamed(self, was: Column, now: Column) -> Step:
+        change = ("rename column ", Name((was["name"],)), " to ", Name((now["name"],)))
+        return self._step(
+            Kind.RENAME_COLUMN,
+            was,
+            change,
+            phase=Phase.RENAME,
+            inherited=is_inherited(was),
+            renamed=now["name"],
+        )
+
+    def _dropped(self, was: Column) -> Step:
+        change = ("drop column if exists ", Name((was["name"],)))
+        return self._step(Kind.DROP_COLUMN, was, change, inherited=is_inherited(was), drops=True)
+
+    def _added(self, column: Column) -> Iterator[Step]:
+        plain = not column["generated"] and not column["identity"]
+        has_missing, missing = self._command.missing(column["name"])
+        default: Pieces = ()
+        if plain and not self._command.rewrites:
+            # NULL is said, too: a domain's default would fill older rows.
+            default = (Literal(missing if has_missing else None),)
+        change = ("add column ", *definition(self._after, column, default=default))
+        inherited = is_inherited(column)
+        yield self._step(Kind.ADD_COLUMN, column, change, inherited=inherited)
+        if default and (column["default"] is not None or has_missing):
+            yield self._defaulted(column, kind=Kind.ADD_COLUMN)
+        yield from created(self._after, column)
+
+    def _defaulted(self, column: Column, *, kind: Kind = Kind.DEFAULT) -> Step:
+        what: Pieces = ("drop default",) if column["default"] is None else ("set default ", column["default"])
+        change = ("alter column ", Name((column["name"],)), " ", *what)
+        manner = Manner.RUN if column["default"] is None else Manner.DEFAULT
+        return self._step(kind, column, change, only=True, manner=manner)
+
+    def _altered(self, was: Column, now: Column) -> Iterator[Step]:
+        inherited = is_inherited(now)
+        retyped = (was["type_oid"], was["typmod"], was.get("collation")) != (
+            now["type_oid"],
+            now["typmod"],
+            now.get("collation"),
+        )
+        computed = bool(was["generated"])
+        is_default_new = not computed and not now["generated"] and was["default"] != now["default"]
+        if was["identity"] and not now["identity"]:
+            yield self._of(Kind.IDENTITY, now, "drop identity if exists", inherited=self._is_partition)
+        if computed and not now["generated"]:
+            yield self._of(Kind.GENERATED, now, "drop expression if exists", inherited=inherited)
+        if retyped:
+            yield from self._retyped(was, now, inherited=inherited)
+        elif computed and now["generated"] and was["default"] != now["default"]:
+            yield self._of(Kind.GENERATED, now, f"set expression as ({now['default']})", inherited=inherited)
+        if is_default_new or (retyped and not computed and now["default"] is not None):
+            yield self._defaulted(now)
+        yield from self._not_null(was, now)
+        if now["identity"]:
+            yield from self._identified(was, now)
+        yield from _stored(self._after, was, now)
+        yield from _comment(self._after, was, now)
+
+    def _retyped(self, was: Column, now: Column, *, inherited: bool) -> Iterator[Step]:
+        if was["default"] is not None and not was["generated"]:
+            # before the parent's type changes, too, which takes this one along
+            change: Pieces = ("alter column ", Name((now["name"],)), " drop default")
+            yield self._step(Kind.ALTER_TYPE, now, change, phase=Phase.DROP_MEMBER, only=True)
+        label = Name((now["name"],))
+        using: Pieces = ()
+        if self._command.rewrites:
+            using = (f" using null::{now['type']}",)  # there is no row: those of the source follow
+        elif not now["generated"]:
+            using = (" using ", label, f"::{now['type']}")
+        change = ("alter column ", label, f" type {type_of(now)}", *using)
+        yield self._step(Kind.ALTER_TYPE, now, change, inherited=inherited)
+
+    def _not_null(self, was: Column, now: Column) -> Iterator[Step]:
+        constraint = not_null_constraint(self._after, now)
+        if was["not_null"] and not now["not_null"]:
+            yield self._of(Kind.NOT_NULL, now, "drop not null")
+        elif not was["not_null"] and now["not_null"]:
+            if constraint is None or (constraint["validated"] and not self._is_named(constraint, now)):
+                yield self._of(Kind.NOT_NULL, now, "set not null")
+            else:
+                yield from self._named_not_null(constraint, now)
+        elif constraint is not None:
+            yield from self._same_not_null(was, now, constraint)
+
+    def _is_named(self, constraint: Mapping[str, Any], column: Column) -> bool:
+        return bool(constraint["name"] != _usual_name(self._after["name"], column))
+
+    def _named_not_null(self, constraint: Mapping[str, Any], column: Column) -> Iterator[Step]:
+        """Servers before 18 know neither its name nor NOT VALID."""
+        change: Pieces = ("add constraint ", Name((constraint["name"],)), f" {constraint['def']}")
+        inherited = bool(constraint["inherited"]) and not constraint["local"]
+        yield self._step(Kind.NOT_NULL, column, change, since=18, inherited=inherited)
+        if constraint["validated"]:
+            yield self._of(Kind.NOT_NULL, column, "set not null", inherited=inherited)
+
+    def _same_not_null(self, was: Column, now: Column, constraint: Mapping[str, Any]) -> Iterator[Step]:
+        before = not_null_constraint(self._before, was)
+        if before is None:
+            return
+        inherited = bool(constraint["inherited"]) and not constraint["local"]
+        if before["oid"] == constraint["oid"] and before["name"] != constraint["name"]:
+            change: Pieces = (
+                "rename constraint ",
+                Name((before["name"],)),
+                " to ",
+                Name((constraint["name"],)),
+            )
+            yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)
+        if constraint["validated"] and not before["validated"]:
+            change = ("validate constraint ", Name((constraint["name"],)))
+            yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)
+
+    def _identified(self, was: Column, now: Column) -> Iterator[Step]:
+        """A partition's is its root's."""
+        alone: dict[str, Any] = {"inherited": self._is_partition}
+        label = ("alter column ", Name((now["name"],)), " ")
+        if not was["identity"]:
+            yield self._step(Kind.IDENTITY, now, (*label, "add ", *_identity(now)), **alone)
+            return
+        if was["identity"] != now["identity"]:
+            how = f"set generated {_IDENTITY[now['identity']]}"
+            yield self._step(Kind.IDENTITY, now, (*label, how), **alone)
+        before, after = was["identity_options"] or {}, now["identity_options"] or {}
+        numbers = [key for key in after if key != "sequence" and before.get(key) != after[key]]
+        if numbers:
+            how = " ".join(f"set {_option(key, after[key])}" for key in numbers)
+            yield self._step(Kind.IDENTITY, now, (*label, how), **alone)
+        yield from self._moved_sequence(now, before.get("sequence"), after.get("sequence"))
+
+    def _moved_sequence(
+        self, column: Column, before: list[str] | None, after: list[str] | None
+    ) -> Iterator[Step]:
+        """SET SCHEMA of a table takes the sequence along; RENAME does not."""
+        if before and after and before[1] != after[1]:
+            statement = ("alter sequence ", Name((after[0], before[1])), " rename to ", Name((after[1],)))
+            yield Step(Kind.IDENTITY, Phase.TABLE, self._table, statement, column=column["name"])
+
+    @property
+    def _is_partition(self) -> bool:
+        return self._after["partition_of"] is not None
+
+    def _of(
+        self, kind: Kind, column: Column, what: str, *, inherited: bool = False, only: bool = False
+    ) -> Step:
+        change = ("alter column ", Name((column["name"],)), f" {what}")
+        return self._step(kind, column, change, inherited=inherited, only=only)
+
+    def _step(
+        self,
+        kind: Kind,
+        column: Column,
+        change: Pieces,
+        *,
+        phase: Phase = Phase.TABLE,
+        inherited: bool = False,
+        only: bool = False,
+        manner: Manner = Manner.RUN,
+        since: int = 0,
+        drops: bool = False,
+        renamed: str = "",
+    ) -> Step:
+        statement = ("alter table only " if only else "alter table ", Name(self._table), " ", *change)
+        return Step(
+            kind,
+            phase,
+            self._table,
+            statement,
+            manner=manner,
+            needs=self._table,
+            drops=drops,
+            inherited=inherited,
+            column=column["name"],
+            renamed=renamed,
+            since=since,
+        )
+
+
+def _option(key: str, value: object) -> str:
+    words = {"start": "start with", "increment": "increment by", "min": "minvalue", "max": "maxvalue"}
+    if key == "cycle":
+        return "cycle" if value else "no cycle"
+    return f"{words.get(key, key)} {value}"
+
+
+def _storage(column: Column) -> str:
+    return _STORAGE.get(column["storage"], str(column["storage"]).lower())
+
+
+def _is_stored_unusually(column: Column) -> bool:
+    """Otherwise than its type says, as far as that can be told."""
+    how = _storage(column)
+    return how == "external" or (how != "extended" and column["type_oid"] in _USUALLY_EXTENDED)
+
+
+def _stored(table: State, was: Column, now: Column) -> Iterator[Step]:
+    """How its values are stored and counted: each table's own."""
+    label = Name((now["name"],))
+    changes: list[Pieces] = []
+    is_same_type = was.get("type_oid") == now["type_oid"]
+    if was["storage"] != now["storage"] if is_same_type else _is_stored_unusually(now):
+        changes.append(("alter column ", label, f" set storage {_storage(now)}"))
+    if (was["compression"] or "") != (now["compression"] or ""):
+        method = _COMPRESSION.get(now["compression"] or "", now["compression"] or "default")
+        changes.append(("alter column ", label, f" set compression {method}"))
+    if _target(was) != _target(now):
+        changes.append(("alter column ", label, f" set statistics {_target(now)}"))
+    changed = changed_options(was["options"], now["options"])
+    changes += [("alter column ", label, " ", *change) for change in changed]
+    if changes:
+        statement = ("alter table only ", Name(named(table)), " ", *listed(changes))
+        yield Step(Kind.STORAGE, Phase.LAST, named(table), statement, needs=named(table), column=now["name"])
+
+
+def _target(column: Column) -> int:
+    return -1 if column["statistics"] is None else int(column["statistics"])
+
+
+def _comment(table: State, was: Column | None, now: Column) -> Iterator[Step]:
+    about = ("column ", Name((*named(table), now["name"])))
+    yield from comment(about, was, now, named(table))

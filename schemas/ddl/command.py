@@ -1,0 +1,61 @@
+"""What the changes of one command say together: PostgreSQL does to children what it does to their parent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from schemas.ddl.message import ObjectChange, State
+
+
+class Command:
+    """All objects that one command changed, to be asked about each other."""
+
+    def __init__(self, changes: Sequence[ObjectChange]) -> None:
+        self.changes = tuple(changes)
+        self._tables = [change for change in self.changes if change.class_ == "table"]
+        self._schemas = {
+            change.before["name"]: change.after["name"]
+            for change in self.changes
+            if change.class_ == "schema" and change.before and change.after
+        }
+
+    def called_now(self, table: list[str] | None) -> list[str] | None:
+        """The name that a table of this name from before has after the command."""
+        for change in self._tables:
+            if change.before is not None and [change.before["schema"], change.before["name"]] == table:
+                state = change.after or change.before
+                return [state["schema"], state["name"]]
+        return table
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether rows of any table follow."""
+        return any(change.rewritten == "sent" for change in self.changes)
+
+    def in_renamed_schema(self, state: State | None) -> State | None:
+        """A state from before a schema was renamed, as it is after that."""
+        if state is None or state.get("schema") not in self._schemas:
+            return state
+        return {**state, "schema": self._schemas[state["schema"]]}
+
+    def missing(self, column: str) -> tuple[bool, str | None]:
+        """Whether older rows have a constant in the new column of this name, and which: a partitioned table
+        knows none, but its partitions do."""
+        for change in self._tables:
+            for each in _columns(change.after):
+                if each["name"] == column and each["has_missing"]:
+                    return True, each["missing"]
+        return False, None
+
+    def has_child_index(self, oid: int) -> bool:
+        """Whether a table got an index that belongs to this one of its parent, which is new, too."""
+        return any(
+            index["parent"] == oid
+            for change in self._tables
+            for index in (change.after or {}).get("indexes", ())
+        )
+
+
+def _columns(state: State | None) -> Sequence[dict[str, Any]]:
+    return state["columns"] if state is not None else ()

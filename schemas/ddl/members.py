@@ -1,0 +1,398 @@
+"""What belongs to a table or view: constraints, indexes, triggers, rules and policies.
+
+The same OID is the same object: of it only that can differ which ALTER can change. Another OID with the same
+name and definition is what ALTER … TYPE and REINDEX make of it, on a replica as on the source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from schemas.ddl.command import Command
+from schemas.ddl.kinds import Kind
+from schemas.ddl.message import State
+from schemas.ddl.phrases import Pieces, changed_options, comment, named
+from schemas.ddl.step import Manner, Name, Phase, Step
+
+Member = Mapping[str, Any]
+
+_KINDS: Final = {
+    "p": Kind.KEY,
+    "u": Kind.UNIQUE,
+    "c": Kind.CHECK,
+    "x": Kind.EXCLUSION,
+    "f": Kind.FOREIGN_KEY,
+    "t": Kind.TRIGGER,
+}
+_DEFERRABLE: Final = re.compile(r"( DEFERRABLE)?( INITIALLY DEFERRED)?( NOT ENFORCED)?(?: NOT VALID)?$")
+_WITH: Final = re.compile(r" WITH \(([^()]*)\)")
+_ENABLE: Final = {"O": "enable", "D": "disable", "A": "enable always", "R": "enable replica"}
+
+
+def of_table(before: State | None, after: State, command: Command) -> Iterator[Step]:
+    """All members of a table that is there; `before` None: it is new."""
+    yield from _constraints(before, after, command)
+    yield from _indexes(before, after, command)
+    yield from _triggers(before, after)
+    yield from _rules(before, after)
+    yield from _policies(before, after)
+
+
+def of_view(before: State | None, after: State, command: Command) -> Iterator[Step]:
+    """Those that a view or materialized view can have."""
+    if "indexes" in after:
+        yield from _indexes(before, after, command)
+    if "triggers" in after:
+        yield from _triggers(before, after)
+    if "rules" in after:
+        yield from _rules(before, after)
+
+
+def _known(state: State | None, members: str) -> dict[int, Member]:
+    return {member["oid"]: member for member in (state or {}).get(members) or ()}
+
+
+def _pairs(
+    before: State | None, after: State, members: str
+) -> tuple[list[tuple[Member, Member]], list[Member], list[Member]]:
+    """(those that are the same object, those that went, those that are new)"""
+    was, now = _known(before, members), _known(after, members)
+    same = [(was[oid], member) for oid, member in now.items() if oid in was]
+    gone = {oid: member for oid, member in was.items() if oid not in now}
+    new: list[Member] = []
+    for oid, member in now.items():
+        if oid in was:
+            continue
+        twin = next((each for each in gone.values() if _is_alike(each, member)), None)
+        if twin is None:
+            new.append(member)
+        else:
+            del gone[twin["oid"]]
+            same.append((twin, member))
+    return same, list(gone.values()), new
+
+
+def _is_alike(was: Member, now: Member) -> bool:
+    return bool(was["name"] == now["name"] and was["def"] == now["def"])
+
+
+# Constraints
+
+
+def _constraints(before: State | None, after: State, command: Command) -> Iterator[Step]:
+    same, gone, new = _pairs(before, after, "constraints")
+    for member in gone:
+        if member["type"] in _KINDS and not _is_given(member):
+            yield from _drop_constraint(after, member)
+    for member in new:
+        if member["type"] in _KINDS:
+            yield from _add_constraint(before, after, member, command)
+    for was, now in same:
+        if now["type"] in _KINDS:
+            yield from _alter_constraint(after, was, now)
+    for member in [*new, *(now for _, now in same)]:
+        was_member = next((w for w, n in same if n is member), None)
+        about = ("constraint ", Name((member["name"],)), " on ", Name(named(after)))
+        yield from comment(about, was_member, member, named(after))
+
+
+def _is_given(member: Member) -> bool:
+    """By the table's parent, and taken away by it."""
+    return bool(member["parent"]) or bool(member["inherited"] and not member["local"])
+
+
+def _drop_constraint(after: State, member: Member) -> Iterator[Step]:
+    is_key = member["type"] == "f"
+    change = ("drop constraint if exists ", Name((member["name"],)))
+    yield _alter(
+        _KINDS[member["type"]],
+        Phase.DROP_DEPENDANT if is_key else Phase.DROP_MEMBER,
+        after,
+        change,
+        member=member["name"],
+        manner=Manner.FORGET_KEY if is_key else Manner.RUN,
+        drops=True,
+    )
+
+
+def _add_constraint(before: State | None, after: State, member: Member, command: Command) -> Iterator[Step]:
+    if member["type"] == "t":
+        return  # CREATE CONSTRAINT TRIGGER makes it
+    index = _known(before, "indexes").get(member["index"])
+    definition: Pieces = (member["def"],)
+    if index is not None and not index["constraint"] and member["type"] in "pu":
+        what = "primary key" if member["type"] == "p" else "unique"
+        definition = (f"{what} using index ", Name((index["name"],)), _suffix(member["def"]))
+    is_key = member["type"] == "f"
+    yield _alter(
+        _KINDS[member["type"]],
+        Phase.FOREIGN_KEY if is_key else Phase.MEMBER,
+        after,
+        ("add constraint ", Name((member["name"],)), " ", *definition),
+        member=member["name"],
+        manner=Manner.KEY if is_key else Manner.RUN,
+        inherited=_is_given(member),
+        only=is_key and after.get("kind") == "r",
+    )
+
+
+def _suffix(definition: str) -> str:
+    found = _DEFERRABLE.search(definition)
+    return (found[1] or "") + (found[2] or "") if found else ""
+
+
+def _alter_constraint(after: State, was: Member, now: Member) -> Iterator[Step]:
+    is_key = now["type"] == "f"
+    if was["name"] != now["name"]:
+        change: Pieces = ("rename constraint ", Name((was["name"],)), " to ", Name((now["name"],)))
+        yield _constraint_step(Phase.RENAME, after, now, change)
+    label = Name((now["name"],))
+    if is_key and _deferring(was) != _deferring(now):
+        yield _constraint_step(Phase.MEMBER, after, now, ("alter constraint ", label, _deferring(now)))
+    if now["validated"] and not was["validated"]:
+        phase = Phase.FOREIGN_KEY if is_key else Phase.MEMBER
+        yield _constraint_step(phase, after, now, ("validate constraint ", label))
+
+
+def _constraint_step(phase: Phase, after: State, member: Member, change: Pieces) -> Step:
+    """A foreign key may be one that this replica could not make: then this waits with it."""
+    return _alter(
+        _KINDS[member["type"]],
+        phase,
+        after,
+        change,
+        member=member["name"],
+        manner=Manner.KEY if member["type"] == "f" else Manner.RUN,
+        inherited=_is_given(member),
+    )
+
+
+def _deferring(member: Member) -> str:
+    found = _DEFERRABLE.search(member["def"])
+    assert found is not None
+    deferrable = " deferrable" if found[1] else " not deferrable"
+    initially = " initially deferred" if found[2] else ""
+    return deferrable + initially + (" not enforced" if found[3] else "")
+
+
+# Indexes
+
+
+def _indexes(before: State | None, after: State, command: Command) -> Iterator[Step]:
+    same, gone, new = _pairs(before, after, "indexes")
+    same = [(was, now) for was, now in same if _is_made(after, was) or not _is_made(after, now)]
+    new = [now for now in _known(after, "indexes").values() if all(now is not n for _, n in same)]
+    for member in gone:
+        if not member["constraint"] and not member["parent"]:
+            statement = ("drop index if exists ", Name((after["schema"], member["name"])))
+            yield _index_step(Phase.DROP_MEMBER, after, member, statement, drops=True)
+    for member in new:
+        if _is_made(after, member) and not member["constraint"]:
+            yield from _create_index(after, member, command)
+    for was, now in same:
+        yield from _alter_index(before, after, was, now)
+    for member in [*new, *(now for _, now in same)]:
+        was_member = next((w for w, n in same if n is member), None)
+        about = ("index ", Name((after["schema"], member["name"])))
+        yield from comment(about, was_member, member, named(after))
+    yield from _clustered(before, after)
+
+
+def _is_made(table: State, index: Member) -> bool:
+    """What CREATE INDEX CONCURRENTLY left behind unfinished is none; a partitioned table's own waits for its
+    partitions."""
+    return bool(index["valid"]) or table.get("kind") == "p"
+
+
+def _create_index(after: State, member: Member, command: Command) -> Iterator[Step]:
+    definition = member["def"]
+    if after.get("kind") == "p" and (member["valid"] or command.has_child_index(member["oid"])):
+        definition = _with_partitions(member)
+    yield _index_step(Phase.MEMBER, after, member, (definition,), inherited=bool(member["parent"]))
+
+
+def _with_partitions(member: Member) -> str:
+    """PostgreSQL writes ON ONLY, and makes those of the partitions on its own without it."""
+    unique = "UNIQUE " if member["unique"] else ""
+    for label in (member["name"], '"' + member["name"].replace('"', '""') + '"'):
+        start = f"CREATE {unique}INDEX {label} ON "
+        if member["def"].startswith(f"{start}ONLY "):
+            return start + str(member["def"]).removeprefix(f"{start}ONLY ")
+    return str(member["def"])
+
+
+def _alter_index(before: State | None, after: State, was: Member, now: Member) -> Iterator[Step]:
+    schema = after["schema"]
+    label = Name((schema, now["name"]))
+    if was["name"] != now["name"] and not now["constraint"]:
+        statement: Pieces = ("alter index ", Name((schema, was["name"])), " rename to ", Name((now["name"],)))
+        yield _index_step(Phase.RENAME, after, now, statement, inherited=False)
+    for change in changed_options(_with(was), _with(now)):
+        yield _index_step(Phase.LAST, after, now, ("alter index ", label, " ", *change))
+    if now["parent"] and not was["parent"] and not _is_attached(before, after):
+        statement = ("alter index ", Name(tuple(now["parent_name"])), " attach partition ", label)
+        yield _index_step(Phase.DEPENDANT, after, now, statement)
+
+
+def _is_attached(before: State | None, after: State) -> bool:
+    """By ATTACH PARTITION of the table, which takes fitting indexes along."""
+    return bool((before or {}).get("partition_of") != after.get("partition_of"))
+
+
+def _with(member: Member) -> list[str]:
+    found = _WITH.search(member["def"])
+    pairs = [pair.strip() for pair in found[1].split(",")] if found else []
+    return [pair.replace("'", "") for pair in pairs if pair]
+
+
+def _clustered(before: State | None, after: State) -> Iterator[Step]:
+    was = [m["name"] for m in _known(before, "indexes").values() if m.get("clustered")]
+    now = [m["name"] for m in _known(after, "indexes").values() if m.get("clustered")]
+    if was != now:
+        change: Pieces = ("cluster on ", Name((now[0],))) if now else ("set without cluster",)
+        if now or before is not None:
+            yield _alter(Kind.STORAGE, Phase.LAST, after, change)
+
+
+def _index_step(
+    phase: Phase,
+    table: State,
+    member: Member,
+    statement: Pieces,
+    *,
+    drops: bool = False,
+    inherited: bool = False,
+) -> Step:
+    return Step(
+        Kind.INDEX,
+        phase,
+        named(table),
+        statement,
+        needs=named(table),
+        drops=drops,
+        inherited=inherited,
+        member=member["name"],
+    )
+
+
+# Triggers, rules and policies
+
+
+def _triggers(before: State | None, after: State) -> Iterator[Step]:
+    """Those of partitions come and go with their parent's."""
+    same, gone, new = _pairs(before, after, "triggers")
+    for member in gone:
+        if not member["parent"]:
+            statement = ("drop trigger if exists ", Name((member["name"],)), " on ", Name(named(after)))
+            yield _member_step(Kind.TRIGGER, Phase.DROP_DEPENDANT, after, member, statement, drops=True)
+    for member in new:
+        if not member["parent"]:
+            yield from _made(Kind.TRIGGER, after, member)
+    for was, now in same:
+        yield from _altered(Kind.TRIGGER, after, was, now)
+    for member in [*new, *(now for _, now in same)]:
+        if not member["parent"]:
+            was_member = next((w for w, n in same if n is member), None)
+            about = ("trigger ", Name((member["name"],)), " on ", Name(named(after)))
+            yield from comment(about, was_member, member, named(after))
+
+
+def _rules(before: State | None, after: State) -> Iterator[Step]:
+    same, gone, new = _pairs(before, after, "rules")
+    for member in gone:
+        statement = ("drop rule if exists ", Name((member["name"],)), " on ", Name(named(after)))
+        yield _member_step(Kind.RULE, Phase.DROP_DEPENDANT, after, member, statement, drops=True)
+    for member in new:
+        yield from _made(Kind.RULE, after, member)
+    for was, now in same:
+        yield from _altered(Kind.RULE, after, was, now)
+
+
+def _made(kind: Kind, after: State, member: Member) -> Iterator[Step]:
+    statement = (member["def"].rstrip(";"),)
+    yield _member_step(kind, Phase.DEPENDANT, after, member, statement, manner=Manner.SILENT)
+    if member["enabled"] != "O":
+        yield _enabling(kind, after, member)
+
+
+def _altered(kind: Kind, after: State, was: Member, now: Member) -> Iterator[Step]:
+    """OR REPLACE keeps the OID; so does what renames its table, and then it changes nothing."""
+    if was["name"] != now["name"]:
+        old, new = Name((was["name"],)), Name((now["name"],))
+        renaming = (f"alter {kind.value} ", old, " on ", Name(named(after)), " rename to ", new)
+        yield _member_step(kind, Phase.RENAME, after, was, renaming)
+    elif was["def"] != now["def"] and not now.get("parent"):
+        create = f"CREATE {kind.value.upper()} "
+        if now["def"].startswith(create):
+            replacing = "CREATE OR REPLACE " + now["def"].removeprefix("CREATE ").rstrip(";")
+            yield _member_step(kind, Phase.DEPENDANT, after, now, (replacing,), manner=Manner.SILENT)
+    if was["enabled"] != now["enabled"]:
+        yield _enabling(kind, after, now)
+
+
+def _enabling(kind: Kind, after: State, member: Member) -> Step:
+    change = f"{_ENABLE[member['enabled']]} {kind.value} "
+    statement = ("alter table only ", Name(named(after)), f" {change}", Name((member["name"],)))
+    return _member_step(kind, Phase.DEPENDANT, after, member, statement, manner=Manner.SILENT)
+
+
+def _policies(before: State | None, after: State) -> Iterator[Step]:
+    was = {member["name"]: member for member in (before or {}).get("policies") or ()}
+    now = {member["name"]: member for member in after.get("policies") or ()}
+    for label, member in was.items():
+        if label not in now or now[label]["def"] != member["def"]:
+            statement: Pieces = ("drop policy if exists ", Name((label,)), " on ", Name(named(after)))
+            yield _member_step(Kind.POLICY, Phase.DROP_DEPENDANT, after, member, statement, drops=True)
+    for label, member in now.items():
+        if label not in was or was[label]["def"] != member["def"]:
+            yield _member_step(Kind.POLICY, Phase.DEPENDANT, after, member, (member["def"].rstrip(";"),))
+
+
+def _member_step(
+    kind: Kind,
+    phase: Phase,
+    table: State,
+    member: Member,
+    statement: Pieces,
+    *,
+    manner: Manner = Manner.RUN,
+    drops: bool = False,
+) -> Step:
+    return Step(
+        kind,
+        phase,
+        named(table),
+        statement,
+        manner=manner,
+        needs=named(table),
+        drops=drops,
+        member=member["name"],
+    )
+
+
+def _alter(
+    kind: Kind,
+    phase: Phase,
+    table: State,
+    change: Pieces,
+    *,
+    member: str = "",
+    manner: Manner = Manner.RUN,
+    drops: bool = False,
+    inherited: bool = False,
+    only: bool = False,
+) -> Step:
+    statement = ("alter table only " if only else "alter table ", Name(named(table)), " ", *change)
+    return Step(
+        kind,
+        phase,
+        named(table),
+        statement,
+        manner=manner,
+        needs=named(table),
+        drops=drops,
+        inherited=inherited,
+        member=member,
+    )

@@ -1,0 +1,148 @@
+"""What the log says of one DDL command: a message of prefix `keepstream.ddl` at its place in the transaction.
+
+    changes              objects as they were before the command and as they are after it
+    rows                 rows of a table that the command before rewrote, as PostgreSQL's record text
+    installed, removed   the source's event triggers came or went
+    error                the source's event trigger failed: what a command did is not known
+
+One message is one of these. States (`before`, `after`) are JSON objects; docs/schema-changes.md says which
+keys each class has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+DDL_PREFIX: Final = "keepstream.ddl"
+VERSION: Final = 1
+
+State = Mapping[str, Any]
+
+
+def is_ddl(prefix: str) -> bool:
+    """Whether a message of this prefix is about schema changes, be it of a later version's kind."""
+    return prefix == DDL_PREFIX or prefix.startswith(f"{DDL_PREFIX}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectChange:
+    """One object's change. class_: `table`, `enum`, … before: None of a new object; after: None of a dropped
+    one. rewritten: "" or `sent` (its rows follow in messages) or `too-large` (they do not)."""
+
+    class_: str
+    oid: int
+    before: State | None
+    after: State | None
+    rewritten: str = ""
+
+    @property
+    def name(self) -> str:
+        """`schema.name` of now, or of before it was dropped; not quoted."""
+        state = self.after or self.before or {}
+        schema = None if self.class_ == "schema" else state.get("schema")
+        parts = schema, state.get("name", state.get("identity", f"oid {self.oid}"))
+        return ".".join(str(part) for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """Rows of a rewritten table. first, last: of its messages. columns: those that `records` have."""
+
+    oid: int
+    schema: str
+    table: str
+    columns: tuple[str, ...]
+    first: bool
+    last: bool
+    records: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaMessage:
+    """xid, n: the source transaction, and the message's ordinal among those of it. tag: of the command. role:
+    who ran it."""
+
+    xid: str
+    n: int
+    tag: str = ""
+    role: str = ""
+    changes: tuple[ObjectChange, ...] = ()
+    rows: TableRows | None = None
+    installed: bool = False
+    removed: bool = False
+    error: str = ""
+
+    def to_json(self) -> bytes:
+        value: dict[str, Any] = {"v": VERSION, "xid": self.xid, "n": self.n}
+        if self.error:
+            value["error"] = self.error
+        if self.installed or self.removed:
+            value["installed" if self.installed else "removed"] = True
+        if self.rows is not None:
+            value["rows"] = _rows_value(self.rows)
+        else:
+            value |= {"tag": self.tag, "role": self.role}
+            value["changes"] = [_change_value(change) for change in self.changes]
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes | str) -> SchemaMessage:
+        """Raises ValueError, KeyError, TypeError or AttributeError for anything that is no such message of
+        this version."""
+        value = json.loads(content)
+        if value["v"] != VERSION:
+            raise ValueError(f"version {value['v']!r}")
+        rows = value.get("rows")
+        return cls(
+            xid=str(value["xid"]),
+            n=int(value["n"]),
+            tag=value.get("tag") or "",
+            role=value.get("role") or "",
+            changes=tuple(map(_change, value.get("changes") or ())),
+            rows=None if rows is None else _rows(rows),
+            installed=bool(value.get("installed")),
+            removed=bool(value.get("removed")),
+            error=value.get("error") or "",
+        )
+
+
+def _change(value: Mapping[str, Any]) -> ObjectChange:
+    return ObjectChange(
+        class_=value["class"],
+        oid=int(value["oid"]),
+        before=value["before"],
+        after=value["after"],
+        rewritten=value.get("rewritten") or "",
+    )
+
+
+def _change_value(change: ObjectChange) -> dict[str, Any]:
+    value = {"class": change.class_, "oid": change.oid, "before": change.before, "after": change.after}
+    return value | ({"rewritten": change.rewritten} if change.rewritten else {})
+
+
+def _rows(value: Mapping[str, Any]) -> TableRows:
+    return TableRows(
+        oid=int(value["oid"]),
+        schema=value["schema"],
+        table=value["table"],
+        columns=tuple(value["columns"]),
+        first=bool(value["first"]),
+        last=bool(value["last"]),
+        records=tuple(value["records"]),
+    )
+
+
+def _rows_value(rows: TableRows) -> dict[str, Any]:
+    return {
+        "oid": rows.oid,
+        "schema": rows.schema,
+        "table": rows.table,
+        "columns": list(rows.columns),
+        "first": rows.first,
+        "last": rows.last,
+        "records": list(rows.records),
+    }

@@ -1,0 +1,100 @@
+"""One step of following a schema change: a statement for a replica, and what it is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from schemas.ddl.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name in a statement, qualified or not; it is quoted where that is written."""
+
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A text in a statement, or NULL."""
+
+    text: str | None
+
+
+Piece = str | Name | Literal
+"""Of a statement: a str is SQL, from a fixed list or as PostgreSQL wrote it."""
+
+
+class Phase(IntEnum):
+    """When a step's turn is among all of one message. What goes first makes room for what comes later."""
+
+    EMPTY = 0
+    RENAME = 5
+    MAKE = 10
+    DROP_DEPENDANT = 20
+    DROP_MEMBER = 30
+    TABLE = 40
+    MEMBER = 50
+    ATTACH = 55
+    FOREIGN_KEY = 60
+    DEPENDANT = 65
+    VIEW = 70
+    DROP = 80
+    LAST = 90
+
+
+class Manner(Enum):
+    """How a step is taken.
+
+    RUN            its statement
+    EMPTY          the table loses its rows, which follow in messages
+    KEY            a foreign key: kept in keepstream.deferred_ddl where it cannot be made
+    FORGET_KEY     a foreign key goes, be it one that could not be made
+    DEFAULT        a default: the same as KEY
+    FORCE          what would bind our own role: kept in keepstream.deferred_ddl
+    FORGET_FORCE   it is not wanted any more
+    SILENT         a trigger or rule that is then kept still if it would act on our writes
+    NOTHING        nobody knows how to make this one; only named
+    """
+
+    RUN = "run"
+    EMPTY = "empty"
+    KEY = "key"
+    FORGET_KEY = "forget key"
+    DEFAULT = "default"
+    FORCE = "force"
+    FORGET_FORCE = "forget force"
+    SILENT = "silent"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """kind: by which a policy is chosen. object: (schema, name) or (name,), as it is called when the step is
+    taken. statement: without a semicolon.
+
+    needs: a table or other relation that the statement alters, if it must be there for it. drops: that it is
+    not there is as good. inherited: PostgreSQL does it itself where the replica's table has a parent.
+    column: whose it is; renamed: what that is called then. since: the server's version that knows it.
+    member: of a foreign key, trigger or rule: its name.
+    """
+
+    kind: Kind
+    phase: Phase
+    object: tuple[str, ...]
+    statement: tuple[Piece, ...] = ()
+    manner: Manner = Manner.RUN
+    needs: tuple[str, str] | None = None
+    drops: bool = False
+    inherited: bool = False
+    column: str = ""
+    renamed: str = ""
+    member: str = ""
+    since: int = 0
+
+    @property
+    def shown(self) -> str:
+        """What it is about, for people: `schema.name`, with column or member."""
+        inner = self.column or self.member
+        return ".".join(self.object) + (f".{inner}" if inner else "")

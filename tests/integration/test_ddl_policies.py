@@ -1,0 +1,278 @@
+"""What policies do: a replica waits exactly before a change, goes without it, or stops where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from connectors.postgres import progress
+from connectors.postgres.ddl import approvals
+from connectors.postgres.ddl.approvals import Decision, Waiting
+from connectors.postgres.hold import hold, release
+from connectors.postgres.progress import HoldKind
+from connectors.postgres.session import connect
+from pipeline.reports import StageState
+from schemas.change import Change, Message, Operation
+from schemas.ddl.kinds import DEFAULTS, Kind, Policy
+from schemas.errors import OperatorNeeded
+from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
+from schemas.lsn import format_lsn
+from tests.fix_apply import PIPELINE, Applying
+from tests.fix_ddl import Changing
+from tests.fix_postgres import Database
+
+TABLE = """
+    create table crm.t (id int primary key, a int, note text);
+    insert into crm.t values (1, 1, 'one');
+"""
+DROP = "insert into crm.t values (2); alter table crm.t drop column note; insert into crm.t values (3)"
+
+
+def policies(**given: Policy) -> Mapping[Kind, Policy]:
+    return {**DEFAULTS, **{Kind(kind): policy for kind, policy in given.items()}}
+
+
+def waiting(replica: Database) -> Waiting | None:
+    with connect(replica.dsn, purpose="test") as session:
+        return approvals.read(session, PIPELINE)
+
+
+def decide(changing: Changing, decision: Decision) -> None:
+    with connect(changing.replica.dsn, purpose="test") as session:
+        found = approvals.read(session, PIPELINE)
+        assert found is not None
+        assert approvals.decide(session, PIPELINE, found, decision, reason="as agreed")
+
+
+def await_state(changing: Changing, applying: Applying, state: StageState = StageState.WAITING) -> None:
+    changing.replicating.wait(lambda: applying.stage.snapshot().state is state, state)
+
+
+def ids(database: Database) -> list[int]:
+    return [key for (key,) in database.execute("select id from crm.t order by 1")]
+
+
+def deferred(database: Database) -> list[tuple[Any, ...]]:
+    return database.execute("select kind, object, statement from keepstream.deferred_ddl order by id")
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_it_waits_exactly_before_the_transaction_until_it_is_approved(
+    changing: Changing, *, parts: bool
+) -> None:
+    changing.begin(TABLE)
+    changing.follow("insert into crm.t values (10)")
+    before = changing.replicating.row().position
+    changing.run(f"{DROP}; alter table crm.t drop column a; create index on crm.t (id)")
+    changing.log(parts=parts)
+    changing.run("insert into crm.t values (11)")
+    changing.log()
+    for _ in range(2):  # a restart changes nothing
+        with changing.replicating.running() as applying:
+            await_state(changing, applying)
+            assert ids(changing.replica) == [1, 10]
+            row = changing.replicating.row()
+            assert row.position == before
+            waits = f"approval of the schema changes at {format_lsn(row.awaits or 0)}"
+            assert applying.stage.snapshot().waiting_for == waits
+    found = waiting(changing.replica)
+    assert found is not None
+    assert [(s.kind, s.pauses) for s in found.steps] == [
+        ("drop_column", True),
+        ("drop_column", True),
+        ("index", False),
+    ]
+    assert found.steps[0].sql == 'alter table "crm"."t" drop column if exists "note";'
+    with changing.replicating.running():
+        decide(changing, Decision.APPLY)
+        changing.replicating.wait_for(changing.made_log.lsn)
+    changing.agree()
+    assert waiting(changing.replica) is None
+    audit = "select action, reason, position::text, details from keepstream.audit where action like 'schema%'"
+    ((action, reason, position, details),) = changing.replica.execute(audit)
+    assert (action, reason, position) == ("schema-apply", "as agreed", format_lsn(row.awaits or 0))
+    assert [step["kind"] for step in details["steps"]] == ["drop_column", "drop_column", "index"]
+
+
+def test_it_goes_on_without_a_change_that_is_ignored(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.run(f"{DROP}; create index i on crm.t (a)")
+    changing.log()
+    with changing.replicating.running() as applying:
+        await_state(changing, applying)
+        decide(changing, Decision.IGNORE)
+        changing.replicating.wait_for(changing.made_log.lsn)
+    assert changing.replica.execute("select * from crm.t order by 1") == [
+        (1, 1, "one"),
+        (2, None, None),
+        (3, None, None),
+    ]
+    assert changing.replica.execute("select to_regclass('crm.i') is not null") == [(True,)]
+    ((kind, name, statement),) = deferred(changing.replica)
+    assert (kind, name) == ("ignored", "crm.t.note")
+    assert statement == 'alter table "crm"."t" drop column if exists "note";'
+
+
+def test_a_hold_before_the_wait_is_kept_exactly(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.run("insert into crm.t values (10)")
+    changing.log()
+    at = changing.made_log.lsn
+    changing.run(DROP)
+    changing.log()
+    with connect(changing.replica.dsn, purpose="test") as session:
+        hold(session, PIPELINE, HoldKind.PAUSE, at=at, replica="standby")
+    everything = policies(drop_column=Policy.APPLY)
+    with changing.replicating.running(policies=everything) as applying:
+        await_state(changing, applying, StageState.PAUSED)
+        assert changing.replicating.row().position.lsn == at
+        assert ids(changing.replica) == [1, 10]
+        with connect(changing.replica.dsn, purpose="test") as session:
+            release(session, PIPELINE)
+        changing.replicating.wait_for(changing.made_log.lsn)
+    changing.agree()
+
+
+def test_a_column_that_a_policy_ignores_is_left_out_of_every_row(changing: Changing) -> None:
+    changing.begin(TABLE)
+    leaving = policies(add_column=Policy.IGNORE, drop_column=Policy.APPLY)
+    changing.follow(
+        "alter table crm.t add column x int default 5; insert into crm.t values (2, 2, 'two', 6);"
+        " update crm.t set x = 7 where id = 1; create index on crm.t (x);"
+        " alter table crm.t add y float8 default random()",
+        policies=leaving,
+    )
+    many = "insert into crm.t (id, x) select i, i from generate_series(1000, 1200) i"
+    changing.follow(f"{many}; update crm.t set note = 'new', x = 9", policies=leaving)
+    changing.follow("alter table crm.t rename x to z; update crm.t set z = 1, a = 8", policies=leaving)
+    columns = "select id, a, note from crm.t order by 1"
+    assert changing.replica.execute(columns) == changing.source.execute(columns)
+    assert changing.replica.execute("select count(*) from pg_attribute where attname in ('x', 'z')") == [(0,)]
+    changing.follow("alter table crm.t drop column z; alter table crm.t drop column y", policies=leaving)
+    changing.follow("update crm.t set a = 9", policies=leaving)
+    changing.agree()
+    assert changing.replica.execute("select * from keepstream.schema_left_out") == []
+
+
+def test_a_table_that_a_policy_ignores_gets_no_rows(changing: Changing) -> None:
+    changing.begin(TABLE)
+    leaving = policies(create_table=Policy.IGNORE)
+    changing.follow("create table crm.u (id int primary key); insert into crm.u values (1)", policies=leaving)
+    changing.follow(
+        "alter table crm.u add x int; insert into crm.u values (2, 2); truncate crm.u;"
+        " alter table crm.u rename to w; insert into crm.w values (3); insert into crm.t values (2)",
+        policies=leaving,
+    )
+    assert changing.replica.execute("select to_regclass('crm.u'), to_regclass('crm.w')") == [(None, None)]
+    assert ids(changing.replica) == [1, 2]
+    changing.follow("drop table crm.w", policies=policies(drop_table=Policy.APPLY))
+    changing.agree()
+
+
+def test_a_table_that_a_policy_ignores_does_not_join_either(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.follow("create table crm.u (id int primary key)", policies=policies(create_table=Policy.IGNORE))
+    join = Join("crm", "u", ("id",), ("create table crm.u (id int primary key);",)).to_json()
+    contents = {JOIN_PREFIX: join, JOIN_ROWS_PREFIX: b"1\n", JOIN_KEYS_PREFIX: JoinKeys().to_json()}
+    changing.made_log.commit(
+        *(
+            Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
+            for prefix, content in contents.items()
+        )
+    )
+    changing.replicating.catch_up()
+    assert changing.replica.execute("select to_regclass('crm.u')") == [(None,)]
+
+
+def test_a_refused_statement_stops_with_its_remedy_and_is_tried_again(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.replica.execute("create table crm.other (id int)")
+    changing.run("insert into crm.t values (2); create table crm.other (id int primary key)")
+    changing.log()
+    error = changing.replicating.start().ended_with()
+    assert isinstance(error, OperatorNeeded)
+    assert error.code == "schema-refused"
+    assert "create_table of crm.other: standby refuses create table" in error.message
+    assert error.message.endswith('relation "other" already exists (42P07)')
+    assert "Mend on the replica what its message says and start again: it is tried anew." in error.hint
+    assert ids(changing.replica) == [1]
+    changing.replica.execute("drop table crm.other")
+    changing.follow("insert into crm.t values (3)")
+    changing.agree()
+
+
+def test_what_the_replica_lacks_is_dropped_without_a_word_and_altered_with_a_remedy(
+    changing: Changing,
+) -> None:
+    changing.begin(f"{TABLE} create table crm.gone (id int primary key); create index i on crm.t (a)")
+    changing.replica.execute("drop table crm.gone; drop index crm.i")
+    applied = policies(drop_table=Policy.APPLY)
+    changing.follow("drop index crm.i; insert into crm.t values (2)", policies=applied)
+    changing.run("alter table crm.gone add column x int")
+    changing.log()
+    error = changing.replicating.start(policies=applied).ended_with()
+    assert error.code == "schema-object-missing"
+    assert (
+        'standby has no "crm"."gone", which the source changes: alter table "crm"."gone" add' in error.message
+    )
+    assert 'Make "crm"."gone" on the replica as it was on the source before that' in error.hint
+    changing.replica.execute("create table crm.gone (id int primary key)")
+    changing.follow("drop table crm.gone; insert into crm.t values (3)", policies=applied)
+    changing.agree()
+
+
+def test_a_foreign_key_that_cannot_be_made_is_kept_for_later(changing: Changing) -> None:
+    changing.begin(f"{TABLE} create table crm.r (id int primary key); insert into crm.r values (7)")
+    changing.replica.execute("delete from crm.r")
+    changing.follow(
+        "insert into crm.t values (7, 7); alter table crm.t add constraint f foreign key (a)"
+        " references crm.r not valid; delete from crm.t where id = 1; alter table crm.t validate constraint f"
+    )
+    ((kind, name, statement),) = deferred(changing.replica)
+    assert (kind, name) == ("foreign key", "crm.t.f")
+    assert statement == 'alter table "crm"."t" validate constraint "f";'
+    changing.follow("alter table crm.t drop constraint f")
+    assert deferred(changing.replica) == []
+
+
+def test_what_would_act_on_replicated_rows_is_kept_still(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.follow(
+        "create function crm.f() returns trigger language plpgsql as"
+        " $$ begin new.a := 100; return new; end $$;"
+        " create trigger always before insert on crm.t for each row execute function crm.f();"
+        " insert into crm.t values (2, 2); alter table crm.t enable always trigger always;"
+        " insert into crm.t values (3, 3); alter table crm.t force row level security"
+    )
+    assert changing.replica.execute("select a from crm.t order by id") == changing.source.execute(
+        "select a from crm.t order by id"
+    )
+    assert [(kind, name) for kind, name, _ in deferred(changing.replica)] == [
+        ("trigger", "crm.t.always"),
+        ("row security", "crm.t"),
+    ]
+    changing.follow("drop trigger always on crm.t; alter table crm.t no force row level security")
+    assert deferred(changing.replica) == []
+    changing.agree()
+
+
+def test_owner_and_grants_are_the_replicas_own_business(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.follow("grant select on crm.t to keepstream; insert into crm.t values (2)")
+    changing.agree()
+    assert changing.replica.execute("select to_regclass('keepstream.deferred_ddl')") == [(None,)]
+
+
+def test_a_progress_row_says_what_is_waited_for_only_until_it_is_decided(changing: Changing) -> None:
+    changing.begin(TABLE)
+    changing.run(DROP)
+    changing.log()
+    with changing.replicating.running() as applying:
+        await_state(changing, applying)
+    with connect(changing.replica.dsn, purpose="test") as session:
+        assert progress.require(session, PIPELINE).awaits is not None
+    decide(changing, Decision.APPLY)
+    assert changing.replicating.row().awaits is None
+    assert waiting(changing.replica) is not None
