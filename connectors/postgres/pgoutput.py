@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from schemas.avro import key_encoder, row_encoder
@@ -110,19 +110,21 @@ class _Relation:
     """One table version with its encoders, as rows find it by OID. `described`: as pgoutput has it, which
     may be wider: `skipped` says where."""
 
-    __slots__ = ("described", "encode_key", "encode_row", "id", "skipped", "table")
+    __slots__ = ("described", "encode_key", "encode_row", "id", "name", "skipped", "table")
 
     def __init__(
         self,
         described: TableSchema,
         table: TableSchema,
         skipped: tuple[int, ...],
+        name: tuple[str, str] | None,
         encode_row: EncodeTuple,
         encode_key: EncodeTuple,
     ) -> None:
         self.described = described
         self.table = table
         self.skipped = skipped
+        self.name = name
         self.id = table.id
         self.encode_row = encode_row
         self.encode_key = encode_key
@@ -182,14 +184,25 @@ class Decoder:
         relation = self._relations.get(oid)
         return None if relation is None else relation.table
 
-    def leave_out(self, oid: int, columns: Collection[str]) -> None:
+    def leave_out(
+        self, oid: int, columns: Collection[str], *, name: tuple[str, str] | None = None
+    ) -> TableSchema:
         """Rows of this described table are decoded without these columns from here on, until it is described
-        in another way."""
+        in another way. `name`: schema and name that their version has; None: as described. Returns it."""
         relation = self._relations[oid]
         described = relation.described
         skipped = tuple(i for i, column in enumerate(described.columns) if column.name in columns)
-        if skipped != relation.skipped:
-            self._remember(oid, described, skipped)
+        if skipped != relation.skipped or name != relation.name:
+            relation = self._remember(oid, described, skipped, name)
+        return relation.table
+
+    def call(self, oid: int, name: tuple[str, str]) -> TableSchema | None:
+        """Rows of this table have a version of this schema and name from here on. Returns it; None where the
+        table was not described yet."""
+        relation = self._relations.get(oid)
+        if relation is None:
+            return None
+        return self._remember(oid, relation.described, relation.skipped, name).table
 
     def skipped(self, oid: int) -> tuple[int, ...]:
         """The places in this described table's tuples that its version lacks."""
@@ -278,10 +291,18 @@ class Decoder:
             known = self._remember(oid, table, ())
         return RelationChanged(oid, known.described)
 
-    def _remember(self, oid: int, described: TableSchema, skipped: tuple[int, ...]) -> _Relation:
+    def _remember(
+        self,
+        oid: int,
+        described: TableSchema,
+        skipped: tuple[int, ...],
+        name: tuple[str, str] | None = None,
+    ) -> _Relation:
         table = described.without(skipped)
+        if name is not None:
+            table = replace(table, schema=name[0], name=name[1])
         encode_row, encode_key = self._row_encoder(table, skipped), self._key_encoder(table, skipped)
-        relation = self._relations[oid] = _Relation(described, table, skipped, encode_row, encode_key)
+        relation = self._relations[oid] = _Relation(described, table, skipped, name, encode_row, encode_key)
         return relation
 
 

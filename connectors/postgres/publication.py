@@ -145,6 +145,39 @@ def publication_identity(session: Session, name: str) -> tuple[str, ...]:
     return tuple(sorted(f"{catalog}:{oid}:{xmin}" for catalog, oid, xmin in rows))
 
 
+_LISTED: Final = """
+    select r.prrelid::bigint, n.nspname, c.relname, concat_ws(':', 'pg_publication_rel', r.oid, r.xmin)
+      from pg_publication_rel r
+      join pg_publication p on p.oid = r.prpubid
+      join pg_class c on c.oid = r.prrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where p.pubname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTable:
+    """`entry`: what `publication_identity` has of it."""
+
+    oid: int
+    schema: str
+    name: str
+    entry: str
+
+
+def listed_tables(session: Session, name: str) -> tuple[ListedTable, ...]:
+    """Those that the publication lists."""
+    with wrapped(f"reading the tables of publication {name}"):
+        return tuple(ListedTable(*row) for row in session.execute(_LISTED, [name]))
+
+
+def existing_tables(session: Session, oids: Iterable[int]) -> frozenset[int]:
+    """Those of these that are there."""
+    query = "select oid::bigint from pg_class where oid = any (%s::oid[]) and relkind in ('r', 'p')"
+    with wrapped("looking for tables"):
+        return frozenset(oid for (oid,) in session.execute(query, [list(oids)]))
+
+
 def table_entry(session: Session, name: str, oid: int) -> str | None:
     """What `publication_identity` has of one table; None if the publication does not list it."""
     with wrapped(f"reading the identity of publication {name}"):

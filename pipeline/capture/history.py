@@ -22,9 +22,8 @@ from pipeline.capture.announcements import (
     leaves_still,
     read_outcomes,
 )
+from pipeline.capture.ddl.told import TOLD_PREFIX
 from pipeline.capture.shapes import (
-    PREFIX,
-    TYPE_PREFIX,
     anchored_shapes,
     check_shape,
     check_types,
@@ -188,6 +187,13 @@ def named_tables(entries: Iterable[str]) -> dict[int, str]:
     return {int(oid): table for oid, _, table in found}
 
 
+def with_name(entries: Iterable[str], oid: int, name: str | None) -> tuple[str, ...]:
+    """The entries in which the table has this qualified name; None: it is not there any more."""
+    own = f"{_TABLE}{oid}:"
+    others = tuple(entry for entry in entries if not entry.startswith(own))
+    return others if name is None else (*others, f"{own}{name}")
+
+
 def logged_tables(entries: Iterable[str]) -> dict[int, str]:
     """The same, and of tables that left: rows from before may still come."""
     known = tuple(entries)
@@ -231,7 +237,8 @@ def check_published(
     left = {leave.oid for leave in leaving} - listed.keys()
     kept = [shape for oid, shape in shapes.items() if oid in left]
     announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
-    return (*current, *compared, *kept, *map(type_entry, types), *announced)
+    joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
+    return (*current, *compared, *kept, *joining, *map(type_entry, types), *announced)
 
 
 def check_publication(
@@ -246,20 +253,34 @@ def check_publication(
     for oid, table in named_tables(anchored).items():
         if now.get(oid, table) != table:
             raise renamed(table, now[oid])
-    anchored, current = _without_names(anchored), _without_names(current)
-    announced = announced_xids(anchored)
-    expected = {entry for entry in anchored if not is_announcement(entry)}
-    lost = expected - set(current) - set(gone)
-    added = {entry for entry in set(current) - expected if entry.rpartition(":")[2] not in announced}
+    lost, added = _compared(anchored, current)
+    lost -= set(gone)
     if not lost and not added:
         return
-    raise HistoryBroken(
-        f"publication {name} was changed by somebody else: {len(lost)} entries gone, {len(added)} new",
+    raise publication_changed(name, lost=len(lost), added=len(added))
+
+
+def _compared(anchored: Sequence[str], current: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Catalog rows that are gone, and those that nobody announced."""
+    announced = announced_xids(anchored)
+    expected = {entry for entry in listing_entries(anchored) if not is_announcement(entry)}
+    now = {entry for entry in listing_entries(current) if not is_announcement(entry)}
+    return expected - now, {entry for entry in now - expected if entry.rpartition(":")[2] not in announced}
+
+
+def announced_now(session: Session, publication: str, anchored: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The publication's catalog rows that are gone by now, and those that nobody announced."""
+    return _compared(anchored, publications.publication_identity(session, publication))
+
+
+def publication_changed(name: str, *, lost: int, added: int) -> HistoryBroken:
+    """By somebody else. `lost`, `added`: catalog rows."""
+    return HistoryBroken(
+        f"publication {name} was changed by somebody else: {lost} entries gone, {added} new",
         code="publication-changed",
         hint="Changes on its tables may have been missed meanwhile, which nothing can prove or mend."
         " Tables are chosen in keepstream.yaml (source.tables), never with ALTER PUBLICATION; dropping a"
-        " replicated table cannot be followed yet."
-        f" {IF_MEANT}",
+        f" replicated table is followed only after `keepstream schema install`. {IF_MEANT}",
     )
 
 
@@ -268,10 +289,11 @@ def renamed(old: str, new: str) -> RefusedData:
     return RefusedData(
         f"table {old} was renamed to {new}",
         code="table-renamed",
-        hint=f"Renaming a replicated table cannot be followed yet. Rename it back before anything is written"
-        f" to it. {IF_MEANT}",
+        hint="Renaming a replicated table is followed only after `keepstream schema install`. Rename it back"
+        f" before anything is written to it. {IF_MEANT}",
     )
 
 
-def _without_names(entries: Sequence[str]) -> tuple[str, ...]:
-    return tuple(entry for entry in entries if not entry.startswith((_TABLE, PREFIX, TYPE_PREFIX)))
+def listing_entries(entries: Iterable[str]) -> tuple[str, ...]:
+    """The catalog rows that make the publication up, and the announcements of what changes them."""
+    return tuple(entry for entry in entries if entry.startswith("pg_publication") or is_announcement(entry))

@@ -6,10 +6,7 @@ import time
 
 from connectors.postgres.stream import Batch
 from pipeline.capture.added import AddedColumns
-from pipeline.capture.announcements import Announcements
-from pipeline.capture.history import check_published
 from pipeline.capture.joins import Joins
-from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.startup import OpenCapture
 from schemas.lsn import Position
@@ -28,15 +25,12 @@ class Housekeeping:
     def __init__(
         self,
         capture: OpenCapture,
-        options: CaptureOptions,
         joins: Joins,
         added: AddedColumns,
     ) -> None:
         self._capture = capture
-        self._options = options
         self._joins = joins
         self._added = added
-        self._announcements = Announcements()
         self._heartbeat_at = time.monotonic()
         self._looked_at = time.monotonic()
         self._helped_at = self._looked_at
@@ -44,7 +38,8 @@ class Housekeeping:
     def is_look_due(self, now: float) -> bool:
         """Whether the next call looks for tables, for which the packer should hold no transactions. `now`:
         by `time.monotonic()`."""
-        pause_s = min(AGAIN_AFTER_S, LOOK_EVERY_S) if self._joins.has_news else LOOK_EVERY_S
+        has_news = self._joins.has_news or self._capture.tracking.looks_soon
+        pause_s = min(AGAIN_AFTER_S, LOOK_EVERY_S) if has_news else LOOK_EVERY_S
         return now - self._looked_at >= pause_s
 
     def between_transactions(self, batch: Batch, packer: FramePacker) -> tuple[TableSchema, ...]:
@@ -52,7 +47,8 @@ class Housekeeping:
         now = time.monotonic()
         if self.is_look_due(now):
             self.check_publication()
-            self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
+            if not self._capture.tracking.is_tracked:
+                self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             joined = self._joins.look(packer)
             self._looked_at = time.monotonic()  # it may have taken long: the stream comes before the next
             return joined
@@ -73,16 +69,11 @@ class Housekeeping:
         if due and batch.wal_end > self._capture.chain.position.lsn and self._capture.chain.all_durable:
             self._heartbeat_at = now
             self.check_publication()
+            if self._capture.tracking.waits:
+                return
             at = self._capture.chain.position
             self._capture.chain.heartbeat(Position(batch.wal_end, at.xid, at.commit_time))
 
     def check_publication(self) -> None:
-        """P11, and the shapes of all tables; later anchors hold what was seen here.
-
-        Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
-        """
-        chain = self._capture.chain
-        sql = self._capture.sql
-        current = check_published(sql, self._options.publication, chain.publication)
-        held = chain.durable_position.lsn
-        chain.publication_is(self._announcements.without_ended(sql, current, held=held))
+        """As `Tracking.check_publication`."""
+        self._capture.tracking.check_publication()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from psycopg import sql
@@ -38,11 +39,12 @@ from connectors.postgres.shape import read_shape
 from connectors.postgres.tableddl import definition_version
 from connectors.postgres.tablerows import copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import join_token
+from pipeline.capture.ddl.told import Told, with_told
 from pipeline.capture.definitions import Definition, NotNow
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.shapes import first_shape
+from pipeline.capture.shapes import first_shape, with_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
@@ -133,10 +135,11 @@ class _Joining:
         """P11: an ANCHOR that names our transaction is durable before that commits. It holds the table's
         version, too: a capture that continues must notice what is added to it later (P6)."""
         xid = current_xid(self._session)
-        version, shape = self._preview(defined)
+        version, shape, told = self._preview(defined)
         failpoint("capture.before_join_announced")
         chain = self._capture.chain
-        chain.publication_is((*chain.publication, join_token(xid & 0xFFFFFFFF), shape))
+        known = with_told(with_shape(chain.publication, shape), told)
+        chain.publication_is((*known, join_token(xid & 0xFFFFFFFF)))
         chain.anchor((*self._packer.live_tables, version))
         chain.require_durable()
         failpoint("capture.after_join_announced")
@@ -183,8 +186,8 @@ class _Joining:
                 if _one(self._session, _WAITERS, [self._oid])[0]:
                     raise RetryLater("somebody waits for the table's lock", code="lock-timeout")
 
-    def _preview(self, defined: str) -> tuple[TableSchema, str]:
-        """The table's version and shape entry, as the publication would have them."""
+    def _preview(self, defined: str) -> tuple[TableSchema, str, Told]:
+        """The table's version and the entries about it, as the publication would have them."""
         self._session.execute("savepoint preview")
         publications.add_tables(self._session, self._options.publication, [self._name])
         self._require_as(defined)
@@ -195,7 +198,8 @@ class _Joining:
         self._session.execute("release savepoint preview")
         if not found or shape is None:
             raise NotNow("it has no columns")
-        return found[0], first_shape(shape)
+        told = replace(Told.of_shape(shape, *self._name), joining=True)
+        return found[0], first_shape(shape), told
 
     def _read_keys(self) -> JoinKeys:
         return read_keys_of(self._session, self._oid, self._options.publication)

@@ -19,7 +19,6 @@ from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
-from pipeline.capture.history import check_published
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table, require_joinable
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
@@ -271,7 +270,7 @@ class Joins:
             return self._reason(table, error)
         if isinstance(joined, TableSchema):
             self._tried.pop(table.oid, None)
-            self._adopt_publication()
+            self._capture.tracking.check_publication()  # P11: what nobody else changed is the publication
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
 
@@ -313,9 +312,3 @@ class Joins:
         session, name = self._capture.sql, self._options.publication
         published = publications.read_publication(session, name)
         return None if published is None else missing_rights(session, table, published)
-
-    def _adopt_publication(self) -> None:
-        """P11: what nobody else changed meanwhile is the publication from now on."""
-        chain = self._capture.chain
-        current = check_published(self._capture.sql, self._options.publication, chain.publication)
-        chain.publication_is(current)

@@ -106,6 +106,10 @@ class FramePacker:
         self._live[table.id] = table
         (self._new_tables if self._open is None else self._open_tables).append(table)
 
+    def forget(self, table: TableSchema) -> None:
+        """No row of this version follows: the table has another name, or is gone."""
+        self._live.pop(table.id, None)
+
     def add(self, change: bytes) -> Iterable[PackedBody]:
         """The next encoded change of the open transaction."""
         self._change_bytes += len(change)

@@ -31,7 +31,7 @@ from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import read_shape
 from pipeline.capture.announcements import Leave
-from pipeline.capture.history import check_published, left_tables, named_tables
+from pipeline.capture.history import left_tables, named_tables
 from pipeline.capture.leavings import Leavings
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
@@ -146,7 +146,7 @@ class Protection:
             with wrapped(f"taking {table.qualified_name} out of publication {name}"):
                 session.commit()
         failpoint("capture.after_leave")
-        capture.chain.publication_is(check_published(capture.sql, name, capture.chain.publication))
+        capture.tracking.check_publication()
         logger.error(
             "table taken out of the publication: its updates and deletes failed in the application",
             extra={"table": table.qualified_name, "seen": table.identity_problem},

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from connectors.failpoints import failpoint
 from connectors.postgres.binary.rows import BinaryRows, Converter
@@ -21,6 +22,7 @@ from connectors.postgres.stream import Batch
 from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import announced_xids
+from pipeline.capture.ddl.judging import renamed_oids, renamed_tables
 from pipeline.capture.gathering import Gathering
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker, PackedBody
@@ -28,10 +30,11 @@ from pipeline.capture.rates import Rates
 from pipeline.capture.sequences import ASKING, Sequences
 from pipeline.capture.startup import OpenCapture
 from pipeline.capture.versions import TableVersions
-from schemas.change import Change, Message, Truncate
+from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
+from schemas.ddl.message import is_ddl
 from schemas.errors import InternalError, RefusedData
-from schemas.join import is_join
+from schemas.join import JOIN_PREFIX, Join, is_join
 from schemas.lsn import Lsn, Position
 
 logger = logging.getLogger("keepstream.capture")
@@ -40,6 +43,7 @@ IDLE_READ_S = 0.25
 BUSY_READ_S = 0.002
 """How long a read may wait while frames are on their way: their acknowledgement is looked for after it."""
 _ROW_KINDS = b"IUD"
+_NO_TABLE = bytes(8)
 _DRY_S = 0.01
 """In that time a server that has more sends some of it."""
 
@@ -75,6 +79,7 @@ class Pump:
         self._versions = TableVersions(
             capture, housekeeping, self._packer, self._add, publication=publication
         )
+        self._tracking = capture.tracking
         self._resent = capture.resent
         self._tail = capture.chain.position
         self._transaction: Begin | None = None
@@ -123,6 +128,7 @@ class Pump:
         if not stream.queued_bytes:
             self._flush_unless_busy()
         if self._transaction is None:
+            self._tracking.passed(batch.wal_end)
             if self._chain.all_durable and not self._packer.holds_transactions:
                 self._rates.complete(batch.wal_end)
             self._keep_house(batch)
@@ -252,9 +258,11 @@ class Pump:
         decoded = self._decoder.decode(message)
         del message
         if isinstance(decoded, Change):
-            if not self._skipping and self._belongs(decoded):
-                encoded = encode_change(decoded)
-                del decoded  # of a wide row, one copy less while it is sent
+            logged = None if self._skipping else self._logged(decoded)
+            del decoded  # of a wide row, one copy less while it is sent
+            if logged is not None:
+                encoded = encode_change(logged)
+                del logged
                 self._append(self._packer.add(encoded))
         elif isinstance(decoded, Begin):
             self._begin(decoded)
@@ -262,16 +270,18 @@ class Pump:
             self._commit(decoded)
         elif isinstance(decoded, RelationChanged):
             self._runs.forget(decoded.oid)
-            self._decoder.leave_out(decoded.oid, self._versions.described(decoded))
+            described = self._versions.described(decoded)
+            self._decoder.leave_out(decoded.oid, described.left_out, name=described.name)
         elif isinstance(decoded, Origin) and not self._skipping:
             self._packer.set_origin(decoded.name)
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
         self._versions.xid = begin.xid
-        self._skipping = self._tail.holds(begin.commit_lsn)
+        self._skipping = self._versions.skipping = self._tail.holds(begin.commit_lsn)
         if not self._skipping:
             self._resent.prove()
+            self._tracking.begin()
             self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn, commit_time=begin.commit_time)
 
     def _commit(self, commit: Commit) -> None:
@@ -282,7 +292,7 @@ class Pump:
         self._versions.xid = 0
         self._rates.last_commit_lsn, self._rates.last_commit_time = commit.commit_lsn, commit.commit_time
         if self._skipping:
-            self._skipping = False
+            self._skipping = self._versions.skipping = False
             self._resent.see(
                 commit_lsn=commit.commit_lsn,
                 end_lsn=commit.end_lsn,
@@ -291,10 +301,11 @@ class Pump:
             )
             return
         self._append(self._packer.commit(end_lsn=commit.end_lsn))
+        self._tracking.passed(commit.end_lsn)
         self._between_transactions()
 
-    def _belongs(self, change: Change) -> bool:
-        """Whether it has a place in the log; then the log knows its tables."""
+    def _logged(self, change: Change) -> Change | None:
+        """What of it has a place in the log; then the log knows its tables."""
         payload = change.payload
         if payload is None:
             oid, table = self._versions.introduce(change.table)
@@ -303,7 +314,32 @@ class Pump:
         elif isinstance(payload, Truncate):
             for table_id in payload.tables:
                 self._versions.introduce(table_id)
-        return not isinstance(payload, Message) or self._is_logged(payload)
+        if not isinstance(payload, Message):
+            return change
+        if payload.transactional and is_ddl(payload.prefix) and self._transaction is not None:
+            return self._follow(payload, self._transaction.xid)
+        return change if self._is_logged(payload) else None
+
+    def _follow(self, message: Message, xid: int) -> Change | None:
+        """A schema message: behind it tables have the names that it tells."""
+        before = self._capture.chain.publication
+        followed = self._tracking.follow(message, xid)
+        after = self._capture.chain.publication
+        self._versions.renamed(renamed_tables(before, after))
+        for oid in renamed_oids(before, after):
+            self._runs.forget(oid)
+            table = self._decoder.call(oid, self._tracking.told[oid].name)
+            if table is not None:
+                self._versions.is_called(oid, table)
+        if followed is None:
+            return None
+        if followed.message.installed:
+            self._versions.begin_tracked(before, followed.message)
+        self._versions.follow(followed.message)
+        if followed.logged is None:
+            return None
+        payload = replace(message, content=followed.logged.to_json())
+        return Change(Operation.MESSAGE, _NO_TABLE, payload=payload)
 
     def _is_logged(self, message: Message) -> bool:
         """Whether a message has a place in the log. One outside of transactions has none in a log of
@@ -313,6 +349,8 @@ class Pump:
             return False
         if is_join(message.prefix):
             if str(begin.xid) in announced_xids(self._chain.publication):
+                if message.prefix == JOIN_PREFIX:
+                    self._tracking.joined(Join.from_json(message.content))
                 return True
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})
             return False

@@ -67,6 +67,11 @@ def _fields(entry: str, now: Shape) -> list[str]:
     return fields
 
 
+def last_column(entry: str, now: Shape) -> int:
+    """The number of the newest column that an entry knows."""
+    return int(_fields(entry, now)[2])
+
+
 def _numbers(told: str) -> list[int]:
     return [int(number) for number in told.split(",") if number]
 
@@ -98,7 +103,13 @@ def with_types(entries: Iterable[str], types: Iterable[UsedType]) -> tuple[str, 
 def altered(before: Iterable[str], after: Iterable[str]) -> bool:
     """Whether more than files differs: then the next ANCHOR must not wait, because a capture that
     continues compares with it."""
-    return without_files(before) != without_files(after)
+    then, now = tuple(before), tuple(after)
+    return without_files(then) != without_files(now) or _told(then) != _told(now)
+
+
+def _told(entries: Iterable[str]) -> set[str]:
+    """What schema messages told."""
+    return {entry for entry in entries if entry.startswith(("ddl:", "told:"))}
 
 
 def without_files(entries: Iterable[str]) -> set[str]:

@@ -115,7 +115,7 @@ class CaptureStage:
         """Until `stop`, or until rows are to come in another form."""
         joins = Joins(capture, options, self._set_tables)
         added = AddedColumns(options.source, options.publication, purpose=f"{options.name}:added")
-        housekeeping = Housekeeping(capture, options, joins, added)
+        housekeeping = Housekeeping(capture, joins, added)
         with self._values(options) as values:
             pump = Pump(
                 capture,

@@ -29,13 +29,10 @@ from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline import purposes
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
-from pipeline.capture.history import (
-    check_cluster,
-    check_leftover,
-    check_published,
-    check_slot,
-    published_now,
-)
+from pipeline.capture.ddl.looking import first_told, look
+from pipeline.capture.ddl.replay import Known, known_at_tail
+from pipeline.capture.ddl.tracking import Tracking
+from pipeline.capture.history import check_cluster, check_leftover, check_slot, published_now
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
@@ -74,6 +71,7 @@ class OpenCapture:
     resent: Resent
     live_tables: tuple[TableSchema, ...]
     selection: Selection
+    tracking: Tracking
 
     def close(self) -> None:
         self.stream.close()
@@ -154,7 +152,9 @@ class Startup:
         writing.anchor(live, at=at)
         logger.info("log begun", extra={"position": str(at), "tables": len(live)})
         resent = Resent(at, last_commit_lsn=None, sent_from=at.lsn)
-        return OpenCapture(sql, stream, writer, writing, resent, live, selection)
+        tracking = Tracking(sql, writing, options)
+        tracking.open()
+        return OpenCapture(sql, stream, writer, writing, resent, live, selection, tracking)
 
     def _free_leftover(self, sql: Session, stream_id: bytes) -> None:
         """P4: another capture may be in the middle of its set-up. Raises RetryLater (`slot-active`) if so."""
@@ -216,7 +216,8 @@ class Startup:
                 session.execute("begin isolation level repeatable read read only")
                 session.execute(f"set transaction snapshot '{created.snapshot}'")
             name = self._options.publication
-            return published_tables(session, name), published_now(session, name)
+            entries = (*published_now(session, name), *first_told(session, name))
+            return published_tables(session, name), entries
 
     def _start_first_stream(self, walsender: Walsender) -> SlotStream:
         try:
@@ -244,19 +245,22 @@ class Startup:
             return None
         tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
+        known = known_at_tail(options.log, tail, options.publication)
         with closing(Walsender(options.source, purpose=f"{options.name}:check")) as second:  # ours streams
             require_same_server(sql, second)
-            source, _ = self._check_source(sql, second, tail)
+            source, _ = self._check_source(sql, second, tail, known)
             writer, chain = self._open_epoch(stream_id, tail, source)
-            source, sent_from = self._check_source(sql, second, tail)
+            source, sent_from = self._check_source(sql, second, tail, known)
         resent = Resent(chain.tail, last_commit_lsn=tail.last_commit_lsn, sent_from=sent_from)
         writing = ChainWriter(writer, chain, source)
-        live = tail.live_tables
+        tracking = Tracking(sql, writing, options)
+        tracking.open()
+        live = known.live_tables
         failpoint("capture.before_anchor")
         writing.anchor(live)
         failpoint("capture.after_anchor")
         logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
-        return OpenCapture(sql, stream, writer, writing, resent, live, self._select(sql))
+        return OpenCapture(sql, stream, writer, writing, resent, live, self._select(sql), tracking)
 
     def _find_own_tail(self, seen: Follower) -> Follower:
         """The tail, once the slot is ours. Until then its owner moved slot, log and publication, so none
@@ -278,10 +282,12 @@ class Startup:
         assert tail.last_anchor is not None
         return system.timeline != tail.last_anchor.timeline
 
-    def _check_source(self, sql: Session, walsender: Walsender, tail: Follower) -> tuple[SourceIdentity, Lsn]:
-        """P10, P11: the source as the next ANCHOR says it, and where the slot stands."""
-        options, anchor = self._options, tail.last_anchor
-        assert anchor is not None
+    def _check_source(
+        self, sql: Session, walsender: Walsender, tail: Follower, known: Known
+    ) -> tuple[SourceIdentity, Lsn]:
+        """P10, P11: the source as the next ANCHOR says it, and where the slot stands. What differs from what
+        schema messages told is looked for again once the stream comes."""
+        options = self._options
         system = self._check_system(walsender, tail)
         slot = slots.read_slot(sql, options.slot)
         promoted = self._is_promoted(system, tail)
@@ -293,8 +299,10 @@ class Startup:
             promoted=promoted,
         )
         assert slot is not None
-        identity = check_published(sql, options.publication, anchor.publication, promoted=promoted)
-        return SourceIdentity(system.system_id, system.timeline, identity), slot.confirmed_flush_lsn or ZERO
+        seen = look(sql, options.publication, known.entries, promoted=promoted)
+        return SourceIdentity(
+            system.system_id, system.timeline, seen.entries
+        ), slot.confirmed_flush_lsn or ZERO
 
     def _ask_witnesses(self, tail: Follower) -> Witnesses:
         options = self._options

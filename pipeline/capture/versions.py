@@ -15,7 +15,8 @@ not know yet, only a catalog in which the table is still as it was could tell wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.pgoutput import RelationChanged
@@ -23,6 +24,10 @@ from connectors.postgres.publication import publication_identity
 from connectors.postgres.shape import Shape, read_shape, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import Leave
+from pipeline.capture.ddl.begun import unannounced, version_of
+from pipeline.capture.ddl.judging import Name
+from pipeline.capture.ddl.looking import shape_difference
+from pipeline.capture.ddl.told import Told
 from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
@@ -38,7 +43,8 @@ from pipeline.capture.shapes import (
 )
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Operation
-from schemas.errors import InternalError
+from schemas.ddl.message import SchemaMessage
+from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
 from schemas.table import ReplicaIdentity, TableSchema
 
 logger = logging.getLogger("keepstream.capture")
@@ -47,8 +53,18 @@ VISIBLE_LIMIT_S = 10.0
 """How long a transaction that changed a table may stay invisible before capture begins again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What of a described table has a place in the log: it without the columns `left_out`, which a replica
+    computes itself, and as it is called there; `name` None: as described."""
+
+    left_out: frozenset[str]
+    name: Name | None = None
+
+
 class TableVersions:
-    """The versions of one connection. `xid`: the open transaction, 0 between two; the pump tells it."""
+    """The versions of one connection. `xid`: the open transaction, 0 between two; `skipping`: the log has it
+    already. The pump tells both."""
 
     def __init__(
         self,
@@ -61,8 +77,10 @@ class TableVersions:
     ) -> None:
         """`add` puts a change into the open transaction."""
         self.xid = 0
+        self.skipping = False
         self._session = capture.sql
         self._chain = capture.chain
+        self._tracking = capture.tracking
         self._housekeeping = housekeeping
         self._packer = packer
         self._add = add
@@ -74,10 +92,81 @@ class TableVersions:
         self._seen_xid = 0
         self._identity: tuple[str, ...] = ()
 
-    def described(self, changed: RelationChanged) -> frozenset[str]:
-        """pgoutput's Relation: the same table as before, in perhaps another version. Returns the columns that
-        are no part of it: a replica computes generated ones itself. Raises HistoryBroken and others
-        where rows of it must not be logged."""
+    def described(self, changed: RelationChanged) -> Described:
+        """pgoutput's Relation: the same table as before, in perhaps another version. Raises HistoryBroken and
+        others where rows of it must not be logged."""
+        if self._tracking.is_tracked:
+            return self._described_as_told(changed)
+        return Described(self._described_as_found(changed))
+
+    def _described_as_told(self, changed: RelationChanged) -> Described:
+        """The name is that of the newest message: rows from before a schema's new name may come behind it."""
+        if self.skipping:
+            return self._described_again(changed)
+        self._check_publication()
+        if changed.oid not in self._tracking.told:
+            self._housekeeping.check_publication()
+        told = self._tracking.told.get(changed.oid)
+        if told is None:
+            raise _unpublished(changed.oid)
+        table = _named_as_told(changed.table, told)
+        if not told.confirms(table):
+            raise _unconfirmed(told.qualified_name)
+        self._described[table.id] = changed.oid, table
+        self._look_at(told)
+        return Described(frozenset(told.generated), told.name)
+
+    def _described_again(self, changed: RelationChanged) -> Described:
+        """For rows that the log has. What is told is newer: PostgreSQL describes the table again before rows
+        that come behind a change. So one that is not as told is no version of any row to come."""
+        told = self._tracking.told.get(changed.oid)
+        if told is None:
+            return Described(frozenset())
+        table = _named_as_told(changed.table, told)
+        if not told.confirms(table):
+            return Described(frozenset())
+        self._described[table.id] = changed.oid, table
+        return Described(frozenset(told.generated), told.name)
+
+    def _look_at(self, told: Told) -> None:
+        """What differs in the catalog of now is judged by the next look, which need not wait long."""
+        shape = self._read_shape(told.oid)
+        entry = anchored_shapes(self._chain.publication).get(told.oid)
+        if shape is not None and entry is not None and shape_difference(told.qualified_name, entry, shape):
+            self._tracking.looks_soon = True
+
+    def renamed(self, names: Mapping[Name, Name | None]) -> None:
+        """A schema message gave tables of the log other names, by the old ones; None: they were dropped."""
+        known = {old: self._newest.pop(old) for old in names if old in self._newest}
+        for table in known.values():
+            self._packer.forget(table)
+            self._logged.discard(table.id)
+        for old, table in known.items():
+            if (new := names[old]) is not None:
+                self.know(replace(table, schema=new[0], name=new[1]))
+
+    def follow(self, message: SchemaMessage) -> None:
+        """The log knows the columns that a schema message tells before a row has them."""
+        for change in message.changes:
+            told = self._tracking.told.get(change.oid) if change.class_ == "table" else None
+            if told is None or told.joining or change.after is None:
+                continue
+            previous = self._newest.get(told.name)
+            if previous is not None and not told.confirms(previous):
+                self.know(version_of(previous, change.after))
+
+    def begin_tracked(self, entries: tuple[str, ...], message: SchemaMessage) -> None:
+        """Behind the message of the event triggers' installation. `entries`: an ANCHOR's, before it."""
+        for oid, table, payload in unannounced(entries, message, self._newest):
+            self.know(table)
+            self._described[table.id] = oid, table
+            self._add(Change(Operation.DDL, table.id, payload=payload))
+
+    def is_called(self, oid: int, table: TableSchema) -> None:
+        """Rows of this version come without another Relation message."""
+        self._described[table.id] = oid, table
+
+    def _described_as_found(self, changed: RelationChanged) -> frozenset[str]:
         oid, table = changed.oid, changed.table
         self._require_name(oid, table.qualified_name)
         self._check_publication()
@@ -88,8 +177,21 @@ class TableVersions:
         generated = shape.generated_columns if shape is not None else frozenset()
         table = _without(table, generated)
         self._described[table.id] = oid, table
-        self._check_shape(oid, table, shape)
+        try:
+            self._check_shape(oid, table, shape)
+        except RefusedData as error:
+            if not self._is_known(table) or not self._tracking.puts_off(error):
+                raise
         return generated
+
+    def _is_known(self, table: TableSchema) -> bool:
+        """Whether the log has rows of exactly these columns."""
+        previous = self._newest.get((table.schema, table.name))
+        return (
+            previous is not None
+            and previous.column_names == table.column_names
+            and not added_columns(previous, table)
+        )
 
     def _described_of_left(self, left: Leave, table: TableSchema) -> frozenset[str]:
         table = _without(table, frozenset(left.generated))
@@ -101,12 +203,17 @@ class TableVersions:
 
     def introduce(self, table_id: bytes) -> tuple[int, TableSchema]:
         """A row of this version, or a TRUNCATE, comes next: the log knows it from here on. Its OID, too."""
+        described = self._described.get(table_id)
+        if described is None:
+            raise _unconfirmed("a table")
         if table_id not in self._logged:
-            self._announce(*self._described[table_id])
-        return self._described[table_id]
+            self._announce(*described)
+        return described
 
     def columns_added(self, oid: int, table: TableSchema) -> None:
         """Here a table has columns that its next row would tell."""
+        if self._tracking.is_tracked:
+            return
         if table.id not in self._logged and oid not in left_tables(self._chain.publication):
             self._described[table.id] = oid, table
             self._check_shape(oid, table, self._read_shape(oid))
@@ -125,6 +232,8 @@ class TableVersions:
         self.know(table)
 
     def _announce_columns(self, oid: int, previous: TableSchema, table: TableSchema) -> None:
+        if self._tracking.is_tracked:
+            return  # a schema message told of them
         added = added_columns(previous, table)
         if not added:
             return
@@ -157,7 +266,7 @@ class TableVersions:
             self._housekeeping.check_publication()
         self._names = logged_tables(self._chain.publication)
         if oid not in self._names:
-            raise InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
+            raise _unpublished(oid)
         if self._names[oid] != name:
             raise renamed(self._names[oid], name)
 
@@ -177,6 +286,8 @@ class TableVersions:
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
             check_order(table.qualified_name, [column.name for column in table.columns], shape)
+            if not is_announced and self._tracking.is_behind:
+                return
             whole = is_announced and len(table.columns) == len(shape.plain_columns)
             entry = first_shape(shape) if whole else next_shape(shape, anchored)
             chain.publication_is(with_shape(chain.publication, entry))
@@ -189,6 +300,23 @@ class TableVersions:
         if self.xid and self.xid != self._seen_xid:
             wait_until_transaction_visible(self._session, self.xid, limit_s=VISIBLE_LIMIT_S)
             self._seen_xid = self.xid
+
+
+def _named_as_told(table: TableSchema, told: Told) -> TableSchema:
+    return replace(_without(table, frozenset(told.generated)), schema=told.schema, name=told.table)
+
+
+def _unpublished(oid: int) -> InternalError:
+    return InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
+
+
+def _unconfirmed(table: str) -> RefusedData:
+    return RefusedData(
+        f"rows of {table} have other columns than its schema messages told",
+        code="schema-unconfirmed",
+        hint=f"The table was altered while an event trigger of the source was disabled or missing. The log"
+        f" ends before these rows and stays valid; to go on, {BEGIN_ANEW}.",
+    )
 
 
 def _without(table: TableSchema, generated: frozenset[str]) -> TableSchema:

@@ -15,6 +15,8 @@ from connectors.postgres.slot import SlotState, read_slot
 from connectors.postgres.walsender import Walsender
 from pipeline.app import replica_conninfo, source_conninfo
 from pipeline.capture import history
+from pipeline.capture.ddl.looking import look
+from pipeline.capture.ddl.replay import known_at_tail
 from pipeline.capture.witnesses import ask_witnesses
 from pipeline.check.findings import Place
 from pipeline.config import Config
@@ -82,7 +84,7 @@ def _continued(
         yield SOURCE.caught(broken, subject)
     elif slot is not None:
         yield _state(slot)
-    broken = _broken(partial(history.check_published, session, config.publication_name, anchor.publication))
+    broken = _broken(partial(_look, session, log, config, tail))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")
     walsender = Walsender(source_conninfo(config), purpose="check")
@@ -92,6 +94,11 @@ def _continued(
         walsender.close()
     if broken is not None:
         yield SOURCE.caught(broken, "system")
+
+
+def _look(session: Session, log: ChangeLog, config: Config, tail: Follower) -> None:
+    known = known_at_tail(log, tail, config.publication_name)
+    look(session, config.publication_name, known.entries)
 
 
 def _broken(compare: Callable[[], object]) -> KeepstreamError | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from connectors.postgres.catalog import Table, count_large_objects, list_tables
+from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
 from connectors.postgres.partition_bounds import read_bounds
@@ -137,6 +138,7 @@ class Preflight:
             bounds,
             sequences,
             large_objects,
+            tells_changes=triggers_act(session),
         )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:

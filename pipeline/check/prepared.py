@@ -45,6 +45,8 @@ class SourceFacts:
     bounds: Mapping[TableName, str]
     sequences: tuple[KnownSequence, ...]
     large_objects: int
+    tells_changes: bool = False
+    """Its event triggers tell of schema changes: a replica that follows may be about to make them."""
 
 
 class PreparedCheck:
@@ -111,9 +113,12 @@ class PreparedCheck:
         )
 
     def narrowed(self) -> Iterator[Finding]:
-        """Tables that a pipeline writes to and that were altered since: values would be lost silently."""
+        """Tables that a pipeline writes to and that were altered since: values would be lost silently. Where
+        schema changes are followed, what is missing may be on its way."""
+        tells = self._source is not None and self._source.tells_changes
+        severity = self._place.warning if tells else self._place.error
         for version, found in self._misfits(self._narrower()):
-            yield from self._refuse(version, [each for each in found if each.silent])
+            yield from self._refuse(version, [each for each in found if each.silent], severity)
 
     def unlabelled(self) -> Iterator[Finding]:
         """Enums of tables that a pipeline writes to, or that are still to join: on the replica, or with types
@@ -154,7 +159,7 @@ class PreparedCheck:
     def _unfit(self) -> Iterator[Finding]:
         """Tables that would not hold every value of the source's as it is, or want more than it has."""
         for version, found in self._misfits(self._source.columns if self._source else ()):
-            yield from self._refuse(version, found)
+            yield from self._refuse(version, found, self._place.error)
 
     def _misfits(self, wanted: Collection[TableName]) -> Iterator[tuple[TableSchema, list[Misfit]]]:
         there = {(table.schema, table.name) for table in self._tables}.intersection(wanted)
@@ -165,7 +170,9 @@ class PreparedCheck:
                 found = misfits(version, target, self._source.columns.get(name))
                 yield version, [*found, *unfilled(version, target)]
 
-    def _refuse(self, version: TableSchema, found: Sequence[Misfit]) -> Iterator[Finding]:
+    def _refuse(
+        self, version: TableSchema, found: Sequence[Misfit], severity: Callable[..., Finding]
+    ) -> Iterator[Finding]:
         """What mends several tables, as that of a partitioned one does, is told once."""
         if not found:
             return
@@ -174,10 +181,10 @@ class PreparedCheck:
         if new:
             self._mending |= {each.fix: table for each in new}
             statements = [losing(each.loses, each.fix) if each.loses else each.fix for each in new]
-            yield self._place.error("replica-schema", table, seen, sql="\n".join(statements))
+            yield severity("replica-schema", table, seen, sql="\n".join(statements))
         else:
             fix = f"The SQL for {self._mending[found[-1].fix]} mends it, too."
-            yield self._place.error("replica-schema", table, seen, fix=fix)
+            yield severity("replica-schema", table, seen, fix=fix)
 
     def written(self) -> list[PreparedTable]:
         """Those that a pipeline that runs writes to. A table that has not joined keeps no other from it."""

@@ -29,6 +29,7 @@ from schemas.lsn import Lsn, Position
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 from tests.postgres_releases import needs_release
+from tests.tracked import install_triggers
 
 pytestmark = needs_release("source", 18)  # virtual columns
 
@@ -190,13 +191,23 @@ ALTERED = {
 }
 
 
-@pytest.mark.parametrize("altered", ALTERED.values(), ids=ALTERED.keys())
+TRACKED = {
+    f"{case}, with schema messages": (ALTERED[case], True) for case in ("rows rewritten", "another name")
+}
+
+
+@pytest.mark.parametrize(
+    ("altered", "tracked"),
+    [*((script, False) for script in ALTERED.values()), *TRACKED.values()],
+    ids=[*ALTERED, *TRACKED],
+)
 def test_rows_from_before_a_table_left_are_logged_as_they_were_whatever_it_is_by_then(
     source: Database,
     options: CaptureOptions,
     change_log: ChangeLog,
     monkeypatch: pytest.MonkeyPatch,
     altered: str,
+    tracked: bool,
 ) -> None:
     """Row 2 is written when the leaving was announced, and logged only by the capture after."""
 
@@ -211,6 +222,8 @@ def test_rows_from_before_a_table_left_are_logged_as_they_were_whatever_it_is_by
             die()
 
     source.execute("alter table visit add words text generated always as (page || page) stored")
+    if tracked:
+        install_triggers(source)
     monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
     with capturing(options) as running:
         content = begun(change_log)

@@ -1,0 +1,1 @@
+"""Schema changes as events of the log: authenticated, judged and followed at their exact place."""

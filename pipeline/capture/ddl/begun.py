@@ -1,0 +1,111 @@
+"""Where tracking begins: the installation's message tells each table as it is there.
+
+What happened before is judged as without tracking, but by the catalog of that place: columns that were added
+and not announced yet are announced here, and what cannot be followed stops capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from connectors.postgres.catalog import CatalogColumn
+from pipeline.capture.ddl.told import Told, shape_of_state, told_tables, with_told
+from pipeline.capture.history import left_tables, named_tables, renamed
+from pipeline.capture.schemachange import added_columns, describe_added
+from pipeline.capture.shapes import anchored_shapes, check_shape, first_shape, last_column, with_shape
+from schemas.change import ColumnsAdded
+from schemas.ddl.message import SchemaMessage, State
+from schemas.table import Column, ReplicaIdentity, TableSchema
+
+Entries = tuple[str, ...]
+
+
+def begun(entries: Entries, message: SchemaMessage) -> Entries:
+    """The entries behind it, but for that tracking has begun. Tables that join have what their joining told.
+
+    Raises RefusedData (`schema-changed`, `table-renamed`).
+    """
+    for oid, state in _states(entries, message).items():
+        _require_followed(entries, oid, state)
+        shape = shape_of_state(oid, state)
+        before = told_tables(entries).get(oid)
+        told = Told.of_shape(shape, state["schema"], state["name"])
+        entries = with_told(entries, replace(told, entry=before.entry if before else ""))
+        entries = with_shape(entries, first_shape(shape))
+    return entries
+
+
+def unannounced(
+    entries: Entries, message: SchemaMessage, newest: Mapping[tuple[str, str], TableSchema]
+) -> list[tuple[int, TableSchema, ColumnsAdded]]:
+    """Of tables that have more columns there than the log knows: OID, version, and what is to be announced.
+    `entries`: before the message; `newest`: by name, the newest versions."""
+    found = []
+    told = told_tables(entries)
+    for oid, state in _states(entries, message).items():
+        previous = newest.get((state["schema"], state["name"]))
+        now = Told.of_shape(shape_of_state(oid, state), state["schema"], state["name"])
+        if previous is None or (oid in told and told[oid].columns == now.columns):
+            continue
+        version = version_of(previous, state)
+        added = added_columns(previous, version)
+        if added:
+            catalog = {column["name"]: _column(column) for column in state["columns"]}
+            found.append((oid, version, describe_added(previous, version, added, catalog)))
+    return found
+
+
+def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
+    """Of the tables that the log has."""
+    known = {*named_tables(entries), *left_tables(entries)}
+    return {
+        change.oid: change.after
+        for change in message.changes
+        if change.class_ == "table" and change.oid in known and change.after is not None
+    }
+
+
+def _require_followed(entries: Entries, oid: int, state: State) -> None:
+    """A look may have been ahead of this place: then it has compared what lies between."""
+    name, shape = f"{state['schema']}.{state['name']}", shape_of_state(oid, state)
+    if (known := named_tables(entries).get(oid, name)) != name:
+        raise renamed(known, name)
+    entry = anchored_shapes(entries).get(oid)
+    if entry is not None and last_column(entry, shape) <= shape.last_number:
+        check_shape(name, entry, shape)
+
+
+def version_of(previous: TableSchema, state: State) -> TableSchema:
+    """The version of the table's rows in this state, with the key that it had: its next Relation message may
+    tell another."""
+    keys = {column.name for column in previous.columns if column.key}
+    is_full = state["replica_identity"] == ReplicaIdentity.FULL.value
+    types = {column.name: column for column in previous.columns}
+    columns = []
+    for column in state["columns"]:
+        if column["generated"]:
+            continue
+        type_ = int(column["type_oid"]), int(column["typmod"])
+        known = types.get(column["name"])
+        same = known is not None and (known.type_oid, known.type_modifier) == type_
+        name = known.type_name if known is not None and same else column["type"]
+        columns.append(Column(column["name"], *type_, name, is_full or column["name"] in keys))
+    return TableSchema(previous.schema, previous.name, previous.replica_identity, tuple(columns))
+
+
+def _column(column: State) -> CatalogColumn:
+    return CatalogColumn(
+        column["num"],
+        column["name"],
+        int(column["type_oid"]),
+        int(column["typmod"]),
+        column["type"],
+        column["not_null"],
+        column["identity"],
+        column["generated"],
+        None if column["generated"] else column["default"],
+        column["has_missing"],
+        column["missing"],
+        column["collation"],
+    )

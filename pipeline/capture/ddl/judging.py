@@ -1,0 +1,164 @@
+"""What the log knows after a schema message: an ANCHOR's entries before it and after it. Pure.
+
+A message tells of objects as they are at its place in the stream. So names, columns, shapes and members of
+types come from there, and what the catalog of now says is only compared with it (`looking`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from connectors.postgres.shape import UsedType
+from pipeline.capture.ddl.begun import begun
+from pipeline.capture.ddl.told import (
+    TOLD_PREFIX,
+    TRACKED,
+    TRACKED_PREFIX,
+    Told,
+    is_tracked,
+    shape_of_state,
+    told_tables,
+    with_told,
+    without_told,
+)
+from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
+from pipeline.capture.shapes import PREFIX, TYPE_PREFIX, first_shape, type_entry, with_shape
+from schemas.ddl.message import ObjectChange, SchemaMessage, State
+from schemas.errors import HistoryBroken
+
+Entries = tuple[str, ...]
+Name = tuple[str, str]
+
+
+def after_message(entries: Entries, message: SchemaMessage, publication: str) -> Entries:
+    """The entries behind a genuine message. Raises HistoryBroken (`publication-changed`) where it tells that
+    a table left the publication by somebody else's hand; KeyError, TypeError or ValueError where a state has
+    another form."""
+    if message.installed:
+        entries = begun(entries, message)
+        return entries if is_tracked(entries) else (*entries, TRACKED)
+    if not is_tracked(entries):
+        return entries
+    if message.removed:
+        prefixes = (TRACKED_PREFIX, TOLD_PREFIX)
+        return tuple(entry for entry in entries if not entry.startswith(prefixes))
+    for change in message.changes:
+        entries = _after_change(entries, change, publication)
+    return entries
+
+
+def after_join(entries: Entries, schema: str, table: str) -> Entries:
+    """Behind the message by which a table joins: from here on its rows are in the log."""
+    for told in told_tables(entries).values():
+        if told.joining and told.name == (schema, table):
+            entries = with_told(entries, replace(told, joining=False))
+    return entries
+
+
+def renamed_tables(before: Entries, after: Entries) -> dict[Name, Name | None]:
+    """Of tables in the log that a message gave another name: by the old one, the new one; None: dropped."""
+    if before is after:
+        return {}
+    then, now = told_tables(before), told_tables(after)
+    left = left_tables(before)
+    named = sorted(then.items(), key=lambda item: item[0] not in left)  # another may have its name by now
+    names = {told.name: now[oid].name if oid in now else None for oid, told in named}
+    return {old: new for old, new in names.items() if old != new} if is_tracked(after) else {}
+
+
+def renamed_oids(before: Entries, after: Entries) -> list[int]:
+    """Of tables that are still there."""
+    if before is after or not is_tracked(after):
+        return []
+    then, now = told_tables(before), told_tables(after)
+    return [oid for oid, told in now.items() if oid in then and then[oid].name != told.name]
+
+
+def _after_change(entries: Entries, change: ObjectChange, publication: str) -> Entries:
+    if change.class_ == "table":
+        return _after_table(entries, change, publication)
+    if change.class_ == "schema":
+        return _after_schema(entries, change)
+    if change.class_ in ("enum", "composite"):
+        return _after_type(entries, change)
+    return entries
+
+
+def _after_table(entries: Entries, change: ObjectChange, publication: str) -> Entries:
+    told = told_tables(entries).get(change.oid)
+    if told is None:
+        return entries
+    if change.after is None:
+        return _without_table(entries, told)
+    state = change.after
+    _require_published(entries, told, state, publication)
+    shape = shape_of_state(told.oid, state)
+    entries = with_told(entries, told.like(shape, *_name(state)))
+    entries = with_shape(entries, first_shape(shape))
+    return _with_told_name(entries, told.oid)
+
+
+def _require_published(entries: Entries, told: Told, state: State, publication: str) -> None:
+    left = left_tables(entries)
+    if told.joining or told.oid in left or publication in state["published"]:
+        return
+    if told.oid not in named_tables(entries):
+        return
+    raise taken_out(publication, told.qualified_name)
+
+
+def taken_out(publication: str, table: str) -> HistoryBroken:
+    """Somebody else took a table that is still there out of the publication."""
+    return HistoryBroken(
+        f"publication {publication} was changed by somebody else: table {table} was taken out",
+        code="publication-changed",
+        hint="Changes of it are missing from then on, which nothing can mend. Tables are chosen in"
+        f" keepstream.yaml (source.tables), never with ALTER PUBLICATION. {IF_MEANT}",
+    )
+
+
+def _after_schema(entries: Entries, change: ObjectChange) -> Entries:
+    if change.before is None or change.after is None:
+        return entries
+    old, new = change.before["name"], change.after["name"]
+    for told in told_tables(entries).values():
+        if told.schema == old != new:
+            entries = with_told(entries, replace(told, schema=new))
+            entries = _with_told_name(entries, told.oid)
+    return entries
+
+
+def _with_told_name(entries: Entries, oid: int) -> Entries:
+    """The table's entry of its name, if it has one yet."""
+    if oid not in named_tables(entries):
+        return entries
+    return with_name(entries, oid, told_tables(entries)[oid].qualified_name)
+
+
+def _without_table(entries: Entries, told: Told) -> Entries:
+    entries = with_name(without_told(entries, told.oid), told.oid, None)
+    own = f"{PREFIX}{told.oid}:"
+    return tuple(entry for entry in entries if not entry.startswith(own) and entry != told.entry)
+
+
+def _after_type(entries: Entries, change: ObjectChange) -> Entries:
+    """Only of types that published tables use: of those an entry is there."""
+    own = f"{TYPE_PREFIX}{change.oid}:"
+    if not any(entry.startswith(own) for entry in entries):
+        return entries
+    others = tuple(entry for entry in entries if not entry.startswith(own))
+    return others if change.after is None else (*others, type_entry(_used_type(change.oid, change.after)))
+
+
+def _used_type(oid: int, state: State) -> UsedType:
+    """As `read_used_types` reads it."""
+    if "labels" in state:
+        labels: list[list[Any]] = state["labels"]
+        return UsedType(oid, state["name"], 0, tuple(sorted((int(label), text) for label, text in labels)))
+    members = ((a["num"], f"{a['type_oid']} {a['typmod']} {a['name']}") for a in state["attributes"])
+    return UsedType(oid, state["name"], int(state["natts"]), tuple(sorted(members)))
+
+
+def _name(state: State) -> Name:
+    return state["schema"], state["name"]

@@ -1,0 +1,81 @@
+"""What of a schema message has a place in the log: nothing of tables that are not replicated. Pure.
+
+Rows of a rewritten table are there only if the log has the table's rows: those of one that is still to join
+come with its joining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from pipeline.capture.ddl.told import Told
+from pipeline.capture.schemachange import refuse_change
+from schemas.ddl.message import ObjectChange, SchemaMessage, State
+from schemas.errors import RefusedData
+
+SENT = "sent"
+_UNPUBLISHED = "unpublished"
+
+
+class Selects(Protocol):
+    """`pipeline.config.model.Tables`."""
+
+    def selects(self, schema: str, table: str) -> bool: ...
+
+
+def for_log(message: SchemaMessage, known: Mapping[int, Told], tables: Selects) -> SchemaMessage | None:
+    """The part of it that replicas are told; None for nothing. `known`: by OID, tables of the log, before the
+    message and behind it; without those that left it.
+
+    Raises RefusedData (`schema-changed`) where the rows of a table were rewritten and are not in the stream.
+    """
+    told = {oid: table for oid, table in known.items() if not table.joining}
+    if message.rows is not None:
+        return message if message.rows.oid in told else None
+    if message.installed or message.removed:
+        own = tuple(change for change in message.changes if change.oid in told)
+        return replace(message, changes=own)
+    changes = (_change(change, told, tables) for change in message.changes)
+    kept = tuple(change for change in changes if change is not None)
+    return replace(message, changes=kept) if kept else None
+
+
+def _change(change: ObjectChange, told: dict[int, Told], tables: Selects) -> ObjectChange | None:
+    if change.class_ != "table":
+        return change
+    if change.oid not in told and not _selected(change.after or change.before, tables):
+        return None
+    if _but_published(change.before) == _but_published(change.after):
+        return None
+    is_new = change.after is not None and not _selected(change.before, tables) and change.oid not in told
+    return _with_rows_told(replace(change, before=None) if is_new else change, told)
+
+
+def _but_published(state: State | None) -> State | None:
+    return None if state is None else {**state, "published": None}
+
+
+def _selected(state: State | None, tables: Selects) -> bool:
+    return state is not None and tables.selects(state["schema"], state["name"])
+
+
+def _with_rows_told(change: ObjectChange, told: dict[int, Told]) -> ObjectChange:
+    if not change.rewritten:
+        return change
+    if change.oid not in told or change.rewritten == _UNPUBLISHED:
+        return replace(change, rewritten="")
+    if change.rewritten != SENT:
+        raise too_large(change)
+    return change
+
+
+def too_large(change: ObjectChange) -> RefusedData:
+    refused = refuse_change(change.name, "it was rewritten, and its rows are too many to be sent")
+    return RefusedData(
+        refused.message,
+        code=refused.code,
+        hint=f"{refused.hint} Tables of up to keepstream.schema_settings.max_rows_bytes on the source are"
+        " sent whole when a change rewrites them: raise it before the next one.",
+    )

@@ -1,0 +1,305 @@
+"""The catalog of now beside what the log knows, while schema messages are tracked.
+
+The catalog may be ahead of the stream: of DDL whose message is still to come, and of a restart in between. So
+what differs here is no verdict: it is put off until the stream has passed the look (`tracking`). Only what no
+message could explain raises at once: a publication that somebody else altered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from connectors.postgres import publication as publications
+from connectors.postgres.ddl.tracking import triggers_act
+from connectors.postgres.publication import ListedTable
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
+from pipeline.capture.announcements import (
+    Leave,
+    after_promotion,
+    announced_joins,
+    announced_leaves,
+    announced_xids,
+    is_announcement,
+    leaves_still,
+    read_outcomes,
+)
+from pipeline.capture.ddl.judging import taken_out
+from pipeline.capture.ddl.told import TRACKED, TRACKED_PREFIX, Told, is_tracked, told_tables
+from pipeline.capture.history import (
+    announced_now,
+    check_published,
+    listing_entries,
+    named_tables,
+    publication_changed,
+    renamed,
+    with_name,
+)
+from pipeline.capture.schemachange import refuse_change
+from pipeline.capture.shapes import (
+    TYPE_PREFIX,
+    anchored_shapes,
+    check_shape,
+    check_types,
+    last_column,
+    next_shape,
+    type_entry,
+    with_shape,
+)
+from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RefusedData
+
+Differences = Mapping[object, KeepstreamError]
+"""By the OID of what differs: what is raised if no message tells of it."""
+
+TRIGGERS: Final = "event triggers"
+UNTRACKED: Final = "what is not tracked yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the next ANCHOR says, and what differs."""
+
+    entries: tuple[str, ...]
+    differences: Differences
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog:
+    """In one snapshot. existing: OIDs of those that the log knows and that are still there."""
+
+    identity: frozenset[str]
+    listed: Mapping[int, ListedTable]
+    existing: frozenset[int]
+    shapes: Mapping[int, Shape]
+    types: tuple[UsedType, ...]
+    triggers_act: bool
+
+
+def look(session: Session, publication: str, anchored: Iterable[str], *, promoted: bool = False) -> Seen:
+    """As `check_published`, which it is where nothing is tracked. The session must be in autocommit.
+
+    Raises HistoryBroken (`publication-changed`); where nothing is tracked, also what `check_published` does.
+    """
+    entries = tuple(anchored)
+    if not is_tracked(entries):
+        return _look_untracked(session, publication, entries, promoted=promoted)
+    catalog = _read(session, publication, entries)
+    leaves = announced_leaves(entries)
+    outcomes = read_outcomes(session, leaves)
+    if promoted:
+        outcomes = after_promotion(leaves, outcomes, catalog.identity)
+    gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
+    told = _with_rows(told_tables(entries), entries, catalog, gone)
+    missing = _missing(publication, entries, catalog, told, gone)
+    names = _names(entries, catalog, told, gone)
+    listed = {oid: table for oid, table in told.items() if oid in names}
+    leaving = leaves_still(leaves, outcomes, catalog.identity, listed.keys())
+    kept = _kept(entries, told, listed, leaving)
+    shapes, shape_differences = _shapes(entries, catalog, listed, kept)
+    types, type_differences = _types(entries, catalog.types)
+    current = (
+        *_identity(entries, catalog, gone),
+        *(entry for oid, table in sorted(names.items()) for entry in with_name((), oid, table)),
+        *shapes,
+        *(table.to_token() for table in kept.values()),
+        *types,
+        *announced_joins(entries),
+        *(leave.to_token() for leave in leaving),
+        *(entry for entry in entries if entry.startswith(TRACKED_PREFIX)),
+    )
+    acting: Differences = {} if catalog.triggers_act else {TRIGGERS: triggers_missing()}
+    renames = _renames(catalog, listed)
+    return Seen(current, {**missing, **renames, **shape_differences, **type_differences, **acting})
+
+
+def _look_untracked(session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool) -> Seen:
+    """Where the event triggers are there by now, the stream may be about to come to their installation, and
+    to messages about what is found here."""
+    is_ahead = triggers_act(session)
+    try:
+        current = check_published(session, publication, entries, promoted=promoted)
+        return Seen(_with_shapes_of(entries, current) if is_ahead else current, {})
+    except (HistoryBroken, RefusedData) as error:
+        if not is_ahead:
+            raise
+        if isinstance(error, HistoryBroken) and not _lacks_dropped(session, publication, entries):
+            raise
+        return Seen(entries, {UNTRACKED: error})
+
+
+def _with_shapes_of(entries: tuple[str, ...], current: tuple[str, ...]) -> tuple[str, ...]:
+    """What was seen, but of known tables the shapes as they were known: they may be those of later DDL."""
+    for shape in anchored_shapes(entries).values():
+        if int(shape.split(":")[1]) in anchored_shapes(current):
+            current = with_shape(current, shape)
+    return current
+
+
+def _lacks_dropped(session: Session, publication: str, entries: tuple[str, ...]) -> bool:
+    """Whether the publication differs by tables alone that are not there any more."""
+    lost, added = announced_now(session, publication, entries)
+    known = named_tables(entries)
+    gone = len(known) - len(publications.existing_tables(session, known))
+    return not added and len(lost) <= gone
+
+
+def triggers_missing() -> OperatorNeeded:
+    return OperatorNeeded(
+        "the source's event triggers are missing or disabled, and the log relies on them",
+        code="ddl-not-tracked",
+        hint="Enable them: alter event trigger keepstream_ddl enable always; the same for keepstream_drop and"
+        " keepstream_rewrite; then start again. What was altered meanwhile was not told to the log. To go on"
+        " without them, run `keepstream schema uninstall`.",
+    )
+
+
+@contextmanager
+def _one_snapshot(session: Session):  # type: ignore[no-untyped-def]
+    with session.transaction():
+        session.execute("set transaction isolation level repeatable read, read only")
+        yield
+
+
+def _read(session: Session, publication: str, entries: tuple[str, ...]) -> _Catalog:
+    with wrapped(f"comparing publication {publication}"), _one_snapshot(session):
+        known = {*told_tables(entries), *named_tables(entries)}
+        listed = publications.listed_tables(session, publication)
+        return _Catalog(
+            frozenset(publications.publication_identity(session, publication)),
+            {table.oid: table for table in listed},
+            publications.existing_tables(session, known),
+            {shape.oid: shape for shape in read_shapes(session, publication)},
+            read_used_types(session, publication),
+            triggers_act(session),
+        )
+
+
+def _with_rows(
+    told: Mapping[int, Told], entries: tuple[str, ...], catalog: _Catalog, gone: set[str]
+) -> dict[int, Told]:
+    """Each with its catalog row in the publication. One that was dropped before that was seen has one of
+    those that nobody else has."""
+    tables = {
+        oid: replace(table, entry=catalog.listed[oid].entry) if oid in catalog.listed else table
+        for oid, table in told.items()
+    }
+    owned = {table.entry for table in tables.values()}
+    lost = [e for e in listing_entries(entries) if e.startswith("pg_publication_rel:") and e not in owned]
+    orphans = iter(sorted(set(lost) - catalog.identity - gone))
+    for oid, table in tables.items():
+        if not table.entry and oid in named_tables(entries) and oid not in catalog.existing:
+            tables[oid] = replace(table, entry=next(orphans, ""))
+    return tables
+
+
+def _identity(entries: tuple[str, ...], catalog: _Catalog, gone: set[str]) -> list[str]:
+    """The catalog rows as of the stream: those of dropped tables stay until their message."""
+    kept = {entry for entry in listing_entries(entries) if not is_announcement(entry)} - gone
+    return sorted(kept | catalog.identity)
+
+
+def _missing(
+    publication: str, entries: tuple[str, ...], catalog: _Catalog, told: Mapping[int, Told], gone: set[str]
+) -> Differences:
+    """Of tables that are not there any more. Raises HistoryBroken (P11)."""
+    expected = {entry for entry in listing_entries(entries) if not is_announcement(entry)}
+    announced = announced_xids(entries)
+    lost = expected - catalog.identity - gone
+    added = [e for e in catalog.identity - expected if e.rpartition(":")[2] not in announced]
+    owners = {table.entry: table for table in told.values()}
+    unowned = [entry for entry in lost if entry not in owners]
+    if added or unowned:
+        raise publication_changed(publication, lost=len(lost), added=len(added))
+    for entry in lost:
+        if owners[entry].oid in catalog.existing:
+            raise taken_out(publication, owners[entry].qualified_name)
+    return {owners[e].oid: publication_changed(publication, lost=len(lost), added=0) for e in lost}
+
+
+def _names(
+    entries: tuple[str, ...], catalog: _Catalog, told: Mapping[int, Told], gone: set[str]
+) -> dict[int, str]:
+    """Of the tables in the log: as of the stream, and those that have joined."""
+    known = named_tables(entries)
+    left = {leave.oid for leave in announced_leaves(entries) if leave.entry in gone}
+    stay = {oid: table for oid, table in known.items() if oid in catalog.listed or oid not in left}
+    joined = {oid: told[oid].qualified_name for oid in catalog.listed if oid in told and oid not in known}
+    return {**stay, **joined}
+
+
+def _kept(
+    entries: tuple[str, ...], told: Mapping[int, Told], listed: Mapping[int, Told], leaving: Iterable[Leave]
+) -> dict[int, Told]:
+    """Those that are still needed: a table that joined and was dropped at once has rows in the stream."""
+    if announced_joins(entries):
+        return dict(told)
+    left = {leave.oid for leave in leaving}
+    return {oid: table for oid, table in told.items() if oid in listed or oid in left}
+
+
+def _shapes(
+    entries: tuple[str, ...], catalog: _Catalog, listed: Mapping[int, Told], kept: Mapping[int, Told]
+) -> tuple[list[str], Differences]:
+    anchored = anchored_shapes(entries)
+    found: dict[object, KeepstreamError] = {}
+    shapes = {oid: entry for oid, entry in anchored.items() if oid in kept}
+    for oid, table in listed.items():
+        now, entry = catalog.shapes.get(oid), anchored.get(oid)
+        if now is None or entry is None:
+            continue
+        error = shape_difference(table.qualified_name, entry, now)
+        if error is None:
+            shapes[oid] = next_shape(now, entry)
+        else:
+            found[oid] = error
+    return list(shapes.values()), found
+
+
+def shape_difference(table: str, anchored: str, now: Shape) -> RefusedData | None:
+    """What the catalog has of the table that no message told."""
+    try:
+        check_shape(table, anchored, now)
+    except RefusedData as error:
+        return error
+    if now.last_number > last_column(anchored, now):
+        return refuse_change(table, "a column was added, and no schema message told of it")
+    return None
+
+
+def _types(entries: tuple[str, ...], now: tuple[UsedType, ...]) -> tuple[list[str], Differences]:
+    anchored = {int(e.split(":")[1]): e for e in entries if e.startswith(TYPE_PREFIX)}
+    found: dict[object, KeepstreamError] = {}
+    types = []
+    for used in now:
+        try:
+            check_types(entries, [used])
+            types.append(type_entry(used))
+        except RefusedData as error:
+            found[used.oid] = error
+            types.append(anchored[used.oid])
+    return types, found
+
+
+def _renames(catalog: _Catalog, listed: Mapping[int, Told]) -> Differences:
+    return {
+        oid: renamed(table.qualified_name, f"{catalog.listed[oid].schema}.{catalog.listed[oid].name}")
+        for oid, table in listed.items()
+        if oid in catalog.listed and (catalog.listed[oid].schema, catalog.listed[oid].name) != table.name
+    }
+
+
+def first_told(session: Session, publication: str) -> tuple[str, ...]:
+    """What the log's first ANCHOR says of schema messages, in the session's snapshot: nothing where the event
+    triggers are not there."""
+    if not triggers_act(session):
+        return ()
+    shapes = {shape.oid: shape for shape in read_shapes(session, publication)}
+    told = [
+        replace(Told.of_shape(shapes[table.oid], table.schema, table.name), entry=table.entry)
+        for table in publications.listed_tables(session, publication)
+        if table.oid in shapes
+    ]
+    return (*(table.to_token() for table in told), TRACKED)

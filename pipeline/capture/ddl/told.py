@@ -1,0 +1,117 @@
+"""What schema messages told of a table, as ANCHORs keep it (decision 014).
+
+While the source's event triggers are tracked (an entry `ddl:`), each published table has an entry `told:`:
+what it is at the ANCHOR's place in the stream. The catalog of now may be far ahead of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from connectors.postgres.shape import Shape, ShapeColumn
+from schemas.ddl.message import State
+from schemas.errors import BEGIN_ANEW, InternalError
+from schemas.table import TableSchema
+
+TRACKED: Final = "ddl:1"
+TRACKED_PREFIX: Final = "ddl:"
+TOLD_PREFIX: Final = "told:"
+_DIGEST_DIGITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A table. `columns`: a digest of those that its rows in the log have. `generated`: the names of the
+    others. `entry`: its `pg_publication_rel:oid:xmin`; "": not known. `joining`: the place where its rows
+    begin is still to come."""
+
+    oid: int
+    schema: str
+    table: str
+    columns: str
+    generated: tuple[str, ...] = ()
+    entry: str = ""
+    joining: bool = False
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.schema, self.table
+
+    def to_token(self) -> str:
+        """The entry in an ANCHOR's `publication`."""
+        fields = [self.oid, self.schema, self.table, self.columns, self.entry, self.joining]
+        return TOLD_PREFIX + json.dumps([*fields, *self.generated])
+
+    @classmethod
+    def from_token(cls, token: str) -> Told:
+        """InternalError: `anchor-malformed`."""
+        try:
+            oid, schema, table, columns, entry, joining, *generated = json.loads(
+                token.removeprefix(TOLD_PREFIX)
+            )
+        except ValueError:
+            raise InternalError(
+                "an ANCHOR's entry about a table's schema messages cannot be read",
+                code="anchor-malformed",
+                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
+            ) from None
+        return cls(oid, schema, table, columns, tuple(generated), entry, joining)
+
+    @classmethod
+    def of_shape(cls, shape: Shape, schema: str, table: str) -> Told:
+        plain = (column for column in shape.columns if not column.generated)
+        digest = _digest(f"{column.type} {column.name}" for column in plain)
+        return cls(shape.oid, schema, table, digest, tuple(sorted(shape.generated_columns)))
+
+    def like(self, shape: Shape, schema: str, table: str) -> Told:
+        """The same table after a change of it."""
+        now = Told.of_shape(shape, schema, table)
+        return replace(now, entry=self.entry, joining=self.joining)
+
+    def confirms(self, table: TableSchema) -> bool:
+        """Whether rows of this version, without generated columns, are what was told."""
+        described = (f"{c.type_oid}:{c.type_modifier} {c.name}" for c in table.columns)
+        return _digest(described) == self.columns
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGEST_DIGITS]
+
+
+def shape_of_state(oid: int, state: State) -> Shape:
+    """As a schema message has it. Raises KeyError, TypeError or ValueError for another form."""
+    shape: dict[str, Any] = state["shape"]
+    columns = tuple(
+        ShapeColumn(int(number), name, str(xmin), type_, bool(generated), int(default), bool(missing))
+        for number, name, xmin, type_, generated, default, missing in shape["columns"]
+    )
+    return Shape(oid, int(shape["filenode"]), int(shape["natts"]), columns)
+
+
+def is_tracked(entries: Iterable[str]) -> bool:
+    """Whether from the ANCHOR's place on schema messages tell of every DDL."""
+    return any(entry.startswith(TRACKED_PREFIX) for entry in entries)
+
+
+def told_tables(entries: Iterable[str]) -> dict[int, Told]:
+    """By OID. InternalError: `anchor-malformed`."""
+    tokens = (Told.from_token(entry) for entry in entries if entry.startswith(TOLD_PREFIX))
+    return {told.oid: told for told in tokens}
+
+
+def with_told(entries: Iterable[str], told: Told) -> tuple[str, ...]:
+    """The entries with this one instead of the table's earlier one."""
+    return (*without_told(entries, told.oid), told.to_token())
+
+
+def without_told(entries: Iterable[str], oid: int) -> tuple[str, ...]:
+    own = f"{TOLD_PREFIX}[{oid}, "
+    return tuple(entry for entry in entries if not entry.startswith(own))

@@ -1,0 +1,175 @@
+"""Schema messages at work in one capture: which count, what the log knows behind them, and what is left that
+no message explains.
+
+Tracking begins exactly at the message that the event triggers' installation wrote, or with the log where they
+were there already; it ends at that of their removal. A look at the catalog that finds something else than the
+log knows proves nothing: the stream may be behind. So it is kept as a suspicion. A message about the same
+object clears it; once the stream has passed the look without one, capture stops.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.ddl.tracking import emit_look, triggers_act
+from connectors.postgres.session import Session
+from pipeline.capture.announcements import Announcements
+from pipeline.capture.chainwriter import ChainWriter
+from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
+from pipeline.capture.ddl.judging import after_join, after_message
+from pipeline.capture.ddl.logged import for_log
+from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
+from pipeline.capture.ddl.told import Told, is_tracked, told_tables
+from pipeline.capture.history import left_tables
+from pipeline.capture.options import CaptureOptions
+from pipeline.capture.schemachange import refuse_change
+from schemas.change import Message
+from schemas.ddl.message import SchemaMessage
+from schemas.errors import KeepstreamError, RefusedData
+from schemas.join import Join
+
+logger = logging.getLogger("keepstream.capture")
+
+LOOK_PREFIX: Final = "keepstream.look"
+_ENDED: Final = "schema changes are not tracked any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A message that counts, and what of it has a place in the log; None: nothing."""
+
+    message: SchemaMessage
+    logged: SchemaMessage | None
+
+
+class Tracking:
+    """Of one connection. All of it is called in the thread that decodes."""
+
+    def __init__(self, session: Session, chain: ChainWriter, options: CaptureOptions) -> None:
+        self._session = session
+        self._chain = chain
+        self._options = options
+        self._authenticity = Authenticity(session)
+        self._announcements = Announcements()
+        self._suspicions: dict[object, KeepstreamError] = {}
+        self._passed_at = 0
+        self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
+        self.looks_soon = False
+
+    @property
+    def is_tracked(self) -> bool:
+        """At the stream's place."""
+        return is_tracked(self._chain.publication)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is not explained yet: a heartbeat would say that nothing happened."""
+        return bool(self._suspicions)
+
+    @property
+    def told(self) -> dict[int, Told]:
+        """By OID, what schema messages told of tables in the log."""
+        if self._cached[0] is not self._chain.publication:
+            self._cached = self._chain.publication, told_tables(self._chain.publication)
+        return self._cached[1]
+
+    def open(self) -> None:
+        """Before the first message. Raises OperatorNeeded (`ddl-key-missing`, `privilege-missing`)."""
+        if self.is_tracked and self._authenticity.learn() is None:
+            raise key_missing()
+
+    def begin(self) -> None:
+        """A transaction begins."""
+        self._authenticity.begin()
+
+    def check_publication(self) -> None:
+        """P11, and the shapes of all tables; later anchors hold what was seen here.
+
+        Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`) where no
+        message could explain it.
+        """
+        chain, session = self._chain, self._session
+        self.looks_soon = False
+        seen = look(session, self._options.publication, chain.publication)
+        held = chain.durable_position.lsn
+        chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
+        self.suspect(seen.differences)
+
+    def suspect(self, differences: Differences) -> None:
+        """What messages that are still to come may explain. What was suspected before is judged first."""
+        if not differences or self._suspicions:
+            return
+        self._suspicions = dict(differences)
+        self._passed_at = emit_look(self._session, LOOK_PREFIX)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the catalog of now may be that of later messages: the event triggers came meanwhile."""
+        return not self.is_tracked and triggers_act(self._session)
+
+    def puts_off(self, error: RefusedData) -> bool:
+        """Whether a message that is still to come may explain it."""
+        if not self.is_behind:
+            return False
+        self.suspect({UNTRACKED: error})
+        return True
+
+    def passed(self, lsn: int) -> None:
+        """All transactions that were committed below `lsn` were taken. Raises what is not explained by
+        now."""
+        if not self._suspicions or lsn < self._passed_at:
+            return
+        unexplained, self._suspicions = self._suspicions, {}
+        if UNTRACKED in unexplained and self.is_tracked:
+            self.looks_soon = True
+            return
+        raise next(iter(unexplained.values()))
+
+    def follow(self, payload: Message, xid: int) -> Followed | None:
+        """A message of this prefix; None of one that says nothing here.
+
+        From here on the log knows what it tells. Raises RefusedData (`schema-changed`, `schema-error`), and
+        what `Authenticity.genuine` raises.
+        """
+        message = self._authenticity.genuine(
+            payload.prefix, payload.content, xid=xid, is_tracked=self.is_tracked
+        )
+        if message is None:
+            return None
+        if message.error:
+            raise _failed(message)
+        was_tracked, before = self.is_tracked, self.told
+        try:
+            self._learn(message)
+            left = left_tables(self._chain.publication)
+            known = {oid: told for oid, told in {**before, **self.told}.items() if oid not in left}
+            logged = for_log(message, known, self._options.tables)
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_understood(error) from error
+        return Followed(message, logged) if was_tracked or message.installed else None
+
+    def _learn(self, message: SchemaMessage) -> None:
+        chain, was_tracked, before = self._chain, self.is_tracked, self.told
+        chain.publication_is(after_message(chain.publication, message, self._options.publication))
+        altered = {oid for oid, told in before.items() if self.told.get(oid) != told}
+        for oid in altered | {change.oid for change in message.changes}:
+            self._suspicions.pop(oid, None)
+        if message.installed or (message.removed and was_tracked):
+            logger.info("schema changes are tracked from here on" if message.installed else _ENDED)
+            self._suspicions.clear()
+            self.looks_soon = True
+
+    def joined(self, join: Join) -> None:
+        """A table joins at this place."""
+        self._chain.publication_is(after_join(self._chain.publication, join.schema, join.table))
+
+
+def _failed(message: SchemaMessage) -> RefusedData:
+    return RefusedData(
+        f"an event trigger of the source could not tell what {message.tag or 'a command'} did:"
+        f" {message.error}",
+        code="schema-error",
+        hint=refuse_change("", "").hint,
+    )

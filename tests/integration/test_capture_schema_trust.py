@@ -1,0 +1,242 @@
+"""Which schema messages count, and what stops capture where they tell less than what happened."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from connectors.interfaces import ChangeLog
+from connectors.postgres.session import connect
+from pipeline.capture.ddl.authentic import seal
+from pipeline.capture.options import CaptureOptions
+from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
+from tests.fix_postgres import Database
+from tests.tracked import install_triggers, schema_messages, told, uninstall_triggers
+
+EMIT = "select pg_logical_emit_message(true, %s, %s::text)"
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch) -> CaptureOptions:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
+    source.grant_ownership()
+    source.execute("create table customer (id int primary key, a int)")
+    install_triggers(source)
+    return capture_options(source, change_log)
+
+
+def key(source: Database) -> bytes:
+    with connect(source.dsn, purpose="test") as session:
+        row = session.execute("select key from keepstream.schema_key").fetchone()
+    assert row is not None
+    return bytes(row[0])
+
+
+def sealed(text: str, by: bytes) -> str:
+    return seal(text.encode(), by) + text
+
+
+def written(content: LogContent, rows: int) -> None:
+    content.wait(lambda c: len(c.ids("public.customer")) >= rows, f"{rows} rows")
+
+
+def test_nobody_can_forge_a_schema_message(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    drop = '{"v":1,"xid":"%s","n":0,"tag":"DROP TABLE","role":"","changes":[]}'
+    with capturing(options):
+        content = begun(change_log)
+        with source.connect(autocommit=False) as forger:
+
+            def emit(prefix: str, text: str) -> None:
+                forger.execute(EMIT, [prefix, text])
+
+            ((xid,),) = forger.execute("select pg_current_xact_id()::text").fetchall()
+            emit("keepstream.ddl", drop % xid)
+            emit("keepstream.ddl", sealed(drop % xid, b"another key"))
+            emit("keepstream.ddl.later", sealed(drop % xid, key(source)))
+            emit("keepstream.ddl", "")
+            forger.execute("insert into customer values (1, 1)")
+            forger.commit()
+        written(content, 1)
+    assert schema_messages(content) == []
+    assert [r.message for r in caplog.records].count("forged message left out") == 4
+
+
+def test_a_genuine_message_counts_once_in_its_own_transaction_and_in_its_order(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """The key is known only to the test: what an intruder could have is a message that he read."""
+    text = (
+        '{"v":1,"xid":"%s","n":%s,"tag":"%s","changes":[{"class":"other","oid":1,"before":null,"after":{}}]}'
+    )
+    secret = key(source)
+    with capturing(options):
+        content = begun(change_log)
+        for place, numbers in enumerate([(0, 0, 1, 0), (0,), (0,), (0,)]):
+            with source.connect(autocommit=False) as session:
+                ((xid,),) = session.execute("select pg_current_xact_id()::text").fetchall()
+                for number in numbers:
+                    of = int(xid) - {2: 1, 3: 1 << 32}.get(place, 0)
+                    message = sealed(text % (of, number, f"T{place}{number}"), secret)
+                    session.execute(EMIT, ["keepstream.ddl", message])
+                session.commit()
+        source.execute("insert into customer values (1, 1)")
+        written(content, 1)
+    assert [message.tag for message in schema_messages(content)] == ["T00", "T01", "T10"]
+
+
+def test_numbers_that_somebody_else_gave_stop_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """Who may alter a table may set what counts its messages."""
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute(
+        "begin; alter table customer rename a to b; set local keepstream.ddl_messages = '';"
+        " alter table customer rename b to c; commit"
+    )
+    assert running.ended_with().code == "schema-disordered"
+    assert content.read().committed == []
+
+
+def disable(source: Database) -> None:
+    source.execute_as_admin("alter event trigger keepstream_ddl disable")
+
+
+def enable(source: Database) -> None:
+    source.execute_as_admin("alter event trigger keepstream_ddl enable always")
+
+
+BYPASSED: dict[str, tuple[str, str]] = {
+    "a column": (
+        "alter table customer add b int; insert into customer values (1, 1, 1)",
+        "schema-unconfirmed",
+    ),
+    "a column without a row": ("alter table customer add b int", "schema-changed"),
+    "a name": ("alter table customer rename to client; insert into client values (1, 1)", "table-renamed"),
+    "a rewrite": ("alter table customer alter a type int using a + 1", "schema-changed"),
+    "a drop": ("drop table customer", "publication-changed"),
+    "nothing": ("select 1", "ddl-not-tracked"),
+}
+
+
+@pytest.mark.parametrize(("script", "code"), BYPASSED.values(), ids=BYPASSED)
+def test_ddl_while_a_trigger_is_disabled_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, script: str, code: str
+) -> None:
+    running = RunningCapture(options)
+    content = begun(change_log)
+    disable(source)
+    source.execute(script)
+    if code != "ddl-not-tracked":
+        enable(source)
+    assert running.ended_with().code in (code, "ddl-not-tracked")
+    assert content.read().ids("public.customer") == [] or code == "table-renamed"
+
+
+def test_a_trigger_that_was_disabled_for_a_while_without_ddl_changes_nothing(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        content = begun(change_log)
+    disable(source)
+    source.execute("insert into customer values (1, 1)")
+    enable(source)
+    with capturing(options):
+        source.execute("alter table customer rename a to b; insert into customer values (2, 2)")
+        written(content, 2)
+    assert [message.tag for message in schema_messages(content)] == ["ALTER TABLE"]
+
+
+HANDS: dict[str, str] = {
+    "a table is taken out": "alter publication keepstream_crm drop table customer",
+    "a table is taken out and put back": (
+        "alter publication keepstream_crm drop table customer; insert into customer values (1, 1);"
+        " alter publication keepstream_crm add table customer"
+    ),
+    "a table is taken out and dropped": (
+        "alter publication keepstream_crm drop table customer; insert into customer values (1, 1);"
+        " drop table customer"
+    ),
+    "the publication is dropped": "drop publication keepstream_crm",
+}
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("script", HANDS.values(), ids=HANDS)
+def test_a_publication_that_is_altered_by_hand_stops_capture(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, script: str, down: bool
+) -> None:
+    running = RunningCapture(options)
+    begun(change_log)
+    if down:
+        running.end()
+    with connect(source.dsn, purpose="test") as session:
+        session.execute("set search_path = public")
+        for statement in script.split("; "):
+            session.execute(statement.encode())
+    if down:
+        running = RunningCapture(options)
+    assert running.ended_with().code == "publication-changed"
+
+
+def test_an_error_of_the_trigger_stops_capture_with_its_text(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    running = RunningCapture(options)
+    begun(change_log)
+    source.execute_as_admin("alter table keepstream.schema_state rename to elsewhere")
+    source.execute("alter table customer rename a to b")
+    error = running.ended_with()
+    assert error.code == "schema-error"
+    assert "an event trigger of the source could not tell what ALTER TABLE did: 42P01" in error.message
+
+
+def test_a_rewritten_table_that_is_too_large_stops_capture_before_anything_of_it_is_in_the_log(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 0")
+    running = RunningCapture(options)
+    content = begun(change_log)
+    source.execute(
+        "begin; insert into customer values (1, 1); alter table customer alter a type text; commit"
+    )
+    error = running.ended_with()
+    assert (error.code, "max_rows_bytes" in error.hint) == ("schema-changed", True)
+    assert content.read().committed == []
+
+
+def test_a_missing_key_stops_a_capture_that_relies_on_it(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        begun(change_log)
+    source.execute_as_admin("drop table keepstream.schema_key cascade")
+    assert RunningCapture(options).ended_with().code == "ddl-key-missing"
+
+
+def test_a_capture_that_runs_knows_the_messages_of_a_removal(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("alter table customer rename a to b")
+        uninstall_triggers(source)
+        source.execute("insert into customer values (1, 1)")
+        written(content, 1)
+        install_triggers(source)
+        source.execute("alter table customer rename b to c; insert into customer values (2, 2)")
+        written(content, 2)
+    expected: list[Any] = [
+        ("ALTER TABLE", "public.customer"),
+        "removed",
+        ("insert", "public.customer", {"id": "1", "b": "1"}),
+        "installed",
+        ("ALTER TABLE", "public.customer"),
+        ("insert", "public.customer", {"id": "2", "c": "2"}),
+    ]
+    assert told(content) == expected
