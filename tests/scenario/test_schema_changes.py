@@ -127,3 +127,35 @@ def test_a_replica_follows_all_kinds_of_ddl_under_traffic(directory_pipeline: Pi
     pipeline.wait()
     pipeline.verify()
     assert dumped(replica) == dumped(source)
+
+
+def test_a_replica_waits_for_approval_and_everybody_is_told(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    source.execute("create table customer (id int primary key, name text)")
+    install_triggers(source)
+    running = pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "begin; insert into customer values (1, 'a'); alter table customer drop column name;"
+        " insert into customer values (2); commit"
+    )
+
+    def waits() -> bool:
+        seen = pipeline.run("status", "--json").json
+        found = [finding["hint"] for finding in seen["findings"] if finding["code"] == "schema-waits"]
+        is_told = any("keepstream schema approve standby" in hint for hint in found)
+        return is_told and seen["replicas"]["standby"]["state"] == "waiting_for_approval"
+
+    pipeline.until(waits, "the wait for approval")
+    running.kill()
+    pipeline.start("run")
+    pipeline.until(waits, "the wait for approval, again")
+    assert replica.execute("select * from customer") == []
+    done = pipeline.run("wait", "standby", "--timeout", "2")
+    assert "in time: it waits for approval of the schema changes at " in done.stderr
+    assert 'drop column if exists "name"' in pipeline.run("schema", "show", "standby").stdout
+    assert pipeline.run("schema", "approve", "standby", "--all").code == 0
+    pipeline.wait()
+    pipeline.verify()
+    assert replica.execute("select * from customer order by id") == [(1,), (2,)]
