@@ -121,7 +121,7 @@ def test_capture_pauses_longer_each_time_it_opened_the_log_and_nothing_became_du
         stage._rates.confirm(Position(Lsn(stage._rates.durable_lsn + durable_bytes)))
         raise FULL
 
-    for name in ("Startup", "Joins", "AddedColumns", "Housekeeping", "replace"):
+    for name in ("Startup", "Joins", "AddedColumns", "Housekeeping", "replace", "at_server", "_sequences"):
         monkeypatch.setattr(f"pipeline.capture.stage.{name}", MagicMock())
     monkeypatch.setattr("pipeline.capture.stage.Pump", Mock(return_value=Mock(run=pump)))
     stage = CaptureStage(Mock(), threading.Event(), Mock())
