@@ -19,6 +19,7 @@ Benchmark = Callable[[Bench], list[Result]]
 BENCHMARKS: dict[str, Benchmark] = {
     "capture_kafka": capture.capture_kafka,
     "capture_directory": capture.capture_directory,
+    "capture_ddl": capture.capture_ddl,
     "capture_types": capture.capture_types,
     "apply_small": apply.apply_small,
     "apply_large": apply.apply_large,

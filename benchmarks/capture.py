@@ -10,6 +10,7 @@ import time
 
 from benchmarks import anchors
 from benchmarks.bench import Bench
+from benchmarks.ddl import altered_load
 from benchmarks.measure import Better, Result, alternate, rates
 from benchmarks.pipelines import Pipeline, wait_for_confirmed
 from benchmarks.scene import make_scene
@@ -32,6 +33,11 @@ def capture_types(bench: Bench) -> list[Result]:
     return measure_capture(
         bench, "capture_types", typed_load(bench.divisor), bench.servers.best_home(), goal="≥ 0.6"
     )
+
+
+def capture_ddl(bench: Bench) -> list[Result]:
+    home = bench.servers.best_home()
+    return measure_capture(bench, "capture_ddl", altered_load(bench.divisor), home, goal="≥ 0.8")
 
 
 def measure_capture(bench: Bench, name: str, load: Load, home: Home, *, goal: str = GOAL) -> list[Result]:

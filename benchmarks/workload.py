@@ -51,7 +51,7 @@ _ROWS = """
            null, null
       from generate_series(%(first)s::int, %(last)s::int) n
 """
-_UPDATE = """
+UPDATE = """
     update {name} set stage = 'won', amount = amount + 1, updated_at = updated_at + interval '1 day'
      where id between %(first)s and %(last)s
 """
@@ -191,7 +191,7 @@ def _write_by_size(connection: psycopg.Connection[tuple[object, ...]], backlog: 
         fill(connection, "opportunity", first, min(first + size - 1, base + backlog.inserts))
     for first in range(1, backlog.updates + 1, size):
         last = min(first + size - 1, backlog.updates)
-        execute(connection, _UPDATE.format(name="opportunity"), first=first, last=last)
+        execute(connection, UPDATE.format(name="opportunity"), first=first, last=last)
 
 
 def _write_small(connection: psycopg.Connection[tuple[object, ...]], backlog: Backlog) -> None:
