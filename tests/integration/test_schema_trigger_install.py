@@ -113,7 +113,11 @@ def test_psql_runs_what_is_printed_which_holds_no_secret(source: Database) -> No
     assert source.execute_as_admin(LEFT) == [(0,)]
 
 
-def test_a_role_that_may_not_create_event_triggers_is_told_what_follows(capture: Session) -> None:
+def test_a_role_that_may_not_create_event_triggers_is_told_what_follows(
+    source: Database, capture: Session
+) -> None:
+    """Also where the schema could be made: PostgreSQL's own hint knows no way but a superuser."""
+    source.grant_ownership()
     with pytest.raises(OperatorNeeded) as refused:
         install(capture, capture_role=PRODUCT)
     assert refused.value.code == "schema-trigger-refused"

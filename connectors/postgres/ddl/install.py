@@ -30,6 +30,8 @@ SETTLE_S: Final = 60.0
 _POLL_S: Final = 0.2
 _FILES: Final = ("objects", "describe", "track", "rows", "triggers", "fill")
 _FOLDER: Final = Path(__file__).parent / "sql"
+_FILL: Final = f"do $$ begin perform keepstream.fill({VERSION}); end $$;"
+"""Brings the states up to date. It prints nothing in psql."""
 
 _BEGIN: Final = """\
 begin;
@@ -93,7 +95,7 @@ def install_sql(capture_role: str) -> str:
         _CLOSE.format(tables=tables),
         grants_sql(capture_role),
         *(_event_trigger(name) for name in EVENT_TRIGGERS),
-        f"select keepstream.fill({VERSION});",
+        _FILL,
         "analyze keepstream.schema_state;",
         "commit;",
     ]
@@ -110,7 +112,7 @@ def grants_sql(capture_role: str) -> str:
 def enable_sql() -> str:
     """What makes event triggers that were disabled go on, with what was missed in the states."""
     enabled = [f"alter event trigger {name} enable always;" for name in EVENT_TRIGGERS]
-    return "\n".join([*enabled, f"select keepstream.fill({VERSION});"])
+    return "\n".join([*enabled, _FILL])
 
 
 def uninstall_sql() -> str:
@@ -137,7 +139,7 @@ def install(session: Session, *, capture_role: str, settle_s: float = SETTLE_S) 
         if time.monotonic() > deadline:
             raise _unsettled(still)
         time.sleep(_POLL_S)
-    _run(session, f"select keepstream.fill({VERSION})", "looking for what was altered meanwhile")
+    _run(session, _FILL, "looking for what was altered meanwhile")
 
 
 def uninstall(session: Session) -> None:
@@ -181,8 +183,9 @@ def _run(session: Session, statements: str, doing: str) -> None:
             session.execute(statements.encode())
         except psycopg.errors.InsufficientPrivilege as exc:
             seen = exc.diag.message_primary or str(exc)
+            ours = exc.diag.message_hint if seen.startswith("schema keepstream belongs") else None
             raise OperatorNeeded(
-                f"{doing}: {seen}", code="schema-trigger-refused", hint=exc.diag.message_hint or _REFUSED
+                f"{doing}: {seen}", code="schema-trigger-refused", hint=ours or _REFUSED
             ) from exc
         finally:
             session.rollback()
