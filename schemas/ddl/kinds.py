@@ -108,7 +108,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.COMPOSITE: "composite types and their attributes",
     Kind.RANGE: "range types",
     Kind.DROP_TYPE: "DROP TYPE and DROP DOMAIN",
-    Kind.SEQUENCE: "sequences: their options, not the values that they have reached",
+    Kind.SEQUENCE: "sequences: their options; the values that they reach come beside the schema changes",
     Kind.VIEW: "views",
     Kind.MATVIEW: "materialized views; REFRESH is the replica's own business",
     Kind.FUNCTION: "functions and procedures; bodies are not checked",
