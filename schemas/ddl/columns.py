@@ -17,6 +17,8 @@ _STORAGE: Final = {"p": "plain", "m": "main", "e": "external", "x": "extended"}
 _COMPRESSION: Final = {"p": "pglz", "l": "lz4"}
 _USUALLY_EXTENDED: Final = (17, 25, 114, 1042, 1043, 3802)
 """bytea, text, json, bpchar, varchar, jsonb."""
+_FIRST_OF_NO_BASE_TYPE: Final = 10_000
+"""Below this OID every type is built into PostgreSQL, and no domain."""
 _IDENTITY: Final = {"a": "always", "d": "by default"}
 
 
@@ -80,6 +82,11 @@ def _quoted_in(column: str, definition: str) -> bool:
     return rest in (column, '"' + column.replace('"', '""') + '"')
 
 
+def _keeps_null_default(column: Column) -> bool:
+    """Whether DEFAULT NULL stays as such, because it is coerced to a length or to a domain."""
+    return bool(column["typmod"] >= 0 or column["type_oid"] >= _FIRST_OF_NO_BASE_TYPE)
+
+
 def _constraint_name(table: State, column: Column) -> Pieces:
     constraint = not_null_constraint(table, column)
     if constraint is None or constraint["name"] == _usual_name(table["name"], column):
@@ -132,7 +139,7 @@ class ColumnDiff:
             was,
             change,
             phase=Phase.RENAME,
-            inherited=is_inherited(was),
+            inherited=bool(was["inherited"]),
             renamed=now["name"],
         )
 
@@ -150,7 +157,7 @@ class ColumnDiff:
         change = ("add column ", *definition(self._after, column, default=default))
         inherited = is_inherited(column)
         yield self._step(Kind.ADD_COLUMN, column, change, inherited=inherited)
-        if default and (column["default"] is not None or has_missing):
+        if default and (column["default"] is not None or has_missing or _keeps_null_default(column)):
             yield self._defaulted(column, kind=Kind.ADD_COLUMN)
         yield from created(self._after, column)
 
@@ -161,7 +168,7 @@ class ColumnDiff:
         return self._step(kind, column, change, only=True, manner=manner)
 
     def _altered(self, was: Column, now: Column) -> Iterator[Step]:
-        inherited = is_inherited(now)
+        inherited = bool(now["inherited"])  # also one of its own: its parent's alone can be altered
         retyped = (was["type_oid"], was["typmod"], was.get("collation")) != (
             now["type_oid"],
             now["typmod"],
@@ -195,7 +202,8 @@ class ColumnDiff:
         if self._command.rewrites:
             using = (f" using null::{now['type']}",)  # there is no row: those of the source follow
         elif not now["generated"]:
-            using = (" using ", label, f"::{now['type']}")
+            by_text = "::text" if self._command.rewrites_unseen else ""  # USING may have said anything
+            using = (" using ", label, f"{by_text}::{now['type']}")
         change = ("alter column ", label, f" type {type_of(now)}", *using)
         yield self._step(Kind.ALTER_TYPE, now, change, inherited=inherited)
 

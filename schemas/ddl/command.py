@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.ddl.message import ObjectChange, State
+from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, State
 
 
 class Command:
@@ -31,7 +31,14 @@ class Command:
     @property
     def rewrites(self) -> bool:
         """Whether rows of any table follow."""
-        return any(change.rewritten == "sent" for change in self.changes)
+        return any(change.rewritten == SENT for change in self.changes)
+
+    @property
+    def rewrites_unseen(self) -> bool:
+        """Whether rows were rewritten that neither log nor replica has: those of a table that is still to
+        join, or none of a partitioned table without partitions."""
+        is_unseen = any(change.rewritten == UNPUBLISHED for change in self.changes)
+        return is_unseen or all((change.after or {}).get("kind") == "p" for change in self._tables)
 
     def in_renamed_schema(self, state: State | None) -> State | None:
         """A state from before a schema was renamed, as it is after that."""

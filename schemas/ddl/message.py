@@ -18,6 +18,8 @@ from typing import Any, Final
 
 DDL_PREFIX: Final = "keepstream.ddl"
 VERSION: Final = 1
+SENT: Final = "sent"
+UNPUBLISHED: Final = "unpublished"
 
 State = Mapping[str, Any]
 
@@ -30,7 +32,8 @@ def is_ddl(prefix: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
     """One object's change. class_: `table`, `enum`, … before: None of a new object; after: None of a dropped
-    one. rewritten: "" or `sent` (its rows follow in messages) or `too-large` (they do not)."""
+    one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not) or `unpublished`
+    (the log has none of them)."""
 
     class_: str
     oid: int

@@ -8,7 +8,7 @@ from schemas.ddl.columns import ColumnDiff, created, definition, is_inherited
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.members import of_table
-from schemas.ddl.message import ObjectChange, State
+from schemas.ddl.message import SENT, ObjectChange, State
 from schemas.ddl.phrases import (
     Pieces,
     changed_options,
@@ -34,7 +34,7 @@ def table_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
     if before is None:
         yield from _made(after, command)
     else:
-        if change.rewritten == "sent":
+        if change.rewritten == SENT:
             yield Step(Kind.ALTER_TYPE, Phase.EMPTY, named(before), manner=Manner.EMPTY, needs=named(before))
         yield from moved(Kind.RENAME_TABLE, "table", before, after, set_schema=Kind.SET_SCHEMA)
         yield from _parents(before, after, command)

@@ -109,8 +109,16 @@ def test_older_rows_get_the_constant_that_they_have_on_the_source() -> None:
 def test_older_rows_get_null_even_where_a_domain_has_a_default() -> None:
     added = column(2, "x", "crm.pos", 99999)
     assert sql(change(table("t", ID), table("t", ID, added))) == [
-        'alter table "crm"."t" add column "x" crm.pos default NULL;'
+        'alter table "crm"."t" add column "x" crm.pos default NULL;',
+        'alter table only "crm"."t" alter column "x" drop default;',
     ]
+
+
+def test_a_type_that_anything_was_made_of_needs_no_cast_where_a_replica_has_no_rows() -> None:
+    before, after = table("t", column(1, "x", "text[]", 1009)), table("t", column(1, "x", "date", 1082))
+    by_text = """alter table "crm"."t" alter column "x" type date using "x"::text::date;"""
+    assert sql(change(before, after, rewritten="unpublished")) == [by_text]
+    assert sql(change(before | {"kind": "p"}, after | {"kind": "p"})) == [by_text]
 
 
 def test_a_column_of_the_same_name_is_dropped_before_the_new_one_is_added() -> None:

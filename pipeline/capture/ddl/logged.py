@@ -12,11 +12,8 @@ from typing import Protocol
 
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
-from schemas.ddl.message import ObjectChange, SchemaMessage, State
+from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, State
 from schemas.errors import RefusedData
-
-SENT = "sent"
-_UNPUBLISHED = "unpublished"
 
 
 class Selects(Protocol):
@@ -64,8 +61,8 @@ def _selected(state: State | None, tables: Selects) -> bool:
 def _with_rows_told(change: ObjectChange, told: dict[int, Told]) -> ObjectChange:
     if not change.rewritten:
         return change
-    if change.oid not in told or change.rewritten == _UNPUBLISHED:
-        return replace(change, rewritten="")
+    if change.oid not in told or change.rewritten == UNPUBLISHED:
+        return replace(change, rewritten=UNPUBLISHED)
     if change.rewritten != SENT:
         raise too_large(change)
     return change
