@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from connectors.interfaces import ChangeLog
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.config.model import Tables
+from pipeline.dev.process import require
 from tests.capturing import LogContent, begun, capture_options, capturing
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers, schema_messages, told, uninstall_triggers
@@ -395,3 +397,24 @@ def test_tables_that_the_configuration_excludes_are_left_out_of_messages(
     (made, dropped) = [message for message in schema_messages(content) if message.changes][:2]
     assert (made.changes[0].name, made.changes[0].before) == ("public.a", None)
     assert dropped.changes[0].name == "public.customer"
+
+
+def test_a_session_that_saw_a_table_as_it_was_takes_nothing_back(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """ALTER INDEX waits for no ALTER TABLE, so its message may say less than was committed by its place."""
+    source.execute(CUSTOMER)
+    install_triggers(source)
+    with capturing(options), source.connect(autocommit=False) as one, source.connect() as two:
+        content = begun(change_log)
+        one.execute("alter table customer rename a to b")
+        renaming = ("alter index customer_pkey rename to customer_key",)
+        other = threading.Thread(target=two.execute, args=renaming)
+        other.start()
+        waits = f"select 1 from pg_locks where pid = {two.info.backend_pid} and not granted"
+        require(lambda: not other.is_alive() or bool(source.execute(waits)), 5, what="its wait")
+        one.commit()
+        other.join()
+        source.execute("insert into customer values (1, 1)")
+        mark(source, content)
+    assert shown(content)[-1] == ("insert", "public.customer", row(1, b="1"))

@@ -86,17 +86,23 @@ def _after_change(entries: Entries, change: ObjectChange, publication: str) -> E
 
 
 def _after_table(entries: Entries, change: ObjectChange, publication: str) -> Entries:
+    """Only what the command changed counts: the rest is as its session saw it, and may be older than what
+    another one has committed by the message's place."""
     told = told_tables(entries).get(change.oid)
     if told is None:
         return entries
     if change.after is None:
         return _without_table(entries, told)
-    state = change.after
-    _require_published(entries, told, state, publication)
-    shape = shape_of_state(told.oid, state)
-    entries = with_told(entries, told.like(shape, *_name(state)))
-    entries = with_shape(entries, first_shape(shape))
-    return _with_told_name(entries, told.oid)
+    before, state = change.before, change.after
+    if before is None or publication in before["published"]:
+        _require_published(entries, told, state, publication)
+    if before is None or before["shape"]["columns"] != state["shape"]["columns"]:
+        shape = shape_of_state(told.oid, state)
+        told = told.like(shape, *told.name)
+        entries = with_shape(entries, first_shape(shape))
+    if before is None or _name(before) != _name(state):
+        told = replace(told, schema=state["schema"], table=state["name"])
+    return _with_told_name(with_told(entries, told), told.oid)
 
 
 def _require_published(entries: Entries, told: Told, state: State, publication: str) -> None:

@@ -129,15 +129,25 @@ begin
 end
 $$;
 
--- The change of one object since it was last looked at, as the message has it; null for none.
+-- The change of one object since it was last looked at, as the message has it; null for none. Another session
+-- may have changed it, too, while a parent of it was renamed: then both states are read again behind that.
 create or replace function keepstream.change_of(of_class text, id oid) returns jsonb
 language plpgsql volatile as $$
 declare
     before_state jsonb;
     after_state jsonb;
+    held jsonb;
 begin
     select keepstream.stored_state(of_class, id), keepstream.describe(of_class, id)
       into before_state, after_state;
+    if before_state - 'indexes' is distinct from after_state - 'indexes' then
+        select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
+           for update;
+        if held is distinct from before_state - 'indexes' then
+            select keepstream.stored_state(of_class, id), keepstream.describe(of_class, id)
+              into before_state, after_state;
+        end if;
+    end if;
     if before_state is not distinct from after_state then
         return null;
     end if;
