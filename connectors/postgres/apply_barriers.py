@@ -180,6 +180,11 @@ class BarrierWriter:
         absent = set(left_out.columns_of(*name))
         with self._session(ref):
             refill(self._conn, rows, absent)
+            if rows.last:
+                with self._limited_waits():
+                    self._schema.filled()
+        if rows.last:
+            self._plans.forget()
 
     def _join(self, join: Join, ref: ChangeRef) -> None:
         """The table's definition; its rows follow in messages of their own. One that the replica goes without

@@ -89,6 +89,12 @@ KEYS = [
     "alter table crm.t drop constraint t_pkey; alter table crm.t replica identity full;"
     " update crm.t set note = 'q' || id",
     "alter table crm.r cluster on r_pkey; reindex table crm.t",
+    "create table crm.one (id int primary key, above int references crm.one);"
+    " create table crm.many (id int primary key, one int constraint many_one references crm.one);"
+    " comment on constraint many_one on crm.many is 'of one'; insert into crm.one values (1, 1);"
+    " insert into crm.many values (1, 1)",
+    "alter table crm.one alter id type bigint, add v float8 default random();"
+    " insert into crm.many values (2, 1); alter table crm.many alter one type bigint",
 ]
 TYPED = """
     create type crm.mood as enum ('sad', 'ok');
@@ -150,6 +156,8 @@ DROPS = [
     "create function crm.f() returns setof crm.t language sql as 'select * from crm.t'",
     "create table crm.u (id int primary key references crm.t, x int); insert into crm.u values (1, 1)",
     "create view crm.w as select x from crm.u, crm.m",
+    "create view crm.n as select 1 as one; create function crm.of(crm.n) returns int language sql as"
+    " 'select 1'; drop view crm.n cascade",
     "drop table crm.t cascade; update crm.u set x = 2",
     "create schema crm2 create table tt (id int primary key) create view vv as select id from tt",
     "create function crm2.g() returns int language sql as 'select 1'; create domain crm2.d as int;"

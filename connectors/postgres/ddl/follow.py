@@ -19,6 +19,7 @@ from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.ddl.render import shown, statement
+from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
 from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred
 from connectors.postgres.session import Session, sql_error
@@ -103,6 +104,7 @@ class SchemaFollower:
         self._replica_role = replica_role
         self._policies = policies
         self._left_out = LeftOut()
+        self._set_aside = SetAside()
 
     def follow(self, message: SchemaMessage, decision: Decision | None) -> None:
         """Take the message's steps. `decision`: what becomes of those that a policy pauses at.
@@ -114,6 +116,7 @@ class SchemaFollower:
         if decision is None and any(pauses(step, self._policies) for step in found):
             raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
         self._left_out = left_out.read(self._conn, self._pipeline)
+        self._set_aside = SetAside()
         ignored = [step for step in found if self._is_ignored(step, decision)]
         taken = [step for step in found if step not in ignored]
         if not self._replica_role:
@@ -131,6 +134,24 @@ class SchemaFollower:
         if not self._replica_role:
             self._conn.execute("set constraints all deferred")
 
+    def filled(self) -> None:
+        """A table that was emptied has all its rows again. Raises psycopg.Error."""
+        for key in self._set_aside.filled():
+            self._make_again(key)
+
+    def _make_again(self, key: ForeignKey) -> None:
+        try:
+            with self._conn.transaction():
+                self._conn.execute(key.make())
+                if key.comment is not None:
+                    self._conn.execute(key.describe())
+        except _CANNOT_KEEP_KEY as error:
+            sql_text = f"{key.make().as_string()};"
+            deferred.keep(
+                self._conn, self._pipeline, Deferred(_FOREIGN_KEY, key.shown, _said(error), sql_text)
+            )
+            logger.warning("schema change left out", extra={"object": key.shown, "reason": _said(error)})
+
     def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
         policy = self._policies[step.kind]
         if step.manner in (Manner.EMPTY, Manner.NOTHING):
@@ -140,6 +161,9 @@ class SchemaFollower:
     def _take_all(self, found: Sequence[Step]) -> None:
         """Those that go together are tried until they go, in whatever order they depend on each other."""
         going = [step for step in found if _goes(step)]
+        if any(step.manner is Manner.EMPTY for step in found):
+            retyped = (step.object for step in found if step.kind is Kind.ALTER_TYPE and step.column)
+            self._set_aside.take(self._conn, retyped)
         for step in found:
             if step in going:
                 continue
@@ -155,8 +179,9 @@ class SchemaFollower:
             silence(self._conn, self._pipeline, (table[0], table[1]), replica_role=self._replica_role)
 
     def _drop(self, going: Sequence[Step], phase: Phase) -> list[Step]:
-        """Drop what is due; returns what is not."""
-        due = [step for step in going if step.phase == phase]
+        """Drop what is due; returns what is not, or waits for what is not."""
+        due = [step for step in going if step.phase <= phase]
+        later = [step for step in going if step.phase > phase]
         while due:
             left: list[Step] = []
             for step in due:
@@ -164,9 +189,11 @@ class SchemaFollower:
                 if error is not None:
                     left.append(step)
             if len(left) == len(due):
+                if later:
+                    return [*left, *later]
                 self._take(left[0])
             due = left
-        return [step for step in going if step.phase != phase]
+        return later
 
     def _take(self, step: Step) -> None:
         if self._is_moot(step):
@@ -338,6 +365,7 @@ class SchemaFollower:
 
     def _empty(self, step: Step) -> None:
         """A table that others refer to cannot be truncated; no key of theirs acts on our writes."""
+        self._set_aside.awaited += 1
         table = sql.Identifier(*step.object)
         try:
             with self._conn.transaction():
