@@ -338,6 +338,8 @@ class Pump:
         self._versions.follow(followed.message)
         if followed.logged is None:
             return None
+        if followed.logged.changes:
+            self._sequences.forget()
         payload = replace(message, content=followed.logged.to_json())
         return Change(Operation.MESSAGE, _NO_TABLE, payload=payload)
 

@@ -94,12 +94,14 @@ class Announced:
         self._told: dict[tuple[str, str], SequenceValue] = {}
         self._back: dict[tuple[str, str], tuple[SequenceValue, Lsn]] = {}
         self._ahead: dict[tuple[str, str], SequenceValue] = {}
+        self._again: set[tuple[str, str]] = set()
 
     def see(self, read: Read) -> None:
         """What was read last. A sequence that is not there any more is forgotten."""
         self._told = {key: value for key, value in self._told.items() if key in read.keys}
         self._ahead = {key: value for key, value in self._ahead.items() if key in read.keys}
         self._back = {key: value for key, value in self._back.items() if key in read.keys}
+        self._again &= read.keys
         for value in read.values:
             self._see(value, read.written)
 
@@ -114,6 +116,9 @@ class Announced:
             before = self._back.get(key)
             seen_at = written if before is None or before[0].passed(value) else before[1]
             self._back[key] = replace(value, back_from=told.last_value), seen_at
+        elif key in self._again:
+            self._ahead[key] = value
+            self._back.pop(key, None)
         else:
             self._ahead.pop(key, None)
             self._back.pop(key, None)
@@ -126,6 +131,7 @@ class Announced:
             self._told[value.key] = replace(value, back_from=None)
             self._ahead.pop(value.key, None)
             self._back.pop(value.key, None)
+            self._again.discard(value.key)
         return tuple(due)
 
     def is_due(self, log: Lsn) -> bool:
@@ -134,7 +140,7 @@ class Announced:
 
     def forget(self) -> None:
         """A replica has sequences that it lacked before: everything is to be told again."""
-        self._told.clear()
+        self._again = set(self._told)
 
 
 class Sequences:
@@ -164,7 +170,8 @@ class Sequences:
         self._asked = True
 
     def forget(self) -> None:
-        """Tables joined: what replicas were told before of sequences that these brought was in vain."""
+        """Tables joined, or a schema changed: what replicas were told before of sequences that came with that
+        was in vain."""
         self._announced.forget()
         self._asked = True
 

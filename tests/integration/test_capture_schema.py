@@ -418,3 +418,24 @@ def test_a_session_that_saw_a_table_as_it_was_takes_nothing_back(
         source.execute("insert into customer values (1, 1)")
         mark(source, content)
     assert shown(content)[-1] == ("insert", "public.customer", row(1, b="1"))
+
+
+def test_sequences_are_told_again_behind_a_schema_change(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """One may have been read, and told, before the log had come to the message that makes it on replicas."""
+    source.execute(CUSTOMER)
+    install_triggers(source)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("create sequence beside; select nextval('beside') from generate_series(1, 9)")
+        content.wait(lambda c: ("beside", 9) in told_sequences(c), "the sequence")
+        source.execute("alter sequence beside rename to later; alter table customer add b int")
+        content.wait(lambda c: ("later", 9) in told_sequences(c), "the new name")
+        source.execute("alter table customer add c int")
+        content.wait(lambda c: told_sequences(c).count(("later", 9)) == 2, "the same again")
+    assert told_sequences(content).count(("beside", 9)) == 1
+
+
+def told_sequences(content: LogContent) -> list[tuple[str, int]]:
+    return [(value.name, value.last_value) for value in content.sequences]

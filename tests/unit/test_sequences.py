@@ -37,6 +37,8 @@ def test_a_value_is_told_once_and_again_when_it_moved() -> None:
     announced.forget()
     announced.see(read(at(6)))
     assert announced.take(Lsn(0)) == (at(6),)
+    announced.see(read(at(6)))
+    assert announced.take(Lsn(0)) == ()
 
 
 def test_one_that_was_set_back_is_told_once_the_log_is_past_what_was_written_before() -> None:
@@ -50,6 +52,15 @@ def test_one_that_was_set_back_is_told_once_the_log_is_past_what_was_written_bef
     assert announced.take(Lsn(1000)) == (at(7, back_from=900),)
     announced.see(read(at(8), written=3000))
     assert announced.take(Lsn(0)) == (at(8),)
+
+
+def test_one_that_was_set_back_is_told_so_even_if_everything_is_told_again() -> None:
+    announced = Announced()
+    announced.see(read(at(900)))
+    announced.take(Lsn(0))
+    announced.forget()
+    announced.see(read(at(5), written=1000))
+    assert announced.take(Lsn(1000)) == (at(5, back_from=900),)
 
 
 def test_one_that_is_set_back_twice_waits_for_the_second_time() -> None:
