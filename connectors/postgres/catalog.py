@@ -17,7 +17,10 @@ from schemas.table import ReplicaIdentity
 
 OWN_SCHEMA: Final = "keepstream"
 """Of every replica, where a source's tables of that name would get among ours."""
-_OF_REPLICAS: Final = ("progress", "audit", "deferred_ddl", "copy_run", "copy_part", "schema_waits")
+_OF_REPLICAS: Final = (
+    *("progress", "audit", "deferred_ddl", "copy_run", "copy_part"),
+    *("schema_waits", "schema_left_out"),
+)
 _OF_SOURCES: Final = ("schema_key", "schema_settings", "schema_state")
 _OWN_TABLES: Final = (*_OF_REPLICAS, *_OF_SOURCES)
 """A source may be a replica, too."""

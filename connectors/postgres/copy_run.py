@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from psycopg import sql
 
 from connectors.postgres import deferred, progress
 from connectors.postgres.activity import SEE_WAITS, SILENCE_LIMIT_S
@@ -47,6 +48,8 @@ _INSTALL: Final = (
     )""",
     *deferred.INSTALL,
 )
+
+_OF_ONE_LIFE: Final = ("copy_part", "copy_run", "schema_left_out", "schema_waits")
 
 # Which parts of an earlier, killed copy may still run on the server: everything of its application_name.
 _END_SESSIONS: Final = """
@@ -148,15 +151,23 @@ def begin_run(
 
 
 def _record_surroundings(conn: Session, name: str, initial: str) -> None:
-    # a marker whose row was removed, as `teardown` does, may have left these
-    conn.execute("delete from keepstream.copy_part where name = %s", [name])
-    conn.execute("delete from keepstream.copy_run where name = %s", [name])
+    _forget_earlier_life(conn, name)
     conn.execute(
         """insert into keepstream.copy_run
            select %s, %s, array(select nspname::text from pg_catalog.pg_namespace),
                   array(select extname::text from pg_catalog.pg_extension)""",
         [name, initial],
     )
+
+
+def _forget_earlier_life(conn: Session, name: str) -> None:
+    """What a row that was removed, as `teardown` does, left behind: tables that the replica went without are
+    there now, and their rows are wanted."""
+    for table in _OF_ONE_LIFE:
+        there = conn.execute("select to_regclass('keepstream.' || %s) is not null", [table]).fetchone()
+        if there == (True,):
+            forgetting = sql.SQL("delete from {} where name = %s").format(sql.Identifier("keepstream", table))
+            conn.execute(forgetting, [name])
 
 
 def end_sessions(conn: Session, application: str) -> None:

@@ -38,7 +38,7 @@ def test_every_table_is_listed_but_postgresqls_and_our_own(source: Database, ses
     source.execute(
         'create table b (a int); create table "A b" (a int); create schema s; create table s.c (a int);'
         "create temp table t (a int); create view v as select 1; create schema keepstream;"
-        "create table keepstream.progress (a int)"
+        "create table keepstream.progress (a int); create table keepstream.schema_left_out (a int)"
     )
     assert [found.qualified_name for found in list_tables(session, publication="p")] == [
         "public.A b",

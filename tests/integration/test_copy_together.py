@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import psycopg
 import pytest
 
-from connectors.postgres import copy_run
+from connectors.postgres import copy_run, progress
+from connectors.postgres.ddl import approvals, left_out
 from connectors.postgres.session import connect
 from schemas.errors import OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position
@@ -46,6 +47,23 @@ def test_one_that_begins_while_the_other_completes_finds_the_replica_in_use(repl
     with psycopg.connect(replica.admin_dsn) as admin:
         assert admin.execute("select state from keepstream.progress").fetchall() == [("streaming",)]
         assert admin.execute("select to_regclass('keepstream.copy_run')").fetchall() == [(None,)]
+
+
+def test_a_replica_that_begins_anew_goes_without_nothing_that_it_went_without_before(
+    replica: Database,
+) -> None:
+    """Its row was removed by `teardown`; the tables are there now."""
+    with connect(replica.dsn, purpose="copy") as session:
+        progress.install(session)
+        with session.transaction():
+            left_out.add(session, "crm", ("public", "customer"))
+            left_out.add(session, "other", ("public", "customer"))
+        steps = [approvals.WaitingStep("drop_column", "public.t.a", "alter", pauses=True)]
+        approvals.wait(session, "crm", lsn=Lsn(9), xid=1, steps=steps)
+        begin(replica)
+        assert left_out.read(session, "crm") == left_out.LeftOut()
+        assert left_out.read(session, "other").tables == {("public", "customer")}
+        assert approvals.read(session, "crm") is None
 
 
 def test_one_that_is_frozen_while_it_begins_does_not_keep_the_other_waiting(
