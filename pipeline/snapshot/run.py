@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from connectors.postgres.catalog import list_tables
 from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.mend.fit import fitting_target
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
@@ -22,7 +24,7 @@ from pipeline.verify.rounds import in_rounds
 from pipeline.verify.scope import Scope, choose_tables
 from pipeline.verify.standing import Standing
 from pipeline.verify.watch import Tell, Watch
-from schemas.errors import Unhealthy
+from schemas.errors import OperatorNeeded, Unhealthy
 from schemas.lsn import format_lsn
 
 
@@ -101,7 +103,8 @@ class _Copying:
         self.held_s = 0.0
 
     def require_copyable(self) -> None:
-        """Raises OperatorNeeded for what can be known to fail."""
+        """Raises OperatorNeeded for what can be known to fail. A replica that follows schema changes may be
+        about to come to one: whether its tables fit is looked at where it stands."""
         options, watch = self._options, self._watch
         with (
             watch.session(options.source_conninfo, purpose=options.purpose) as source,
@@ -109,8 +112,10 @@ class _Copying:
             watch.deadline(options.timeout_s, self._too_late),
         ):
             replica_role = may_switch_triggers_off(replica)
+            follows = triggers_act(source)
             for table in self._tables(source):
-                fitting_target(source, replica, table, name=options.replica, replica_role=replica_role)
+                with _misfits_put_off() if follows else nullcontext():
+                    fitting_target(source, replica, table, name=options.replica, replica_role=replica_role)
 
     def _too_late(self) -> Unhealthy:
         return Unhealthy(
@@ -144,3 +149,12 @@ class _Copying:
                 self._watch.tell(f"{error.message}: it will be copied at a later LSN")
                 changed.append(table.table_name)
         return changed
+
+
+@contextmanager
+def _misfits_put_off() -> Iterator[None]:
+    try:
+        yield
+    except OperatorNeeded as error:
+        if error.code != "replica-schema":
+            raise

@@ -25,6 +25,7 @@ from pipeline.verify.meeting import Steps
 from pipeline.verify.scope import Scope
 from tests.fix_pipeline import Finished, Pipeline
 from tests.repairing import begin, contents, require_equal, traffic
+from tests.tracked import install_triggers
 
 ROWS_LEFT = 80
 RUIN = "set session_replication_role = replica; update customer set note = 'ruined', body = 'x';"
@@ -105,6 +106,24 @@ def test_what_is_not_replicated_is_refused_with_the_reason(directory_pipeline: P
     assert pipeline.run("pause", "standby").code == 0
     assert "cannot be copied into: it is paused" in copy(pipeline, "public.t", code=4).stderr
     assert audited(pipeline) == []
+
+
+def test_a_schema_change_to_which_the_replica_has_not_come_is_no_misfit(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    pipeline.settings["schema"] = {"policies": {"add_column": "pause"}}
+    pipeline.source.execute("create table t (id int primary key)")
+    install_triggers(pipeline.source)
+    pipeline.write_config()
+    pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute("alter table t add column a int default 7; insert into t values (1)")
+    done = pipeline.run("snapshot", "standby", "public.t", "--timeout", "2")
+    assert done.code == 7
+    assert "did not come to one LSN in time at " in done.stderr
+    assert "it waits for approval of the schema changes at " in done.stderr
+    assert pipeline.run("schema", "approve", "standby", "--all").code == 0
+    copy(pipeline, "public.t")
+    assert pipeline.replica.execute("select * from t") == [(1, 7)]
 
 
 def test_values_that_only_the_replica_has_are_not_lost(directory_pipeline: Pipeline) -> None:
