@@ -177,6 +177,20 @@ def test_a_table_that_a_policy_ignores_gets_no_rows(changing: Changing) -> None:
     changing.agree()
 
 
+def test_what_a_policy_ignores_stays_away_when_its_schema_is_renamed(changing: Changing) -> None:
+    changing.begin(TABLE)
+    leaving = policies(create_table=Policy.IGNORE, add_column=Policy.IGNORE)
+    changing.follow("create table crm.u (id int primary key); alter table crm.t add x int", policies=leaving)
+    changing.follow(
+        "alter schema crm rename to sales; insert into sales.u values (1); insert into sales.t values (2);"
+        " create schema crm",
+        policies=leaving,
+    )
+    assert changing.replica.execute("select id from sales.t order by 1") == [(1,), (2,)]
+    changing.follow("create table crm.u (id int primary key); insert into crm.u values (3)")
+    assert changing.replica.execute("select id, to_regclass('sales.u') from crm.u") == [(3, None)]
+
+
 def test_a_table_that_a_policy_ignores_does_not_join_either(changing: Changing) -> None:
     changing.begin(TABLE)
     changing.follow("create table crm.u (id int primary key)", policies=policies(create_table=Policy.IGNORE))

@@ -26,7 +26,7 @@ from connectors.postgres.session import Session, sql_error
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy
 from schemas.ddl.message import SchemaMessage
-from schemas.ddl.step import Manner, Phase, Step
+from schemas.ddl.step import Manner, Name, Phase, Step
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
 logger = logging.getLogger("keepstream.apply")
@@ -359,6 +359,8 @@ class SchemaFollower:
             left_out.forget(self._conn, self._pipeline, (step.object[0], step.object[1]))
         elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
             deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
+        elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
+            left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=_last_name(step))
         elif new is not None:
             left_out.rename(self._conn, self._pipeline, (step.object[0], step.object[1]), to=new)
             deferred.rename(self._conn, self._pipeline, step.object, new)
@@ -401,11 +403,16 @@ def _new_name(step: Step) -> tuple[str, str] | None:
     """Of a table that the step renames or moves."""
     if step.phase is not Phase.RENAME or step.column or step.member or len(step.object) != 2:
         return None
-    last = step.statement[-1]
-    if isinstance(last, str) or not hasattr(last, "parts"):
+    name = _last_name(step)
+    if not name:
         return None
-    (name,) = last.parts
     return (name, step.object[1]) if step.statement[-2] == " set schema " else (step.object[0], name)
+
+
+def _last_name(step: Step) -> str:
+    """With which its statement ends; empty where it does not."""
+    last = step.statement[-1]
+    return last.parts[-1] if isinstance(last, Name) else ""
 
 
 def _said(error: psycopg.Error) -> str:

@@ -75,6 +75,15 @@ def rename(conn: Session, name: str, table: tuple[str, str], *, to: tuple[str, s
         )
 
 
+def rename_schema(conn: Session, name: str, schema: str, *, to: str) -> None:
+    """All that is left out in the schema."""
+    if _is_there(conn):
+        conn.execute(
+            "update keepstream.schema_left_out set schema_name = %s where (name, schema_name) = (%s, %s)",
+            [to, name, schema],
+        )
+
+
 def rename_column(conn: Session, name: str, table: tuple[str, str], column: str, *, to: str) -> None:
     conn.execute(
         "update keepstream.schema_left_out set column_name = %s"
