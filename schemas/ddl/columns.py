@@ -145,7 +145,8 @@ class ColumnDiff:
 
     def _dropped(self, was: Column) -> Step:
         change = ("drop column if exists ", Name((was["name"],)))
-        return self._step(Kind.DROP_COLUMN, was, change, inherited=is_inherited(was), drops=True)
+        only = self._command.children_keep(self._table, was["name"])
+        return self._step(Kind.DROP_COLUMN, was, change, inherited=is_inherited(was), drops=True, only=only)
 
     def _added(self, column: Column) -> Iterator[Step]:
         plain = not column["generated"] and not column["identity"]
@@ -182,8 +183,9 @@ class ColumnDiff:
             yield self._of(Kind.GENERATED, now, "drop expression if exists", inherited=inherited)
         if retyped:
             yield from self._retyped(was, now, inherited=inherited)
-        elif computed and now["generated"] and was["default"] != now["default"]:
-            yield self._of(Kind.GENERATED, now, f"set expression as ({now['default']})", inherited=inherited)
+        elif computed and was["default"] != now["default"] and self._is_computed_anew(now):
+            change = ("alter column ", Name((now["name"],)), f" set expression as ({now['default']})")
+            yield self._step(Kind.GENERATED, now, change, inherited=inherited, since=17)
         if is_default_new or (retyped and not computed and now["default"] is not None):
             yield self._defaulted(now)
         yield from self._not_null(was, now)
@@ -191,6 +193,11 @@ class ColumnDiff:
             yield from self._identified(was, now)
         yield from _stored(self._after, was, now)
         yield from _comment(self._after, was, now)
+
+    def _is_computed_anew(self, column: Column) -> bool:
+        """Otherwise its expression only names what is called otherwise now, which a replica's does, too."""
+        rewritten = self._command.rewrites or self._command.rewrites_unseen
+        return column["generated"] == "v" or (bool(column["generated"]) and rewritten)
 
     def _retyped(self, was: Column, now: Column, *, inherited: bool) -> Iterator[Step]:
         if was["default"] is not None and not was["generated"]:

@@ -55,6 +55,16 @@ class Command:
                     return True, each["missing"]
         return False, None
 
+    def children_keep(self, table: tuple[str, str], column: str) -> bool:
+        """Whether the table has children in this command, and each of them still has the column."""
+        children = [
+            change.after
+            for change in self._tables
+            if change.after and list(table) in (change.after.get("inherits") or ())
+        ]
+        kept = [any(each["name"] == column for each in child["columns"]) for child in children]
+        return bool(kept) and all(kept)
+
     def has_child_index(self, oid: int) -> bool:
         """Whether a table got an index that belongs to this one of its parent, which is new, too."""
         return any(

@@ -175,7 +175,7 @@ INHERITED = [
     "alter table crm.child no inherit crm.t; alter table crm.child inherit crm.t",
     "alter table crm.t rename note to remark; alter table crm.t alter remark type varchar(50);"
     " alter table crm.t rename remark to note; update crm.child set note = 'q'",
-    "alter table crm.t drop column note; insert into crm.child (id, own) values (10, 'x')",
+    "alter table only crm.t drop column note; insert into crm.child (id, note, own) values (10, 'x', 'x')",
 ]
 PARTITIONED = """
     create table crm.p (id int, day date not null, note text, primary key (id, day)) partition by range (day);

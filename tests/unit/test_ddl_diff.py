@@ -114,6 +114,14 @@ def test_older_rows_get_null_even_where_a_domain_has_a_default() -> None:
     ]
 
 
+def test_a_generated_column_is_computed_anew_only_where_the_source_did_that() -> None:
+    """Its expression has another text, too, where a column that it uses is renamed."""
+    before, after = (table("t", column(1, "x", generated="s", default=expression)) for expression in "ab")
+    assert sql(change(before, after)) == []
+    statement = """alter table "crm"."t" alter column "x" set expression as (b);"""
+    assert sql(change(before, after, rewritten="unpublished")) == [statement]
+
+
 def test_a_type_that_anything_was_made_of_needs_no_cast_where_a_replica_has_no_rows() -> None:
     before, after = table("t", column(1, "x", "text[]", 1009)), table("t", column(1, "x", "date", 1082))
     by_text = """alter table "crm"."t" alter column "x" type date using "x"::text::date;"""
