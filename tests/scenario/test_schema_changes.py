@@ -48,7 +48,9 @@ STEPS = (
     "alter table part attach partition part1 for values from (0) to (10)",
     "create schema sales; alter table customer set schema sales; update sales.customer set phone = 0",
     "alter schema sales rename to crm; update crm.customer set phone = 1 where id = 1",
-    "alter table crm.customer drop constraint customer_pkey cascade, add primary key (id, name);"
+    # The traffic locks orders before customer, too.
+    "lock table orders;"
+    " alter table crm.customer drop constraint customer_pkey cascade, add primary key (id, name);"
     " delete from crm.customer where id = 50",
     "create view crm.names as select id, name from crm.customer; create sequence crm.numbers",
     "alter table orders add check (total > 0), alter total type numeric(12, 4)",
