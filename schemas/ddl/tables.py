@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from schemas.ddl.columns import ColumnDiff, created, definition, is_inherited
 from schemas.ddl.command import Command
@@ -71,7 +72,11 @@ def _create(after: State) -> Iterator[Piece]:
     if after["of_type"]:
         yield f" of {after['of_type']}"
     else:
-        columns = [definition(after, each) for each in after["columns"] if _is_written(after, each)]
+        columns = [
+            definition(after, _of_its_own(after, each))
+            for each in after["columns"]
+            if _is_written(after, each)
+        ]
         yield " ("
         yield from listed(columns)
         yield ")"
@@ -91,6 +96,11 @@ def _is_written(after: State, column: object) -> bool:
     """A table that inherits gets its parents' columns from them; a partition is made before it is one."""
     assert isinstance(column, dict)
     return not after["inherits"] or not is_inherited(column)
+
+
+def _of_its_own(after: State, column: dict[str, Any]) -> dict[str, Any]:
+    """A partition's identity is its root's, and comes with it."""
+    return column if after["partition_of"] is None else column | {"identity": ""}
 
 
 # Changed ones

@@ -183,6 +183,10 @@ PARTITIONED = """
     insert into crm.p values (1, '2020-05-05', 'a');
 """
 PARTITIONS = [
+    "create table crm.n (id int generated always as identity, d int) partition by list (d);"
+    " create table crm.n1 partition of crm.n for values in (1); insert into crm.n (d) values (1)",
+    "create table crm.n2 partition of crm.n for values in (2); insert into crm.n (d) values (2), (1);"
+    " alter table crm.n detach partition crm.n1; insert into crm.n1 values (7, 7)",
     "create table crm.none (id int, x text[]) partition by list (id);"
     " alter table crm.none alter x type int using 1; drop table crm.none",
     "create table crm.p2 partition of crm.p for values from ('2021-01-01') to ('2022-01-01');"
