@@ -1,8 +1,9 @@
 """The tables as a snapshot shows them, and the proof that they still are as it shows them (P19).
 
 TRUNCATE and rewrites empty a table for every older snapshot; renames make a name mean something
-else. So a table is locked first, then described anew by a session that sees today's catalog, and
-only read if both descriptions agree. They are compared as digests (`fingerprint`).
+else; and a value of an enum is shown by its label of today. So a table is locked first, then described
+anew by a session that sees today's catalog, and only read if both descriptions agree. They are compared
+as digests (`fingerprint`).
 """
 
 from __future__ import annotations
@@ -89,6 +90,22 @@ _FINGERPRINTS: Final = """
              select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod,
                                          a.attgenerated, a.attisdropped), ',' order by a.attnum)
                from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0
+           ), (
+             with recursive used(oid) as (
+                 select a.atttypid from pg_catalog.pg_attribute a
+                  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                 union
+                 select part.oid from used u join pg_catalog.pg_type t on t.oid = u.oid cross join lateral (
+                     select unnest(array[t.typelem, t.typbasetype])
+                     union all
+                     select m.atttypid from pg_catalog.pg_attribute m
+                      where t.typtype = 'c' and m.attrelid = t.typrelid and m.attnum > 0
+                     union all
+                     select r.rngsubtype from pg_catalog.pg_range r where r.rngtypid = t.oid
+                 ) part(oid) where part.oid <> 0
+             )
+             select string_agg(concat_ws(' ', e.oid, e.enumlabel), ',' order by e.oid)
+               from pg_catalog.pg_enum e where e.enumtypid in (select oid from used)
            )), 'UTF8')), 'hex')
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.oid = any(%(oids)s::oid[])

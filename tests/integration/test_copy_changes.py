@@ -109,13 +109,19 @@ def test_heavy_changes_during_the_copy_do_not_show_in_it(
         "alter table keyless rename to other; create table keyless (a int, b text)",
         "begin; truncate keyless; insert into keyless values (7, 'after'); commit",
         "alter table keyless add column c int default 5",
+        "alter type mood rename value 'good' to 'fine'; alter type mood rename value 'bad' to 'good';"
+        " alter type mood rename value 'fine' to 'bad'",
     ],
 )
 @pytest.mark.parametrize("phase", [CopyPhase.SCHEMA, CopyPhase.ROWS])
 def test_a_table_changed_under_the_copy_costs_the_snapshot_and_no_row(
     source: Database, replica: Database, monkeypatch: pytest.MonkeyPatch, change: str, phase: CopyPhase
 ) -> None:
-    source.execute("create table keyless (a int, b text); insert into keyless values (1, 'x'), (2, null)")
+    source.execute(
+        "create type mood as enum ('good', 'bad');"
+        "create table keyless (a int, b text, moods mood[] default '{good}');"
+        "insert into keyless values (1, 'x'), (2, null)"
+    )
     source.execute_as_admin("create publication p for table keyless")
 
     with source_as_of_snapshots(source, monkeypatch) as seen:
