@@ -169,6 +169,18 @@ class _Waiting:
         return self._progress
 
     def _mark(self) -> Lsn:
+        """Waits for whoever has the source's tables or sequences locked, as a migration does."""
+        backoff = Backoff()
+        while True:
+            try:
+                return self._mark_now()
+            except RetryLater as error:
+                if error.code != "lock-timeout":
+                    raise
+                self._say(f"is asked once the source answers: {error.message}")
+                time.sleep(backoff.next_s())
+
+    def _mark_now(self) -> Lsn:
         options = self._options
         with connect(options.source_conninfo, purpose=options.purpose) as source:
             require_followed(source, options.slot, options.reports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from connectors.postgres.progress import install, read, write_copying_marker
@@ -11,7 +12,7 @@ from connectors.postgres.session import connect
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database, frozen
 
-SCHEMA = "create table customer (id int primary key, name text)"
+SCHEMA = "create table customer (id int primary key, name text); create sequence beside"
 
 
 def begin(pipeline: Pipeline) -> None:
@@ -38,6 +39,18 @@ def test_it_returns_only_when_the_replica_holds_what_was_committed(pipeline: Pip
         done = pipeline.run("wait", "standby", "--json")
         assert pipeline.replica.execute("select count(*) from customer") == [(200 * n,)]
         assert done.json["replica"] == "standby"
+
+
+def test_a_migration_that_has_a_table_locked_is_waited_for(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    begin(pipeline)
+    pipeline.wait()
+    with pipeline.source.connect() as migration, ThreadPoolExecutor(1) as pool:
+        migration.execute("begin; alter sequence beside restart 5")
+        waiting = pool.submit(pipeline.run, "wait", "standby", "--timeout", "30")
+        assert wait([waiting], timeout=3).not_done
+        migration.execute("commit")
+        assert waiting.result().code == 0, waiting.result().stderr
 
 
 def test_its_timeout_says_what_is_in_the_way(directory_pipeline: Pipeline) -> None:
