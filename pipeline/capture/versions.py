@@ -28,6 +28,7 @@ from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name
 from pipeline.capture.ddl.looking import shape_difference
 from pipeline.capture.ddl.told import Told
+from pipeline.capture.ddl.tracking import VISIBLE_LIMIT_S
 from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
@@ -48,9 +49,6 @@ from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
 from schemas.table import ReplicaIdentity, TableSchema
 
 logger = logging.getLogger("keepstream.capture")
-
-VISIBLE_LIMIT_S = 10.0
-"""How long a transaction that changed a table may stay invisible before capture begins again."""
 
 
 @dataclass(frozen=True, slots=True)

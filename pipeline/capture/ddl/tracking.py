@@ -15,6 +15,7 @@ from typing import Final
 
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
 from connectors.postgres.session import Session
+from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
@@ -33,6 +34,8 @@ from schemas.join import Join
 logger = logging.getLogger("keepstream.capture")
 
 LOOK_PREFIX: Final = "keepstream.look"
+VISIBLE_LIMIT_S: Final = 10.0
+"""How long a transaction that altered something may stay invisible before capture begins again."""
 _ENDED: Final = "schema changes are not tracked any more"
 
 
@@ -55,6 +58,7 @@ class Tracking:
         self._announcements = Announcements()
         self._suspicions: dict[object, KeepstreamError] = {}
         self._passed_at = 0
+        self._told_in = 0
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
         self.looks_soon = False
 
@@ -91,11 +95,19 @@ class Tracking:
         message could explain it.
         """
         chain, session = self._chain, self._session
+        self._see_told()
         self.looks_soon = False
         seen = look(session, self._options.publication, chain.publication)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences)
+
+    def _see_told(self) -> None:
+        """The stream can bring a transaction before sessions see it: what its messages told would look as
+        if it had been undone, and no later message would explain that."""
+        if self._told_in:
+            wait_until_transaction_visible(self._session, self._told_in, limit_s=VISIBLE_LIMIT_S)
+            self._told_in = 0
 
     def suspect(self, differences: Differences) -> None:
         """What messages that are still to come may explain. What was suspected before is judged first."""
@@ -140,6 +152,7 @@ class Tracking:
             return None
         if message.error:
             raise _failed(message)
+        self._told_in = xid
         was_tracked, before = self.is_tracked, self.told
         try:
             self._learn(message)
