@@ -39,6 +39,8 @@ def known_at_tail(log: ChangeLog, tail: Follower, publication: str) -> Known:
     assert tail.last_anchor is not None
     assert tail.anchor is not None
     entries = tail.last_anchor.publication
+    if tail.chain.number == tail.anchor.number:
+        return Known(entries, _still_live(tail.live_tables, entries))  # no frame came behind it
     for change in _messages(log, tail.anchor.place, tail.next_place):
         payload = change.payload
         if isinstance(payload, Message):
