@@ -23,9 +23,6 @@ app = typer.Typer()
 
 logger = logging.getLogger("keepstream.snapshot")
 
-_PATIENCE_S = 6.0
-"""How long a command that is told to stop may take to let go of the servers in order."""
-
 
 @app.command()
 def snapshot(
@@ -86,24 +83,13 @@ def _run(
     options: VerifyOptions, scope: Scope, wanted: CopyWish, stop: threading.Event, screen: VerifyScreen
 ) -> SnapshotResult | None:
     """In a thread, so that a server that hangs cannot keep us from ending. None: stopped."""
-    from concurrent.futures import TimeoutError as NotYet
-
-    from pipeline.background import in_background
+    from pipeline.cli.stoppable import until_stopped
     from pipeline.snapshot.run import snapshot as copy_tables
-    from pipeline.verify.watch import VerifyStopped
 
-    done = in_background(
-        lambda: copy_tables(
-            options, scope, wanted, stop=stop, tell=screen.tell, on_progress=screen.show_copy
-        ),
-        name="snapshot",
-    )
-    while not done.done() and not stop.wait(0.05):
-        pass
-    try:
-        return done.result(_PATIENCE_S if stop.is_set() else None)
-    except (VerifyStopped, NotYet):
-        return None
+    def work() -> SnapshotResult:
+        return copy_tables(options, scope, wanted, stop=stop, tell=screen.tell, on_progress=screen.show_copy)
+
+    return until_stopped(work, name="snapshot", stop=stop)
 
 
 def _print(result: SnapshotResult) -> None:

@@ -30,8 +30,6 @@ app = typer.Typer()
 logger = logging.getLogger("keepstream.verify")
 
 DIFFERENT = 6
-_PATIENCE_S = 6.0
-"""How long a verification that is told to stop may take to let go of the servers in order."""
 
 
 @app.command()
@@ -118,12 +116,9 @@ def _run(
     screen: VerifyScreen,
 ) -> VerifyResult | None:
     """In a thread, so that a server that hangs cannot keep us from ending. None: stopped."""
-    from concurrent.futures import TimeoutError as NotYet
-
-    from pipeline.background import in_background
+    from pipeline.cli.stoppable import until_stopped
     from pipeline.verify.repair import verify_and_repair
     from pipeline.verify.run import verify
-    from pipeline.verify.watch import VerifyStopped
 
     def work() -> VerifyResult:
         if mending is None:
@@ -138,13 +133,7 @@ def _run(
             on_copy_progress=screen.show_copy,
         )
 
-    done = in_background(work, name="verify")
-    while not done.done() and not stop.wait(0.05):
-        pass
-    try:
-        return done.result(_PATIENCE_S if stop.is_set() else None)
-    except (VerifyStopped, NotYet):
-        return None
+    return until_stopped(work, name="verify", stop=stop)
 
 
 def _print(result: VerifyResult) -> None:

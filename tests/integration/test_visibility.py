@@ -79,4 +79,5 @@ def test_a_look_waits_for_the_transaction_of_a_schema_message(
             source.execute_as_admin("select pg_reload_conf()")
             committing.join(20)
         source.execute("insert into t values (1)")
-        content.wait(lambda c: c.ids("public.t") == [1], "a row behind it")
+        content.wait(lambda c: bool(c.ids("public.t")), "a row behind it")
+        assert content.ids("public.t") == [1]

@@ -7,7 +7,7 @@ message could explain raises at once: a publication that somebody else altered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -157,7 +157,7 @@ def triggers_missing() -> OperatorNeeded:
 
 
 @contextmanager
-def _one_snapshot(session: Session):  # type: ignore[no-untyped-def]
+def _one_snapshot(session: Session) -> Iterator[None]:
     with session.transaction():
         session.execute("set transaction isolation level repeatable read, read only")
         yield
