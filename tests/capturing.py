@@ -94,7 +94,8 @@ class Committed:
 
 
 class LogContent:
-    """Everything valid in a log, decoded. `heartbeats`: their LSNs, and how many transactions came before."""
+    """Everything valid in a log, decoded. `heartbeats`: their LSNs, and how many transactions came before.
+    `sequences`: how many came before, and a value."""
 
     def __init__(self, log: ChangeLog) -> None:
         self.log = log
@@ -103,7 +104,7 @@ class LogContent:
         self.committed: list[Committed] = []
         self.heartbeats: list[tuple[int, int]] = []
         self.anchors: list[Anchor] = []
-        self.sequences: list[SequenceValue] = []
+        self.sequences: list[tuple[int, SequenceValue]] = []
         self.parts = 0
         self._parts = PartChanges()
         self._open: list[Change] = []
@@ -128,7 +129,7 @@ class LogContent:
             elif isinstance(body, Heartbeat):
                 self.heartbeats.append((body.at.lsn, len(self.committed)))
             elif isinstance(body, Sequences):
-                self.sequences += body.values
+                self.sequences += [(len(self.committed), value) for value in body.values]
             else:
                 self.anchors.append(body)
         return self

@@ -89,7 +89,11 @@ class CaptureStage:
 
     def _run_once(self, retries: Retries) -> None:
         is_binary = self._form.is_binary
-        self._capture = Startup(self._options, self._stop, self._wait_for, binary=is_binary).open()
+        startup = Startup(self._options, self._stop, self._wait_for, binary=is_binary)
+        try:
+            self._capture = startup.open()
+        finally:
+            self._lineage = startup.lineage or self._lineage
         if self._capture is None:
             return
         capture = self._capture

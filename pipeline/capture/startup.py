@@ -35,6 +35,7 @@ from pipeline.capture.ddl.tracking import Tracking
 from pipeline.capture.history import check_cluster, check_leftover, check_slot, published_now
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
+from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.follow import AnchorHint, Follower, find_tail
 from pipeline.selection import Selection, select_tables
@@ -80,7 +81,10 @@ class OpenCapture:
 
 
 class Startup:
-    """One attempt to begin. Everything it opened is closed again if it fails. `binary`: see `SlotStream`."""
+    """One attempt to begin. Everything it opened is closed again if it fails. `binary`: see `SlotStream`.
+
+    lineage: which source the log follows, once that was read; also of an attempt that failed.
+    """
 
     def __init__(
         self, options: CaptureOptions, stop: threading.Event, waiting: Waiting, *, binary: bool = False
@@ -89,6 +93,7 @@ class Startup:
         self._options = options
         self._stop = stop
         self._waiting = waiting
+        self.lineage: Lineage | None = None
         self._opened: list[Callable[[], None]] = []
 
     def open(self) -> OpenCapture | None:
@@ -123,6 +128,8 @@ class Startup:
     def _find_tail(self, near: AnchorHint | None = None) -> Follower:
         follower = find_tail(self._options.log, near=near.place if near is not None else None)
         follower.close()
+        if follower.last_anchor is not None:
+            self.lineage = Lineage.of(follower.last_anchor)
         return follower
 
     # a log that has promised nothing

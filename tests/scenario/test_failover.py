@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from connectors.log.open import open_log
+from pipeline.board import captures_in, read_reports
 from tests.capturing import LogContent
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database
@@ -75,6 +76,12 @@ def logged_ids(pipeline: Pipeline) -> list[int]:
     return LogContent(log).read().ids("public.lead")
 
 
+def reported_timelines(pipeline: Pipeline) -> set[object]:
+    """By those that the newest word of a capture without the slot comes from."""
+    reports = read_reports(open_log(pipeline.settings["log"]["url"], pipeline.name))
+    return {each.details.get("timeline") for each in captures_in(reports) if not each.owner}
+
+
 def test_p10_the_pipeline_goes_on_by_itself_on_a_promoted_standby_that_has_all_of_the_log(
     failing_pipeline: Callable[..., tuple[Pipeline, FailingOver]],
 ) -> None:
@@ -107,6 +114,7 @@ def test_p10_the_pipeline_goes_on_by_itself_on_a_promoted_standby_that_has_all_o
     refused = [("capture",), ("wait", "standby", "--timeout", "20"), ("verify", "standby")]
     for verb in refused:
         assert_is_refused(pipeline, *verb)
+    assert reported_timelines(pipeline) == {2}, "also the capture that was refused says where the log is"
     pipeline.replica.execute("drop schema keepstream cascade; drop table lead")
     assert_is_refused(pipeline, "apply", "standby")  # whose first step is the copy
 
