@@ -436,6 +436,7 @@ def test_sequences_are_told_again_behind_a_schema_change(
             session.execute("alter table customer add c int")
             ((xid,),) = session.execute("select pg_current_xact_id()::text::int").fetchall()
         content.wait(lambda c: ("later", 9) in told_sequences(c, behind=xid), "the same again")
+    assert ("beside", 9) not in told_sequences(content, behind=xid)
 
 
 def told_sequences(content: LogContent, *, behind: int = 0) -> list[tuple[str, int]]:
