@@ -122,7 +122,7 @@ class ChangeLog(Protocol):
         ...
 
     def expect_reader(self) -> None:
-        """The same for a reader."""
+        """The same for a reader. The log may be missing."""
         ...
 
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> LogWriter:

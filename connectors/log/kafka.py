@@ -11,8 +11,8 @@ from typing import Any
 
 from kafka import TopicPartition
 
+from connectors.ahead import Ahead
 from connectors.interfaces import Bounds
-from connectors.log.kafka_ahead import Ahead
 from connectors.log.kafka_clients import KafkaClients, close_producer
 from connectors.log.kafka_errors import log_missing, translated
 from connectors.log.kafka_findings import judge_topic
@@ -97,7 +97,7 @@ class KafkaLog:
 
     def expect_reader(self) -> None:
         """See `ChangeLog.expect_reader`."""
-        self._clients.expect_reader()
+        self._clients.expect_reader(self._topic)
 
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> KafkaWriter:
         """See `ChangeLog.begin_epoch`. Kafka knows no epochs: what is in `record` is what counts (P5)."""

@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, To
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 from kafka.net.compat import KafkaNetClient
 
-from connectors.log.kafka_ahead import Ahead
+from connectors.ahead import Ahead
 from connectors.log.kafka_errors import quieten, translated
 from connectors.log.kafka_settings import ClientSettings
 from connectors.log.kafka_sockets import DIRECT_URL
@@ -61,15 +61,21 @@ class KafkaClients:
             **settings.common,
         }
         self._admin: Any = None
-        self._consumers = Ahead(self._new_consumer, _close_consumer)
+        self._admins = Ahead(self._new_admin, _close_admin)
+        self._expected_topic = ""
+        self._consumers = Ahead(self._expected_consumer, _close_consumer)
         self._lock = threading.Lock()
 
     def admin(self) -> Any:
         """The shared admin client, connected. Raises RetryLater, LoginRefused."""
         with self._lock:
             if self._admin is None:
-                self._admin = self._make(KafkaAdminClient, **self._common)
+                made = self._admins.take()
+                self._admin = self._new_admin() if made is None else made
             return self._admin
+
+    def _new_admin(self) -> Any:
+        return self._make(KafkaAdminClient, **self._common)
 
     def producer(self, **own: Any) -> Any:
         """A producer that waits for nothing, sends each record at once and proves all replicas have it."""
@@ -97,8 +103,11 @@ class KafkaClients:
             raise
         return producer
 
-    def expect_reader(self) -> None:
-        """Make a consumer in the background, unless one is kept."""
+    def expect_reader(self, topic: str) -> None:
+        """Make a consumer in the background, unless one is kept, and the admin client."""
+        if self._admin is None:
+            self._admins.begin()
+        self._expected_topic = topic
         self._consumers.begin()
 
     def consumer(self) -> Any:
@@ -106,6 +115,12 @@ class KafkaClients:
         `give_back` it, or close it: making one takes 40 ms, and capture starts by reading the end thrice."""
         kept = self._consumers.take()
         return self._new_consumer() if kept is None else kept
+
+    def _expected_consumer(self) -> Any:
+        """One that asks for its topic's metadata at once, not only when it is first read from."""
+        consumer = self._new_consumer()
+        consumer.assign([TopicPartition(self._expected_topic, 0)])
+        return consumer
 
     def _new_consumer(self) -> Any:
         standard = {
@@ -138,6 +153,7 @@ class KafkaClients:
 
     def close(self) -> None:
         self._consumers.close()
+        self._admins.close()
         with self._lock:
             if self._admin is not None:
                 self._admin.close()
@@ -180,6 +196,10 @@ def close_producer(producer: Any) -> None:
     """One that has nothing to send."""
     with contextlib.suppress(KafkaError):
         producer.close(timeout=_CLOSE_S)
+
+
+def _close_admin(admin: Any) -> None:
+    admin.close()
 
 
 def _close_consumer(consumer: Any) -> None:

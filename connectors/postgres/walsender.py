@@ -76,6 +76,11 @@ class Walsender:
         """libpq's connection, for the one thread that streams."""
         return self._session.pgconn
 
+    def rename(self, purpose: str) -> None:
+        """What the connection is for, from now on."""
+        name = sql.Literal(f"keepstream:{purpose}").as_string()
+        self._rows(f"set application_name = {name}", "naming a session of capture's")
+
     def identify_system(self) -> SystemIdentity:
         """The cluster's identity (P10); `xlogpos` is the flush position, the insert LSN may be ahead."""
         ((system_id, timeline, xlogpos, database),) = self._rows("IDENTIFY_SYSTEM", "identifying the system")

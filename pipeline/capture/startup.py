@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+from connectors.ahead import Ahead
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
 from connectors.postgres import publication as publications
@@ -95,6 +96,7 @@ class Startup:
         self._waiting = waiting
         self.lineage: Lineage | None = None
         self._opened: list[Callable[[], None]] = []
+        self._walsenders = Ahead(self._new_walsender, Walsender.close)
 
     def open(self) -> OpenCapture | None:
         """None: `stop` was set while waiting. Raises HistoryBroken, OperatorNeeded, RetryLater, LogFenced."""
@@ -103,6 +105,8 @@ class Startup:
         except BaseException:
             self._close_all()
             raise
+        finally:
+            self._walsenders.close()
 
     def _close_all(self) -> None:
         for close in reversed(self._opened):
@@ -110,6 +114,8 @@ class Startup:
 
     def _open(self) -> OpenCapture | None:
         options = self._options
+        options.log.expect_reader()
+        self._walsenders.begin()
         sql = connect(options.source, purpose=purposes.capture(options.name))
         self._opened.append(sql.close)
         require_primary(sql)
@@ -244,6 +250,7 @@ class Startup:
         stream_id = seen.chain.stream
         assert stream_id is not None
         walsender = self._walsender(sql, stream_id)
+        self._walsenders.begin()
         promoted = self._is_promoted(self._check_system(walsender, seen), seen)
         check_slot(options.slot, slots.read_slot(sql, options.slot), tail=None, promoted=promoted)
         stream = self._own_slot(sql, walsender, stream_id)
@@ -253,7 +260,7 @@ class Startup:
         tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
         known = known_at_tail(options.log, tail, options.publication)
-        with closing(Walsender(options.source, purpose=f"{options.name}:check")) as second:  # ours streams
+        with closing(self._take_walsender()) as second:  # ours streams
             require_same_server(sql, second)
             source, _ = self._check_source(sql, second, tail, known)
             writer, chain = self._open_epoch(stream_id, tail, source)
@@ -328,6 +335,7 @@ class Startup:
             except RetryLater as error:
                 if error.code != "slot-active":
                     raise
+                self._walsenders.drop()  # a standby needs no second one
             try:
                 if slots.terminate_owner(
                     sql, options.slot, purpose=purpose, take_over=options.take_over, watch=watch
@@ -359,10 +367,18 @@ class Startup:
 
     def _walsender(self, sql: Session, stream_id: bytes) -> Walsender:
         options = self._options
-        walsender = Walsender(options.source, purpose=slots.owner_purpose(options.name, stream_id))
+        walsender = self._take_walsender()
         self._opened.append(walsender.close)
+        walsender.rename(slots.owner_purpose(options.name, stream_id))
         require_same_server(sql, walsender)
         return walsender
+
+    def _take_walsender(self) -> Walsender:
+        made = self._walsenders.take()
+        return self._new_walsender() if made is None else made
+
+    def _new_walsender(self) -> Walsender:
+        return Walsender(self._options.source, purpose=purposes.capture(self._options.name))
 
     def _start_stream(self, walsender: Walsender) -> SlotStream:
         """From the slot's own position: what the log has already comes again and proves the history."""

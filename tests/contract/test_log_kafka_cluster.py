@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from kafka import KafkaAdminClient
 
 from connectors.interfaces import ChangeLog
 from connectors.log import kafka_clients, open_log
+from connectors.log.kafka import KafkaLog
 from pipeline.dev.kafka_server import EmbeddedKafka
 from pipeline.dev.process import free_port, require
 from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
@@ -167,6 +168,16 @@ def report_until_it_arrives(log: ChangeLog, report: bytes, timeout_s: float) -> 
         with suppress(KeepstreamError):
             log.put_report("capture", report)
         time.sleep(0.2)
+
+
+def test_a_reader_that_was_expected_knows_its_topic_before_it_is_first_read_from(
+    kafka_log: ChangeLog,
+) -> None:
+    kafka_log.expect_reader()
+    consumer = cast(KafkaLog, kafka_log)._clients.consumer()
+    topic = kafka_log.name.rpartition("/")[2]
+    require(lambda: consumer._cluster.available_partitions_for_topic(topic), 10, what="its leader")
+    consumer.close()
 
 
 def test_a_status_topic_that_was_deleted_is_found_and_made_anew_by_who_reports(

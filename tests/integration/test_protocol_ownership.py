@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
+from connectors.postgres.session import Session, connect
 from connectors.postgres.stream import SlotStream
+from connectors.postgres.walsender import Walsender
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from pipeline.follow import Follower, find_tail
@@ -74,6 +77,14 @@ def confirmed(source: Database) -> int:
     return parse_lsn(str(lsn))
 
 
+def walsenders(source: Database) -> int:
+    ((count,),) = source.execute_as_admin(
+        "select count(*) from pg_stat_activity"
+        " where backend_type = 'walsender' and datname = current_database()"
+    )
+    return int(count)
+
+
 def stands_by(running: RunningCapture) -> bool:
     return "standing by" in (running.waiting_for or "")
 
@@ -110,6 +121,7 @@ def test_p4_a_second_capture_stands_by_and_goes_on_where_the_first_ended(
     content = begun(change_log)
     second = RunningCapture(options)
     require(lambda: stands_by(second), 20, what="the standby")
+    require(lambda: walsenders(source) == 2, 20, what="one walsender of each")
     source.execute("insert into customer values (1)")
     content.wait_for(1)
     assert (content.follower.chain.epoch, first.last_error) == (1, None)
@@ -119,6 +131,26 @@ def test_p4_a_second_capture_stands_by_and_goes_on_where_the_first_ended(
     second.end()
     assert content.follower.chain.epoch == 2
     assert content.ids("public.customer") == [1, 2]
+
+
+def test_a_starting_capture_connects_its_sessions_at_once(
+    source: Database, directory_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_there = threading.Event()
+
+    class Seen(Walsender):
+        def __init__(self, conninfo: str, *, purpose: str) -> None:
+            super().__init__(conninfo, purpose=purpose)
+            is_there.set()
+
+    def connect_behind(conninfo: str, *, purpose: str) -> Session:
+        assert is_there.wait(20)
+        return connect(conninfo, purpose=purpose)
+
+    monkeypatch.setattr("pipeline.capture.startup.Walsender", Seen)
+    monkeypatch.setattr("pipeline.capture.startup.connect", connect_behind)
+    with capturing(made_options(source, directory_log)):
+        begun(directory_log)
 
 
 def test_p4_a_frozen_owner_is_replaced_and_harmless_when_it_wakes(
@@ -314,8 +346,11 @@ def test_p6_a_slot_that_another_capture_dropped_in_set_up_is_made_anew(
 
 
 def test_p6_a_capture_in_set_up_is_left_alone_while_its_slot_waits(
-    source: Database, directory_log: ChangeLog
+    source: Database, directory_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "pipeline.backoff.FIRST_S", 10.0
+    )  # a slot that does not wait any more may be made anew
     options = made_options(source, directory_log)
     with source.connect(autocommit=False) as open_transaction:
         open_transaction.execute("insert into customer values (1)")

@@ -7,8 +7,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from connectors.log import kafka_ahead
-from connectors.log.kafka_ahead import Ahead
+from connectors import ahead
+from connectors.ahead import Ahead
 from schemas.errors import RetryLater
 
 WAIT_S = 10.0
@@ -60,7 +60,7 @@ def test_one_that_is_on_its_way_is_waited_for(clients: Clients) -> None:
 
 
 def test_one_that_is_old_is_closed_and_replaced(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_ahead, "_FRESH_S", 0.0)
+    monkeypatch.setattr(ahead, "_FRESH_S", 0.0)
     clients.ahead.begin()
     assert clients.ahead.take() is None
     assert clients.closed == [1]
@@ -80,7 +80,7 @@ def test_what_went_wrong_just_now_is_raised_and_older_things_are_not(
     clients.ahead.begin()
     with pytest.raises(RetryLater, match="away"):
         clients.ahead.take()
-    monkeypatch.setattr(kafka_ahead, "_JUST_NOW_S", 0.0)
+    monkeypatch.setattr(ahead, "_JUST_NOW_S", 0.0)
     clients.ahead.begin()
     assert clients.ahead.take() is None
 
@@ -95,6 +95,14 @@ def test_close_waits_for_nothing_and_what_comes_later_is_closed(clients: Clients
     clients.ahead.begin()
     assert clients.ahead.take() is None
     assert (clients.made, clients.closed) == (1, [1])
+
+
+def test_one_that_is_dropped_is_closed_and_another_can_be_begun(clients: Clients) -> None:
+    clients.ahead.give(7)
+    clients.ahead.drop()
+    assert clients.closed == [7]
+    clients.ahead.begin()
+    assert clients.ahead.take() == 1
 
 
 def test_one_that_is_given_back_is_taken_next_and_a_second_one_is_closed(clients: Clients) -> None:
