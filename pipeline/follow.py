@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from connectors.interfaces import ChangeLog, LogReader, Record
@@ -290,13 +290,16 @@ class SameHistory:
         )
 
 
-def find_tail(log: ChangeLog, *, near: int | None = None) -> Follower:
+def find_tail(
+    log: ChangeLog, *, near: int | None = None, see: Callable[[Followed], None] = lambda _: None
+) -> Follower:
     """A follower that has read to the log's end: its `chain` says where the log stands.
 
     Begins some records before the end, at an anchor; goes further back, twice as far each time, until the
     chain has gone on for TAIL_PROOF_RECORDS after the anchor, or the log's start is reached. So much of a
     chain is no replaced writer's; if it breaks after that, then it does for everybody. `near`: where an
-    earlier look saw an anchor. It begins there, and needs the same proof.
+    earlier look saw an anchor. It begins there, and needs the same proof. `see`: is given each frame that
+    counts, from an anchor on, and anew from an earlier one each time that it goes back.
     """
     bounds = log.bounds()
     if near is None or not bounds.first <= near < bounds.end:
@@ -304,7 +307,7 @@ def find_tail(log: ChangeLog, *, near: int | None = None) -> Follower:
     place, steps = near, 1
     while True:
         at_start = place <= bounds.first
-        follower = _scan(log, place, bounds.end, at_start=at_start)
+        follower = _scan(log, place, bounds.end, see, at_start=at_start)
         if at_start or _is_proven(follower):
             _refuse_cut(log, follower)
             return follower
@@ -335,12 +338,15 @@ def _refuse_cut(log: ChangeLog, tail: Follower) -> None:
     )
 
 
-def _scan(log: ChangeLog, place: int, end: int, *, at_start: bool) -> Follower:
+def _scan(
+    log: ChangeLog, place: int, end: int, see: Callable[[Followed], None], *, at_start: bool
+) -> Follower:
     reader = log.reader(None if at_start else place)
     follower = Follower(log, reader, Chain(), first_place=place, skip_to_anchor=not at_start)
     with contextlib.ExitStack() as undo:
         undo.callback(follower.close)
-        for _ in follower.read_to(end):
-            pass
+        for read in follower.read_to(end):
+            for followed in read:
+                see(followed)
         undo.pop_all()
     return follower

@@ -31,14 +31,14 @@ from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline import purposes
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.ddl.looking import first_told, look
-from pipeline.capture.ddl.replay import Known, known_at_tail
+from pipeline.capture.ddl.replay import Behind, Known
 from pipeline.capture.ddl.tracking import Tracking
 from pipeline.capture.history import check_cluster, check_leftover, check_slot, published_now
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
-from pipeline.follow import AnchorHint, Follower, find_tail
+from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, select_tables
 from schemas.errors import HistoryBroken, LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
@@ -96,6 +96,7 @@ class Startup:
         self._waiting = waiting
         self.lineage: Lineage | None = None
         self._opened: list[Callable[[], None]] = []
+        self._behind = Behind()
         self._walsenders = Ahead(self._new_walsender, Walsender.close)
 
     def open(self) -> OpenCapture | None:
@@ -131,8 +132,8 @@ class Startup:
             return self._continue(sql, tail)
         return self._begin(sql, tail)
 
-    def _find_tail(self, near: AnchorHint | None = None) -> Follower:
-        follower = find_tail(self._options.log, near=near.place if near is not None else None)
+    def _find_tail(self) -> Follower:
+        follower = find_tail(self._options.log, see=self._behind.see)
         follower.close()
         if follower.last_anchor is not None:
             self.lineage = Lineage.of(follower.last_anchor)
@@ -259,7 +260,7 @@ class Startup:
             return None
         tail = self._find_own_tail(seen)
         assert tail.last_anchor is not None
-        known = known_at_tail(options.log, tail, options.publication)
+        known = self._behind.known(tail, options.publication)
         with closing(self._take_walsender()) as second:  # ours streams
             require_same_server(sql, second)
             source, _ = self._check_source(sql, second, tail, known)
@@ -405,7 +406,8 @@ class Startup:
         writer = log.begin_epoch(epoch, record, is_ignorable=ignorable(stream=stream_id, epoch=epoch))
         self._opened.append(writer.close)
         failpoint("capture.after_start_record")
-        now = self._find_tail(tail.anchor)
+        now = find_tail(log, near=tail.anchor.place if tail.anchor is not None else None)
+        now.close()
         accepted = now.chain.epoch == epoch and now.chain.awaits_anchor and now.last_start == nonce
         if not accepted or _end(now.chain) != _end(tail.chain):
             raise LogFenced(

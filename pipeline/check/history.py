@@ -16,7 +16,7 @@ from connectors.postgres.walsender import Walsender
 from pipeline.app import replica_conninfo, source_conninfo
 from pipeline.capture import history
 from pipeline.capture.ddl.looking import look
-from pipeline.capture.ddl.replay import known_at_tail
+from pipeline.capture.ddl.replay import Behind
 from pipeline.capture.witnesses import ask_witnesses
 from pipeline.check.findings import Place
 from pipeline.config import Config
@@ -30,10 +30,11 @@ SOURCE = Place("source")
 
 @dataclass(frozen=True, slots=True)
 class HistorySeen:
-    """The slot, and where the log ends; None: there is none."""
+    """The slot, and where the log ends, with what it has behind its newest anchor; None: there is none."""
 
     slot: SlotState | None
     tail: Follower | None
+    behind: Behind
 
     @property
     def stream(self) -> bytes | None:
@@ -44,19 +45,20 @@ class HistorySeen:
 def read_history(session: Session, log: ChangeLog, config: Config) -> HistorySeen:
     """Raises what reading the log raises."""
     slot = read_slot(session, config.slot_name)
-    tail = find_tail(log) if log.exists() else None
+    behind = Behind()
+    tail = find_tail(log, see=behind.see) if log.exists() else None
     if tail is not None:
         tail.close()
     if tail is not None and tail.chain.promised:
         slot = slot or read_slot(session, config.slot_name)  # capture may just have made slot and log
-    return HistorySeen(slot, tail)
+    return HistorySeen(slot, tail, behind)
 
 
 def check_history(session: Session, seen: HistorySeen, log: ChangeLog, config: Config) -> Iterator[Finding]:
     """Whether they belong together."""
     slot, tail = seen.slot, seen.tail
     if tail is not None and tail.chain.promised:
-        yield from _continued(session, log, config, slot, tail)
+        yield from _continued(session, log, config, slot, tail, seen.behind)
     elif slot is None:
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
     else:
@@ -67,7 +69,12 @@ def check_history(session: Session, seen: HistorySeen, log: ChangeLog, config: C
 
 
 def _continued(
-    session: Session, log: ChangeLog, config: Config, slot: SlotState | None, tail: Follower
+    session: Session,
+    log: ChangeLog,
+    config: Config,
+    slot: SlotState | None,
+    tail: Follower,
+    behind: Behind,
 ) -> Iterator[Finding]:
     anchor, end = tail.last_anchor, tail.chain.tail
     assert anchor is not None
@@ -84,7 +91,7 @@ def _continued(
         yield SOURCE.caught(broken, subject)
     elif slot is not None:
         yield _state(slot)
-    broken = _broken(partial(_look, session, log, config, tail))
+    broken = _broken(partial(_look, session, config, tail, behind))
     if broken is not None:
         yield SOURCE.caught(broken, f"publication {config.publication_name}")
     walsender = Walsender(source_conninfo(config), purpose="check")
@@ -96,8 +103,8 @@ def _continued(
         yield SOURCE.caught(broken, "system")
 
 
-def _look(session: Session, log: ChangeLog, config: Config, tail: Follower) -> None:
-    known = known_at_tail(log, tail, config.publication_name)
+def _look(session: Session, config: Config, tail: Follower, behind: Behind) -> None:
+    known = behind.known(tail, config.publication_name)
     look(session, config.publication_name, known.entries)
 
 

@@ -2,26 +2,24 @@
 that.
 
 A capture may be killed between the frame that holds a message and the ANCHOR that says what follows from it;
-and the slot may be past that frame, so that it does not come again.
+and the slot may be past that frame, so that it does not come again. They are collected while the log's end is
+looked for: to read it again may wait for seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.interfaces import ChangeLog
 from pipeline.capture.ddl.judging import Entries, after_join, after_message
 from pipeline.capture.ddl.told import is_tracked, told_tables
-from pipeline.follow import Follower
+from pipeline.follow import Followed, Follower
 from schemas.change import Change, Message
 from schemas.ddl.message import DDL_PREFIX, SchemaMessage
-from schemas.frame import CaptureStart, Frame, Part, PartChanges, Transactions
+from schemas.frame import Anchor, CaptureStart, Part, PartChanges, Transactions
 from schemas.join import JOIN_PREFIX, Join
 from schemas.table import TableSchema
-from schemas.validity import Chain
 
 _MARK: Final = b"keepstream."
 
@@ -34,18 +32,36 @@ class Known:
     live_tables: tuple[TableSchema, ...]
 
 
-def known_at_tail(log: ChangeLog, tail: Follower, publication: str) -> Known:
-    """`tail` has read the log to its end, and found an ANCHOR."""
-    assert tail.last_anchor is not None
-    assert tail.anchor is not None
-    entries = tail.last_anchor.publication
-    if tail.chain.number == tail.anchor.number:
-        return Known(entries, _still_live(tail.live_tables, entries))  # no frame came behind it
-    for change in _messages(log, tail.anchor.place, tail.next_place):
-        payload = change.payload
-        if isinstance(payload, Message):
-            entries = _after(entries, payload, publication)
-    return Known(entries, _still_live(tail.live_tables, entries))
+class Behind:
+    """What a reading of the log finds behind its newest ANCHOR. `see` takes each valid frame in order; a
+    reading that is begun again further back comes to an ANCHOR first."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._parts = PartChanges()
+        self._opened: list[Message] = []
+
+    def see(self, followed: Followed) -> None:
+        body = followed.frame.body
+        if isinstance(body, Anchor):
+            self._messages, self._parts, self._opened = [], PartChanges(), []
+        elif isinstance(body, CaptureStart):
+            self._parts, self._opened = PartChanges(), []
+        elif isinstance(body, Part):
+            self._opened += _of_part(self._parts, body)
+            if body.commit is not None:
+                self._messages += self._opened
+                self._opened = []
+        elif isinstance(body, Transactions):
+            self._messages += _of_whole(body)
+
+    def known(self, tail: Follower, publication: str) -> Known:
+        """`tail` has read the log to its end, and found an ANCHOR."""
+        assert tail.last_anchor is not None
+        entries = tail.last_anchor.publication
+        for message in self._messages:
+            entries = _after(entries, message, publication)
+        return Known(entries, _still_live(tail.live_tables, entries))
 
 
 def _still_live(tables: tuple[TableSchema, ...], entries: Entries) -> tuple[TableSchema, ...]:
@@ -65,38 +81,21 @@ def _after(entries: Entries, message: Message, publication: str) -> Entries:
     return entries
 
 
-def _messages(log: ChangeLog, place: int, end: int) -> Iterator[Change]:
-    """All of whole transactions from the ANCHOR at `place` on that may be ours."""
-    follower = Follower(log, log.reader(place), Chain(), first_place=place, skip_to_anchor=True)
-    with closing(follower):
-        parts = PartChanges()
-        opened: list[Change] = []
-        for followed in (each for read in follower.read_to(end) for each in read):
-            body = followed.frame.body
-            if isinstance(body, CaptureStart):
-                parts, opened = PartChanges(), []
-            elif isinstance(body, Part):
-                opened += _of_part(parts, body)
-                if body.commit is not None:
-                    yield from opened
-                    opened = []
-            else:
-                yield from _of_whole(followed.frame)
+def _of_whole(body: Transactions) -> Iterator[Message]:
+    for transaction in body.transactions:
+        if _MARK in transaction.changes:
+            yield from _ours(transaction.iter_changes())
 
 
-def _of_whole(frame: Frame) -> Iterator[Change]:
-    if isinstance(frame.body, Transactions):
-        for transaction in frame.body.transactions:
-            if _MARK in transaction.changes:
-                yield from filter(_is_ours, transaction.iter_changes())
-
-
-def _of_part(parts: PartChanges, part: Part) -> list[Change]:
+def _of_part(parts: PartChanges, part: Part) -> list[Message]:
     if part.fragment is None and _MARK not in part.changes:
         return []
-    return [change for change in parts.feed(part) if _is_ours(change)]
+    return list(_ours(parts.feed(part)))
 
 
-def _is_ours(change: Change) -> bool:
-    payload = change.payload
-    return isinstance(payload, Message) and payload.prefix in (DDL_PREFIX, JOIN_PREFIX)
+def _ours(changes: Iterable[Change]) -> Iterator[Message]:
+    """Those that may be."""
+    for change in changes:
+        payload = change.payload
+        if isinstance(payload, Message) and payload.prefix in (DDL_PREFIX, JOIN_PREFIX):
+            yield payload
