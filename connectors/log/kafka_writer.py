@@ -32,7 +32,7 @@ _GAP_READ_S = 10.0
 _BEGIN_S = 60.0
 _WAIT_S = 1.0
 _PROOF_EVERY_S, _PROOF_SOON_S = 0.25, 0.05
-"""While more records are on their way, and while all have been acknowledged."""
+"""While many records come, and when all have been acknowledged."""
 _POLL_S = 0.01
 _PROOF_SHARE = 0.05
 """Of the time may be spent on asking for the topic's id, whose answer the writer waits for."""
@@ -72,6 +72,7 @@ class KafkaWriter:
         self._contiguous = 0
         self._durable = 0
         self._reported = 0
+        self._appended_at = 0.0
         self._topic_checked_at = 0.0
         self._topic_check_s = 0.0
         self._unproven_since = 0.0
@@ -99,7 +100,8 @@ class KafkaWriter:
             self._settle()
         if self._error is not None:
             raise self._error
-        self._in_flight.append(_Sent(self._send(record), len(record), time.monotonic()))
+        self._appended_at = time.monotonic()
+        self._in_flight.append(_Sent(self._send(record), len(record), self._appended_at))
         self._in_flight_bytes += len(record)
         failpoint("log.sent")
 
@@ -195,9 +197,7 @@ class KafkaWriter:
         Asked after the records were acknowledged, but not for each: the thread waits for the answer.
         """
         now = time.monotonic()
-        soon_s = min(_PROOF_SOON_S, self._topic_check_s / _PROOF_SHARE)
-        pause_s = _PROOF_EVERY_S if self._in_flight else soon_s
-        if self._contiguous == self._durable or now - self._topic_checked_at < pause_s:
+        if self._contiguous == self._durable or now - self._topic_checked_at < self._proof_pause_s(now):
             return
         self._topic_checked_at = now
         try:
@@ -211,6 +211,14 @@ class KafkaWriter:
             self._give_up(self._fenced("the topic was deleted and made anew", "log-recreated"))
             return
         self._durable = self._contiguous
+
+    def _proof_pause_s(self, now: float) -> float:
+        """How long no proof follows another one. Where many records come, the next one is hardly ever on its
+        way when the last has been acknowledged, and for each proof they all wait."""
+        many_come = self._contiguous - self._durable > 1 and now - self._appended_at < _PROOF_SOON_S
+        if self._in_flight or many_come:
+            return _PROOF_EVERY_S
+        return min(_PROOF_SOON_S, self._topic_check_s / _PROOF_SHARE)
 
     def _read_gap(self, first: int, end: int) -> None:
         """Offsets that others took between our records must hold what every reader ignores."""

@@ -14,7 +14,9 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.interfaces import ChangeLog
-from connectors.log import kafka_reader, open_log
+from connectors.log import kafka_reader, kafka_writer, open_log
+from connectors.log.kafka_clients import KafkaClients
+from connectors.log.kafka_topic import find_topic_id
 from pipeline.dev.kafka_server import EmbeddedKafka
 from pipeline.dev.process import require
 from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, PlaceTrimmed
@@ -163,6 +165,29 @@ def test_p8_a_topic_made_anew_is_found_even_if_the_offsets_go_on(
         wait_durable(writer, 3)
     assert raised.value.code == "log-recreated"
     writer.close()
+
+
+def test_p8_the_topic_is_looked_at_seldom_while_many_records_come(
+    kafka_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def look(clients: KafkaClients, topic: str) -> str | None:
+        looks.append(time.monotonic())
+        return find_topic_id(clients, topic)
+
+    writer = begin(kafka_log, 1)
+    monkeypatch.setattr(kafka_writer, "find_topic_id", look)
+    with monkeypatch.context() as patch:
+        patch.setattr(kafka_writer, "_PROOF_SOON_S", 60.0)
+        for _ in range(100):
+            writer.append(b"one")
+            writer.append(b"another")
+            while not writer.is_idle(1.0):
+                pass
+            writer.durable(0.0)
+    assert len(looks) <= 2 + (looks[-1] - looks[0]) / kafka_writer._PROOF_EVERY_S
+    wait_durable(writer, 200)
 
 
 def test_p8_a_failed_send_voids_everything_after_it(kafka_log: ChangeLog, admin: Any) -> None:
