@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,12 @@ from typing import Any, cast
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.net.inet import KafkaNetSocket
 
 from connectors.interfaces import ChangeLog
 from connectors.log import kafka_clients, open_log
 from connectors.log.kafka import KafkaLog
+from connectors.log.kafka_sockets import DIRECT_URL
 from pipeline.dev.kafka_server import EmbeddedKafka
 from pipeline.dev.process import free_port, require
 from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, OperatorNeeded, RetryLater
@@ -168,6 +171,19 @@ def report_until_it_arrives(log: ChangeLog, report: bytes, timeout_s: float) -> 
         with suppress(KeepstreamError):
             log.put_report("capture", report)
         time.sleep(0.2)
+
+
+def test_kafka_s_clients_take_at_once_what_their_socket_holds() -> None:
+    """And not 4 KiB by 4 KiB, as kafka-python asks for it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = KafkaNetSocket(DIRECT_URL).socket(socket.AF_INET, socket.SOCK_STREAM, 0)
+        with client:
+            client.connect(server.getsockname())
+            broker, _ = server.accept()
+            with broker:
+                broker.sendall(bytes(50_000))
+            require(lambda: len(client.recv(50_000, socket.MSG_PEEK)) == 50_000, 10, what="the bytes")
+            assert len(client.recv(4096)) == 50_000
 
 
 def test_a_reader_that_was_expected_knows_its_topic_before_it_is_first_read_from(
