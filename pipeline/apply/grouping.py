@@ -14,7 +14,7 @@ replica stands at a source commit boundary (P1, P16).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, takewhile
@@ -51,6 +51,40 @@ class Brakes:
     due_before: int | None = None
     until_time: int | None = None
     unapproved: Lsn | None = None
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Whole transactions that may be one group. `barrier`: the only one is one."""
+
+    wholes: list[Whole]
+    changes: int
+    size_bytes: int
+    barrier: bool
+
+    @classmethod
+    def beginning_with(cls, first: Whole) -> _Gathered:
+        barrier = not first.plain and is_barrier(first.changes)
+        return cls([first], first.transaction.change_count, len(first.transaction.changes), barrier)
+
+    def extend(self, items: Iterable[Whole], limits: Limits, *, stops: Callable[[Transaction], bool]) -> None:
+        """With what follows, as far as the limits go, before the next barrier and the first that `stops`."""
+        for item in () if self.barrier else items:
+            transaction = item.transaction
+            changes = self.changes + transaction.change_count
+            size_bytes = self.size_bytes + len(transaction.changes)
+            if changes > limits.changes or size_bytes > limits.size_bytes:
+                return
+            if len(self.wholes) >= limits.transactions or stops(transaction):
+                return
+            if not item.plain and is_barrier(item.changes):
+                return
+            self.wholes.append(item)
+            self.changes, self.size_bytes = changes, size_bytes
+
+    def is_within(self, limits: Limits) -> bool:
+        few = len(self.wholes) <= limits.transactions
+        return few and self.changes <= limits.changes and self.size_bytes <= limits.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +157,7 @@ class Planner:
         self.backlog = Backlog(position)
         self.standing: Position | None = None
         self._anchor: Standing | None = None
+        self._following: _Gathered | None = None
         self.unfinished: Part | None = None
         self._singles = 0
 
@@ -137,16 +172,16 @@ class Planner:
         return self.backlog.size_bytes - beside_bytes < limits.size_bytes and self._is_behind()
 
     def following(self, group: Group, limits: Limits) -> list[Whole]:
-        """What may be the group after this one, which is under way."""
-        found: list[Whole] = []
-        changes = size_bytes = 0
-        for item in islice(self._wholes(), len(group.transactions), None):
-            changes += item.transaction.change_count
-            size_bytes += len(item.transaction.changes)
-            if changes > limits.changes or size_bytes > limits.size_bytes:
-                break
-            found.append(item)
-        return found
+        """What may be the group after this one, which is under way: `next` goes on from there. Raises
+        RefusedData (`frame-format`)."""
+        self._following = None
+        items = islice(self._wholes(), len(group.transactions), None)
+        first = next(items, None)
+        if first is None:
+            return []
+        self._following = found = _Gathered.beginning_with(first)
+        found.extend(items, limits, stops=lambda _: False)
+        return found.wholes
 
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
@@ -261,31 +296,25 @@ class Planner:
         stopped = self._stops(brakes, first.transaction)
         if stopped is not None:
             return stopped
-        group = [first]
-        changes, size_bytes = first.transaction.change_count, len(first.transaction.changes)
-        barrier = not first.plain and is_barrier(first.changes)
-        braked = brakes != Brakes()
-        for item in () if barrier else self._followers():
-            transaction = item.transaction
-            more, more_bytes = changes + transaction.change_count, size_bytes + len(transaction.changes)
-            if more > limits.changes or more_bytes > limits.size_bytes or len(group) >= limits.transactions:
-                break
-            if braked and self._stops(brakes, transaction) is not None:
-                break
-            if not item.plain and is_barrier(item.changes):
-                break
-            group.append(item)
-            changes, size_bytes = more, more_bytes
-        last = group[-1].transaction
+        group = self._group_from(first, brakes, limits)
+        last = group.wholes[-1].transaction
         end = _after(last, last.position, brakes)
-        return Group(tuple(group), end, barrier, changes, size_bytes)
+        return Group(tuple(group.wholes), end, group.barrier, group.changes, group.size_bytes)
 
-    def _followers(self) -> Iterator[Whole]:
-        """What may join the first item's group; nothing when caught up. Looks no further than it is asked:
-        the backlog can be long."""
+    def _group_from(self, first: Whole, brakes: Brakes, limits: Limits) -> _Gathered:
+        """Alone when caught up. Looks no further than it must: the backlog can be long."""
+        following, self._following = self._following, None
+        braked = brakes != Brakes()
         if self._singles or not self._is_behind():
-            return iter(())
-        return islice(self._wholes(), 1, None)
+            return _Gathered.beginning_with(first)
+        if following is None or braked or following.wholes[0] is not first or not following.is_within(limits):
+            following = _Gathered.beginning_with(first)
+        following.extend(
+            islice(self._wholes(), len(following.wholes), None),
+            limits,
+            stops=lambda transaction: braked and self._stops(brakes, transaction) is not None,
+        )
+        return following
 
     def _is_behind(self) -> bool:
         return len(list(islice(self._wholes(), CAUGHT_UP_TRANSACTIONS + 1))) > CAUGHT_UP_TRANSACTIONS

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.apply import backlog
-from pipeline.apply.backlog import Item
+from pipeline.apply.backlog import Item, Whole
 from pipeline.apply.grouping import (
     ApplyPart,
     Blocked,
@@ -459,3 +459,22 @@ def test_a_long_backlog_is_not_walked_for_each_step() -> None:
     made.one_by_one(0)
     assert group(made.next(FREE, Limits(changes=20))) == list(range(1, 21))
     assert walked.seen < 30
+
+
+def test_what_was_looked_at_while_a_group_was_under_way_is_not_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, limits = planner(several(range(1, 21))), Limits(changes=10)
+    first = made.next(FREE, limits)
+    assert isinstance(first, Group)
+    looked: list[int] = []
+
+    def is_plain(item: Whole) -> bool:
+        looked.append(item.transaction.xid)
+        return True
+
+    monkeypatch.setattr(Whole, "plain", property(is_plain))
+    made.following(first, Limits(changes=6))
+    made.done(first)
+    assert group(made.next(FREE, limits)) == list(range(11, 21))
+    assert looked == list(range(11, 21))

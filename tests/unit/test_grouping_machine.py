@@ -138,6 +138,11 @@ class Replica:
         self.planner.done(step)
 
 
+LIMITS = st.sampled_from(
+    [Limits(), Limits(changes=3), Limits(transactions=3), Limits(size_bytes=60), Limits(1, 1, 1)]
+)
+
+
 class Replicas(RuleBasedStateMachine):
     """One source, one log, one replica that is killed now and then, and others that begin anywhere."""
 
@@ -270,9 +275,8 @@ class Replicas(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         times=st.tuples(st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)),
-        limits=st.sampled_from(
-            [Limits(), Limits(changes=3), Limits(transactions=3), Limits(size_bytes=60), Limits(1, 1, 1)]
-        ),
+        limits=LIMITS,
+        looks=st.none() | LIMITS,
         steps=st.integers(1, 12),
         reads=st.booleans(),
     )
@@ -281,15 +285,17 @@ class Replicas(RuleBasedStateMachine):
         data: st.DataObject,
         times: tuple[int | None, int | None],
         limits: Limits,
+        looks: Limits | None,
         steps: int,
         reads: bool,
     ) -> None:
+        """`looks`: what comes behind a group is looked at while that is under way, with these limits."""
         hold = data.draw(st.none() | self._lsns(), label="hold")
         brakes = Brakes(hold, *times)
         if reads:
             self.replica.read()
         for _ in range(steps):
-            if not self._step(self.replica, brakes, limits):
+            if not self._step(self.replica, brakes, limits, looks):
                 break
 
     def _lsns(self) -> st.SearchStrategy[Lsn]:
@@ -299,7 +305,7 @@ class Replicas(RuleBasedStateMachine):
         near = sorted({edge + step for edge in edges | {self.known} for step in (-1, 0, 1, 5)})
         return st.sampled_from(near).map(Lsn)
 
-    def _step(self, replica: Replica, brakes: Brakes, limits: Limits) -> bool:
+    def _step(self, replica: Replica, brakes: Brakes, limits: Limits, looks: Limits | None = None) -> bool:
         planner = replica.planner
         before, inside = planner.position, replica.open_xid
         step = planner.next(brakes, limits)
@@ -309,6 +315,8 @@ class Replicas(RuleBasedStateMachine):
             return False
         if isinstance(step, Group):
             self._is_a_right_group(replica, step, limits)
+            if looks is not None:
+                planner.following(step, looks)
         self._is_within(step, brakes, begins=not inside)
         replica.carry_out(step)
         assert planner.position.lsn >= before.lsn
