@@ -3,7 +3,8 @@
     changes              objects as they were before the command and as they are after it
     rows                 rows of a table that the command before rewrote, as PostgreSQL's record text
     installed, removed   the source's event triggers came or went
-    error                the source's event trigger failed: what a command did is not known
+    error                the source's event trigger failed: what a command did is not known, but which tables
+                         it gave other rows
 
 One message is one of these. States (`before`, `after`) are JSON objects; docs/schema-changes.md says which
 keys each class has.
@@ -66,7 +67,8 @@ class TableRows:
 @dataclass(frozen=True, slots=True)
 class SchemaMessage:
     """xid, n: the source transaction, and the message's ordinal among those of it. tag: of the command. role:
-    who ran it."""
+    who ran it. rewrote: with `error`, the OIDs of tables whose rows it may have given other values; None: not
+    known."""
 
     xid: str
     n: int
@@ -77,6 +79,7 @@ class SchemaMessage:
     installed: bool = False
     removed: bool = False
     error: str = ""
+    rewrote: frozenset[int] | None = None
 
     def to_json(self) -> bytes:
         value: dict[str, Any] = {"v": VERSION, "xid": self.xid, "n": self.n}
@@ -109,6 +112,7 @@ class SchemaMessage:
             installed=bool(value.get("installed")),
             removed=bool(value.get("removed")),
             error=value.get("error") or "",
+            rewrote=frozenset(map(int, value["rewrote"])) if "rewrote" in value else None,
         )
 
 

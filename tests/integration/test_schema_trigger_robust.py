@@ -9,7 +9,6 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from pipeline.dev.process import require
 from tests.fix_postgres import PRODUCT, Database, Row
 from tests.postgres_releases import needs_release
 from tests.schema_messages import Tracked, changed, named
@@ -174,26 +173,6 @@ def test_sessions_that_alter_different_tables_do_not_wait(
     two.commit()
     one.commit()
     assert tags(tracked) == ["ALTER TABLE", "CREATE TABLE"] * 2
-
-
-def test_what_two_sessions_change_of_one_table_at_once_is_told_once(
-    tracked: Tracked, session: Callable[[], psycopg.Connection[Row]]
-) -> None:
-    """PostgreSQL renames a table's parent without waiting for who alters the table."""
-    tracked.database.execute("create table p (id int); create table a (v int default 1) inherits (p)")
-    one, two = session(), session()
-    one.execute("alter table a add w int default 2")
-    thread = threading.Thread(target=two.execute, args=("alter table p rename to q",))
-    thread.start()
-    waiting = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-    require(
-        lambda: bool(tracked.database.execute_as_admin(waiting, [two.info.backend_pid])), 5, what="the wait"
-    )
-    one.commit()
-    thread.join()
-    two.commit()
-    tracked.messages()
-    assert changed(tracked.change("comment on table a is 'x'")) == {"comment"}
 
 
 def test_indexes_that_are_made_crosswise_do_not_deadlock(

@@ -150,9 +150,10 @@ class Tracking:
         )
         if message is None:
             return None
-        if message.error:
-            raise _failed(message)
         self._told_in = xid
+        if message.error:
+            self._go_on_without(message)
+            return None
         was_tracked, before = self.is_tracked, self.told
         try:
             self._learn(message)
@@ -162,6 +163,20 @@ class Tracking:
         except (KeyError, TypeError, ValueError) as error:
             raise not_understood(error) from error
         return Followed(message, logged) if was_tracked or message.installed else None
+
+    def _go_on_without(self, message: SchemaMessage) -> None:
+        """The trigger failed. Its state of the object is still the one from before, so the next change of
+        that tells this one, too; what rows depend on must be told before the stream passes a look.
+
+        Raises RefusedData (`schema-error`).
+        """
+        if not self.is_tracked:
+            return
+        if message.rewrote is None or message.rewrote & self.told.keys():
+            raise _failed(message)
+        self.looks_soon = True
+        said = {"command": message.tag, "error": message.error}
+        logger.warning("schema change is told with the next one of the same object", extra=said)
 
     def _learn(self, message: SchemaMessage) -> None:
         chain, was_tracked, before = self._chain, self.is_tracked, self.told

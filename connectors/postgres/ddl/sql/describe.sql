@@ -1,6 +1,8 @@
 -- An object as the catalog has it now, as jsonb; null if it is gone or not followed.
 -- They run inside of the trigger's functions, which pin whatever changes the text of expressions. Every call
 -- of one of ours names the very types of its arguments, so that no function of somebody else's fits better.
+-- Schemas, parents and owning columns stand in a state by their OIDs, so that it stays true when one of them is
+-- renamed, which locks nothing else; `named` gives them their names when a message is written.
 
 create or replace function keepstream.follows_schema(schema oid) returns boolean
 language plpgsql stable as $$
@@ -36,8 +38,26 @@ create or replace function keepstream.describe_common(
 language plpgsql stable as $$
 begin
     return jsonb_build_object(
-        'schema', (select n.nspname from pg_namespace n where n.oid = schema), 'name', name,
+        'schema', schema::bigint, 'name', name,
         'owner', pg_get_userbyid(owner), 'acl', to_jsonb(acl::text[]), 'comment', comment);
+end
+$$;
+
+create or replace function keepstream.identity_options(id oid, num smallint) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_build_object(
+                   'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax,
+                   'cache', q.seqcache, 'cycle', q.seqcycle,
+                   'sequence', jsonb_build_array(n.nspname, c.relname))
+          from pg_depend p
+          join pg_sequence q on q.seqrelid = p.objid
+          join pg_class c on c.oid = p.objid
+          join pg_namespace n on n.oid = c.relnamespace
+         where p.refclassid = 'pg_class'::regclass and p.refobjid = id and p.refobjsubid = num
+           and p.classid = 'pg_class'::regclass and p.deptype = 'i'
+    );
 end
 $$;
 
@@ -53,7 +73,9 @@ begin
                   from pg_collation o join pg_namespace n on n.oid = o.collnamespace
                  where o.oid = a.attcollation) end,
             'not_null', a.attnotnull, 'default', pg_get_expr(d.adbin, d.adrelid),
-            'identity', a.attidentity::text, 'identity_options', s.options,
+            'identity', a.attidentity::text,
+            'identity_options', case when a.attidentity <> '' then
+                keepstream.identity_options(a.attrelid, a.attnum) end,
             'generated', a.attgenerated::text, 'storage', a.attstorage::text,
             'compression', a.attcompression::text, 'statistics', nullif(a.attstattarget, -1),
             'options', to_jsonb(a.attoptions),
@@ -64,18 +86,6 @@ begin
           from pg_attribute a
           join pg_type t on t.oid = a.atttypid
           left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-          left join lateral (
-              select jsonb_build_object(
-                         'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax,
-                         'cache', q.seqcache, 'cycle', q.seqcycle,
-                         'sequence', jsonb_build_array(n.nspname, c.relname)) as options
-                from pg_depend p
-                join pg_sequence q on q.seqrelid = p.objid
-                join pg_class c on c.oid = p.objid
-                join pg_namespace n on n.oid = c.relnamespace
-               where p.refclassid = 'pg_class'::regclass and p.refobjid = a.attrelid
-                 and p.refobjsubid = a.attnum and p.classid = 'pg_class'::regclass and p.deptype = 'i'
-          ) s on a.attidentity <> ''
          where a.attrelid = id and a.attnum > 0 and not a.attisdropped
     );
 end
@@ -106,12 +116,27 @@ begin
 end
 $$;
 
+-- PostgreSQL opens the table to write an index's expressions, which waits for whoever alters it: then what is
+-- known stands, with the index's name of now.
+create or replace function keepstream.index_definition(id oid) returns text
+language plpgsql stable as $$
+declare
+    held jsonb;
+begin
+    return pg_get_indexdef(id);
+exception when lock_not_available then
+    select s.state into held from keepstream.schema_state s where s.class = 'index' and s.oid = id;
+    return replace(held ->> 'def', format('INDEX %I ON', held ->> 'name'),
+        format('INDEX %I ON', (select c.relname from pg_class c where c.oid = id)));
+end
+$$;
+
 create or replace function keepstream.describe_index(id oid) returns jsonb
 language plpgsql stable as $$
 begin
     return (
         select jsonb_build_object(
-            'oid', i.indexrelid::bigint, 'name', c.relname, 'def', pg_get_indexdef(i.indexrelid),
+            'oid', i.indexrelid::bigint, 'name', c.relname, 'def', keepstream.index_definition(i.indexrelid),
             'unique', i.indisunique, 'primary', i.indisprimary,
             'constraint', exists (
                 select from pg_constraint k
@@ -162,21 +187,50 @@ begin
 end
 $$;
 
+-- What was known of a relation's rules or policies. They may be about other relations, which PostgreSQL opens to
+-- write them, and waits for whoever alters one; whoever makes a rule or policy has opened them already.
+create or replace function keepstream.known_members(id oid, kind text, names text[]) returns jsonb
+language plpgsql stable as $$
+declare
+    known jsonb := (
+        select s.state -> kind from keepstream.schema_state s
+         where s.class in ('table', 'view', 'matview') and s.oid = id);
+begin
+    if names is distinct from array(
+        select m.value ->> 'name' from jsonb_array_elements(known) m order by 1)
+    then
+        raise exception '% of a relation cannot be read while another session alters what they are about', kind
+            using errcode = 'lock_not_available';
+    end if;
+    return known;
+end
+$$;
+
 create or replace function keepstream.describe_rules(id oid) returns jsonb
 language plpgsql stable as $$
 begin
+    if not exists (select from pg_rewrite where ev_class = id and rulename <> '_RETURN') then
+        return '[]';
+    end if;
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
             'oid', oid::bigint, 'name', rulename, 'def', pg_get_ruledef(oid), 'enabled', ev_enabled::text
         ) order by oid), '[]')
           from pg_rewrite where ev_class = id and rulename <> '_RETURN'
     );
+exception when lock_not_available then
+    return keepstream.known_members(id, 'rules', array(
+        select r.rulename::text from pg_rewrite r where r.ev_class = id and r.rulename <> '_RETURN'
+         order by 1));
 end
 $$;
 
 create or replace function keepstream.describe_policies(id oid) returns jsonb
 language plpgsql stable as $$
 begin
+    if not exists (select from pg_policy where polrelid = id) then
+        return '[]';
+    end if;
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
             'name', p.polname,
@@ -195,6 +249,9 @@ begin
           join pg_namespace n on n.oid = c.relnamespace
          where p.polrelid = id
     );
+exception when lock_not_available then
+    return keepstream.known_members(id, 'policies', array(
+        select p.polname::text from pg_policy p where p.polrelid = id order by 1));
 end
 $$;
 
@@ -218,6 +275,54 @@ begin
 end
 $$;
 
+create or replace function keepstream.published_by(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(p.pubname order by p.pubname), '[]')
+          from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+         where r.prrelid = id
+    );
+end
+$$;
+
+-- Members as they were, with their comments of now.
+create or replace function keepstream.commented(members jsonb, catalog name) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(m.value || jsonb_build_object(
+                   'comment', obj_description((m.value ->> 'oid')::oid, catalog)) order by m.ordinality), '[]')
+          from jsonb_array_elements(members) with ordinality m
+    );
+end
+$$;
+
+-- Of a table that the command has not locked: of it only that can be another than it was (`held`) which PostgreSQL
+-- changes without a lock on it. Nothing is read here that would wait for whoever alters the table.
+create or replace function keepstream.describe_around(id oid, held jsonb) returns jsonb
+language plpgsql stable
+set lock_timeout = '20ms'
+as $$
+begin
+    return (
+        select held || jsonb_build_object(
+            'acl', to_jsonb(c.relacl::text[]), 'published', keepstream.published_by(c.oid),
+            'indexes', keepstream.describe_indexes(c.oid),
+            'constraints', keepstream.commented(held -> 'constraints', 'pg_constraint'),
+            'triggers', keepstream.commented(held -> 'triggers', 'pg_trigger'),
+            'columns', (
+                select coalesce(jsonb_agg(case when m.value ->> 'identity' = '' then m.value
+                           else m.value || jsonb_build_object('identity_options',
+                               keepstream.identity_options(c.oid, (m.value ->> 'num')::smallint))
+                           end order by m.ordinality), '[]')
+                  from jsonb_array_elements(held -> 'columns') with ordinality m))
+          from pg_class c
+         where c.oid = id
+    );
+end
+$$;
+
 create or replace function keepstream.describe_table(id oid) returns jsonb
 language plpgsql stable as $$
 begin
@@ -235,32 +340,34 @@ begin
             'row_security', c.relrowsecurity, 'force_row_security', c.relforcerowsecurity,
             'replica_identity', c.relreplident::text,
             'partition_of', case when c.relispartition then (
-                select jsonb_build_array(n.nspname, p.relname)
-                  from pg_inherits h
-                  join pg_class p on p.oid = h.inhparent
-                  join pg_namespace n on n.oid = p.relnamespace
-                 where h.inhrelid = c.oid) end,
+                select h.inhparent::bigint from pg_inherits h where h.inhrelid = c.oid) end,
             'partition_bound', pg_get_expr(c.relpartbound, c.oid),
             'partition_key', case when c.relkind = 'p' then pg_get_partkeydef(c.oid) end,
             'inherits', case when c.relispartition then '[]' else (
-                select coalesce(jsonb_agg(jsonb_build_array(n.nspname, p.relname) order by h.inhseqno), '[]')
-                  from pg_inherits h
-                  join pg_class p on p.oid = h.inhparent
-                  join pg_namespace n on n.oid = p.relnamespace
-                 where h.inhrelid = c.oid) end,
+                select coalesce(jsonb_agg(h.inhparent::bigint order by h.inhseqno), '[]')
+                  from pg_inherits h where h.inhrelid = c.oid) end,
             'options', to_jsonb(c.reloptions),
             'access_method', (select m.amname from pg_am m where m.oid = c.relam),
             'of_type', case when c.reloftype <> 0 then format_type(c.reloftype, null) end,
             'shape', keepstream.describe_shape(c.oid),
-            'published', (
-                select coalesce(jsonb_agg(p.pubname order by p.pubname), '[]')
-                  from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                 where r.prrelid = c.oid))
+            'published', keepstream.published_by(c.oid))
           from pg_class c
          where c.oid = id and c.relkind in ('r', 'p') and c.relpersistence <> 't'
            and keepstream.follows_schema(c.relnamespace)
            and not keepstream.is_member('pg_class'::regclass::oid, c.oid)
     );
+end
+$$;
+
+-- What a view is made of may be locked by whoever alters it. Whoever made the view has opened that already: for all
+-- others what is known stands.
+create or replace function keepstream.view_definition(id oid) returns text
+language plpgsql stable as $$
+begin
+    return pg_get_viewdef(id);
+exception when lock_not_available then
+    return (select s.state ->> 'def' from keepstream.schema_state s
+             where s.class in ('view', 'matview') and s.oid = id);
 end
 $$;
 
@@ -271,7 +378,7 @@ begin
         select keepstream.describe_common(
                    c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
             || jsonb_build_object(
-            'def', pg_get_viewdef(c.oid),
+            'def', keepstream.view_definition(c.oid),
             'columns', (
                 select coalesce(jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
                                           order by a.attnum), '[]')
@@ -301,11 +408,8 @@ begin
             'min', s.seqmin, 'max', s.seqmax, 'cache', s.seqcache, 'cycle', s.seqcycle,
             'persistence', c.relpersistence::text,
             'owned_by', (
-                select jsonb_build_array(n.nspname, t.relname, a.attname)
+                select jsonb_build_array(d.refobjid::bigint, d.refobjsubid)
                   from pg_depend d
-                  join pg_class t on t.oid = d.refobjid
-                  join pg_namespace n on n.oid = t.relnamespace
-                  join pg_attribute a on a.attrelid = t.oid and a.attnum = d.refobjsubid
                  where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'a'
                    and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0))
           from pg_class c
@@ -452,8 +556,11 @@ begin
 end
 $$;
 
+-- A lock that the command itself needs not is not waited for: who waits here holds what the command has locked.
 create or replace function keepstream.describe(class text, id oid) returns jsonb
-language plpgsql stable as $$
+language plpgsql stable
+set lock_timeout = '20ms'
+as $$
 begin
     return case class
         when 'table' then keepstream.describe_table(id)
@@ -465,6 +572,45 @@ begin
         when 'extension' then keepstream.describe_extension(id)
         else keepstream.describe_type(id)
     end;
+end
+$$;
+
+create or replace function keepstream.schema_name(id oid) returns text
+language plpgsql stable as $$
+begin
+    return coalesce((select n.nspname from pg_namespace n where n.oid = id),
+        (select s.state ->> 'name' from keepstream.schema_state s where s.class = 'schema' and s.oid = id));
+end
+$$;
+
+create or replace function keepstream.relation_name(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (select jsonb_build_array(n.nspname, c.relname)
+              from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = id);
+end
+$$;
+
+-- A state as messages have it: with names of now instead of other objects' OIDs.
+create or replace function keepstream.named(state jsonb) returns jsonb
+language plpgsql stable as $$
+begin
+    if jsonb_typeof(state -> 'schema') is distinct from 'number' then
+        return state;
+    end if;
+    return state || jsonb_build_object('schema', keepstream.schema_name((state ->> 'schema')::oid))
+        || case when state ? 'inherits' then jsonb_build_object(
+               'partition_of', keepstream.relation_name((state ->> 'partition_of')::oid),
+               'inherits', (
+                   select coalesce(jsonb_agg(keepstream.relation_name(p.value::oid) order by p.ordinality), '[]')
+                     from jsonb_array_elements_text(state -> 'inherits') with ordinality p))
+               else '{}' end
+        || case when state ? 'owned_by' then jsonb_build_object('owned_by', (
+               select keepstream.relation_name(a.attrelid) || to_jsonb(a.attname)
+                 from pg_attribute a
+                where a.attrelid = (state -> 'owned_by' ->> 0)::oid
+                  and a.attnum = (state -> 'owned_by' ->> 1)::smallint))
+               else '{}' end;
 end
 $$;
 

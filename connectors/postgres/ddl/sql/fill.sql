@@ -28,15 +28,50 @@ begin
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
                    'class', 'table', 'oid', t.oid::bigint, 'before', t.state, 'after', t.state)), '[]')
-          from (select s.oid, keepstream.stored_state('table', s.oid) as state
+          from (select s.oid, keepstream.named(keepstream.stored_state('table', s.oid)) as state
                   from keepstream.schema_state s
                  where s.class = 'table' and s.state -> 'published' <> '[]') t
     );
 end
 $$;
 
--- Bring all states up to date, and tell capture that from here on every change is told. It waits for nobody
--- who alters something meanwhile: the trigger tells that one's changes.
+-- Both states of an object, be it that somebody else alters it now: that one's end is awaited.
+create or replace function keepstream.settled_states(
+    of_class text, id oid, out before_state jsonb, out after_state jsonb
+)
+language plpgsql volatile as $$
+begin
+    for attempt in 1 .. 600 loop
+        begin
+            before_state := keepstream.stored_state(of_class, id);
+            after_state := keepstream.describe(of_class, id);
+            return;
+        exception when lock_not_available then
+            perform pg_sleep(0.1);
+        end;
+    end loop;
+    raise exception 'a minute was not enough to read % %: another session alters it', of_class, id
+        using errcode = 'lock_not_available', hint = 'Try again when its transaction has ended.';
+end
+$$;
+
+-- Of an object that somebody alters at this moment, that one's trigger tells the change, and has its row.
+create or replace function keepstream.refresh(of_class text, id oid, before_state jsonb, after_state jsonb)
+returns void
+language plpgsql volatile as $$
+begin
+    if before_state is not null then
+        perform from keepstream.schema_state s where s.class = of_class and s.oid = id for update skip locked;
+        if not found or keepstream.stored_state(of_class, id) is distinct from before_state then
+            return;
+        end if;
+    end if;
+    perform keepstream.store(of_class, id, before_state, after_state);
+end
+$$;
+
+-- Bring all states up to date, and tell capture that from here on every change is told. All is read before anything
+-- is written: whoever alters something meanwhile waits for the writing at most, and is waited for before it.
 create or replace function keepstream.fill(new_version integer) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -52,13 +87,33 @@ set quote_all_identifiers = off
 set max_parallel_workers_per_gather = 0
 set jit = off
 as $$
+declare
+    classes text[] := '{}';
+    ids oid[] := '{}';
+    befores jsonb[] := '{}';
+    afters jsonb[] := '{}';
+    found record;
 begin
     delete from keepstream.schema_state
      where exists (select from keepstream.schema_settings s where s.home <> keepstream.home());
-    perform keepstream.change_of(o.class, o.id)
-       from (select a.class, a.id from keepstream.all_objects() a
-             union
-             select s.class, s.oid from keepstream.schema_state s where s.class <> 'index') o;
+    for found in
+        select o.class, o.id, d.before_state, d.after_state
+          from (select a.class, a.id from keepstream.all_objects() a
+                union
+                select s.class, s.oid from keepstream.schema_state s
+                 where s.class <> 'index' and s.class not like '% acl') o
+         cross join lateral keepstream.settled_states(o.class, o.id) d
+         where d.before_state is distinct from d.after_state
+    loop
+        classes := classes || found.class;
+        ids := ids || found.id;
+        befores := befores || coalesce(found.before_state, 'null');
+        afters := afters || coalesce(found.after_state, 'null');
+    end loop;
+    for place in 1 .. cardinality(ids) loop
+        perform keepstream.refresh(
+            classes[place], ids[place], nullif(befores[place], 'null'), nullif(afters[place], 'null'));
+    end loop;
     insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
     on conflict (only_row) do update set version = excluded.version, home = excluded.home;
     perform keepstream.emit(format('{"installed": true, "changes": %s}', keepstream.published_now()));

@@ -1,6 +1,7 @@
 -- What is kept on the source: the key, the settings, and the last known state of each object.
 -- `class` is the contract's: schema, table, index, sequence, enum, domain, composite, range, view, matview,
--- function, extension. `parent` of an index is its table, of a partition the table that it is a partition of.
+-- function, extension; and `table acl` and so on for an object's privileges. `parent` of an index is its table, of
+-- a partition the table that it is a partition of.
 -- `rewritten`: the transaction that gave the table's rows other values, until that is told. It stands here
 -- because the application, whose functions a rewrite may call, could reset a setting.
 
@@ -24,10 +25,16 @@ create table if not exists keepstream.schema_state (
     class text not null,
     oid oid not null,
     parent oid not null default 0,
-    acl text,
     rewritten xid8,
     state jsonb not null,
     primary key (class, oid)
 );
 
-create index if not exists schema_state_parent on keepstream.schema_state (parent) where parent <> 0;
+-- IF NOT EXISTS would lock the table, and wait for whoever is altering something, and let others wait behind it.
+do $$
+begin
+    if pg_catalog.to_regclass('keepstream.schema_state_parent') is null then
+        create index schema_state_parent on keepstream.schema_state (parent) where parent <> 0;
+    end if;
+end
+$$;

@@ -48,15 +48,20 @@ begin
 end
 $$;
 
--- The last known state of an object. A table's indexes have rows of their own: two sessions may make indexes
--- on one table at once, and neither is to wait for the other.
+-- The last known state of an object. A table's indexes and an object's privileges have rows of their own: another
+-- session may make an index, or GRANT, while somebody alters the object, and neither is to wait for the other.
 create or replace function keepstream.stored_state(of_class text, id oid) returns jsonb
 language plpgsql stable as $$
 declare
     found_state jsonb := (
         select s.state from keepstream.schema_state s where s.class = of_class and s.oid = id);
 begin
-    if found_state is null or of_class not in ('table', 'view', 'matview') then
+    if found_state is null or of_class = 'extension' then
+        return found_state;
+    end if;
+    found_state := found_state || jsonb_build_object('acl', (
+        select s.state from keepstream.schema_state s where s.class = of_class || ' acl' and s.oid = id));
+    if of_class not in ('table', 'view', 'matview') then
         return found_state;
     end if;
     return found_state || jsonb_build_object('indexes', (
@@ -69,27 +74,39 @@ create or replace function keepstream.put_state(of_class text, id oid, of_parent
 returns void
 language plpgsql volatile as $$
 begin
-    insert into keepstream.schema_state as s (class, oid, parent, acl, state)
-    values (of_class, id, of_parent, now_state ->> 'acl', now_state)
+    insert into keepstream.schema_state as s (class, oid, parent, state)
+    values (of_class, id, of_parent, now_state)
     on conflict (class, oid) do update
-       set parent = excluded.parent, acl = excluded.acl, rewritten = null, state = excluded.state;
+       set parent = excluded.parent, rewritten = null, state = excluded.state;
 end
 $$;
 
 -- `before_state` and `after_state` are of one snapshot: what others committed since is not ours to store.
+-- What of a state has the object's own row.
+create or replace function keepstream.core(state jsonb) returns jsonb
+language plpgsql immutable as $$
+begin
+    return state - 'indexes' - 'acl';
+end
+$$;
+
 create or replace function keepstream.store(of_class text, id oid, before_state jsonb, after_state jsonb)
 returns void
 language plpgsql volatile as $$
 declare
-    core jsonb := after_state - 'indexes';
+    core jsonb := keepstream.core(after_state);
     index_state jsonb;
 begin
     if after_state is null then
         delete from keepstream.schema_state s where s.class = of_class and s.oid = id;
-    elsif core is distinct from before_state - 'indexes' then
+    elsif core is distinct from keepstream.core(before_state) then
         perform keepstream.put_state(of_class, id,
-            coalesce((select h.inhparent from pg_inherits h
-                       where h.inhrelid = id and after_state ->> 'partition_of' is not null), 0), core);
+            coalesce((after_state ->> 'partition_of')::oid, 0), core);
+    end if;
+    if coalesce(after_state -> 'acl', 'null') = 'null' then
+        delete from keepstream.schema_state s where s.class = of_class || ' acl' and s.oid = id;
+    elsif after_state -> 'acl' is distinct from before_state -> 'acl' then
+        perform keepstream.put_state(of_class || ' acl', id, 0::oid, after_state -> 'acl');
     end if;
     delete from keepstream.schema_state s
      where s.class = 'index' and s.oid in (
@@ -129,23 +146,65 @@ begin
 end
 $$;
 
--- The change of one object since it was last looked at, as the message has it; null for none. Another session
--- may have changed it, too, while a parent of it was renamed: then both states are read again behind that.
-create or replace function keepstream.change_of(of_class text, id oid) returns jsonb
+-- Relations on which this transaction holds a lock of one of these modes.
+create or replace function keepstream.locked_here(modes text[]) returns oid[]
+language plpgsql stable as $$
+begin
+    return array(
+        select l.relation from pg_locks l
+         where l.pid = pg_backend_pid() and l.locktype = 'relation' and l.granted
+           and l.database = (select d.oid from pg_database d where d.datname = current_database())
+           and l.mode = any (modes));
+end
+$$;
+
+-- Those that a command of it may have altered: nobody else has such a lock beside it.
+create or replace function keepstream.altered_here() returns oid[]
+language plpgsql stable as $$
+begin
+    return keepstream.locked_here(array[
+        'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock']);
+end
+$$;
+
+-- Both states, in one snapshot.
+create or replace function keepstream.states_of(
+    of_class text, id oid, is_locked boolean, out before_state jsonb, out after_state jsonb
+)
+language plpgsql stable as $$
+begin
+    before_state := keepstream.stored_state(of_class, id);
+    after_state := case when of_class <> 'table' or is_locked or before_state is null
+        then keepstream.describe(of_class, id) else keepstream.describe_around(id, before_state) end;
+end
+$$;
+
+-- The change of one object since it was last looked at, as the message has it; null for none. `is_locked`: whether
+-- the command has the table for itself. Then its row is waited for, which nobody holds who would wait for us; of a
+-- table that somebody else is altering, that one tells what is in its row.
+create or replace function keepstream.change_of(of_class text, id oid, is_locked boolean) returns jsonb
 language plpgsql volatile as $$
 declare
     before_state jsonb;
     after_state jsonb;
     held jsonb;
 begin
-    select keepstream.stored_state(of_class, id), keepstream.describe(of_class, id)
-      into before_state, after_state;
-    if before_state - 'indexes' is distinct from after_state - 'indexes' then
-        select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
-           for update;
-        if held is distinct from before_state - 'indexes' then
-            select keepstream.stored_state(of_class, id), keepstream.describe(of_class, id)
-              into before_state, after_state;
+    select * into before_state, after_state from keepstream.states_of(of_class, id, is_locked);
+    if keepstream.core(before_state) is distinct from keepstream.core(after_state) then
+        if of_class = 'table' and not is_locked then
+            select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
+               for update skip locked;
+            if not found then
+                after_state := keepstream.core(before_state) || jsonb_build_object(
+                    'acl', after_state -> 'acl', 'indexes', after_state -> 'indexes');
+                held := keepstream.core(before_state);
+            end if;
+        else
+            select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
+               for update;
+        end if;
+        if held is distinct from keepstream.core(before_state) then
+            select * into before_state, after_state from keepstream.states_of(of_class, id, is_locked);
         end if;
     end if;
     if before_state is not distinct from after_state then
@@ -155,8 +214,8 @@ begin
     if after_state is null and keepstream.is_there(of_class, id) then
         return null;
     end if;
-    return jsonb_build_object(
-        'class', of_class, 'oid', id::bigint, 'before', before_state, 'after', after_state);
+    return jsonb_build_object('class', of_class, 'oid', id::bigint,
+        'before', keepstream.named(before_state), 'after', keepstream.named(after_state));
 end
 $$;
 
@@ -271,22 +330,25 @@ begin
     )
     select f.class, f.oid
       from found f
-     where to_jsonb(f.acl)::text is distinct from (
-               select s.acl from keepstream.schema_state s where s.class = f.class and s.oid = f.oid);
+     where to_jsonb(f.acl) is distinct from (
+               select s.state from keepstream.schema_state s where s.class = f.class || ' acl' and s.oid = f.oid);
 end
 $$;
 
--- What comes along with a table that was altered: tables that inherit from it or did (DETACH PARTITION),
--- and the sequences that its columns own.
-create or replace function keepstream.kin(tables oid[]) returns table (class text, id oid)
+-- What comes along with a table that was altered, as far as the command has altered it: tables that inherit from it
+-- or did (DETACH PARTITION), and the sequences that its columns own.
+create or replace function keepstream.kin(tables oid[], altered oid[]) returns table (class text, id oid)
 language plpgsql stable as $$
+declare
+    locked oid[] := altered || keepstream.locked_here(array['ShareLock']);
 begin
     return query
     with recursive family(id) as (
         select unnest(tables)
         union
         select h.inhrelid from family f join pg_inherits h on h.inhparent = f.id
-    )
+    ),
+    kin(class, id) as (
     select 'table', f.id from family f where f.id <> all (tables)
     union
     select 'table', s.oid from keepstream.schema_state s
@@ -299,32 +361,9 @@ begin
                 where p.refclassid = 'pg_class'::regclass and p.refobjid = f.id and p.refobjsubid > 0
                   and p.classid = 'pg_class'::regclass and p.deptype = 'a'
                offset 0) d
-     where (select c.relkind from pg_class c where c.oid = d.objid) = 'S';
-end
-$$;
-
--- What moves with a schema that was renamed. Nothing else of it changes, nor is anything of it locked.
-create or replace function keepstream.moved_with(schema jsonb) returns jsonb[]
-language plpgsql volatile as $$
-declare
-    old_name text := schema -> 'before' ->> 'name';
-    new_name text := schema -> 'after' ->> 'name';
-    moved jsonb[] := '{}';
-    held record;
-begin
-    for held in
-        select s.class, s.oid, keepstream.stored_state(s.class, s.oid) as state
-          from keepstream.schema_state s
-         where s.class not in ('schema', 'index') and s.state ->> 'schema' = old_name
-         order by s.class, s.oid
-    loop
-        moved := moved || jsonb_build_object(
-            'class', held.class, 'oid', held.oid::bigint, 'before', held.state,
-            'after', held.state || jsonb_build_object('schema', new_name));
-        update keepstream.schema_state s set state = s.state || jsonb_build_object('schema', new_name)
-         where s.class = held.class and s.oid = held.oid;
-    end loop;
-    return moved;
+     where (select c.relkind from pg_class c where c.oid = d.objid) = 'S'
+    )
+    select k.class, k.id from kin k where k.id = any (locked);
 end
 $$;
 

@@ -32,6 +32,7 @@ as $$
 declare
     classes text[];
     ids oid[];
+    altered oid[] := keepstream.altered_here();
     changes jsonb[] := '{}';
     change jsonb;
     is_rewritten boolean;
@@ -47,27 +48,34 @@ begin
     select array_agg(f.class order by f.rank, f.place), array_agg(f.id order by f.rank, f.place)
       into classes, ids
       from (select distinct on (a.class, a.id) a.class, a.id, a.rank, a.place from (
-                select d.value ->> 0 as class, (d.value ->> 1)::oid as id, 0 as rank, d.ordinality as place
+                select d.value ->> 0 as class, (d.value ->> 1)::oid as id,
+                       case d.value ->> 0 when 'schema' then 1 else 0 end as rank, d.ordinality as place
                   from jsonb_array_elements(dropped) with ordinality d
                 union all
-                select t.class, t.id, 1, t.place from keepstream.touched(told) t
+                select t.class, t.id, 2, t.place from keepstream.touched(told) t
                 union all
-                select g.class, g.id, 1, g.id::bigint from keepstream.granted(told) g
+                select g.class, g.id, 2, g.id::bigint from keepstream.granted(told) g
                  where tag in ('GRANT', 'REVOKE')
             ) a order by a.class, a.id, a.rank, a.place) f;
+    if tag = 'ALTER TYPE' then  -- typed tables are altered with their type
+        select classes || array_agg('table'::text order by t.oid), ids || array_agg(t.oid order by t.oid)
+          into classes, ids
+          from pg_type c join pg_class t on t.reloftype = c.oid and t.oid = any (altered)
+         where c.oid = any (ids);
+    end if;
     if tag = any (array['ALTER TABLE', 'ALTER INDEX', 'CREATE INDEX', 'CREATE TRIGGER', 'ALTER TRIGGER',
                         'DROP TRIGGER'])
     then
         select classes || array_agg(k.class order by k.id), ids || array_agg(k.id order by k.id)
           into classes, ids
           from keepstream.kin(array(
-                   select s.id from unnest(classes, ids) as s(class, id) where s.class = 'table')) k
+                   select s.id from unnest(classes, ids) as s(class, id) where s.class = 'table'), altered) k
          where not exists (
                    select from unnest(classes, ids) as s(class, id) where s.class = k.class and s.id = k.id);
     end if;
     for place in 1 .. coalesce(array_length(ids, 1), 0) loop
         is_rewritten := classes[place] = 'table' and keepstream.was_rewritten(ids[place]);
-        change := keepstream.change_of(classes[place], ids[place]);
+        change := keepstream.change_of(classes[place], ids[place], ids[place] = any (altered));
         if change is null then
             continue;
         end if;
@@ -79,9 +87,6 @@ begin
             end if;
         end if;
         changes := changes || change;
-        if classes[place] = 'schema' and change -> 'before' ->> 'name' <> change -> 'after' ->> 'name' then
-            changes := changes || keepstream.moved_with(change);
-        end if;
     end loop;
     changes := changes || keepstream.others(told) || array(
         select keepstream.other_change(
@@ -98,15 +103,29 @@ begin
 end
 $$;
 
-create or replace function keepstream.record_failure(tag text, said text) returns void
+-- Which tables the command may have given other values in their rows: unless we know better, any that it locked.
+create or replace function keepstream.rewritten_here(is_known boolean) returns oid[]
+language plpgsql stable as $$
+begin
+    return case when is_known then array(
+        select s.oid from keepstream.schema_state s where s.rewritten = pg_current_xact_id_if_assigned())
+        else keepstream.altered_here() end;
+exception when others then
+    return keepstream.altered_here();
+end
+$$;
+
+create or replace function keepstream.record_failure(tag text, said text, is_rewrite_known boolean) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform keepstream.emit(format('{"tag": %s, "role": %s, "error": %s, "changes": []}',
-        to_json(tag), to_json(keepstream.acting_role()), to_json(said)));
+    perform keepstream.emit(format('{"tag": %s, "role": %s, "error": %s, "rewrote": %s, "changes": []}',
+        to_json(tag), to_json(keepstream.acting_role()), to_json(said),
+        to_json(keepstream.rewritten_here(is_rewrite_known)::bigint[])));
     raise warning 'keepstream could not follow this %: %', tag, said
-        using hint = 'The statement itself succeeded. Capture stops at it; see docs/schema-changes.md.';
+        using hint = 'The statement itself succeeded. What it changed is told with the next change of the same'
+            ' object; capture stops if rows depend on it. See docs/schema-changes.md.';
 exception when others then
     raise warning 'keepstream could not follow this %, nor say so: %', tag, sqlerrm;
 end
@@ -131,9 +150,14 @@ begin
         perform keepstream.remember('keepstream.ddl_dropped', null::jsonb);
         perform keepstream.remember('keepstream.ddl_dropped_others', null::jsonb);
     end if;
-    perform keepstream.record_command(tg_tag, told, dropped, dropped_others);
+    begin
+        perform keepstream.record_command(tg_tag, told, dropped, dropped_others);
+    exception when others then
+        -- what another session did in between shows in a second look
+        perform keepstream.record_command(tg_tag, told, dropped, dropped_others);
+    end;
 exception when others then
-    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm, true);
 end
 $$;
 
@@ -157,7 +181,7 @@ begin
         perform keepstream.remember('keepstream.ddl_dropped_others', found);
     end if;
 exception when others then
-    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm, true);
 end
 $$;
 
@@ -172,6 +196,6 @@ begin
          where s.class = 'table' and s.oid = pg_event_trigger_table_rewrite_oid();
     end if;
 exception when others then
-    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm);
+    perform keepstream.record_failure(tg_tag, sqlstate || ' ' || sqlerrm, false);
 end
 $$;
