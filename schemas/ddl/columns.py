@@ -118,6 +118,10 @@ class ColumnDiff:
         self._now = {column["num"]: column for column in after["columns"]}
 
     def steps(self) -> Iterator[Step]:
+        if self._is_typed:  # its columns come and go with its type's attributes, also on a replica
+            for number in self._was.keys() & self._now.keys():
+                yield from self._altered(self._was[number], self._now[number])
+            return
         for number, column in self._now.items():
             was = self._was.get(number)
             if was is not None and was["name"] != column["name"]:
@@ -131,6 +135,10 @@ class ColumnDiff:
         for number, column in self._now.items():
             if number not in self._was:
                 yield from self._added(column)
+
+    @property
+    def _is_typed(self) -> bool:
+        return bool(self._before["of_type"]) and self._before["of_type"] == self._after["of_type"]
 
     def _renamed(self, was: Column, now: Column) -> Step:
         change = ("rename column ", Name((was["name"],)), " to ", Name((now["name"],)))
@@ -181,7 +189,7 @@ class ColumnDiff:
             yield self._of(Kind.IDENTITY, now, "drop identity if exists", inherited=self._is_partition)
         if computed and not now["generated"]:
             yield self._of(Kind.GENERATED, now, "drop expression if exists", inherited=inherited)
-        if retyped:
+        if retyped and not self._is_typed:
             yield from self._retyped(was, now, inherited=inherited)
         elif computed and was["default"] != now["default"] and self._is_computed_anew(now):
             change = ("alter column ", Name((now["name"],)), f" set expression as ({now['default']})")
@@ -217,17 +225,24 @@ class ColumnDiff:
     def _not_null(self, was: Column, now: Column) -> Iterator[Step]:
         constraint = not_null_constraint(self._after, now)
         if was["not_null"] and not now["not_null"]:
-            yield self._of(Kind.NOT_NULL, now, "drop not null")
+            yield self._of(Kind.NOT_NULL, now, "drop not null", only=self._can_be_alone)
         elif not was["not_null"] and now["not_null"]:
             if constraint is None or (constraint["validated"] and not self._is_named(constraint, now)):
-                yield self._of(Kind.NOT_NULL, now, "set not null")
+                only = constraint is None and self._can_be_alone
+                yield self._of(Kind.NOT_NULL, now, "set not null", only=only)
             else:
                 yield from self._named_not_null(constraint, now)
         elif constraint is not None:
             yield from self._same_not_null(was, now, constraint)
 
+    @property
+    def _can_be_alone(self) -> bool:
+        """Whether ONLY may leave its children as they are: each that changed has a change of its own."""
+        return bool(self._after["kind"] == "r")
+
     def _is_named(self, constraint: Mapping[str, Any], column: Column) -> bool:
-        return bool(constraint["name"] != _usual_name(self._after["name"], column))
+        is_usual = constraint["name"] == _usual_name(self._after["name"], column)
+        return not is_usual or constraint["def"].endswith(" NO INHERIT")
 
     def _named_not_null(self, constraint: Mapping[str, Any], column: Column) -> Iterator[Step]:
         """Servers before 18 know neither its name nor NOT VALID."""
@@ -235,7 +250,8 @@ class ColumnDiff:
         inherited = bool(constraint["inherited"]) and not constraint["local"]
         yield self._step(Kind.NOT_NULL, column, change, since=18, inherited=inherited)
         if constraint["validated"]:
-            yield self._of(Kind.NOT_NULL, column, "set not null", inherited=inherited)
+            alone = constraint["def"].endswith(" NO INHERIT")
+            yield self._of(Kind.NOT_NULL, column, "set not null", inherited=inherited, only=alone)
 
     def _same_not_null(self, was: Column, now: Column, constraint: Mapping[str, Any]) -> Iterator[Step]:
         before = not_null_constraint(self._before, was)

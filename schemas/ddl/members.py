@@ -65,7 +65,7 @@ def _pairs(
     for oid, member in now.items():
         if oid in was:
             continue
-        twin = next((each for each in gone.values() if _is_alike(each, member)), None)
+        twin = next((each for each in gone.values() if _is_alike(before, each, after, member)), None)
         if twin is None:
             new.append(member)
         else:
@@ -74,8 +74,16 @@ def _pairs(
     return same, list(gone.values()), new
 
 
-def _is_alike(was: Member, now: Member) -> bool:
-    return bool(was["name"] == now["name"] and was["def"] == now["def"])
+def _is_alike(before: State | None, was: Member, after: State, now: Member) -> bool:
+    """A key that is made anew is not the replica identity that the one before it was."""
+    if (was["name"], was["def"]) != (now["name"], now["def"]):
+        return False
+    return _is_identity(before, was) == _is_identity(after, now)
+
+
+def _is_identity(table: State | None, member: Member) -> bool:
+    index = _known(table, "indexes").get(member.get("index") or member["oid"])
+    return index is not None and bool(index.get("replica_identity"))
 
 
 # Constraints
@@ -85,7 +93,7 @@ def _constraints(before: State | None, after: State, command: Command) -> Iterat
     same, gone, new = _pairs(before, after, "constraints")
     for member in gone:
         if member["type"] in _KINDS and not _is_given(member):
-            yield from _drop_constraint(after, member)
+            yield _drop_constraint(after, member, command)
     for member in new:
         if member["type"] in _KINDS:
             yield from _add_constraint(before, after, member, command)
@@ -103,10 +111,10 @@ def _is_given(member: Member) -> bool:
     return bool(member["parent"]) or bool(member["inherited"] and not member["local"])
 
 
-def _drop_constraint(after: State, member: Member) -> Iterator[Step]:
+def _drop_constraint(after: State, member: Member, command: Command) -> Step:
     is_key = member["type"] == "f"
     change = ("drop constraint if exists ", Name((member["name"],)))
-    yield _alter(
+    return _alter(
         _KINDS[member["type"]],
         Phase.DROP_DEPENDANT if is_key else Phase.DROP_MEMBER,
         after,
@@ -114,6 +122,7 @@ def _drop_constraint(after: State, member: Member) -> Iterator[Step]:
         member=member["name"],
         manner=Manner.FORGET_KEY if is_key else Manner.RUN,
         drops=True,
+        only=command.children_keep(named(after), member["name"], among="constraints"),
     )
 
 

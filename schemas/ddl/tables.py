@@ -59,11 +59,13 @@ def _made(after: State, command: Command) -> Iterator[Step]:
     if after["partition_of"] is not None:
         yield _attach(after, kind=Kind.CREATE_TABLE)
     for column in after["columns"]:
+        label = ("alter column ", Name((column["name"],)))
+        if after["of_type"] and column["not_null"]:
+            yield _alter(Kind.CREATE_TABLE, after, (*label, " set not null"))
         if _is_written(after, column) or column["default"] is None or column["generated"]:
             yield from created(after, column)
             continue
-        change = ("alter column ", Name((column["name"],)), " set default ", column["default"])
-        yield _alter(Kind.CREATE_TABLE, after, change)
+        yield _alter(Kind.CREATE_TABLE, after, (*label, " set default ", column["default"]))
 
 
 def _create(after: State) -> Iterator[Piece]:
@@ -93,8 +95,11 @@ def _create(after: State) -> Iterator[Piece]:
 
 
 def _is_written(after: State, column: object) -> bool:
-    """A table that inherits gets its parents' columns from them; a partition is made before it is one."""
+    """A table that inherits gets its parents' columns from them, and a typed one its type's; a partition is
+    made before it is one."""
     assert isinstance(column, dict)
+    if after["of_type"]:
+        return False
     return not after["inherits"] or not is_inherited(column)
 
 

@@ -233,6 +233,35 @@ DEFERRABLE = [
 ]
 
 
+ALONE = [
+    "create table crm.p (id int primary key, v int, w int not null, constraint c check (v > 0));"
+    " create table crm.q () inherits (crm.p); insert into crm.q values (1, null, 1), (2, 2, 2)",
+    "alter table only crm.p alter v set not null; alter table only crm.p alter w drop not null",
+    "alter table crm.q alter w drop not null; insert into crm.q values (3, 3, null)",
+    "alter table only crm.p drop constraint c; alter table only crm.q drop constraint c",
+    "truncate crm.q; alter table crm.p alter v drop not null;"
+    " alter table crm.p alter v set not null, add constraint d check (v > 1)",
+]
+"""Only the parent changes, or only a child."""
+OF_TYPE = [
+    "create type crm.shape as (a int, b text, c int); create table crm.typed of crm.shape"
+    " (a with options primary key, b with options not null default 'x');"
+    " insert into crm.typed values (1, 'b', 3)",
+    "alter type crm.shape drop attribute c cascade; insert into crm.typed values (2, 'b')",
+    "alter type crm.shape add attribute d text cascade;"
+    " alter type crm.shape rename attribute b to bb cascade;"
+    " insert into crm.typed values (3, 'b', 'd')",
+    "alter type crm.shape alter attribute d type varchar(9) cascade;"
+    " alter table crm.typed alter d set default 'y'",
+    "alter table crm.typed not of; alter table crm.typed add e int",
+]
+IDENTITY = [
+    "alter table crm.t replica identity using index t_pkey; update crm.t set a = 1 where id = 1",
+    "alter table crm.t alter id type bigint; update crm.t set a = 3 where id = 1",
+    "alter table crm.t drop constraint t_pkey, add primary key (id)",
+]
+
+
 CASES = {
     "columns": (TABLE, COLUMNS),
     "names": (TABLE, NAMES),
@@ -244,6 +273,9 @@ CASES = {
     "partitions": (PARTITIONED, PARTITIONS),
     "many": (f"{TABLE} create type crm.mood as enum ('sad', 'ok')", MANY),
     "deferrable": (TABLE, DEFERRABLE),
+    "alone": (TABLE, ALONE),
+    "typed": (TABLE, OF_TYPE),
+    "identity": (TABLE, IDENTITY),
 }
 
 

@@ -223,6 +223,63 @@ def test_a_refused_statement_stops_with_its_remedy_and_is_tried_again(changing: 
     changing.agree()
 
 
+def test_a_view_of_something_that_is_not_followed_says_what_is_lacking(changing: Changing) -> None:
+    changing.begin(TABLE)
+    aggregate = "create aggregate crm.total (int) (sfunc = int4pl, stype = int, initcond = '0')"
+    changing.run(f"{aggregate}; create view crm.w as select crm.total(a) from crm.t")
+    changing.log()
+    error = changing.replicating.start().ended_with()
+    assert error.code == "schema-refused"
+    assert error.hint.startswith(
+        "The replica lacks what crm.w uses (function crm.total(integer) does not exist)"
+    )
+    assert "`schema: {policies: {view: ignore}}`" in error.hint
+    changing.replica.execute(aggregate)
+    changing.follow("insert into crm.t values (3)")
+    changing.agree()
+
+
+RIGHTS: dict[str, tuple[str, str, str]] = {
+    "the table is another's": (
+        "alter table crm.t owner to postgres; grant all on crm.t to public",
+        "alter table crm.t add b int",
+        'alter table "crm"."t" owner to "{role}";',
+    ),
+    "the view is another's": (
+        "create view crm.w as select 1 as x; alter view crm.w owner to postgres",
+        "create or replace view crm.w as select 1 as x, 2 as y",
+        'alter view "crm"."w" owner to "{role}";',
+    ),
+    "the schema is another's": (
+        "alter schema crm owner to postgres; grant usage on schema crm to {role}",
+        "create table crm.u (id int primary key)",
+        'grant usage, create on schema "crm" to "{role}";',
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "ddl", "mending"), RIGHTS.values(), ids=RIGHTS)
+def test_a_role_that_lacks_a_right_goes_on_by_itself_once_it_has_it(
+    changing: Changing, before: str, ddl: str, mending: str
+) -> None:
+    changing.begin(TABLE)
+    role = "keepstream"
+    if "view" in before:
+        changing.source.execute("create view crm.w as select 1 as x")
+        changing.log()
+    changing.replica.execute_as_admin(before.format(role=role))
+    changing.run(f"{ddl}; insert into crm.t values (2)")
+    changing.log()
+    with changing.replicating.running() as applying:
+        await_state(changing, applying, StageState.RETRYING)
+        error = applying.stage.snapshot().last_error
+        assert error is not None
+        assert (error.code, mending.format(role=role) in error.hint) == ("schema-rights-missing", True)
+        changing.replica.execute_as_admin(mending.format(role=role))
+        changing.replicating.wait_for(changing.made_log.lsn)
+    assert ids(changing.replica) == [1, 2]
+
+
 def test_what_the_replica_lacks_is_dropped_without_a_word_and_altered_with_a_remedy(
     changing: Changing,
 ) -> None:

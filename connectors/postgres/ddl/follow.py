@@ -18,16 +18,17 @@ from connectors.postgres import deferred
 from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
+from connectors.postgres.ddl.refusals import refusal
 from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
 from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred
-from connectors.postgres.session import Session, sql_error
+from connectors.postgres.session import Session
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy
 from schemas.ddl.message import SchemaMessage
 from schemas.ddl.step import Manner, Name, Phase, Step
-from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
+from schemas.errors import KeepstreamError, OperatorNeeded
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -129,7 +130,8 @@ class SchemaFollower:
         try:
             self._take_all(taken)
         except Refused as refused:
-            raise self._refusal(refused) from refused.error
+            role = self._conn.info.user
+            raise refusal(refused.step, refused.error, replica=self._replica, role=role) from refused.error
         self._conn.execute(_END)
         if not self._replica_role:
             self._conn.execute("set constraints all deferred")
@@ -376,22 +378,6 @@ class SchemaFollower:
             self._conn.execute(sql.SQL("delete from only {}").format(table))
         except psycopg.Error as error:
             raise Refused(step, error) from error
-
-    def _refusal(self, refused: Refused) -> KeepstreamError:
-        step, error = refused.step, refused.error
-        doing = f"{step.kind} of {step.shown}"
-        meaning = sql_error(error, doing)
-        if isinstance(meaning, RetryLater):
-            return meaning
-        hint = (
-            "Mend on the replica what its message says and start again: it is tried anew. Or leave changes of"
-            f" this kind out: `schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml."
-        )
-        return OperatorNeeded(
-            f"{doing}: {self._replica} refuses {shown(step)} {_said(error)} ({error.sqlstate})",
-            code="schema-refused",
-            hint=f"{error.diag.message_hint} {hint}" if error.diag.message_hint else hint,
-        )
 
 
 def _goes(step: Step) -> bool:
