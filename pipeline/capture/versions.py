@@ -26,9 +26,8 @@ from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import Leave
 from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name
-from pipeline.capture.ddl.looking import shape_difference
+from pipeline.capture.ddl.looking import VISIBLE_LIMIT_S, shape_difference
 from pipeline.capture.ddl.told import Told
-from pipeline.capture.ddl.tracking import VISIBLE_LIMIT_S
 from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker

@@ -61,23 +61,26 @@ def test_a_look_waits_for_the_transaction_of_a_schema_message(
     new_source: Callable[..., Database], change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream has told of the drop: where the catalog shows the table still, nobody has published it."""
-    monkeypatch.setattr("pipeline.capture.ddl.tracking.VISIBLE_LIMIT_S", 0.3)
+    monkeypatch.setattr("pipeline.capture.ddl.looking.VISIBLE_LIMIT_S", 0.3)
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
     source = new_source({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
     source.grant_ownership()
     source.execute("create table t (id int primary key); create table u (id int primary key)")
     install_triggers(source)
-    with capturing(capture_options(source, change_log)) as running:
+    options = capture_options(source, change_log)
+    with capturing(options) as running, closing(psycopg.connect(source.owner_dsn)) as hanging:
         content = begun(change_log)
-        with closing(psycopg.connect(source.owner_dsn)) as hanging:
-            hanging.execute("set synchronous_commit = on")
-            hanging.execute("drop table u")
-            committing = threading.Thread(target=hanging.commit)
-            committing.start()
-            require(lambda: running.last_error == "commit-not-visible", 20, what="a look that waits")
+        hanging.execute("set synchronous_commit = on")
+        hanging.execute("drop table u")
+        committing = threading.Thread(target=hanging.commit)
+        committing.start()
+        require(lambda: running.last_error == "commit-not-visible", 20, what="a look that waits")
+        running.end()
+        source.execute("alter table t add a int")  # visible at once
+        with capturing(options) as again:
+            require(lambda: again.last_error == "commit-not-visible", 20, what="a start that waits")
             source.execute_as_admin("alter system set synchronous_standby_names = ''")
             source.execute_as_admin("select pg_reload_conf()")
             committing.join(20)
-        source.execute("insert into t values (1)")
-        content.wait(lambda c: bool(c.ids("public.t")), "a row behind it")
-        assert content.ids("public.t") == [1]
+            source.execute("insert into t values (1)")
+            content.wait(lambda c: c.ids("public.t") == [1], "a row behind it")

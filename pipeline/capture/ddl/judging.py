@@ -15,11 +15,13 @@ from pipeline.capture.ddl.told import (
     TOLD_PREFIX,
     TRACKED,
     TRACKED_PREFIX,
+    UNSEEN_PREFIX,
     Told,
     is_tracked,
     shape_of_state,
     told_tables,
     with_told,
+    with_unseen,
     without_told,
 )
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
@@ -41,11 +43,11 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
     if not is_tracked(entries):
         return entries
     if message.removed:
-        prefixes = (TRACKED_PREFIX, TOLD_PREFIX)
+        prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX)
         return tuple(entry for entry in entries if not entry.startswith(prefixes))
     for change in message.changes:
         entries = _after_change(entries, change, publication)
-    return entries
+    return with_unseen(entries, int(message.xid)) if message.changes else entries
 
 
 def after_join(entries: Entries, schema: str, table: str) -> Entries:

@@ -17,6 +17,7 @@ from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.publication import ListedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
+from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import (
     Leave,
     after_promotion,
@@ -28,7 +29,7 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.judging import taken_out
-from pipeline.capture.ddl.told import TRACKED, TRACKED_PREFIX, Told, is_tracked, told_tables
+from pipeline.capture.ddl.told import TRACKED, TRACKED_PREFIX, Told, is_tracked, told_tables, unseen
 from pipeline.capture.history import (
     announced_now,
     check_published,
@@ -54,6 +55,8 @@ from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, Refus
 Differences = Mapping[object, KeepstreamError]
 """By the OID of what differs: what is raised if no message tells of it."""
 
+VISIBLE_LIMIT_S: Final = 10.0
+"""How long a transaction that altered something may stay invisible before capture begins again."""
 TRIGGERS: Final = "event triggers"
 UNTRACKED: Final = "what is not tracked yet"
 
@@ -81,9 +84,13 @@ class _Catalog:
 def look(session: Session, publication: str, anchored: Iterable[str], *, promoted: bool = False) -> Seen:
     """As `check_published`, which it is where nothing is tracked. The session must be in autocommit.
 
-    Raises HistoryBroken (`publication-changed`); where nothing is tracked, also what `check_published` does.
+    It waits until the session sees all that messages told: that would look as if it had been undone, and no
+    later message would explain it. Raises RetryLater (`commit-not-visible`), HistoryBroken
+    (`publication-changed`); where nothing is tracked, also what `check_published` does.
     """
     entries = tuple(anchored)
+    for xid in unseen(entries):
+        wait_until_transaction_visible(session, xid, limit_s=VISIBLE_LIMIT_S)
     if not is_tracked(entries):
         return _look_untracked(session, publication, entries, promoted=promoted)
     catalog = _read(session, publication, entries)

@@ -20,6 +20,7 @@ from schemas.table import TableSchema
 TRACKED: Final = "ddl:1"
 TRACKED_PREFIX: Final = "ddl:"
 TOLD_PREFIX: Final = "told:"
+UNSEEN_PREFIX: Final = "unseen:"
 _DIGEST_DIGITS: Final = 16
 
 
@@ -99,6 +100,18 @@ def shape_of_state(oid: int, state: State) -> Shape:
 def is_tracked(entries: Iterable[str]) -> bool:
     """Whether from the ANCHOR's place on schema messages tell of every DDL."""
     return any(entry.startswith(TRACKED_PREFIX) for entry in entries)
+
+
+def with_unseen(entries: Iterable[str], xid: int) -> tuple[str, ...]:
+    """The entries behind a message of this transaction (32 bits or more): no look at the catalog was after
+    it."""
+    return *(entries := tuple(entries)), *{f"{UNSEEN_PREFIX}{xid % (1 << 32)}"}.difference(entries)
+
+
+def unseen(entries: Iterable[str]) -> list[int]:
+    """The transactions (32 bits) that a look at the catalog must see: PostgreSQL streams a transaction before
+    sessions see it, much earlier where its commit waits for a standby."""
+    return [int(entry.removeprefix(UNSEEN_PREFIX)) for entry in entries if entry.startswith(UNSEEN_PREFIX)]
 
 
 def told_tables(entries: Iterable[str]) -> dict[int, Told]:

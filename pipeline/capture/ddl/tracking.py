@@ -15,14 +15,13 @@ from typing import Final
 
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
 from connectors.postgres.session import Session
-from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
 from pipeline.capture.ddl.judging import after_join, after_message
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
-from pipeline.capture.ddl.told import Told, is_tracked, told_tables
+from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.schemachange import refuse_change
@@ -34,8 +33,6 @@ from schemas.join import Join
 logger = logging.getLogger("keepstream.capture")
 
 LOOK_PREFIX: Final = "keepstream.look"
-VISIBLE_LIMIT_S: Final = 10.0
-"""How long a transaction that altered something may stay invisible before capture begins again."""
 _ENDED: Final = "schema changes are not tracked any more"
 
 
@@ -58,7 +55,6 @@ class Tracking:
         self._announcements = Announcements()
         self._suspicions: dict[object, KeepstreamError] = {}
         self._passed_at = 0
-        self._told_in = 0
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
         self.looks_soon = False
 
@@ -95,19 +91,11 @@ class Tracking:
         message could explain it.
         """
         chain, session = self._chain, self._session
-        self._see_told()
         self.looks_soon = False
         seen = look(session, self._options.publication, chain.publication)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences)
-
-    def _see_told(self) -> None:
-        """The stream can bring a transaction before sessions see it: what its messages told would look as
-        if it had been undone, and no later message would explain that."""
-        if self._told_in:
-            wait_until_transaction_visible(self._session, self._told_in, limit_s=VISIBLE_LIMIT_S)
-            self._told_in = 0
 
     def suspect(self, differences: Differences) -> None:
         """What messages that are still to come may explain. What was suspected before is judged first."""
@@ -150,7 +138,6 @@ class Tracking:
         )
         if message is None:
             return None
-        self._told_in = xid
         if message.error:
             self._go_on_without(message)
             return None
@@ -174,6 +161,7 @@ class Tracking:
             return
         if message.rewrote is None or message.rewrote & self.told.keys():
             raise _failed(message)
+        self._chain.publication_is(with_unseen(self._chain.publication, int(message.xid)))
         self.looks_soon = True
         said = {"command": message.tag, "error": message.error}
         logger.warning("schema change is told with the next one of the same object", extra=said)
