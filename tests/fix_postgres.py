@@ -109,7 +109,7 @@ class Database:
     def grant_ownership(self) -> None:
         """Let the product do what only the tables' owner may: publish them, alter their replica identity."""
         self.execute_as_admin(
-            f"grant {self.owner} to {PRODUCT}; grant create on database {self.name} to {PRODUCT}"
+            f"grant {self.owner} to {PRODUCT}; grant create on database {self._quoted_name} to {PRODUCT}"
         )
 
     def disconnect(self) -> None:
@@ -126,13 +126,17 @@ class Database:
             self.execute_as_admin(f"rollback prepared '{name}'")
         with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
             # A process that the test left behind must not come back between these steps.
-            connection.execute(f"alter database {self.name} allow_connections false")
+            connection.execute(f"alter database {self._quoted_name} allow_connections false".encode())
             _drop_slots(connection, self.name)
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name)))
             if self.owner != PRODUCT:
                 connection.execute(
                     sql.SQL("revoke {} from {}").format(sql.Identifier(self.owner), sql.Identifier(PRODUCT))
                 )
+
+    @property
+    def _quoted_name(self) -> str:
+        return sql.Identifier(self.name).as_string()
 
     def _dsn_of(self, role: str) -> str:
         return self.server.dsn(self.name, user=role, password=self.passwords[role])
@@ -169,10 +173,11 @@ class Server:
 
     grants: Callable[[str], str]
 
-    def new_database(self) -> Database:
-        name = f"crm_{secrets.token_hex(4)}"
+    def new_database(self, name: str | None = None) -> Database:
+        name = f"crm_{secrets.token_hex(4)}" if name is None else name
+        quoted = sql.Identifier(name), sql.Identifier(self.owner)
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
-            connection.execute(f"create database {name} owner {self.owner}")
+            connection.execute(sql.SQL("create database {} owner {}").format(*quoted))
         database = Database(self.postgres, name, self.owner, self.passwords)
         database.execute_as_admin(self.grants(database.dsn))
         return database
