@@ -83,6 +83,7 @@ def capture_options(config: Config, log: ChangeLog, *, take_over: bool = False) 
         pg_bin=config.tools.pg_bin,
         take_over=take_over,
         failover=config.source.failover,
+        partitions=config.source.partitions,
         trim=TrimOptions(lambda: open_log(config), config.log.retain),
     )
 

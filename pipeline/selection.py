@@ -1,6 +1,7 @@
 """Which tables are replicated, which are not, and why: one decision for check, capture, copy and verify.
 
-A partitioned table has no rows of its own: its partitions are replicated under their own names.
+A partitioned table has no rows of its own: its partitions are replicated under their own names, or it is,
+with all their rows, where the publication has publish_via_partition_root.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
-from connectors.postgres.publication import TableName
-from pipeline.config.model import Keyless, Tables
+from connectors.postgres.publication import Publication, TableName
+from pipeline.config.model import Keyless, Partitions, Tables
 from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated
 from schemas.errors import UsageError
@@ -59,14 +60,22 @@ def _parse_table(text: str) -> TablePattern:
         ) from error
 
 
-def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless) -> Selection:
-    """Decide for every table of the source's catalog."""
+def is_by_root(publication: Publication | None, partitions: Partitions) -> bool:
+    """Whether rows of partitions come under the name of the table at the top. `partitions`: as the
+    configuration wants a publication that is still to be made."""
+    return partitions is Partitions.ROOT if publication is None else publication.via_partition_root
+
+
+def select_tables(
+    tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, by_root: bool = False
+) -> Selection:
+    """Decide for every table of the source's catalog. `by_root`: `is_by_root`'s."""
     wanted: list[Table] = []
     make_full: list[Table] = []
     undecided: list[Table] = []
     left_out: list[NotReplicated] = []
     for table in tables:
-        if table.kind is TableKind.PARTITIONED:
+        if table.root if by_root else table.kind is TableKind.PARTITIONED:
             continue
         reason = _exclusion(table, chosen)
         if reason is None and table.identity_problem is not None:

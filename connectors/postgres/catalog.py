@@ -7,8 +7,8 @@ with the Relation message that came with them, never with this.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -60,6 +60,9 @@ class Table:
     estimated_rows is None if it was never analysed; estimated_bytes includes TOAST, no indexes.
     unsent_columns: stored generated columns that the publication asked about does not send, where the
         server could (PostgreSQL 18).
+    root: OID of the partitioned table at the top that it is a partition of; 0 if it is none.
+    partitions: of a partitioned table that is at the top, those with rows of their own. Its size, and
+        whether we may read it, are theirs.
     """
 
     oid: int
@@ -77,7 +80,9 @@ class Table:
     estimated_bytes: int
     unsent_columns: int
     virtual_columns: int
+    root: int
     unique_indexes: tuple[UniqueIndex, ...]
+    partitions: tuple[Table, ...] = ()
 
     @property
     def qualified_name(self) -> str:
@@ -106,6 +111,23 @@ class Table:
     def identity_problem(self) -> str | None:
         """Why an UPDATE or DELETE of this table would fail in the application, or arrive without a key,
         if it were published now; None if it is safe."""
+        return self._own_identity_problem or next(filter(None, map(self._unlike, self.partitions)), None)
+
+    def _unlike(self, partition: Table) -> str | None:
+        """A row's key comes as its partition has it, and is read as this table has it."""
+        where, own = f"partition {partition.qualified_name}", partition._own_identity_problem
+        if own is not None:
+            return f"{where}: {own}"
+        if partition.replica_identity is ReplicaIdentity.FULL:
+            return None
+        if self.replica_identity is ReplicaIdentity.FULL:
+            return f"{where} has not replica identity full, as the whole table has it"
+        if set(self.identity_columns) <= set(partition.identity_columns):
+            return None
+        return f"{where} is identified by other columns: {', '.join(partition.identity_columns)}"
+
+    @property
+    def _own_identity_problem(self) -> str | None:
         if self.replica_identity is ReplicaIdentity.FULL:
             problem = self.full_problem
             return None if problem is None else f"replica identity full with {problem}"
@@ -168,12 +190,14 @@ _TABLES: Final = f"""
            (select count(*) from pg_attribute a, pg_publication p
              where a.attrelid = c.oid and a.attgenerated = 's' and p.pubname = %(publication)s
                and to_jsonb(p) ->> 'pubgencols' in ('n', 'false')),
-           (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v')
+           (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v'),
+           case when c.relispartition then coalesce(pg_partition_root(c.oid)::oid, 0) else 0 end::bigint
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
       left join pg_class t on t.oid = c.reltoastrelid
      where c.relkind in ('r', 'p', 'f', 'm') and c.relpersistence <> 't' and {_NOT_OURS}
-       and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
+       and (%(oid)s::oid is null or c.oid = %(oid)s::oid
+            or c.relispartition and pg_partition_root(c.oid) = %(oid)s::oid)
      order by n.nspname, c.relname
 """  # noqa: S608 - constants
 _INDEXES: Final = f"""
@@ -189,7 +213,8 @@ _INDEXES: Final = f"""
       cross join lateral unnest(i.indkey::int2[]) with ordinality as k(attnum, position)
       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
      where i.indisunique and k.position <= i.indnkeyatts and {_NOT_OURS}
-       and (%(oid)s::oid is null or c.oid = %(oid)s::oid)
+       and (%(oid)s::oid is null or c.oid = %(oid)s::oid
+            or c.relispartition and pg_partition_root(c.oid) = %(oid)s::oid)
      group by i.indrelid, i.indexrelid, x.relname
      order by i.indisprimary desc, x.relname
 """  # noqa: S608 - constants
@@ -203,7 +228,7 @@ def list_tables(session: Session, *, publication: str) -> tuple[Table, ...]:
 
 def find_table(session: Session, oid: int, *, publication: str) -> Table | None:
     """One of those tables; None if it is gone or is none of them."""
-    return next(iter(_tables(session, oid, publication)), None)
+    return next((table for table in _tables(session, oid, publication) if table.oid == oid), None)
 
 
 def _tables(session: Session, oid: int | None, publication: str) -> tuple[Table, ...]:
@@ -212,7 +237,27 @@ def _tables(session: Session, oid: int | None, publication: str) -> tuple[Table,
     with wrapped("reading the catalog's tables"):
         rows = session.execute(_TABLES, parameters).fetchall()
         indexes = _by_table(session.execute(_INDEXES, parameters).fetchall())
-    return tuple(_table(row, tuple(indexes[row[0]])) for row in rows)
+    found = [_table(row, tuple(indexes[row[0]])) for row in rows]
+    partitions = defaultdict[int, list[Table]](list)
+    for table in found:
+        if table.root and table.kind is TableKind.TABLE:
+            partitions[table.root].append(table)
+    return tuple(_whole(table, partitions[table.oid]) for table in found)
+
+
+def _whole(table: Table, partitions: Sequence[Table]) -> Table:
+    """A partitioned table at the top with what its partitions make of it."""
+    if table.kind is not TableKind.PARTITIONED or table.root:
+        return table
+    sizes = [partition.estimated_rows for partition in partitions]
+    return replace(
+        table,
+        row_security=table.row_security or any(each.row_security for each in partitions),
+        readable=table.readable and all(each.readable for each in partitions),
+        estimated_rows=None if None in sizes else sum(size or 0 for size in sizes),
+        estimated_bytes=sum(each.estimated_bytes for each in partitions),
+        partitions=tuple(partitions),
+    )
 
 
 def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...]) -> Table:

@@ -40,12 +40,14 @@ _ALL: Final = """
 """
 _ORDER: Final = " order by n.nspname, c.relname, k.conname"
 
-# A partitioned table has rows as soon as one of its partitions is published.
+# A partitioned table has rows as soon as one of its partitions is published, and they as soon as it is.
 _PUBLISHED: Final = """
     select distinct a.relid
       from pg_catalog.pg_publication p
       join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
-     cross join lateral (select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid) a (relid)
+     cross join lateral (
+               select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid
+                union select t.relid from pg_partition_tree(r.prrelid) t) a (relid)
      where p.pubname = %(publication)s
 """
 # A partition's copy of its parent's key counts for itself; the copies that a key to a partitioned table has

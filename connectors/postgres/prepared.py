@@ -26,8 +26,8 @@ _EXISTING: Final = """
 def find_targets(
     source: Session, replica: Session, tables: Sequence[SnapshotTable], *, replica_role: bool
 ) -> dict[int, TableName]:
-    """By each table's OID, the replica's table that takes its rows: the one of its name, or, for a
-    partition that the replica does not have, the nearest parent that it has.
+    """By each table's OID, the replica's table that takes its rows: the one of the name that they have in the
+    stream, or, for a partition that the replica does not have, the nearest parent that it has.
 
     Raises OperatorNeeded (`replica-schema`, `replica-triggers`, `replica-row-security`).
     """
@@ -36,8 +36,8 @@ def find_targets(
     columns = read_table_columns(source, oids)
     existing, targets = _existing(replica), {}
     for table in tables:
-        candidates = (table.table_name, *table.ancestors)
-        name = next((name for name in candidates if name in existing), table.table_name)
+        candidates = (table.published_as,) if table.published_as else (table.table_name, *table.ancestors)
+        name = next((name for name in candidates if name in existing), candidates[0])
         target = load_table(replica, *name, replica_role=replica_role)
         if table.table_name in versions:
             version, source_columns = versions[table.table_name], columns.get(table.table_name)

@@ -2,7 +2,9 @@
 
 It lists its tables, never FOR ALL TABLES: an UPDATE on a published table without usable replica
 identity would fail in the application. Partitions are listed one by one under their own names, their
-parents are not. Creating and changing it takes the tables' owner; everything else any role can do.
+parents are not; or, with publish_via_partition_root, the tables at the top alone, and the rows of all
+partitions come under their names (docs/decisions/016). Creating and changing it takes the tables' owner;
+everything else any role can do.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from psycopg import sql
 from connectors.postgres.catalog import Table
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RetryLater
+from schemas.table import ReplicaIdentity
 
 TableName = tuple[str, str]
 """Schema and name, as they are, not quoted."""
 
-_OPTIONS: Final = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
+_OPTIONS: Final = "publish = 'insert, update, delete, truncate', publish_via_partition_root = {}"
 _FROM_18_ON: Final = "publish_generated_columns = stored"
 """Else an UPDATE of a table with REPLICA IDENTITY FULL fails once a generated column is added."""
 POSTGRESQL_18: Final = 180000
@@ -30,13 +33,16 @@ POSTGRESQL_18: Final = 180000
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
     """A table that the publication lists. `columns` and `row_filter` are None unless somebody limited
-    them; both make rows arrive incomplete or not at all."""
+    them; both make rows arrive incomplete or not at all. `root`: of a partition, the table at the top, as
+    `schema.name`; else ''."""
 
     oid: int
     schema: str
     name: str
     columns: tuple[str, ...] | None
     row_filter: str | None
+    partitioned: bool = False
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,10 @@ _TABLES: Final = """
            (select array_agg(a.attname::text order by a.attnum)
               from pg_attribute a
              where a.attrelid = c.oid and pr.prattrs is not null and a.attnum = any (pr.prattrs::int2[])),
-           pg_get_expr(pr.prqual, pr.prrelid)
+           pg_get_expr(pr.prqual, pr.prrelid), c.relkind = 'p',
+           coalesce((select rn.nspname || '.' || r.relname
+                       from pg_class r join pg_namespace rn on rn.oid = r.relnamespace
+                      where c.relispartition and r.oid = pg_partition_root(c.oid)), '')
       from pg_publication_rel pr
       join pg_class c on c.oid = pr.prrelid
       join pg_namespace n on n.oid = c.relnamespace
@@ -106,10 +115,8 @@ def read_publication(session: Session, name: str) -> Publication | None:
     return Publication(*values)
 
 
-def _published_table(
-    oid: int, schema: str, name: str, columns: Any, row_filter: str | None
-) -> PublishedTable:
-    return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), row_filter)
+def _published_table(oid: int, schema: str, name: str, columns: Any, *rest: Any) -> PublishedTable:
+    return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), *rest)
 
 
 WRITERS_WAIT_MS: Final = 150
@@ -185,20 +192,27 @@ def table_entry(session: Session, name: str, oid: int) -> str | None:
     return None if row is None else "{}:{}:{}".format(*row)
 
 
-def create_publication_sql(name: str, tables: Sequence[TableName], *, server_version: int) -> str:
+def create_publication_sql(
+    name: str, tables: Sequence[TableName], *, server_version: int, by_root: bool = False
+) -> str:
     """The statement that makes the publication; it wants the tables' owner and CREATE on the database.
 
-    ONLY: a child that is created later must not join unchecked. server_version: as 180000.
+    ONLY: a child that is created later must not join unchecked. server_version: as 180000. by_root: rows of
+    partitions come under the name of the table at the top.
     """
     listed = sql.SQL("for table {} ").format(_only(tables)) if tables else sql.SQL("")
-    options = f"{_OPTIONS}, {_FROM_18_ON}" if server_version >= POSTGRESQL_18 else _OPTIONS
+    options = _OPTIONS.format("true" if by_root else "false")
+    options += f", {_FROM_18_ON}" if server_version >= POSTGRESQL_18 else ""
     statement = sql.SQL("create publication {} {}with ({})")
     return statement.format(sql.Identifier(name), listed, sql.SQL(options)).as_string()
 
 
-def create_publication(session: Session, name: str, tables: Sequence[TableName]) -> None:
+def create_publication(
+    session: Session, name: str, tables: Sequence[TableName], *, by_root: bool = False
+) -> None:
     """Make it. Raises RetryLater (`publication-exists`), OperatorNeeded (`privilege-missing`)."""
-    statement = create_publication_sql(name, tables, server_version=session.info.server_version)
+    version = session.info.server_version
+    statement = create_publication_sql(name, tables, server_version=version, by_root=by_root)
     with wrapped(f"creating publication {name}"):
         try:
             session.execute(statement.encode())
@@ -237,6 +251,23 @@ def drop_table(session: Session, name: str, table: TableName) -> None:
     _run(session, drop_table_sql(name, table), f"taking {'.'.join(table)} out of publication {name}")
 
 
+def by_root_sql(name: str) -> str:
+    """ALTER PUBLICATION … SET, after which rows of partitions come under the name of the table at the top."""
+    statement = sql.SQL("alter publication {} set (publish_via_partition_root = true)")
+    return statement.format(sql.Identifier(name)).as_string()
+
+
+def whole_sql(name: str, whole: TableName, partitions: Sequence[TableName]) -> str:
+    """SQL that lets a partitioned table be published as a whole, instead of these partitions of it."""
+    dropping = sql.SQL("alter publication {} drop table {};")
+    statements = (
+        dropping.format(sql.Identifier(name), _only(partitions)).as_string(),
+        f"{add_tables_sql(name, [whole])};",
+        f"{by_root_sql(name)};",
+    )
+    return "\n".join(statements)
+
+
 def drop_publication(session: Session, name: str) -> None:
     """Drop it, if it is there."""
     statement = sql.SQL("drop publication if exists {}").format(sql.Identifier(name))
@@ -253,19 +284,31 @@ def index_identity_sql(table: TableName, index: str) -> str:
     return f"alter table only {sql.Identifier(*table).as_string()} replica identity using index {index};"
 
 
-def set_full_identity(session: Session, table: TableName) -> None:
+def full_identity_of(table: Table) -> str:
+    """The same for a table with its partitions."""
+    return " ".join(f"{full_identity_sql(name)};" for name in _without_full(table))
+
+
+def _without_full(table: Table) -> list[TableName]:
+    """It, and those of its partitions that have another replica identity."""
+    others = (each for each in table.partitions if each.replica_identity is not ReplicaIdentity.FULL)
+    return [(each.schema, each.name) for each in (table, *others)]
+
+
+def set_full_identity(session: Session, table: Table) -> None:
     """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
     RetryLater (`lock-timeout`) where the table is in use all the time."""
-    with wrapped(f"setting the replica identity of {'.'.join(table)}"), session.transaction():
-        session.execute(f"set local lock_timeout = {WRITERS_WAIT_MS}")
-        session.execute(full_identity_sql(table).encode())
+    for name in _without_full(table):
+        with wrapped(f"setting the replica identity of {'.'.join(name)}"), session.transaction():
+            session.execute(f"set local lock_timeout = {WRITERS_WAIT_MS}")
+            session.execute(full_identity_sql(name).encode())
 
 
 def identity_sql(table: Table) -> str | None:
     """The statement that makes UPDATE and DELETE of a published table work again in the application; None if
     it has neither a usable index nor can have REPLICA IDENTITY FULL."""
     if table.full_problem is None:
-        return full_identity_sql((table.schema, table.name)) + ";"
+        return full_identity_of(table)
     for index in table.usable_indexes:
         return index_identity_sql((table.schema, table.name), sql.Identifier(index.name).as_string())
     return None

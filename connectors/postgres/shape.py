@@ -125,8 +125,13 @@ _SHAPES: Final = """
 """
 
 _PUBLISHED_SHAPES: Final = _SHAPES.format(
-    which="""c.oid in (select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                       where p.pubname = %s)"""
+    which="""c.oid in (with listed as (select r.prrelid as oid, p.pubviaroot
+                                         from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                                        where p.pubname = %s)
+                       select oid from listed
+                       union
+                       select t.relid from listed cross join lateral pg_partition_tree(listed.oid) t
+                        where listed.pubviaroot)"""
 )
 _ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %s::oid")
 
@@ -162,7 +167,8 @@ _TYPES: Final = """
 
 
 def read_shapes(session: Session, publication: str) -> tuple[Shape, ...]:
-    """The shapes of all tables that the publication lists."""
+    """The shapes of all tables that the publication lists, and of the partitions whose rows it sends under
+    their names."""
     with wrapped(f"reading the shapes of the tables in publication {publication}"):
         return _shapes(session.execute(_PUBLISHED_SHAPES, [publication]).fetchall())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psycopg
@@ -36,7 +36,8 @@ _BINARY_TYPES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTable:
-    """One table with rows of its own (no partitioned parent).
+    """One table with rows of its own; or, with `leaves`, a partitioned one as a whole, whose rows come under
+    its name: they are those of its leaves.
 
     columns: those that COPY carries; generated ones are computed by the replica. ancestors: the
     partitioned tables above, nearest first. blocks: of the heap; 0 if ctid means nothing there.
@@ -53,6 +54,14 @@ class SnapshotTable:
     size_bytes: int
     rows_estimated: int | None
     fingerprint: str
+    leaves: tuple[SnapshotTable, ...] | None = None
+    published_as: TableName | None = None
+    """Of a leaf: the whole, whose name its rows have in the stream."""
+
+    @property
+    def stored(self) -> tuple[SnapshotTable, ...]:
+        """The tables that have its rows."""
+        return (self,) if self.leaves is None else self.leaves
 
     @property
     def table_name(self) -> TableName:
@@ -74,8 +83,10 @@ class SnapshotTable:
 
 
 _PUBLISHED: Final = """
-    select r.prrelid from pg_catalog.pg_publication_rel r
-      join pg_catalog.pg_publication p on p.oid = r.prpubid where p.pubname = %s
+    select r.prrelid, p.pubviaroot and c.relkind = 'p' from pg_catalog.pg_publication_rel r
+      join pg_catalog.pg_publication p on p.oid = r.prpubid
+      join pg_catalog.pg_class c on c.oid = r.prrelid
+     where p.pubname = %s
 """
 
 _NAMED: Final = """
@@ -127,6 +138,7 @@ _TABLES: Final = """
            pg_catalog.has_table_privilege(c.oid, 'select') or col.readable
       from tree t
       join pg_catalog.pg_class c on c.oid = t.oid and c.relkind = 'r'
+           and (c.relpersistence = 'p' or not %s)
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       left join pg_catalog.pg_am am on am.oid = c.relam
      cross join lateral (
@@ -156,14 +168,58 @@ _TABLES: Final = """
 
 
 def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
-    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves.
+    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves, but for
+    those whose rows come under their own name.
 
     Raises HistoryBroken (`publication-missing`): an empty list would be copied, or found identical,
     without a word.
     """
     with wrapped("reading the publication"):
         _require_publication(reader, publication)
-        return _read(reader, [oid for (oid,) in reader.execute(_PUBLISHED, [publication])])
+        listed = reader.execute(_PUBLISHED, [publication]).fetchall()
+        found = _read(reader, [oid for oid, _ in listed], only_logged=True)
+        wholes = _wholes(reader, [oid for oid, is_whole in listed if is_whole], found)
+    others = [table for table in found if not any(name in wholes for name in table.ancestors)]
+    return sorted([*others, *wholes.values()], key=lambda table: table.table_name)
+
+
+_WHOLES: Final = """
+    select c.oid, n.nspname, c.relname, col.names, col.types
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     cross join lateral (
+        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
+               coalesce(array_agg(a.atttypid::int8 order by a.attnum), '{}') as types
+          from pg_catalog.pg_attribute a
+         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+     ) col
+     where c.oid = any(%s::oid[])
+"""
+
+
+def _wholes(
+    reader: Session, oids: Sequence[int], tables: Sequence[SnapshotTable]
+) -> dict[TableName, SnapshotTable]:
+    """Partitioned tables by name, each with its leaves among `tables`."""
+    wholes = {}
+    for oid, schema, name, columns, type_oids in reader.execute(_WHOLES, [list(oids)]):
+        whole = (schema, name)
+        leaves = tuple(replace(leaf, published_as=whole) for leaf in tables if whole in leaf.ancestors)
+        sizes = [leaf.rows_estimated for leaf in leaves]
+        wholes[whole] = SnapshotTable(
+            oid=oid,
+            schema=schema,
+            name=name,
+            columns=tuple(columns),
+            type_oids=tuple(type_oids),
+            ancestors=(),
+            blocks=0,
+            size_bytes=sum(leaf.size_bytes for leaf in leaves),
+            rows_estimated=None if None in sizes else sum(size or 0 for size in sizes),
+            fingerprint="",
+            leaves=leaves,
+        )
+    return wholes
 
 
 def _require_publication(reader: Session, publication: str) -> None:
@@ -187,9 +243,12 @@ def named_tables(
         return _read(reader, [oid for (oid,) in reader.execute(_NAMED, [schemas, tables])], server)
 
 
-def _read(reader: Session, oids: Sequence[int], server: str = "the source") -> list[SnapshotTable]:
+def _read(
+    reader: Session, oids: Sequence[int], server: str = "the source", *, only_logged: bool = False
+) -> list[SnapshotTable]:
+    """`only_logged`: no unlogged partitions, of which no row is in the stream."""
     with wrapped("reading the tables' descriptions"):
-        rows = reader.execute(_TABLES, [list(oids)]).fetchall()
+        rows = reader.execute(_TABLES, [list(oids), only_logged]).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
         fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
     _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]], server)

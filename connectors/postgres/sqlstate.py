@@ -190,7 +190,10 @@ def fitting_bounds(exc: psycopg.Error) -> str | None:
     """The hint where no partition takes a row, or not the one that it went to."""
     if exc.diag.source_function not in _OF_PARTITIONS:
         return None
-    return f"No partition of the replica takes it; `keepstream check` names bounds that differ. {GIVE_BOUNDS}"
+    return (
+        "No partition of the replica takes it: make the one that the source has; `keepstream check` names"
+        f" bounds that differ. {GIVE_BOUNDS}"
+    )
 
 
 def allowing_null(exc: psycopg.Error) -> str | None:

@@ -12,7 +12,7 @@ from connectors.postgres.session import Session
 # How many rows each transaction wrote: PostgreSQL keeps a row's xmin for as long as the row lives.
 _VERSIONS = """
     select count(*) || ' ' || coalesce(sum(pg_catalog.hashtextextended(writer::text, rows)::numeric), 0)
-      from (select xmin as writer, count(*) as rows from only {} group by xmin) as written
+      from (select xmin as writer, count(*) as rows from {} group by xmin) as written
 """
 _COLUMNS = """
     select a.attname
@@ -22,11 +22,18 @@ _COLUMNS = """
 """
 
 
-def row_versions(session: Session, table: TableName) -> str:
+def _rows_of(table: TableName, *, is_whole: bool) -> sql.Composable:
+    """`is_whole`: a partitioned table with the rows of all its partitions."""
+    name = sql.Identifier(*table)
+    return name if is_whole else sql.SQL("only {}").format(name)
+
+
+def row_versions(session: Session, table: TableName, *, is_whole: bool = False) -> str:
     """A digest of the rows that the session's snapshot shows. Equal to a later one: no row was written
     in between. One that was gives rows to a transaction that had none; one that was deleted takes a row from
     one that had it."""
-    (found,) = session.execute(sql.SQL(_VERSIONS).format(sql.Identifier(*table))).fetchone() or ("",)
+    query = sql.SQL(_VERSIONS).format(_rows_of(table, is_whole=is_whole))
+    (found,) = session.execute(query).fetchone() or ("",)
     return str(found)
 
 
@@ -37,12 +44,18 @@ _VALUE = """case when num_nulls({column}) = 1 then '\\N' else replace(replace(re
 _EMIT = """
     select pg_catalog.pg_logical_emit_message(true, {prefix},
                pg_catalog.convert_to(string_agg({line} || chr(10), ''), 'UTF8'))
-      from only {table} group by (ctid::text::point)[0]::bigint / {pages}
+      from {table} group by tableoid, (ctid::text::point)[0]::bigint / {pages}
 """
 
 
 def emit_rows(
-    session: Session, table: TableName, columns: tuple[str, ...], prefix: str, *, pages: int
+    session: Session,
+    table: TableName,
+    columns: tuple[str, ...],
+    prefix: str,
+    *,
+    pages: int,
+    is_whole: bool = False,
 ) -> None:
     """Write the rows into the WAL as transactional messages of this prefix, in COPY's text form, whole lines,
     those of so many of the table's pages in each.
@@ -51,8 +64,8 @@ def emit_rows(
     """
     values = [sql.SQL(_VALUE).format(column=sql.Identifier(column)) for column in columns]
     line = sql.SQL(" || chr(9) || ").join(values) if values else sql.SQL("''")
-    message, divisor = sql.Literal(prefix), sql.Literal(pages)
-    query = sql.SQL(_EMIT).format(prefix=message, line=line, table=sql.Identifier(*table), pages=divisor)
+    message, divisor, rows = sql.Literal(prefix), sql.Literal(pages), _rows_of(table, is_whole=is_whole)
+    query = sql.SQL(_EMIT).format(prefix=message, line=line, table=rows, pages=divisor)
     session.execute(query)  # without parameters: a name may hold a percent sign
 
 
@@ -62,11 +75,11 @@ def copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
 
 
 def copied_rows(
-    session: Session, table: TableName, columns: tuple[str, ...], *, chunk_bytes: int
+    session: Session, table: TableName, columns: tuple[str, ...], *, chunk_bytes: int, is_whole: bool = False
 ) -> Iterator[bytes]:
     """The rows in COPY's text form, whole lines, about `chunk_bytes` a piece (one row may be longer)."""
-    query = sql.SQL("copy (select {} from only {}) to stdout").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(*table)
+    query = sql.SQL("copy (select {} from {}) to stdout").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), _rows_of(table, is_whole=is_whole)
     )
     lines: list[bytes] = []
     size_bytes = 0

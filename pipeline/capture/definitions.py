@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 
-from connectors.postgres.catalog import Table
+from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.relation import tables_of
@@ -132,4 +132,15 @@ def _describe(session: Session, table: Table, dumped: TableDdl) -> Join:
     ddl = tuple(script for script in (dumped.before, dumped.after) if script)
     parent = session.execute(_PARENT, name).fetchone() or ()
     attach = (dumped.attach,) if parent and dumped.attach else ()
+    if table.kind is TableKind.PARTITIONED:
+        ddl = _unpartitioned(session, table, ddl)
     return Join(*name, copied_columns(session, name), ddl, parent, attach)
+
+
+def _unpartitioned(session: Session, table: Table, ddl: tuple[str, ...]) -> tuple[str, ...]:
+    """A replica that has no such table makes a plain one: its partitions are no matter of the stream's."""
+    (key,) = session.execute("select pg_get_partkeydef(%s::oid)", [table.oid]).fetchone() or ("",)
+    clause = f"\nPARTITION BY {key};"
+    if not ddl or clause not in ddl[0]:
+        raise NotNow("its definition is none that we know how to make a plain table of")
+    return (ddl[0].replace(clause, ";", 1), *ddl[1:])

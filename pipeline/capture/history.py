@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from connectors.postgres import publication as publications
+from connectors.postgres.partitions.tree import read_members
 from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
@@ -23,6 +24,7 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.told import TOLD_PREFIX
+from pipeline.capture.partitions import check_members, member_entry
 from pipeline.capture.shapes import (
     anchored_shapes,
     check_shape,
@@ -171,7 +173,8 @@ def published_now(session: Session, publication: str) -> tuple[str, ...]:
     and their types, and which table bears which name. A rename changes none of those rows, but rows of two
     tables that swap their names would be taken for each other's."""
     shapes, types = read_shapes(session, publication), read_used_types(session, publication)
-    return (*_listed_now(session, publication), *map(first_shape, shapes), *map(type_entry, types))
+    members = map(member_entry, read_members(session, publication))
+    return (*_listed_now(session, publication), *map(first_shape, shapes), *map(type_entry, types), *members)
 
 
 def _listed_now(session: Session, publication: str) -> tuple[str, ...]:
@@ -214,9 +217,11 @@ def check_published(
     the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
     `promoted`: the source is a standby that was promoted since `anchored` was written.
 
-    Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`).
+    Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`,
+    `partition-attached`, `partition-gone`).
     """
-    names = named_tables(anchored)
+    members = read_members(session, publication)
+    names = {member.oid: member.name for member in members} | named_tables(anchored)
     shapes = anchored_shapes(anchored)
     now = read_shapes(session, publication)
     for shape in now:
@@ -231,14 +236,22 @@ def check_published(
         outcomes = after_promotion(leaves, outcomes, current)
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
     check_publication(publication, anchored, current, gone)
-    compared = [next_shape(shape, shapes.get(shape.oid)) for shape in now]
     listed = named_tables(current)
+    check_members(anchored, members, listed)
+    partitions = {member.oid for member in members if member.oid != member.root}
+    compared = [
+        first_shape(shape)
+        if shape.oid in partitions and shape.oid not in shapes
+        else next_shape(shape, shapes.get(shape.oid))
+        for shape in now
+    ]
     leaving = leaves_still(leaves, outcomes, current, listed)
     left = {leave.oid for leave in leaving} - listed.keys()
     kept = [shape for oid, shape in shapes.items() if oid in left]
     announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
     joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
-    return (*current, *compared, *kept, *joining, *map(type_entry, types), *announced)
+    told = (*map(type_entry, types), *map(member_entry, members))
+    return (*current, *compared, *kept, *joining, *told, *announced)
 
 
 def check_publication(

@@ -30,8 +30,9 @@ from psycopg import sql
 
 from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table, find_table
+from connectors.postgres.catalog import Table, TableKind, find_table
 from connectors.postgres.foreignkeys import read_keys_of
+from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.relation import published_tables
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session
@@ -44,6 +45,7 @@ from pipeline.capture.definitions import Definition, NotNow
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.partitions import with_members
 from pipeline.capture.shapes import first_shape, with_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
@@ -129,16 +131,20 @@ class _Joining:
         self._packer = packer
         self._oid = table.oid
         self._name = (table.schema, table.name)
+        self._is_whole = table.kind is TableKind.PARTITIONED
         self._session = session
+        self._members: tuple[Member, ...] = ()
 
     def announce(self, defined: str) -> TableSchema:
         """P11: an ANCHOR that names our transaction is durable before that commits. It holds the table's
         version, too: a capture that continues must notice what is added to it later (P6)."""
         xid = current_xid(self._session)
         version, shape, told = self._preview(defined)
+        members = [member for member in self._members if member.root == self._oid]
         failpoint("capture.before_join_announced")
         chain = self._capture.chain
         known = with_told(with_shape(chain.publication, shape), told)
+        known = with_members(known, self._oid, members)
         chain.publication_is((*known, join_token(xid & 0xFFFFFFFF)))
         chain.anchor((*self._packer.live_tables, version))
         chain.require_durable()
@@ -153,7 +159,9 @@ class _Joining:
         if _size_bytes(self._session, self._oid) > ROWS_UNDER_LOCK_BYTES:
             raise RetryLater("the table has grown meanwhile", code="table-written")
         self._require_time(deadline)
-        emit_rows(self._session, self._name, join.columns, JOIN_ROWS_PREFIX, pages=PAGES)
+        emit_rows(
+            self._session, self._name, join.columns, JOIN_ROWS_PREFIX, pages=PAGES, is_whole=self._is_whole
+        )
         self._require_time(deadline)
         self._send_keys(keys)
         self._commit(deadline)
@@ -162,21 +170,24 @@ class _Joining:
         """Send the rows while writers go on, and join if they did not write meanwhile."""
         self._emit(JOIN_PREFIX, join.to_json())
         with closing(begin(self._options, isolation="repeatable read, read only")) as reader:
-            reader.execute(_lock_statement(self._name, "access share"))
+            reader.execute(_lock_statement(self._name, "access share", is_whole=self._is_whole))
             self._send_rows(reader, join.columns)
-            sent = row_versions(reader, self._name)
+            sent = row_versions(reader, self._name, is_whole=self._is_whole)
         self._send_keys(self._read_keys())
         failpoint("capture.join_rows_sent")
         deadline = self._lock(defined)
         self._require_time(deadline)
-        if row_versions(self._session, self._name) != sent:
+        if row_versions(self._session, self._name, is_whole=self._is_whole) != sent:
             raise RetryLater("rows were written while they were sent", code="table-written")
         self._commit(deadline)
 
     def _send_rows(self, reader: Session, columns: tuple[str, ...]) -> None:
         """Stops as soon as somebody waits for the table's lock: writers would have to queue behind him."""
         sent_bytes, looked_at = 0, time.monotonic()
-        for chunk in copied_rows(reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES):
+        chunks = copied_rows(
+            reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES, is_whole=self._is_whole
+        )
+        for chunk in chunks:
             sent_bytes += len(chunk)
             if sent_bytes > ROWS_LIMIT_BYTES:
                 raise RetryLater("the rows are too large", code="rows-too-large")
@@ -194,6 +205,7 @@ class _Joining:
         published = published_tables(self._session, self._options.publication)
         found = [each for each in published if (each.schema, each.name) == self._name]
         shape = read_shape(self._session, self._oid)
+        self._members = read_members(self._session, self._options.publication)
         self._session.execute("rollback to savepoint preview")
         self._session.execute("release savepoint preview")
         if not found or shape is None:
@@ -214,7 +226,7 @@ class _Joining:
 
         Nothing is locked before: whoever has written and goes on to DDL would wait for us, and we for him.
         """
-        self._session.execute(_lock_statement(self._name, "share row exclusive"))
+        self._session.execute(_lock_statement(self._name, "share row exclusive", is_whole=self._is_whole))
         deadline = time.monotonic() + LOCKED_MS / 1000
         self._session.execute(
             f"set local statement_timeout = {LOCKED_MS};"
@@ -247,11 +259,17 @@ class _Joining:
 
 
 def _size_bytes(session: Session, oid: int) -> int:
-    return int(_one(session, "select coalesce(pg_table_size(%s::oid), 0)", [oid])[0])
+    """With its partitions."""
+    query = """
+        select coalesce(pg_table_size(%s::oid), 0)
+               + coalesce(sum(pg_table_size(relid)) filter (where level > 0), 0)
+          from pg_partition_tree(%s::oid)"""
+    return int(_one(session, query, [oid, oid])[0])
 
 
-def _lock_statement(name: tuple[str, str], mode: str) -> sql.Composed:
-    return sql.SQL(f"lock table only {{}} in {mode} mode").format(sql.Identifier(*name))
+def _lock_statement(name: tuple[str, str], mode: str, *, is_whole: bool) -> sql.Composed:
+    only = "" if is_whole else "only "
+    return sql.SQL(f"lock table {only}{{}} in {mode} mode").format(sql.Identifier(*name))
 
 
 def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:

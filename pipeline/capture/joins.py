@@ -166,10 +166,11 @@ class Joins:
         """
         sql_session, options = self._capture.sql, self._options
         tables = list_tables(sql_session, publication=options.publication)
-        selection = select_tables(tables, options.tables, options.keyless)
         published = publications.read_publication(sql_session, options.publication)
         if published is None:
             return ()  # which the next comparison stops at (P11)
+        by_root = published.via_partition_root
+        selection = select_tables(tables, options.tables, options.keyless, by_root=by_root)
         protected = self._protection.look(tables, published, packer)
         left = {each.table for each in protected.left}
         listed = {f"{table.schema}.{table.name}" for table in published.tables} - left

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from connectors.interfaces import ChangeLog
-from pipeline.config.model import Initial, Keyless, Tables
+from pipeline.config.model import Initial, Keyless, Partitions, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +47,5 @@ class CaptureOptions:
     pg_bin: Path | None = None
     take_over: bool = False
     failover: bool = False
+    partitions: Partitions = Partitions.LEAVES
     trim: TrimOptions | None = None

@@ -107,7 +107,7 @@ class Protection:
 
     def set_full(self, table: Table) -> None:
         """In a transaction of its own. RetryLater: `lock-timeout`; OperatorNeeded: `privilege-missing`."""
-        publications.set_full_identity(self._capture.sql, (table.schema, table.name))
+        publications.set_full_identity(self._capture.sql, table)
         logger.warning("replica identity set to full", extra={"table": table.qualified_name})
 
     def _mended(self, table: Table, publication: Publication, packer: FramePacker | None) -> bool:

@@ -258,6 +258,8 @@ class Pump:
         decoded = self._decoder.decode(message)
         del message
         if isinstance(decoded, Change):
+            if isinstance(decoded.payload, Truncate):
+                self._versions.truncated(decoded.payload.tables)
             logged = None if self._skipping else self._logged(decoded)
             del decoded  # of a wide row, one copy less while it is sent
             if logged is not None:

@@ -72,6 +72,11 @@ def last_column(entry: str, now: Shape) -> int:
     return int(_fields(entry, now)[2])
 
 
+def filenode_of(entry: str) -> int:
+    """The file that a table had."""
+    return int(entry.split(":")[2])
+
+
 def _numbers(told: str) -> list[int]:
     return [int(number) for number in told.split(",") if number]
 
@@ -108,8 +113,8 @@ def altered(before: Iterable[str], after: Iterable[str]) -> bool:
 
 
 def _told(entries: Iterable[str]) -> set[str]:
-    """What schema messages told."""
-    return {entry for entry in entries if entry.startswith(("ddl:", "told:"))}
+    """What schema messages told, and which partitions there are."""
+    return {entry for entry in entries if entry.startswith(("ddl:", "told:", "part:"))}
 
 
 def without_files(entries: Iterable[str]) -> set[str]:

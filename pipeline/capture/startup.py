@@ -38,8 +38,9 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
+from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
-from pipeline.selection import Selection, select_tables
+from pipeline.selection import Selection, is_by_root, select_tables
 from schemas.errors import HistoryBroken, LogFenced, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -182,8 +183,8 @@ class Startup:
             return
         for table in selection.make_full:
             self._set_full_identity(sql, table)
-        tables = selection.names
-        publications.create_publication(sql, options.publication, tables)
+        tables, by_root = selection.names, options.partitions is Partitions.ROOT
+        publications.create_publication(sql, options.publication, tables, by_root=by_root)
         failpoint("capture.publication_created")
         logger.info(
             "publication created",
@@ -193,7 +194,7 @@ class Startup:
     def _set_full_identity(self, sql: Session, table: Table) -> None:
         while True:
             try:
-                publications.set_full_identity(sql, (table.schema, table.name))
+                publications.set_full_identity(sql, table)
             except RetryLater as error:
                 if error.code != "lock-timeout" or self._stop.is_set():
                     raise
@@ -360,7 +361,8 @@ class Startup:
     def _select(self, sql: Session) -> Selection:
         options = self._options
         tables = list_tables(sql, publication=options.publication)
-        selection = select_tables(tables, options.tables, options.keyless)
+        by_root = is_by_root(publications.read_publication(sql, options.publication), options.partitions)
+        selection = select_tables(tables, options.tables, options.keyless, by_root=by_root)
         if selection.undecided:
             names = ", ".join(table.qualified_name for table in selection.undecided)
             logger.warning("tables left out", extra={"tables": names, "reason": "no usable replica identity"})

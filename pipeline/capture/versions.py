@@ -15,10 +15,10 @@ not know yet, only a catalog in which the table is still as it was could tell wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from connectors.postgres.catalog import read_columns
+from connectors.postgres.catalog import CatalogColumn, read_columns
 from connectors.postgres.pgoutput import RelationChanged
 from connectors.postgres.publication import publication_identity
 from connectors.postgres.shape import Shape, read_shape, read_used_types
@@ -31,6 +31,7 @@ from pipeline.capture.ddl.told import Told
 from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
+from pipeline.capture.partitions import known_members, known_partitions, partition_gone, with_missing
 from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
 from pipeline.capture.shapes import (
     anchored_shapes,
@@ -165,6 +166,8 @@ class TableVersions:
 
     def _described_as_found(self, changed: RelationChanged) -> frozenset[str]:
         oid, table = changed.oid, changed.table
+        if self._is_partition(oid, table):
+            return frozenset()
         self._require_name(oid, table.qualified_name)
         self._check_publication()
         left = left_tables(self._chain.publication).get(oid)
@@ -180,6 +183,27 @@ class TableVersions:
             if not self._is_known(table) or not self._tracking.puts_off(error):
                 raise
         return generated
+
+    def _is_partition(self, oid: int, table: TableSchema) -> bool:
+        """Whether its rows come under the name of the table at the top, which was described just before."""
+        if oid in logged_tables(self._chain.publication) or not known_members(self._chain.publication):
+            return False
+        if oid not in known_partitions(self._chain.publication):
+            self._see_transaction()
+            self._housekeeping.check_publication()
+        members = known_members(self._chain.publication)
+        if oid not in members:
+            raise partition_gone(table.qualified_name, "a published table")
+        anchored, shape = anchored_shapes(self._chain.publication).get(oid), self._read_shape(oid)
+        if anchored is not None and shape is not None:
+            check_shape(table.qualified_name, anchored, shape)
+        return True
+
+    def truncated(self, tables: Iterable[bytes]) -> None:
+        """A TRUNCATE of these versions came, be it that the log has it already."""
+        for table_id in tables:
+            if table_id in self._described:
+                self._tracking.truncated(self._described[table_id][0])
 
     def _is_known(self, table: TableSchema) -> bool:
         """Whether the log has rows of exactly these columns."""
@@ -235,9 +259,8 @@ class TableVersions:
         if not added:
             return
         self._see_transaction()
-        columns = read_columns(self._session, oid)
-        self._check_shape(oid, table, self._read_shape(oid))  # no rewrite came before `columns` were read
-        catalog = {column.name: column for column in columns}
+        catalog = self._read_columns(oid, table)
+        self._check_shape(oid, table, self._read_shape(oid))  # no rewrite came before `catalog` was read
         payload = describe_added(previous, table, added, catalog)
         self._packer.need(table)
         self._add(Change(Operation.DDL, table.id, payload=payload))
@@ -288,9 +311,26 @@ class TableVersions:
             whole = is_announced and len(table.columns) == len(shape.plain_columns)
             entry = first_shape(shape) if whole else next_shape(shape, anchored)
             chain.publication_is(with_shape(chain.publication, entry))
+            if whole:
+                self._announced_below(oid)
         if is_announced:
             types = read_used_types(self._session, self._publication)
             chain.publication_is(with_types(chain.publication, types))
+
+    def _read_columns(self, oid: int, table: TableSchema) -> Mapping[str, CatalogColumn]:
+        """By name."""
+        partitions = known_partitions(self._chain.publication).values()
+        below = [read_columns(self._session, each.oid) for each in partitions if each.root == oid]
+        return with_missing(table.qualified_name, read_columns(self._session, oid), below)
+
+    def _announced_below(self, oid: int) -> None:
+        """The log tells now what the columns of this table's partitions hold, too."""
+        for partition in known_partitions(self._chain.publication).values():
+            shape = self._read_shape(partition.oid) if partition.root == oid else None
+            anchored = anchored_shapes(self._chain.publication).get(partition.oid)
+            if shape is not None and anchored is not None:
+                check_shape(partition.name, anchored, shape)
+                self._chain.publication_is(with_shape(self._chain.publication, first_shape(shape)))
 
     def _see_transaction(self) -> None:
         """The catalog is asked about the open transaction: it must show what that one did."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.fitting import generating
-from connectors.postgres.partition_bounds import read_bounds
+from connectors.postgres.partitions.bounds import read_bounds
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from connectors.postgres.sqlstate import GIVE_BOUNDS

@@ -12,7 +12,7 @@ from connectors.postgres.catalog import Table, count_large_objects, list_tables
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
-from connectors.postgres.partition_bounds import read_bounds
+from connectors.postgres.partitions.bounds import read_bounds
 from connectors.postgres.publication import Publication, read_publication
 from connectors.postgres.relation import tables_of
 from connectors.postgres.server import read_role, read_server
@@ -26,6 +26,7 @@ from pipeline.check.failover import check_failover
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.log import LOG, check_log
+from pipeline.check.partitions import check_wholes, wholes_of
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_left, check_publication
 from pipeline.check.replica import Followed, ReplicaCheck
@@ -36,7 +37,7 @@ from pipeline.check.tables import check_identities, check_tables, check_uncarrie
 from pipeline.check.tools import check_tools
 from pipeline.config import Config, Initial, readable_by_others
 from pipeline.reports import CAPTURE_STAGE, Endangered
-from pipeline.selection import select_tables
+from pipeline.selection import is_by_root, select_tables
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
 
@@ -100,8 +101,9 @@ class Preflight:
         yield from check_failover(session, slot, config, purpose=self._purpose)
         publication_name = config.publication_name
         tables = list_tables(session, publication=publication_name)
-        selection = select_tables(tables, config.source.tables, config.source.keyless)
         publication = read_publication(session, publication_name)
+        by_root = is_by_root(publication, config.source.partitions)
+        selection = select_tables(tables, config.source.tables, config.source.keyless, by_root=by_root)
         yield from check_tables(
             tables, selection, publication, role, chosen=config.source.tables, established=established
         )
@@ -110,11 +112,19 @@ class Preflight:
         others = selection.without({each.table for each in left})
         yield from check_identities(others, config.source.keyless, publication, established=established)
         yield from check_publication(
-            session, publication_name, publication, others, role, established=established
+            session,
+            publication_name,
+            publication,
+            others,
+            role,
+            established=established,
+            partitions=config.source.partitions,
         )
         yield from check_endangered(
             session, tables, publication, config.source.keyless, established=established
         )
+        follows_schema = triggers_act(session)
+        yield from check_wholes(others, follows_schema=follows_schema)
         yield from check_uncarried_objects(session, role)
         sequences = source_sequences(session, publication_name if publication else None)
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
@@ -124,7 +134,8 @@ class Preflight:
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)
-        children, bounds = frozenset(read_children(session)), read_bounds(session, wanted)
+        partitions = [partition.oid for table in selection.wanted for partition in table.partitions]
+        children, bounds = frozenset(read_children(session)), read_bounds(session, [*wanted, *partitions])
         large_objects = count_large_objects(session)
         self._source = SourceFacts(
             server,
@@ -138,7 +149,11 @@ class Preflight:
             bounds,
             sequences,
             large_objects,
-            tells_changes=triggers_act(session),
+            tells_changes=follows_schema,
+            wholes=wholes_of(tables),
+            publication=publication_name,
+            is_published=publication is not None,
+            is_established=established,
         )
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from connectors.postgres import source_schema
@@ -23,6 +23,7 @@ from connectors.postgres.session import Session
 from connectors.postgres.table_columns import TableColumns, read_table_columns
 from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, comment, identifier, losing, named
+from pipeline.check.partitions import check_one_table
 from pipeline.config import Initial
 from pipeline.selection import Selection
 from schemas.finding import Finding
@@ -47,6 +48,11 @@ class SourceFacts:
     large_objects: int
     tells_changes: bool = False
     """Its event triggers tell of schema changes: a replica that follows may be about to make them."""
+    wholes: Mapping[TableName, TableName] = field(default_factory=dict)
+    """Of partitions the table at the top."""
+    publication: str = ""
+    is_published: bool = False
+    is_established: bool = False
 
 
 class PreparedCheck:
@@ -76,7 +82,9 @@ class PreparedCheck:
         tables = self._tables
         wanted = set(self._source.selection.names) if self._source else set()
         missing = sorted(wanted - {(table.schema, table.name) for table in tables})
-        if missing:
+        apart = list(self._one_table(missing))
+        yield from apart
+        if missing and not apart:
             names = [f"{schema}.{name}" for schema, name in missing]
             yield self._place.error(
                 "replica-schema",
@@ -98,6 +106,20 @@ class PreparedCheck:
         yield from unfit
         if not missing and not unfit:
             yield self._place.ok("replica-prepared", "content", f"has all {len(wanted)} tables")
+
+    def _one_table(self, missing: Collection[TableName]) -> Iterator[Finding]:
+        """Partitions of the source whose rows could be meant for one table of the replica."""
+        source = self._source
+        if source is not None:
+            yield from check_one_table(
+                self._place,
+                missing,
+                {(table.schema, table.name) for table in self._tables},
+                source.wholes,
+                publication=source.publication,
+                published=source.is_published,
+                established=source.is_established,
+            )
 
     def _filled(self, tables: Sequence[TableName]) -> Finding:
         names = ", ".join(each.as_string() for each in relations(self._session, tables))

@@ -20,9 +20,10 @@ from connectors.postgres.publication import (
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment, losing
-from pipeline.config import Keyless
+from pipeline.check.partitions import check_partitions
+from pipeline.config import Keyless, Partitions
 from pipeline.reports import Endangered
-from pipeline.selection import EXCLUDED, Selection
+from pipeline.selection import EXCLUDED, Selection, is_by_root
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
@@ -38,10 +39,16 @@ def check_publication(
     role: Role,
     *,
     established: bool,
+    partitions: Partitions = Partitions.LEAVES,
 ) -> Iterator[Finding]:
     """`established`: the slot exists, so that the publication is part of the history (P11)."""
+    by_root = is_by_root(publication, partitions)
     if publication is None:
-        yield _may_be_made(session, name, selection, role)
+        yield _may_be_made(session, name, selection, role, by_root=by_root)
+        return
+    mixed = tuple(check_partitions(publication, partitions, established=established))
+    if mixed:
+        yield from mixed
         return
     problems = tuple(_problems(publication))
     if problems:
@@ -102,7 +109,7 @@ def _key_needed(table: Table, publication: Publication, *, may_leave: bool) -> s
     return "\n".join(map(comment, ways))
 
 
-def _may_be_made(session: Session, name: str, selection: Selection, role: Role) -> Finding:
+def _may_be_made(session: Session, name: str, selection: Selection, role: Role, *, by_root: bool) -> Finding:
     subject = f"publication {name}"
     foreign = sorted({table.owner for table in selection.wanted if not table.owned})
     if role.creates_in_database and not foreign:
@@ -120,7 +127,7 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role) 
         sql="\n".join(
             [
                 "-- as the owner of the tables, or as a superuser, who gives it to that:",
-                create_publication_sql(name, selection.names, server_version=version) + ";",
+                create_publication_sql(name, selection.names, server_version=version, by_root=by_root) + ";",
                 *_give(session, name, selection.wanted),
                 "-- or lend the owner's rights, so that new tables join by themselves:",
                 *map(comment, [f"grant create on database {database} to {ours};", *lend]),
@@ -162,8 +169,6 @@ def _problems(publication: Publication) -> Iterator[str]:
         yield "is FOR ALL TABLES, which lets writes to tables without a key fail"
     if publication.schemas:
         yield f"takes whole schemas: {', '.join(publication.schemas)}"
-    if publication.via_partition_root:
-        yield "publishes partitions under their parent's name"
     unsent = sorted(_ALL_VERBS - publication.published)
     if unsent:
         yield f"does not publish {', '.join(unsent)}"
@@ -190,7 +195,12 @@ def _unfit(
         )
     name = sql.Identifier(publication.name).as_string()
     version = session.info.server_version
-    made = create_publication_sql(publication.name, selection.names, server_version=version)
+    made = create_publication_sql(
+        publication.name,
+        selection.names,
+        server_version=version,
+        by_root=publication.via_partition_root,
+    )
     anew = [losing("it for whoever else reads it", f"drop publication {name};"), comment(f"then: {made};")]
     message += "; to make it anew takes it from whoever else reads it"
     return SOURCE.error("publication-unfit", subject, message, sql="\n".join(anew))

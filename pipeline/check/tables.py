@@ -15,7 +15,7 @@ from connectors.postgres.catalog import (
 )
 from connectors.postgres.instance import read_oid_columns
 from connectors.postgres.large_objects.reading import count_hidden
-from connectors.postgres.publication import Publication, full_identity_sql, index_identity_sql
+from connectors.postgres.publication import Publication, full_identity_of, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment, identifier, named
@@ -123,12 +123,11 @@ def _count(selection: Selection, publication: Publication | None) -> Finding:
 
 
 def _size(tables: Sequence[Table]) -> str:
-    """As ANALYZE last saw them. A partitioned table's rows are its partitions'."""
-    stored = [table for table in tables if table.kind is not TableKind.PARTITIONED]
-    unknown = sum(table.estimated_rows is None for table in stored)
-    if unknown and unknown == len(stored):
+    """As ANALYZE last saw them."""
+    unknown = sum(table.estimated_rows is None for table in tables)
+    if unknown and unknown == len(tables):
         return "of unknown size: never analysed"
-    known = f"about {human_bytes(sum(table.estimated_bytes for table in stored))}"
+    known = f"about {human_bytes(sum(table.estimated_bytes for table in tables))}"
     return f"{known}, and {unknown} of unknown size: never analysed" if unknown else known
 
 
@@ -210,7 +209,7 @@ def _identity_choices(table: Table) -> str:
     name = (table.schema, table.name)
     ways = [index_identity_sql(name, identifier(index.name)) for index in table.usable_indexes]
     if table.full_problem is None:
-        ways.append(full_identity_sql(name) + ";  -- every column is the key")
+        ways.append(full_identity_of(table) + "  -- every column is the key")
     if not table.usable_indexes:
         ways.append(f"{index_identity_sql(name, 'INDEX_NAME')}  -- with a unique index on NOT NULL columns")
         ways.sort(key=lambda way: "INDEX_NAME" in way)
@@ -232,7 +231,7 @@ def _leaving_out(table: Table) -> str:
 
 
 def _make_full(table: Table, *, later: bool) -> Finding:
-    statement = full_identity_sql((table.schema, table.name)) + ";"
+    statement = full_identity_of(table)
     problem = f"{table.identity_problem}: gets replica identity full (source.keyless)"
     if table.owned:
         return SOURCE.note("replica-identity-full", table.qualified_name, problem)

@@ -1,7 +1,7 @@
 """keepstream.yaml: its model, and how it is read, expanded and validated."""
 
 from pipeline.config.loading import DEFAULT_PATH, faults_of, load_config, parse_config, readable_by_others
-from pipeline.config.model import Config, Initial, Keyless, Log, Replica, Source, Tables, Tools
+from pipeline.config.model import Config, Initial, Keyless, Log, Partitions, Replica, Source, Tables, Tools
 from pipeline.config.values import ConnectionString, Secret, TablePattern
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Initial",
     "Keyless",
     "Log",
+    "Partitions",
     "Replica",
     "Secret",
     "Source",

@@ -35,6 +35,13 @@ class Keyless(Enum):
     REFUSE = "refuse"
 
 
+class Partitions(Enum):
+    """Under which names rows of partitions come, in a publication that we make."""
+
+    LEAVES = "leaves"
+    ROOT = "root"
+
+
 class Initial(Enum):
     """How a new replica gets its first content: we copy all, we copy rows, it has equal rows."""
 
@@ -75,6 +82,7 @@ class Source(LongOrShort):
     publication: str | None = Field(default=None, min_length=1, max_length=63)
     tables: Tables = Tables()
     keyless: Keyless = Keyless.REFUSE
+    partitions: Partitions = Partitions.LEAVES
     failover: bool = False
 
 

@@ -43,6 +43,7 @@ source:
   #   include: ["*.*"]              # schema.table, with * for any run of characters
   #   exclude: ["public.audit_*"]
   # publication: keepstream_NAME
+  # partitions: root                # rows of partitions come under the name of the whole, docs/partitions.md
   # failover: true                  # the slot survives on standbys (PostgreSQL 17+), docs/operating.md
 
 log:

@@ -31,7 +31,7 @@ from pipeline.control.observation import LogSeen, Observation, ReplicaSeen, Sour
 from pipeline.logend import find_end
 from pipeline.processes import lives, started_at
 from pipeline.reports import NotReplicated, StageReport
-from pipeline.selection import select_tables
+from pipeline.selection import is_by_root, select_tables
 from schemas.errors import InternalError, KeepstreamError, RetryLater
 from schemas.lsn import Lsn
 from schemas.validity import Chain
@@ -220,8 +220,9 @@ class _SourceLook(_Look[SourceSeen]):
             source = self._config.source
             publication = self._config.publication_name
             tables = list_tables(session, publication=publication)
-            chosen = select_tables(tables, source.tables, source.keyless)
             published = read_publication(session, publication)
+            by_root = is_by_root(published, source.partitions)
+            chosen = select_tables(tables, source.tables, source.keyless, by_root=by_root)
             names = {f"{t.schema}.{t.name}" for t in published.tables} if published else set()
             self._left_out = tuple(each for each in chosen.not_replicated if each.table not in names)
             self._left_out_at = now

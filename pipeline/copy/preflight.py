@@ -48,9 +48,11 @@ def require_empty(options: CopyOptions, replica: Session, targets: Sequence[Tabl
 
 
 def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]:
-    """The tables whose rows are copied, as `reader` sees publication and catalog."""
+    """The tables whose rows are copied, as `reader` sees publication and catalog; each leaf of a partitioned
+    one for itself."""
     if options.publication is not None:
-        return published_tables(reader, options.publication)
+        published = published_tables(reader, options.publication)
+        return [stored for table in published for stored in table.stored]
     return named_tables(reader, options.tables)
 
 

@@ -153,8 +153,8 @@ class Recopy:
 
 def _parts(table: SnapshotTable, *, may_be_binary: bool = False) -> list[Part]:
     return plan_parts(
-        [table],
-        targets={table.oid: table.table_name},
+        table.stored,
+        targets={stored.oid: table.table_name for stored in table.stored},
         volatile=(),
         part_bytes=PART_BYTES,
         may_be_binary=may_be_binary,

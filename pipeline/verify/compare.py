@@ -68,7 +68,7 @@ class Comparison:
 
     def run(self, pairs: Sequence[Pair]) -> Compared:
         """Raises what the first failing session raised."""
-        total = sum(table.size_bytes for pair in pairs for table in (pair.source, *pair.replica))
+        total = sum(table.size_bytes for pair in pairs for table in (*pair.source.stored, *pair.replica))
         self._meter = Meter(len(pairs), total, time.monotonic())
         jobs = Jobs(pairs, self._on_done)
         try:
@@ -146,7 +146,7 @@ class Comparison:
             identical=job.equal and pair.problem is None,
             problem=pair.problem,
         )
-        if job.equal or not pair.replica:
+        if job.equal or not pair.replica or not pair.source.stored:
             return result
         try:
             found, keys = self._look_for_rows(pair)
@@ -163,10 +163,10 @@ class Comparison:
         with (
             self._reader(Side.SOURCE) as ours,
             self._reader(Side.REPLICA) as theirs,
-            ours.reading([pair.source]) as source,
+            ours.reading(pair.source.stored) as source,
             theirs.reading(pair.replica) as replica,
         ):
-            sides = ((source, [pair.source.table_name]), (replica, names))
+            sides = ((source, [table.table_name for table in pair.source.stored]), (replica, names))
             found = find_differences(*differing_rows(sides, pair.shape))
             return found, _with_columns(name_keys(found, pair.shape.key), pair, sides)
 

@@ -55,7 +55,7 @@ class Job:
 
     def parts(self) -> list[Part]:
         found = []
-        for side, tables in ((Side.SOURCE, (self.pair.source,)), (Side.REPLICA, self.pair.replica)):
+        for side, tables in ((Side.SOURCE, self.pair.source.stored), (Side.REPLICA, self.pair.replica)):
             for table in tables:
                 bounds = cut(table.blocks)
                 size = table.size_bytes // len(bounds)
@@ -80,9 +80,11 @@ class Jobs:
         self._lock = threading.Lock()
         self._waiting: dict[Side, deque[Part]] = {side: deque() for side in Side}
         self.jobs = [Job(pair) for pair in sorted(pairs, key=lambda pair: -pair.source.size_bytes)]
+        self._open = len(self.jobs)
         for job in self.jobs:
             self._enqueue(job)
-        self._open = len(self.jobs)
+            if not job.left:  # a partitioned table without partitions, on both sides
+                self._done(job)
 
     def parts(self, side: Side) -> int:
         return len(self._waiting[side])

@@ -41,7 +41,7 @@ class TableMender:
         """Raises TableChanged, RetryLater (`hold-lost`, `rows-moved`), Unhealthy, and OperatorNeeded or
         RefusedData where the replica's table cannot take the rows: nothing was changed then."""
         self._require_mendable(pair)
-        found = self._find(pair)
+        found = self._find(pair) if pair.source.stored else None
         if found is None:
             recopy = Recopy(self._standing, [pair.source], CopyWish(self._reason), self._on_progress)
             return Repair(pair.name, self.lsn, copied_rows=recopy.copy(pair.source).rows)
@@ -76,13 +76,14 @@ class TableMender:
         standing, options = self._standing, self._standing.options
         names = [table.table_name for table in pair.replica]
         with (
-            standing.reading([pair.source]) as source,
+            standing.reading(pair.source.stored) as source,
             standing.watch.session(options.replica_conninfo, purpose=options.purpose) as session,
             SnapshotReader(
                 session, self._meeting.replica_snapshot, standing.replica_observer, standing.check
             ).reading(pair.replica) as replica,
         ):
-            rows = differing_rows(((source, [pair.source.table_name]), (replica, names)), shape)
+            ours = [table.table_name for table in pair.source.stored]
+            rows = differing_rows(((source, ours), (replica, names)), shape)
             return find_mends(*rows, limit=self._limit)
 
     def _mend_rows(self, pair: Pair, found: Mends) -> None:
@@ -98,7 +99,7 @@ class TableMender:
             target = fitting_target(*fit, name=options.replica, replica_role=replica_role)
             for table in pair.replica:
                 standing.replica_observer.require_unchanged(table)
-            with standing.reading([pair.source]) as source, bounded_chunks(session):
+            with standing.reading(pair.source.stored) as source, bounded_chunks(session):
                 RowMender(
                     source,
                     session,

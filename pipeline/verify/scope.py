@@ -46,7 +46,9 @@ def not_replicated(
     scope: Scope, catalog: tuple[Table, ...], published: Iterable[SnapshotTable]
 ) -> tuple[NotReplicated, ...]:
     """Every other table of the source, with the reason."""
-    selection = select_tables(catalog, scope.tables, scope.keyless)
+    published = tuple(published)
+    by_root = any(table.leaves is not None for table in published)
+    selection = select_tables(catalog, scope.tables, scope.keyless, by_root=by_root)
     names = {table.table_name for table in published}
     qualified = {table.qualified_name for table in published}
     missed = (
@@ -60,8 +62,14 @@ def not_replicated(
 def _none_named(
     pattern: TablePattern, catalog: Iterable[Table], left_out: Iterable[NotReplicated]
 ) -> OperatorNeeded:
+    catalog = tuple(catalog)
     reasons = {each.table: each.reason for each in left_out}
     there = [table.qualified_name for table in catalog if pattern.matches(table.schema, table.name)]
+    wholes = {table.oid: table.qualified_name for table in catalog}
+    for table in catalog:
+        if table.root in wholes:
+            seen = f"it is a partition of {wholes[table.root]}, which is replicated as a whole"
+            reasons.setdefault(table.qualified_name, seen)
     why = [f"{name}: {reasons.get(name, 'none of its partitions is replicated')}" for name in there[:5]]
     return OperatorNeeded(
         f"`{pattern}` names no replicated table ({'; '.join(why) or 'the source has no such table'})",

@@ -523,10 +523,6 @@ def test_no_name_can_smuggle_sql_into_what_an_admin_runs(source: Database, log: 
         ("for table customer (id)", "has column lists or row filters: public.customer"),
         ("for table customer where (id > 3)", "has column lists or row filters: public.customer"),
         ("for table customer with (publish = 'insert, update')", "does not publish delete, truncate"),
-        (
-            "for table customer with (publish_via_partition_root)",
-            "publishes partitions under their parent's name",
-        ),
     ],
 )
 def test_a_publication_that_loses_rows_is_refused(
@@ -540,6 +536,72 @@ def test_a_publication_that_loses_rows_is_refused(
     assert found.message == f"{said}; to make it anew takes it from whoever else reads it"
     owning.execute_as_admin(uncommented(found.fix))
     assert "publication-unfit" not in by_code(preflight(config))
+
+
+PARTITIONED = (
+    "create table ev (id int, d int, primary key (id, d)) partition by range (d);"
+    " create table ev1 partition of ev for values from (0) to (10);"
+)
+LISTS_ONE = "lists public.ev1, a partition of public.ev, instead of the whole"
+NAMES_THEM = "lists public.ev, and sends their rows under the names of their partitions"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said", "sql"),
+    [
+        (
+            "ev1 with (publish_via_partition_root)",
+            LISTS_ONE,
+            'alter publication "keepstream_crm" drop table only "public"."ev1";',
+        ),
+        (
+            "ev",
+            NAMES_THEM,
+            'alter publication "keepstream_crm" set (publish_via_partition_root = true);',
+        ),
+    ],
+)
+def test_a_publication_of_partitions_under_mixed_names_is_refused(
+    owning: Database, log: Path, statement: str, said: str, sql: str
+) -> None:
+    owning.execute(PARTITIONED)
+    owning.execute_as_admin(f"create publication keepstream_crm for table {statement}")
+    config = configure(owning.dsn, log)
+    found = by_code(preflight(config))["publication-unfit"]
+    assert (found.message, found.fix) == (said, sql)
+    owning.execute_as_admin(found.fix)
+    assert "publication-unfit" not in by_code(preflight(config))
+
+
+def test_the_whole_and_its_partitions_must_be_identified_alike(owning: Database, log: Path) -> None:
+    owning.execute(f"{PARTITIONED} alter table ev replica identity full")
+    config = configure(owning.dsn, log, more="  partitions: root\n")
+    found = by_code(preflight(config))["replica-identity"]
+    assert found.subject == "public.ev"
+    assert found.message.startswith(
+        "partition public.ev1 has not replica identity full, as the whole table has it"
+    )
+    owning.execute(found.fix.splitlines()[0])
+    findings = by_code(preflight(config))
+    assert "replica-identity" not in findings
+    assert findings["partitions-untold"].message.startswith("published as a whole: public.ev; a partition")
+
+
+def test_a_plain_table_of_a_replica_takes_no_rows_of_partitions_until_the_whole_is_published(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    owning.execute(PARTITIONED)
+    replica.execute("create table ev (id int, d int, primary key (id, d))")
+    config = configure(owning.dsn, log, replica.dsn, initial="data")
+    found = by_code(preflight(config))["replica-partitions"]
+    assert found.message == (
+        "takes no rows: they come under the names of the source's partitions, such as public.ev1"
+    )
+    assert found.fix.startswith("Set `partitions: root` under source in keepstream.yaml.")
+    owning.execute_as_admin("create publication keepstream_crm for table ev1")
+    found = by_code(preflight(config))["replica-partitions"]
+    owning.execute_as_admin(found.fix)
+    assert errors(preflight(config)) == []
 
 
 def test_a_table_that_we_may_not_add_to_the_publication_is_a_warning(source: Database, log: Path) -> None:

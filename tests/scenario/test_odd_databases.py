@@ -1,4 +1,4 @@
-"""Databases whose names hold whatever PostgreSQL takes in a name, behind every command that connects to them."""
+"""Databases whose names hold whatever PostgreSQL takes in a name."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ _FRESH: Final = sql.Identifier("pg_temp", "keepstream_fresh")
 _PLACE: Final = sql.Identifier("keepstream place")
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class RowMender:
             self._bring(changed)
 
     def _delete(self, places: Iterable[Place]) -> None:
-        for leaf, ctids in self._by_leaf(places):
+        for leaf, ctids in _by_table(self._leaves, places):
             for some in _slices(ctids):
                 deleting = sql.SQL("delete from only {} where ctid = any({}::tid[])").format(
                     sql.Identifier(*leaf), sql.Literal(some)
@@ -94,7 +95,9 @@ class RowMender:
     def _keep(self, changed: Iterable[tuple[Place, Place]]) -> None:
         """Set aside what only the replica has, beside the place of the source's row."""
         self._make("keepstream_kept", self._own)
-        for leaf, both in self._by_leaf((index, (ours, ctid)) for (_, ours), (index, ctid) in changed):
+        for leaf, both in _by_table(
+            self._leaves, ((index, (_text_of(ours), ctid)) for ours, (index, ctid) in changed)
+        ):
             for some in _slices(both):
                 ours, theirs = zip(*some, strict=True)
                 keeping = sql.SQL(
@@ -121,13 +124,14 @@ class RowMender:
     def _bring(self, places: Iterable[Place]) -> None:
         """Copy the source's rows into the table."""
         columns = [sql.Identifier(name) for name in self._table.columns]
-        self._copy(places, columns, columns, into=sql.Identifier(self._target.schema, self._target.name))
+        into = sql.Identifier(self._target.schema, self._target.name)
+        self._copy(places, columns, columns, into=into)
 
     def _bring_aside(self, places: Iterable[Place]) -> None:
         """Copy them into a temporary table, each with its place."""
         columns = [sql.Identifier(name) for name in self._table.columns]
         self._make("keepstream_fresh", columns)
-        self._copy(places, [sql.SQL("ctid::text"), *columns], [_PLACE, *columns], into=_FRESH)
+        self._copy(places, columns, [_PLACE, *columns], into=_FRESH, placed=True)
 
     def _copy(
         self,
@@ -136,19 +140,29 @@ class RowMender:
         theirs: Sequence[sql.Composable],
         *,
         into: sql.Identifier,
+        placed: bool = False,
     ) -> None:
+        """`placed`: with the place of each row before its columns."""
         form = sql.SQL("binary" if self._binary else "text")
-        listed = sql.SQL(" ({})").format(self._listed(theirs)) if theirs else sql.SQL("")
-        write = sql.SQL("copy {}{} from stdin (format {})").format(into, listed, form).as_string()
+        named = sql.SQL(" ({})").format(self._listed(theirs)) if theirs else sql.SQL("")
+        write = sql.SQL("copy {}{} from stdin (format {})").format(into, named, form).as_string()
         reading = sql.SQL("copy (select {} from only {} where ctid = any({}::tid[])) to stdout (format {})")
-        for some in _slices([ctid for _, ctid in places]):
-            table = sql.Identifier(*self._table.table_name)
-            read = reading.format(self._listed(ours), table, sql.Literal(some), form).as_string()
-            with wrapped(f"bringing rows of {self._table.qualified_name}"):
-                came = stream_in_chunks(
-                    self._source, self._replica, read=read, write=write, binary=self._binary, tick=self._tick
-                )
-            self._require(came, len(some))
+        stored = [(index, table.table_name) for index, table in enumerate(self._table.stored)]
+        for (index, name), ctids in _by_table(stored, places):
+            place = [sql.SQL("{} || ctid::text").format(sql.Literal(str(index)))] if placed else []
+            listed = self._listed([*place, *ours])
+            for some in _slices(ctids):
+                read = reading.format(listed, sql.Identifier(*name), sql.Literal(some), form).as_string()
+                with wrapped(f"bringing rows of {self._table.qualified_name}"):
+                    came = stream_in_chunks(
+                        self._source,
+                        self._replica,
+                        read=read,
+                        write=write,
+                        binary=self._binary,
+                        tick=self._tick,
+                    )
+                self._require(came, len(some))
 
     def _join_kept(self, count: int) -> None:
         columns = [sql.Identifier(name) for name in self._table.columns]
@@ -183,11 +197,18 @@ class RowMender:
                 hint="Somebody else writes to this table of the replica: end that, and start again.",
             )
 
-    def _by_leaf(self, items: Iterable[tuple[int, T]]) -> Iterator[tuple[TableName, list[T]]]:
-        found: dict[int, list[T]] = {}
-        for index, value in items:
-            found.setdefault(index, []).append(value)
-        return ((self._leaves[index], values) for index, values in found.items())
+
+def _by_table(tables: Sequence[N], items: Iterable[tuple[int, T]]) -> Iterator[tuple[N, list[T]]]:
+    """Each of the tables with its items, whose index says which it is."""
+    found: dict[int, list[T]] = {}
+    for index, value in items:
+        found.setdefault(index, []).append(value)
+    return ((tables[index], values) for index, values in found.items())
+
+
+def _text_of(place: Place) -> str:
+    """A place among several tables."""
+    return f"{place[0]}{place[1]}"
 
 
 def _slices(items: Sequence[T]) -> Iterator[list[T]]:

@@ -14,6 +14,7 @@ from typing import Final
 
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
+from connectors.postgres.partitions.tree import read_members
 from connectors.postgres.publication import ListedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
@@ -39,6 +40,7 @@ from pipeline.capture.history import (
     renamed,
     with_name,
 )
+from pipeline.capture.partitions import known_partitions, truncated
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     TYPE_PREFIX,
@@ -128,13 +130,28 @@ def _look_untracked(session: Session, publication: str, entries: tuple[str, ...]
     is_ahead = triggers_act(session)
     try:
         current = check_published(session, publication, entries, promoted=promoted)
-        return Seen(_with_shapes_of(entries, current) if is_ahead else current, {})
+        if is_ahead:
+            return Seen(_with_shapes_of(entries, current), {})
+        return _with_truncated(session, publication, entries, current)
     except (HistoryBroken, RefusedData) as error:
         if not is_ahead:
             raise
         if isinstance(error, HistoryBroken) and not _lacks_dropped(session, publication, entries):
             raise
         return Seen(entries, {UNTRACKED: error})
+
+
+def _with_truncated(
+    session: Session, publication: str, entries: tuple[str, ...], current: tuple[str, ...]
+) -> Seen:
+    """A partition that is as a TRUNCATE leaves it keeps its shape until the stream has told of that."""
+    if not known_partitions(entries):
+        return Seen(current, {})
+    differences = truncated(entries, read_members(session, publication))
+    shapes = anchored_shapes(entries)
+    for oid in differences.keys() & shapes.keys():
+        current = with_shape(current, shapes[oid])
+    return Seen(current, dict(differences.items()))
 
 
 def _with_shapes_of(entries: tuple[str, ...], current: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.partitions import known_partitions, without_shapes_below
 from pipeline.capture.schemachange import refuse_change
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage
@@ -176,6 +177,13 @@ class Tracking:
             logger.info("schema changes are tracked from here on" if message.installed else _ENDED)
             self._suspicions.clear()
             self.looks_soon = True
+
+    def truncated(self, oid: int) -> None:
+        """The stream tells that this table was: its partitions have other files, whoever looks at them."""
+        for partition in known_partitions(self._chain.publication).values():
+            if partition.root == oid:
+                self._suspicions.pop(partition.oid, None)
+        self._chain.publication_is(without_shapes_below(self._chain.publication, oid))
 
     def joined(self, join: Join) -> None:
         """A table joins at this place."""

@@ -1,0 +1,1 @@
+"""Partitions: which rows they take, and whose rows those are."""

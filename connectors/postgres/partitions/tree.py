@@ -1,0 +1,67 @@
+"""The partitions of tables whose rows a publication sends under the name of the table at the top.
+
+Rows that a table had before ATTACH PARTITION are never in the stream, those of a partition that was made as
+one all are. PostgreSQL writes down nowhere which it was, but ATTACH updates the rows of all its columns in
+pg_attribute: where one of them is still of the command that made the table, it was made as a partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.session import Session, wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A table of such a tree; `root` is the OID of the one at the top, which is a member, too.
+
+    attached: it may have had rows before it was a partition, or before one of its parents was. empty: nothing
+    was ever written to it since it was made or truncated. emptied: its file may be that of a TRUNCATE,
+    because no VACUUM, CLUSTER or ANALYZE has looked at that since.
+    """
+
+    oid: int
+    root: int
+    name: str
+    attached: bool
+    empty: bool
+    emptied: bool
+    filenode: int
+
+
+# A column's row gets its default in the command that makes the table, together with that of the default.
+_MEMBERS: Final = """
+    with recursive tree (oid, root, attached) as (
+        select c.oid, c.oid, false
+          from pg_publication p
+          join pg_publication_rel r on r.prpubid = p.oid
+          join pg_class c on c.oid = r.prrelid
+         where p.pubname = %s and p.pubviaroot and c.relkind = 'p'
+        union all
+        select i.inhrelid, t.root, t.attached or not exists (
+                   select from pg_attribute first
+                     join pg_attribute a on a.attrelid = first.attrelid and a.attnum > 0 and a.attinhcount > 0
+                     left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                    where first.attrelid = i.inhrelid and first.attname = 'tableoid'
+                      and a.xmin = first.xmin
+                      and (a.cmin = first.cmin or d.xmin = first.xmin and a.cmin = d.cmin))
+          from tree t
+          join pg_class c on c.oid = t.oid and c.relkind = 'p'
+          join pg_inherits i on i.inhparent = t.oid
+    )
+    select t.oid::bigint, t.root::bigint, n.nspname || '.' || c.relname, t.attached,
+           c.relkind <> 'r' or pg_relation_size(c.oid) = 0, c.relkind = 'r' and c.reltuples < 0,
+           c.relfilenode::bigint
+      from tree t
+      join pg_class c on c.oid = t.oid
+      join pg_namespace n on n.oid = c.relnamespace
+     order by t.oid
+"""
+
+
+def read_members(session: Session, publication: str) -> tuple[Member, ...]:
+    """All that the publication has; none where it sends rows of partitions under their own names."""
+    with wrapped(f"reading the partitions in publication {publication}"):
+        return tuple(Member(*row) for row in session.execute(_MEMBERS, [publication]))

@@ -1,0 +1,140 @@
+"""Partitions whose rows come under the name of the table at the top (docs/decisions/016).
+
+Which partitions there are is DDL, of which the stream tells nothing, and some of it changes rows of the
+whole: those of a table that is attached come, those of one that is detached or dropped go, and so do those of
+one that is truncated by its own name. So an ANCHOR has an entry `part:` of each, and each look compares:
+
+    a new one that was made as a partition    → goes on: all its rows are in the stream
+    a new one that was attached empty         → goes on
+    a new one that was attached with rows     → stop
+    a known one is not there any more         → stop
+    a known one has an empty file             → stop, unless TRUNCATE of the whole comes in the stream
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.partitions.tree import Member
+from pipeline.capture.schemachange import refuse_change
+from pipeline.capture.shapes import anchored_shapes, filenode_of
+from schemas.errors import BEGIN_ANEW, RefusedData
+
+PREFIX = "part:"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A member of a tree as an ANCHOR knows it."""
+
+    oid: int
+    root: int
+    name: str
+
+
+def member_entry(member: Member) -> str:
+    """What an ANCHOR says of it: `part:oid:root:schema.name`."""
+    return f"{PREFIX}{member.oid}:{member.root}:{member.name}"
+
+
+def known_members(entries: Iterable[str]) -> dict[int, Known]:
+    """By OID, the table at the top among them."""
+    found = (entry.removeprefix(PREFIX).split(":", 2) for entry in entries if entry.startswith(PREFIX))
+    return {int(oid): Known(int(oid), int(root), name) for oid, root, name in found}
+
+
+def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tuple[str, ...]:
+    """The entries with these instead of the earlier ones below this table at the top."""
+    kept = tuple(entries)
+    earlier = {oid for oid, known in known_members(kept).items() if known.root == root}
+    own = tuple(f"{PREFIX}{oid}:" for oid in earlier)
+    others = (entry for entry in kept if not entry.startswith(own)) if own else kept
+    return (*others, *map(member_entry, now))
+
+
+def known_partitions(entries: Iterable[str]) -> dict[int, Known]:
+    """But for the tables at the top."""
+    return {oid: known for oid, known in known_members(entries).items() if oid != known.root}
+
+
+def check_members(entries: Sequence[str], now: Sequence[Member], listed: Collection[int]) -> None:
+    """`listed`: OIDs of the tables that the publication lists now. Raises RefusedData
+    (`partition-attached`, `partition-gone`)."""
+    known, names = known_members(entries), {member.oid: member.name for member in now}
+    for oid, each in known.items():
+        if oid not in names and each.root in listed:
+            raise partition_gone(each.name, names.get(each.root, "its table"))
+    for member in now:
+        if member.oid in known or member.root not in known:
+            continue
+        if member.attached and not member.empty:
+            raise _attached(member.name, names[member.root])
+
+
+def truncated(entries: Sequence[str], now: Iterable[Member]) -> dict[int, RefusedData]:
+    """By OID, what is raised for partitions with another file than before if no TRUNCATE explains that."""
+    shapes, known = anchored_shapes(entries), known_partitions(entries)
+    found: dict[int, RefusedData] = {}
+    for member in now:
+        entry = shapes.get(member.oid) if member.oid in known else None
+        if entry is not None and member.emptied and filenode_of(entry) != member.filenode:
+            found[member.oid] = _truncated(member.name)
+    return found
+
+
+def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
+    """The entries behind a TRUNCATE of the table at the top: its partitions have other files now."""
+    known = tuple(entries)
+    own = {f"shape:{oid}:" for oid, each in known_partitions(known).items() if each.root == root}
+    return tuple(entry for entry in known if not any(entry.startswith(prefix) for prefix in own))
+
+
+def with_missing(
+    table: str, columns: Iterable[CatalogColumn], partitions: Iterable[Iterable[CatalogColumn]]
+) -> dict[str, CatalogColumn]:
+    """By name, the columns of the table at the top with what older rows have there, which its partitions know
+    alone. Raises RefusedData (`schema-changed`) where they do not agree."""
+    held: dict[str, set[str | None]] = {}
+    for column in chain.from_iterable(partitions):
+        if column.has_missing:
+            held.setdefault(column.name, set()).add(column.missing)
+    for name, values in held.items():
+        if len(values) > 1:
+            raise refuse_change(table, f"older rows have different values in column {name}")
+    return {
+        column.name: replace(column, has_missing=True, missing=next(iter(held[column.name])))
+        if column.name in held
+        else column
+        for column in columns
+    }
+
+
+def partition_gone(name: str, whole: str) -> RefusedData:
+    """Its rows are not those of the whole any more."""
+    return RefusedData(
+        f"partition {name} of {whole} was detached or dropped, and nothing in the stream takes its rows away",
+        code="partition-gone",
+        hint="Where a table is published as a whole, detaching and dropping its partitions is followed only"
+        f" after `keepstream schema install`. To go on, {BEGIN_ANEW}.",
+    )
+
+
+def _attached(name: str, whole: str) -> RefusedData:
+    return RefusedData(
+        f"{name} was attached to {whole} with rows, which are not in the stream",
+        code="partition-attached",
+        hint="Where a table is published as a whole, partitions that have rows are followed only after"
+        f" `keepstream schema install`; without it attach them empty. To go on, {BEGIN_ANEW}.",
+    )
+
+
+def _truncated(name: str) -> RefusedData:
+    return RefusedData(
+        f"partition {name} was truncated or rewritten by its own name, which the stream does not tell",
+        code="partition-truncated",
+        hint="Where a table is published as a whole, truncate the whole, or delete the partition's rows. To"
+        f" go on, {BEGIN_ANEW}.",
+    )

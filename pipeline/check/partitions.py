@@ -1,0 +1,94 @@
+"""Partitioned tables: under which names their rows come, and what that asks of source and replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.publication import Publication, TableName, by_root_sql, drop_table_sql, whole_sql
+from pipeline.check.findings import Place, named
+from pipeline.config import Partitions
+from pipeline.selection import Selection
+from schemas.errors import BEGIN_ANEW
+from schemas.finding import Finding
+
+SOURCE = Place("source")
+_HISTORY = "It is part of the log's history"
+_SETTING = "`partitions: root` under source in keepstream.yaml"
+
+
+def check_partitions(
+    publication: Publication, partitions: Partitions, *, established: bool
+) -> Iterator[Finding]:
+    """That each row comes under one name, whoever asks. `established`: the slot exists."""
+    mixed = list(_mixed(publication, partitions))
+    subject, message = f"publication {publication.name}", "; ".join(mixed[:5])
+    if mixed and established:
+        yield SOURCE.error("publication-unfit", subject, message, fix=f"{_HISTORY}: {BEGIN_ANEW}.")
+    elif mixed:
+        ways = [] if publication.via_partition_root else [f"{by_root_sql(publication.name)};"]
+        names = [(table.schema, table.name) for table in publication.tables if table.root]
+        ways += [f"{drop_table_sql(publication.name, name)};" for name in names]
+        yield SOURCE.error("publication-unfit", subject, message, sql="\n".join(ways))
+
+
+def _mixed(publication: Publication, partitions: Partitions) -> Iterator[str]:
+    """PostgreSQL sends the rows of a partition under the name of the topmost table that is listed."""
+    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
+    if publication.via_partition_root:
+        for table in publication.tables:
+            if table.root and table.root not in wholes:
+                yield f"lists {table.schema}.{table.name}, a partition of {table.root}, instead of the whole"
+    elif wholes:
+        yield f"lists {named(sorted(wholes))}, and sends their rows under the names of their partitions"
+    elif partitions is Partitions.ROOT:
+        yield "sends rows of partitions under their own names, against source.partitions: root"
+
+
+def check_wholes(selection: Selection, *, follows_schema: bool) -> Iterator[Finding]:
+    """What the stream cannot tell of tables that are published as a whole."""
+    wholes = [table.qualified_name for table in selection.wanted if table.kind is TableKind.PARTITIONED]
+    if wholes and not follows_schema:
+        yield SOURCE.warning(
+            "partitions-untold",
+            "partitioned tables",
+            f"published as a whole: {named(wholes)}; a partition that is attached with rows, detached or"
+            " dropped stops capture, and a new one must be made on replicas before rows come that go there",
+            fix="Run `keepstream schema install`: then all of that is followed.",
+        )
+
+
+def check_one_table(
+    place: Place,
+    missing: Collection[TableName],
+    there: Collection[TableName],
+    wholes: Mapping[TableName, TableName],
+    *,
+    publication: str,
+    published: bool,
+    established: bool,
+) -> Iterator[Finding]:
+    """`missing`: tables of the source that the replica lacks. `wholes`: of partitions the table at the top.
+    `published`: there is a publication."""
+    lacking: dict[TableName, list[TableName]] = {}
+    for name in missing:
+        if (whole := wholes.get(name)) in there and whole is not None:
+            lacking.setdefault(whole, []).append(name)
+    for whole, partitions in lacking.items():
+        names = named([".".join(each) for each in partitions])
+        seen = f"takes no rows: they come under the names of the source's partitions, such as {names}"
+        if established or not published:
+            fix = f"Set {_SETTING}{f', and {BEGIN_ANEW}' if established else ''}. {_OR_THERE}"
+            yield place.error("replica-partitions", ".".join(whole), seen, fix=fix)
+        else:
+            statements = whole_sql(publication, whole, partitions)
+            yield place.error("replica-partitions", ".".join(whole), seen, sql=statements)
+
+
+_OR_THERE = "Or make on the replica the partitions that the source has."
+
+
+def wholes_of(tables: Collection[Table]) -> dict[TableName, TableName]:
+    """Of partitions the table at the top."""
+    tops = {table.oid: (table.schema, table.name) for table in tables}
+    return {(table.schema, table.name): tops[table.root] for table in tables if table.root in tops}

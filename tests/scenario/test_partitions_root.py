@@ -1,0 +1,165 @@
+"""Partitioned tables whose rows come under the name of the whole: publish_via_partition_root."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fix_pipeline import Pipeline
+
+# Partitions of other column orders, with dropped columns, and partitions of partitions.
+SOURCE = """
+    create table ev (id int, d int, note text, amount numeric, primary key (id, d)) partition by range (d);
+    create table ev1 partition of ev for values from (0) to (10);
+    create table ev2 (amount numeric, gone int, note text, d int not null, id int not null);
+    alter table ev2 drop column gone;
+    alter table ev attach partition ev2 for values from (10) to (20);
+    create table ev3 partition of ev for values from (20) to (30) partition by list (id);
+    create table ev3_odd partition of ev3 for values in (1, 3, 5, 7, 9);
+    create table ev3_rest partition of ev3 default;
+    create table plain (id int primary key, note text);
+    insert into ev select n, n % 30, 'note ' || n, n / 7.0 from generate_series(1, 300) n;
+    insert into plain values (1, 'first');
+"""
+MOVES = """
+    update ev set d = (d + 13) % 30 where id % 3 = 0;
+    update ev set note = note || ' again', id = id + 1000 where id % 5 = 0;
+    delete from ev where id % 11 = 0;
+    insert into ev values (1, 25, 'sub', null), (2, 25, 'sub', 1.50);
+    update ev set d = 5 where id in (1, 2) and d = 25;
+"""
+ROWS = "select * from ev order by id, d"
+
+
+def by_root(pipeline: Pipeline) -> None:
+    pipeline.settings["source"]["partitions"] = "root"
+    pipeline.write_config()
+
+
+def same(pipeline: Pipeline) -> None:
+    pipeline.wait()
+    query = "select id, d, note, amount from ev order by id, d"
+    assert pipeline.replica.execute(query) == pipeline.source.execute(query)
+    pipeline.verify()
+
+
+def test_a_partitioned_table_is_followed_as_a_whole(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    by_root(pipeline)
+    source.execute(SOURCE)
+    checked = pipeline.run("check")
+    assert checked.code == 0, checked.stdout
+    pipeline.start("run")
+    same(pipeline)
+    source.execute(MOVES)
+    source.execute(
+        "begin; truncate ev; insert into ev (id, d) values (1, 1), (2, 22), (3, 15);" + MOVES + "commit"
+    )
+    same(pipeline)
+    source.execute("alter table ev add column added int default 7")
+    source.execute("insert into ev values (5000, 1, 'x', 1, 2)")
+    pipeline.wait()
+    assert pipeline.replica.execute("select distinct added from ev order by 1") == [(2,), (7,)]
+    same(pipeline)
+
+
+def test_a_plain_table_takes_the_rows_of_a_partitioned_one(directory_pipeline: Pipeline) -> None:
+    """And a partitioned one of the replica those of a plain one."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    by_root(pipeline)
+    pipeline.settings["replicas"]["standby"] = {"url": replica.dsn, "initial": "data"}
+    pipeline.write_config()
+    source.execute(SOURCE)
+    replica.execute(
+        "create table ev (note text, d int, amount numeric, id int, primary key (d, id), own int);"
+        " create table plain (note text, id int primary key) partition by hash (id);"
+        " create table plain1 partition of plain for values with (modulus 2, remainder 0);"
+        " create table plain2 partition of plain for values with (modulus 2, remainder 1);"
+    )
+    checked = pipeline.run("check")
+    assert checked.code == 0, checked.stdout
+    pipeline.start("run")
+    same(pipeline)
+    source.execute(MOVES)
+    source.execute(
+        "update plain set id = id + 1; insert into plain select n, 'x' from generate_series(10, 99) n"
+    )
+    same(pipeline)
+    replica.execute(
+        "update ev set own = 1; delete from ev where id < 50; update ev set note = '-' where id > 250"
+    )
+    repaired = pipeline.run("verify", "standby", "--repair", "--tables", "public.ev")
+    assert repaired.code == 0, repaired.stdout + repaired.stderr
+    assert replica.execute("select distinct own from ev order by 1") == [(1,), (None,)]
+    same(pipeline)
+    replica.execute("update ev set own = null; delete from ev where id < 100")
+    copied = pipeline.run("snapshot", "standby", "public.ev")
+    assert copied.code == 0, copied.stderr
+    refused = pipeline.run("snapshot", "standby", "public.ev1").stderr
+    assert "it is a partition of public.ev, which is replicated as a whole" in refused
+    same(pipeline)
+
+
+def stopped_with(pipeline: Pipeline) -> str:
+    """The code of what capture ended with."""
+    run = pipeline.started[-1]
+    pipeline.until(lambda: not run.alive, "capture's end", 40)
+    return run.output
+
+
+@pytest.mark.parametrize(
+    ("statements", "code"),
+    [
+        ("alter table ev attach partition later for values from (30) to (40)", "partition-attached"),
+        ("alter table ev detach partition ev1; drop table ev1", "partition-gone"),
+        ("truncate ev1; insert into ev values (1, 1, 'new', 1)", "partition-truncated"),
+    ],
+)
+def test_rows_that_come_and_go_with_partitions_are_never_lost_without_a_word(
+    directory_pipeline: Pipeline, statements: str, code: str
+) -> None:
+    pipeline = directory_pipeline
+    by_root(pipeline)
+    pipeline.settings["source"]["tables"] = {"include": ["public.ev"]}
+    pipeline.write_config()
+    pipeline.source.execute(SOURCE)
+    pipeline.source.execute(
+        "create table later (like ev including all); insert into later values (1, 31, 'before', 1)"
+    )
+    pipeline.start("capture")
+    pipeline.until(lambda: pipeline.run("status", "--json").json["capture"]["position"], "a position")
+    pipeline.source.execute(statements)
+    assert code in stopped_with(pipeline)
+
+
+def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_truncated(
+    directory_pipeline: Pipeline,
+) -> None:
+    """The replica's table is a plain one, so that its partitions are no matter; a table joins as one, too."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    by_root(pipeline)
+    pipeline.settings["source"]["tables"] = {"exclude": ["public.empty"]}
+    pipeline.settings["replicas"]["standby"] = {"url": replica.dsn, "initial": "data"}
+    pipeline.write_config()
+    source.execute(f"{SOURCE} drop table plain; create table empty (like ev including all)")
+    replica.execute("create table ev (id int, d int, note text, amount numeric, primary key (id, d))")
+    run = pipeline.start("run")
+    same(pipeline)
+    source.execute("create table ev4 partition of ev for values from (30) to (40)")
+    source.execute("alter table ev attach partition empty for values from (40) to (50)")
+    source.execute("insert into ev select n, n % 40, 'x' from generate_series(1000, 1100) n")
+    source.execute("vacuum full ev1")
+    source.execute("truncate ev")
+    source.execute(
+        "create table wide (id int, at int, n int, primary key (id, at)) partition by range (at);"
+        " create table wide1 partition of wide for values from (0) to (10);"
+        " create table wide2 partition of wide default; create index on wide (n);"
+        " insert into wide select n, n % 20, n from generate_series(1, 100) n"
+    )
+    there = "select count(*) from pg_class where relname = 'wide' and relkind = 'r'"
+    pipeline.until(lambda: replica.execute(there) == [(1,)], "the table's joining", 60)
+    source.execute("update wide set at = 19 - at % 20; insert into ev values (1, 1, 'x', 2), (2, 45, 'y', 3)")
+    same(pipeline)
+    assert run.alive
