@@ -288,8 +288,8 @@ def test_p5_a_tail_that_is_another_one_behind_the_capture_start_begins_again(
     source.execute("insert into customer values (1)")
     reads: list[Follower] = []
 
-    def find_another(log: ChangeLog, *, near: int | None = None) -> Follower:
-        tail = find_tail(log, near=near)
+    def find_another(log: ChangeLog, **given: Any) -> Follower:
+        tail = find_tail(log, **given)
         if not reads:
             tail.chain = replace(tail.chain, digest=bytes(len(tail.chain.digest)))
         reads.append(tail)

@@ -84,3 +84,4 @@ def test_a_look_waits_for_the_transaction_of_a_schema_message(
             committing.join(20)
             source.execute("insert into t values (1)")
             content.wait(lambda c: c.ids("public.t") == [1], "a row behind it")
+            assert not committing.is_alive()
