@@ -97,7 +97,7 @@ class KafkaLog:
 
     def expect_reader(self) -> None:
         """See `ChangeLog.expect_reader`."""
-        self._clients.expect_reader(self._topic)
+        self._clients.expect_reader(lambda: self._topic if self.exists() else None)
 
     def begin_epoch(self, epoch: int, record: bytes, *, is_ignorable: Callable[[bytes], bool]) -> KafkaWriter:
         """See `ChangeLog.begin_epoch`. Kafka knows no epochs: what is in `record` is what counts (P5)."""

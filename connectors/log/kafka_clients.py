@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -62,7 +63,7 @@ class KafkaClients:
         }
         self._admin: Any = None
         self._admins = Ahead(self._new_admin, _close_admin)
-        self._expected_topic = ""
+        self._find_topic: Callable[[], str | None] = lambda: None
         self._consumers = Ahead(self._expected_consumer, _close_consumer)
         self._lock = threading.Lock()
 
@@ -103,11 +104,12 @@ class KafkaClients:
             raise
         return producer
 
-    def expect_reader(self, topic: str) -> None:
-        """Make a consumer in the background, unless one is kept, and the admin client."""
+    def expect_reader(self, find_topic: Callable[[], str | None]) -> None:
+        """Make a consumer in the background, unless one is kept, and the admin client. `find_topic`: asks for
+        the name of the topic that will be read; None: there is none yet."""
         if self._admin is None:
             self._admins.begin()
-        self._expected_topic = topic
+        self._find_topic = find_topic
         self._consumers.begin()
 
     def consumer(self) -> Any:
@@ -117,9 +119,13 @@ class KafkaClients:
         return self._new_consumer() if kept is None else kept
 
     def _expected_consumer(self) -> Any:
-        """One that asks for its topic's metadata at once, not only when it is first read from."""
+        """One that asks for its topic's metadata at once, not only when it is first read from. For those of a
+        missing topic it would ask a hundred times a second."""
         consumer = self._new_consumer()
-        consumer.assign([TopicPartition(self._expected_topic, 0)])
+        with contextlib.suppress(KeepstreamError):
+            topic = self._find_topic()
+            if topic is not None:
+                consumer.assign([TopicPartition(topic, 0)])
         return consumer
 
     def _new_consumer(self) -> Any:
