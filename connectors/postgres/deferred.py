@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from psycopg import sql
@@ -89,17 +91,53 @@ def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
 
 
 def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
-    """A table is called otherwise on the source, too: so it is in what is kept of it."""
+    """A table, or a whole schema (one part), is called otherwise on the source, too: so it is in what is
+    kept of it."""
     there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
     if there != (True,):
         return
-    was, now = ".".join(old), ".".join(new)
-    conn.execute(
-        "update keepstream.deferred_ddl set statement = replace(statement, %s, %s),"
-        " object = case when object = %s or starts_with(object, %s || '.')"
-        " then %s || substr(object, length(%s) + 1) else object end where name = %s",
-        [sql.Identifier(*old).as_string(), sql.Identifier(*new).as_string(), was, was, now, was, name],
-    )
+    forms = tuple(zip(_written(conn, old), _written(conn, new), strict=True))
+    kept = conn.execute(
+        "select id, object, statement from keepstream.deferred_ddl where name = %s", [name]
+    ).fetchall()
+    for number, obj, statement in kept:
+        renamed = _renamed_object(obj, ".".join(old), ".".join(new)), _renamed(statement, forms, len(old))
+        if renamed != (obj, statement):
+            conn.execute(
+                "update keepstream.deferred_ddl set object = %s, statement = %s where id = %s",
+                [*renamed, number],
+            )
+
+
+def _written(conn: Session, parts: tuple[str, ...]) -> tuple[str, str]:
+    """As we quote it, and as PostgreSQL does in definitions."""
+    row = conn.execute(
+        "select string_agg(quote_ident(part), '.' order by n)"
+        " from unnest(%s::text[]) with ordinality as u(part, n)",
+        [list(parts)],
+    ).fetchone()
+    assert row is not None
+    return sql.Identifier(*parts).as_string(), row[0]
+
+
+def _renamed_object(obj: str, old: str, new: str) -> str:
+    return new + obj.removeprefix(old) if obj == old or obj.startswith(f"{old}.") else obj
+
+
+_KEPT: Final = r"'(?:[^']|'')*'(?!::regclass)|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
+
+
+def _renamed(statement: str, forms: tuple[tuple[str, str], ...], parts: int) -> str:
+    """Texts and bodies of functions stay, as on the source. A schema's name is one only before a dot."""
+    behind = r"(?=\.)" if parts == 1 else r"(?![\w$\"])"
+    for was, now in forms:
+        pattern = rf"{_KEPT}|(?P<name>(?<![\w$.\"]){re.escape(was)}{behind})"
+        statement = re.sub(pattern, partial(_put, now), statement, flags=re.DOTALL)
+    return statement
+
+
+def _put(now: str, found: re.Match[str]) -> str:
+    return now if found["name"] else found[0]
 
 
 def forget(conn: Session, name: str) -> None:

@@ -53,7 +53,7 @@ from pipeline.copy.rows import RowCopy, wait_for
 from pipeline.copy.schema import DumpedSchema, SchemaTools
 from pipeline.copy.stopping import CopyStopped, cancelled_by
 from pipeline.copy.watch import CopyWatch
-from schemas.errors import KeepstreamError, RetryLater
+from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Position
 from schemas.sequence import SequenceValue
 
@@ -82,6 +82,7 @@ def copy_replica(
 class _Schema:
     dumped: DumpedSchema
     choice: SchemaChoice
+    tables: Sequence[SnapshotTable]
 
 
 class _FirstCopy:
@@ -296,7 +297,7 @@ class _FirstCopy:
             existing=existing_schemas(self._replica),
             replica_role=self._replica_role,
         )
-        schema = _Schema(dumped, choice)
+        schema = _Schema(dumped, choice, tables)
         self._restore(schema, "pre-data", CopyPhase.SCHEMA, jobs=1)
         copy_run.flush(self._replica, run)  # workers outlive a crash of the replica, its tables must, too
         failpoint("copy.predata_restored")
@@ -306,9 +307,14 @@ class _FirstCopy:
         choice = schema.choice.of(schema.dumped.entries(section))
         self._meter.leave_out(choice.left_out)
         self._meter.begin_items(phase, len(choice.kept))
-        self._watch.aside(
-            lambda: schema.dumped.restore(section, choice, jobs=jobs, on_item=self._meter.made_item)
-        )
+        try:
+            self._watch.aside(
+                lambda: schema.dumped.restore(section, choice, jobs=jobs, on_item=self._meter.made_item)
+            )
+        except OperatorNeeded:
+            for table in schema.tables:  # pg_dump writes an enum's label of today into a default
+                self._observer.require_unchanged(table)
+            raise
 
     def _copy_rows(self, setup: CopierSetup, tables: list[SnapshotTable], copiers: list[PartCopier]) -> None:
         parts = plan_parts(

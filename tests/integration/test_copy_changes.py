@@ -6,12 +6,14 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
 from connectors.postgres import snapshot, visibility
-from connectors.postgres.session import connect
+from connectors.postgres.copystream import stream_copy
+from connectors.postgres.session import Session, connect
 from connectors.postgres.walsender import Walsender
 from pipeline.copy import CopyPhase, CopyProgress, copy_replica
 from pipeline.dev.process import require
@@ -109,6 +111,7 @@ def test_heavy_changes_during_the_copy_do_not_show_in_it(
         "alter table keyless rename to other; create table keyless (a int, b text)",
         "begin; truncate keyless; insert into keyless values (7, 'after'); commit",
         "alter table keyless add column c int default 5",
+        "alter type mood rename value 'good' to 'fine'",
         "alter type mood rename value 'good' to 'fine'; alter type mood rename value 'bad' to 'good';"
         " alter type mood rename value 'fine' to 'bad'",
     ],
@@ -134,6 +137,25 @@ def test_a_table_changed_under_the_copy_costs_the_snapshot_and_no_row(
     assert len(seen) == 2
     assert contents(replica.admin_dsn) == seen[-1] == contents(source.admin_dsn)
     assert position.lsn > 0
+
+
+def test_a_label_that_is_renamed_behind_the_comparison_costs_the_snapshot_and_no_row(
+    source: Database, replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.execute(
+        "create type mood as enum ('good'); create table t (m mood); insert into t values ('good')"
+    )
+    locked: list[bool] = []
+
+    def stream(*sessions: Session, **how: Any) -> int:
+        if not locked:
+            locked.append(True)
+            source.execute("alter type mood rename value 'good' to 'fine'")
+        return stream_copy(*sessions, **how)
+
+    monkeypatch.setattr("connectors.postgres.part_copier.stream_copy", stream)
+    copy(source, replica)
+    assert contents(replica.admin_dsn) == {("public", "t"): ["(fine)"]}
 
 
 def test_without_the_comparison_a_truncated_table_would_be_copied_empty(

@@ -191,6 +191,25 @@ def test_what_a_policy_ignores_stays_away_when_its_schema_is_renamed(changing: C
     assert changing.replica.execute("select id, to_regclass('sales.u') from crm.u") == [(3, None)]
 
 
+def test_what_is_kept_for_later_is_called_as_its_schema_and_table_are_now(changing: Changing) -> None:
+    changing.begin(TABLE)
+    ignoring = policies(index=Policy.IGNORE, check=Policy.IGNORE)
+    changing.follow(
+        "create index i on crm.t (a); alter table crm.t add constraint c check (note <> 'crm.t')",
+        policies=ignoring,
+    )
+    changing.follow('alter schema crm rename to "Shop"', policies=ignoring)
+    changing.follow('alter table "Shop".t rename to u', policies=ignoring)
+    assert deferred(changing.replica) == [
+        ("ignored", "Shop.u.i", 'CREATE INDEX i ON "Shop".u USING btree (a);'),
+        (
+            "ignored",
+            "Shop.u.c",
+            'alter table "Shop"."u" add constraint "c" CHECK ((note <> \'crm.t\'::text));',
+        ),
+    ]
+
+
 def test_a_table_that_a_policy_ignores_does_not_join_either(changing: Changing) -> None:
     changing.begin(TABLE)
     changing.follow("create table crm.u (id int primary key)", policies=policies(create_table=Policy.IGNORE))

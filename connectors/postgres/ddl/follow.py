@@ -363,6 +363,7 @@ class SchemaFollower:
             deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
         elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
             left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=_last_name(step))
+            deferred.rename(self._conn, self._pipeline, step.object, (_last_name(step),))
         elif new is not None:
             left_out.rename(self._conn, self._pipeline, (step.object[0], step.object[1]), to=new)
             deferred.rename(self._conn, self._pipeline, step.object, new)
