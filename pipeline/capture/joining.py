@@ -22,6 +22,7 @@ between sessions that wait for each other through us.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,8 @@ class _Joining:
         chain = self._capture.chain
         known = with_told(with_shape(chain.publication, shape), told)
         known = with_members(known, self._oid, members)
+        for told in self._partitions_told(members):
+            known = with_told(known, told)
         chain.publication_is((*known, join_token(xid & 0xFFFFFFFF)))
         chain.anchor((*self._packer.live_tables, version))
         chain.require_durable()
@@ -212,6 +215,15 @@ class _Joining:
             raise NotNow("it has no columns")
         told = replace(Told.of_shape(shape, *self._name), joining=True)
         return found[0], first_shape(shape), told
+
+    def _partitions_told(self, members: Sequence[Member]) -> list[Told]:
+        """What schema messages behind this place are compared with."""
+        shapes = {member.oid: read_shape(self._session, member.oid) for member in members}
+        return [
+            Told.of_shape(shape, member.schema, member.table)
+            for member in members
+            if member.oid != member.root and (shape := shapes[member.oid]) is not None
+        ]
 
     def _read_keys(self) -> JoinKeys:
         return read_keys_of(self._session, self._oid, self._options.publication)

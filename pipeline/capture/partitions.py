@@ -13,9 +13,10 @@ one that is truncated by its own name. So an ANCHOR has an entry `part:` of each
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Protocol
 
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.partitions.tree import Member
@@ -37,7 +38,11 @@ class Known:
 
 def member_entry(member: Member) -> str:
     """What an ANCHOR says of it: `part:oid:root:schema.name`."""
-    return f"{PREFIX}{member.oid}:{member.root}:{member.name}"
+    return _entry(member.oid, member.root, member.name)
+
+
+def _entry(oid: int, root: int, name: str) -> str:
+    return f"{PREFIX}{oid}:{root}:{name}"
 
 
 def known_members(entries: Iterable[str]) -> dict[int, Known]:
@@ -90,6 +95,42 @@ def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
     known = tuple(entries)
     own = {f"shape:{oid}:" for oid, each in known_partitions(known).items() if each.root == root}
     return tuple(entry for entry in known if not any(entry.startswith(prefix) for prefix in own))
+
+
+class Named(Protocol):
+    """`pipeline.capture.ddl.told.Told`."""
+
+    @property
+    def name(self) -> tuple[str, str]: ...
+
+
+def whole_names(entries: Iterable[str], told: Mapping[int, Named]) -> dict[int, tuple[str, str]]:
+    """By the OID of each partition, the name of the table at the top."""
+    partitions = known_partitions(entries)
+    return {oid: told[known.root].name for oid, known in partitions.items() if known.root in told}
+
+
+def with_member(entries: Iterable[str], member: Known) -> tuple[str, ...]:
+    """The entries with this one instead of an earlier one of the same table."""
+    return (*without_member(entries, member.oid), _entry(member.oid, member.root, member.name))
+
+
+def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
+    own = f"{PREFIX}{oid}:"
+    return tuple(entry for entry in entries if not entry.startswith(own))
+
+
+def untold(entries: Sequence[str], now: Sequence[Member]) -> dict[int, RefusedData]:
+    """By OID, what is raised for partitions that came or went if no schema message tells of it."""
+    known, there = known_members(entries), {member.oid: member for member in now}
+    found = dict(truncated(entries, now))
+    for oid, each in known.items():
+        if oid not in there:
+            found[oid] = partition_gone(each.name, "a published table")
+    for member in now:
+        if member.oid not in known and member.root in known:
+            found[member.oid] = _attached(member.name, there[member.root].name)
+    return found
 
 
 def with_missing(

@@ -7,6 +7,7 @@ made after it; constraints before the foreign keys that use them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from schemas.ddl import objects
@@ -42,7 +43,8 @@ def steps(message: SchemaMessage) -> tuple[Step, ...]:
 
 
 def _of_change(change: ObjectChange, command: Command) -> Iterator[Step]:
-    return _BY_CLASS.get(change.class_, objects.other_steps)(change, command)
+    found = _BY_CLASS.get(change.class_, objects.other_steps)(change, command)
+    return (replace(step, whole=change.whole) for step in found) if change.whole else found
 
 
 def _rank(change: ObjectChange, changes: tuple[ObjectChange, ...]) -> tuple[object, ...]:

@@ -34,13 +34,15 @@ def is_ddl(prefix: str) -> bool:
 class ObjectChange:
     """One object's change. class_: `table`, `enum`, … before: None of a new object; after: None of a dropped
     one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not) or `unpublished`
-    (the log has none of them)."""
+    (the log has none of them). whole: of a partition, before the change or after it, schema and name of the
+    table under whose name its rows are in the log; () if that is its own."""
 
     class_: str
     oid: int
     before: State | None
     after: State | None
     rewritten: str = ""
+    whole: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,7 +55,8 @@ class ObjectChange:
 
 @dataclass(frozen=True, slots=True)
 class TableRows:
-    """Rows of a rewritten table. first, last: of its messages. columns: those that `records` have."""
+    """Rows of a rewritten table, or of a partition that was attached. first, last: of its messages. columns:
+    those that `records` have. whole: as `ObjectChange.whole`."""
 
     oid: int
     schema: str
@@ -62,6 +65,7 @@ class TableRows:
     first: bool
     last: bool
     records: tuple[str, ...]
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,18 @@ def _change(value: Mapping[str, Any]) -> ObjectChange:
         before=value["before"],
         after=value["after"],
         rewritten=value.get("rewritten") or "",
+        whole=tuple(value.get("whole") or ()),
     )
 
 
 def _change_value(change: ObjectChange) -> dict[str, Any]:
     value = {"class": change.class_, "oid": change.oid, "before": change.before, "after": change.after}
-    return value | ({"rewritten": change.rewritten} if change.rewritten else {})
+    rewritten = {"rewritten": change.rewritten} if change.rewritten else {}
+    return value | rewritten | _whole_value(change.whole)
+
+
+def _whole_value(whole: tuple[str, ...]) -> dict[str, Any]:
+    return {"whole": list(whole)} if whole else {}
 
 
 def _rows(value: Mapping[str, Any]) -> TableRows:
@@ -140,6 +150,7 @@ def _rows(value: Mapping[str, Any]) -> TableRows:
         first=bool(value["first"]),
         last=bool(value["last"]),
         records=tuple(value["records"]),
+        whole=tuple(value.get("whole") or ()),
     )
 
 
@@ -152,4 +163,5 @@ def _rows_value(rows: TableRows) -> dict[str, Any]:
         "first": rows.first,
         "last": rows.last,
         "records": list(rows.records),
+        **_whole_value(rows.whole),
     }

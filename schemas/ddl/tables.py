@@ -36,7 +36,10 @@ def table_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
         yield from _made(after, command)
     else:
         if change.rewritten == SENT:
-            yield Step(Kind.ALTER_TYPE, Phase.EMPTY, named(before), manner=Manner.EMPTY, needs=named(before))
+            kind = (
+                Kind.ALTER_TYPE if before["partition_of"] == after["partition_of"] else Kind.ATTACH_PARTITION
+            )
+            yield Step(kind, Phase.EMPTY, named(before), manner=Manner.EMPTY, needs=named(before))
         yield from moved(Kind.RENAME_TABLE, "table", before, after, set_schema=Kind.SET_SCHEMA)
         yield from _parents(before, after, command)
         yield from ColumnDiff(before, after, command).steps()

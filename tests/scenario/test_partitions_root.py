@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fix_pipeline import Pipeline
+from tests.tracked import install_triggers
 
 # Partitions of other column orders, with dropped columns, and partitions of partitions.
 SOURCE = """
@@ -163,3 +164,52 @@ def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_tru
     source.execute("update wide set at = 19 - at % 20; insert into ev values (1, 1, 'x', 2), (2, 45, 'y', 3)")
     same(pipeline)
     assert run.alive
+
+
+PARTITIONS = """
+    create table ev4 partition of ev for values from (30) to (40);
+    insert into ev values (1, 35, 'into the new one', 1);
+    create table late (amount numeric, id int not null, note text, d int not null, own int);
+    alter table late drop column own;
+    insert into late select n / 3.0, n, 'from before', 40 + n % 10 from generate_series(5001, 5100) n;
+    alter table ev attach partition late for values from (40) to (50);
+    update ev set note = 'attached', d = (d + 4) % 50 where id between 5020 and 5060;
+    alter table ev alter column amount type text using 'about ' || amount, add column c int default 3;
+    update ev set c = id, d = (d + 11) % 50 where id % 7 = 0; delete from ev where id % 13 = 0;
+"""
+GONE = """
+    alter table ev detach partition ev1; insert into ev1 (id, d) values (9999, 1);
+    drop table ev2; insert into ev (id, d) values (10000, 45);
+"""
+AGAIN = "create table ev2 partition of ev default; insert into ev (id, d) values (1, 12), (2, 5);"
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_partitions_come_and_go_where_schema_changes_are_tracked(
+    directory_pipeline: Pipeline, *, is_plain: bool
+) -> None:
+    """On a replica that has them, and on one whose table is a plain one."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    by_root(pipeline)
+    pipeline.settings["source"]["tables"] = {"include": ["public.ev"]}
+    pipeline.settings["schema"] = {"policies": dict.fromkeys(("drop_table", "alter_type"), "apply")}
+    if is_plain:
+        pipeline.settings["replicas"]["standby"] = {"url": replica.dsn, "initial": "data"}
+        replica.execute("create table ev (id int, d int, note text, amount numeric, primary key (id, d))")
+    pipeline.write_config()
+    source.execute(SOURCE)
+    install_triggers(source)
+    pipeline.start("run")
+    same(pipeline)
+    source.execute(PARTITIONS)
+    same(pipeline)
+    if is_plain:
+        source.execute("alter table ev detach partition ev1")
+        told = stopped_with(pipeline)
+        assert "partition-rows-stay" in told
+        return
+    source.execute(GONE + AGAIN)
+    source.execute("update ev set d = d + 1 where d < 49; truncate ev; insert into ev (id, d) values (7, 7)")
+    same(pipeline)
+    assert replica.execute("select count(*) > 10 from ev1") == [(True,)]

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import deferred
-from connectors.postgres.ddl import left_out
+from connectors.postgres.ddl import left_out, partitions
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.ddl.refusals import refusal
@@ -106,6 +106,7 @@ class SchemaFollower:
         self._policies = policies
         self._left_out = LeftOut()
         self._set_aside = SetAside()
+        self._dropped: frozenset[tuple[str, ...]] = frozenset()
 
     def follow(self, message: SchemaMessage, decision: Decision | None) -> None:
         """Take the message's steps. `decision`: what becomes of those that a policy pauses at.
@@ -118,6 +119,7 @@ class SchemaFollower:
             raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
         self._left_out = left_out.read(self._conn, self._pipeline)
         self._set_aside = SetAside()
+        self._dropped = frozenset(step.object for step in found if step.kind is Kind.DROP_TABLE)
         ignored = [step for step in found if self._is_ignored(step, decision)]
         taken = [step for step in found if step not in ignored]
         if not self._replica_role:
@@ -243,12 +245,23 @@ class SchemaFollower:
         """Whether there is nothing to do for it here. Raises OperatorNeeded (`schema-object-missing`)."""
         if step.since > self._conn.info.server_version // 10000:
             return True
+        if step.whole and not partitions.is_mirrored(self._conn, step):
+            self._pass_over(step)
+            return True
         if step.needs is not None and not self._is_there(step.needs):
             return self._is_moot_without(step, step.needs)
         if step.column and (*step.object, step.column) in self._left_out.columns:
             self._note_left_out(step)
             return True
         return step.inherited and self._has_parent(step.object)
+
+    def _pass_over(self, step: Step) -> None:
+        """A partition that is one on the source alone."""
+        partitions.require_rows_stay(step, self._dropped, replica=self._replica)
+        if step.manner is Manner.EMPTY:
+            self._set_aside.awaited += 1
+        if partitions.empties_whole(step):
+            self._make_empty((step.whole[0], step.whole[1]))
 
     def _is_moot_without(self, step: Step, table: tuple[str, str]) -> bool:
         if step.drops:
@@ -369,16 +382,21 @@ class SchemaFollower:
             deferred.rename(self._conn, self._pipeline, step.object, new)
 
     def _empty(self, step: Step) -> None:
-        """A table that others refer to cannot be truncated; no key of theirs acts on our writes."""
         self._set_aside.awaited += 1
-        table = sql.Identifier(*step.object)
         try:
-            with self._conn.transaction():
-                self._conn.execute(sql.SQL("truncate only {}").format(table))
-        except psycopg.errors.FeatureNotSupported:
-            self._conn.execute(sql.SQL("delete from only {}").format(table))
+            self._make_empty((step.object[0], step.object[1]))
         except psycopg.Error as error:
             raise Refused(step, error) from error
+
+    def _make_empty(self, table: tuple[str, str]) -> None:
+        """A table that others refer to cannot be truncated; no key of theirs acts on our writes."""
+        is_partitioned = partitions.is_partitioned(self._conn, table)
+        name = sql.SQL("{}" if is_partitioned else "only {}").format(sql.Identifier(*table))
+        try:
+            with self._conn.transaction():
+                self._conn.execute(sql.SQL("truncate {}").format(name))
+        except psycopg.errors.FeatureNotSupported:
+            self._conn.execute(sql.SQL("delete from {}").format(name))
 
 
 def _goes(step: Step) -> bool:

@@ -13,13 +13,13 @@ from schemas.ddl.record import parse_record
 from schemas.errors import RefusedData
 
 
-def refill(conn: Session, rows: TableRows, absent: Collection[str]) -> None:
-    """In the session's open transaction. `absent`: columns that the replica goes without.
+def refill(conn: Session, rows: TableRows, absent: Collection[str], *, into: tuple[str, str]) -> None:
+    """In the session's open transaction. `absent`: columns that the replica goes without. `into`: the table.
 
     Raises psycopg.Error, RefusedData (`ddl-malformed`).
     """
     kept = [i for i, column in enumerate(rows.columns) if column not in absent]
-    table = sql.Identifier(rows.schema, rows.table)
+    table = sql.Identifier(*into)
     if not kept:
         insert = sql.SQL("insert into {} select from generate_series(1, %s)").format(table)
         conn.execute(insert, [len(rows.records)])

@@ -24,11 +24,17 @@ class Member:
 
     oid: int
     root: int
-    name: str
+    schema: str
+    table: str
     attached: bool
     empty: bool
     emptied: bool
     filenode: int
+
+    @property
+    def name(self) -> str:
+        """`schema.table`."""
+        return f"{self.schema}.{self.table}"
 
 
 # A column's row gets its default in the command that makes the table, together with that of the default.
@@ -51,7 +57,7 @@ _MEMBERS: Final = """
           join pg_class c on c.oid = t.oid and c.relkind = 'p'
           join pg_inherits i on i.inhparent = t.oid
     )
-    select t.oid::bigint, t.root::bigint, n.nspname || '.' || c.relname, t.attached,
+    select t.oid::bigint, t.root::bigint, n.nspname, c.relname, t.attached,
            c.relkind <> 'r' or pg_relation_size(c.oid) = 0, c.relkind = 'r' and c.reltuples < 0,
            c.relfilenode::bigint
       from tree t

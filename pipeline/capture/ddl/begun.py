@@ -12,6 +12,7 @@ from dataclasses import replace
 from connectors.postgres.catalog import CatalogColumn
 from pipeline.capture.ddl.told import Told, shape_of_state, told_tables, with_told
 from pipeline.capture.history import left_tables, named_tables, renamed
+from pipeline.capture.partitions import known_members
 from pipeline.capture.schemachange import added_columns, describe_added
 from pipeline.capture.shapes import anchored_shapes, check_shape, first_shape, last_column, with_shape
 from schemas.change import ColumnsAdded
@@ -58,7 +59,7 @@ def unannounced(
 
 def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
     """Of the tables that the log has."""
-    known = {*named_tables(entries), *left_tables(entries)}
+    known = {*named_tables(entries), *left_tables(entries), *known_members(entries)}
     return {
         change.oid: change.after
         for change in message.changes

@@ -25,6 +25,8 @@ from pipeline.capture.ddl.told import (
     without_told,
 )
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
+from pipeline.capture.partitions import Known, known_members, with_member, without_member
+from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import PREFIX, TYPE_PREFIX, first_shape, type_entry, with_shape
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
 from schemas.errors import HistoryBroken
@@ -92,9 +94,9 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str) -> En
     another one has committed by the message's place."""
     told = told_tables(entries).get(change.oid)
     if told is None:
-        return entries
+        return _after_new_partition(entries, change)
     if change.after is None:
-        return _without_table(entries, told)
+        return without_member(_without_table(entries, told), told.oid)
     before, state = change.before, change.after
     if before is None or publication in before["published"]:
         _require_published(entries, told, state, publication)
@@ -104,7 +106,48 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str) -> En
         entries = with_shape(entries, first_shape(shape))
     if before is None or _name(before) != _name(state):
         told = replace(told, schema=state["schema"], table=state["name"])
-    return _with_told_name(with_told(entries, told), told.oid)
+    entries = _with_told_name(with_told(entries, told), told.oid)
+    return _after_partition(entries, told, state)
+
+
+def _after_new_partition(entries: Entries, change: ObjectChange) -> Entries:
+    """A table that the log does not know becomes a partition of one that it knows as a whole."""
+    state = change.after
+    whole = _whole_of(entries, state)
+    if state is None or whole is None:
+        return entries
+    _require_plain(change, state)
+    shape = shape_of_state(change.oid, state)
+    told = Told.of_shape(shape, *_name(state))
+    entries = with_shape(with_told(entries, told), first_shape(shape))
+    return with_member(entries, Known(told.oid, whole, told.qualified_name))
+
+
+def _require_plain(change: ObjectChange, state: State) -> None:
+    """Raises RefusedData (`schema-changed`)."""
+    if change.before is not None and state["kind"] == "p":
+        raise refuse_change(change.name, "it was attached with partitions of its own")
+
+
+def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
+    known, whole = known_members(entries).get(told.oid), _whole_of(entries, state)
+    if known is not None and known.root == told.oid:
+        return with_member(entries, Known(told.oid, told.oid, told.qualified_name))
+    if whole is not None:
+        return with_member(entries, Known(told.oid, whole, told.qualified_name))
+    if known is None:
+        return entries
+    entries = without_member(entries, told.oid)
+    return entries if told.oid in named_tables(entries) else _without_table(entries, told)
+
+
+def _whole_of(entries: Entries, state: State | None) -> int | None:
+    """The OID of the table at the top, under whose name the rows of this one are in the log."""
+    if state is None or not state["partition_of"]:
+        return None
+    told, parent = told_tables(entries), tuple(state["partition_of"])
+    members = known_members(entries).values()
+    return next((m.root for m in members if m.oid in told and told[m.oid].name == parent), None)
 
 
 def _require_published(entries: Entries, told: Told, state: State, publication: str) -> None:

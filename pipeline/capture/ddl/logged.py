@@ -6,7 +6,7 @@ come with its joining.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,31 +22,44 @@ class Selects(Protocol):
     def selects(self, schema: str, table: str) -> bool: ...
 
 
-def for_log(message: SchemaMessage, known: Mapping[int, Told], tables: Selects) -> SchemaMessage | None:
+def for_log(
+    message: SchemaMessage,
+    known: Mapping[int, Told],
+    tables: Selects,
+    *,
+    wholes: Mapping[int, tuple[str, str]] | None = None,
+    new: Collection[int] = (),
+) -> SchemaMessage | None:
     """The part of it that replicas are told; None for nothing. `known`: by OID, tables of the log, before the
-    message and behind it; without those that left it.
+    message and behind it; without those that left it. `wholes`: of the partitions among them, under which
+    name their rows are there. `new`: those that are partitions since this message.
 
     Raises RefusedData (`schema-changed`) where the rows of a table were rewritten and are not in the stream.
     """
     told = {oid: table for oid, table in known.items() if not table.joining}
+    wholes = wholes or {}
     if message.rows is not None:
-        return message if message.rows.oid in told else None
+        rows = replace(message.rows, whole=wholes.get(message.rows.oid, ()))
+        return replace(message, rows=rows) if rows.oid in told else None
     if message.installed or message.removed:
         own = tuple(change for change in message.changes if change.oid in told)
         return replace(message, changes=own)
-    changes = (_change(change, told, tables) for change in message.changes)
-    kept = tuple(change for change in changes if change is not None)
+    changes = (_change(change, told, tables, new) for change in message.changes)
+    kept = tuple(replace(each, whole=wholes.get(each.oid, ())) for each in changes if each is not None)
     return replace(message, changes=kept) if kept else None
 
 
-def _change(change: ObjectChange, told: dict[int, Told], tables: Selects) -> ObjectChange | None:
+def _change(
+    change: ObjectChange, told: dict[int, Told], tables: Selects, new: Collection[int]
+) -> ObjectChange | None:
     if change.class_ != "table":
         return change
     if change.oid not in told and not _selected(change.after or change.before, tables):
         return None
     if _but_published(change.before) == _but_published(change.after):
         return None
-    is_new = change.after is not None and not _selected(change.before, tables) and change.oid not in told
+    is_untold = change.oid not in told or change.oid in new
+    is_new = change.after is not None and not _selected(change.before, tables) and is_untold
     return _with_rows_told(replace(change, before=None) if is_new else change, told)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
-from connectors.postgres.partitions.tree import read_members
+from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.publication import ListedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
@@ -40,13 +40,15 @@ from pipeline.capture.history import (
     renamed,
     with_name,
 )
-from pipeline.capture.partitions import known_partitions, truncated
+from pipeline.capture.partitions import PREFIX as PARTITION_PREFIX
+from pipeline.capture.partitions import known_partitions, truncated, untold
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     TYPE_PREFIX,
     anchored_shapes,
     check_shape,
     check_types,
+    first_shape,
     last_column,
     next_shape,
     type_entry,
@@ -81,6 +83,7 @@ class _Catalog:
     shapes: Mapping[int, Shape]
     types: tuple[UsedType, ...]
     triggers_act: bool
+    members: tuple[Member, ...]
 
 
 def look(session: Session, publication: str, anchored: Iterable[str], *, promoted: bool = False) -> Seen:
@@ -106,8 +109,11 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
     names = _names(entries, catalog, told, gone)
     listed = {oid: table for oid, table in told.items() if oid in names}
     leaving = leaves_still(leaves, outcomes, catalog.identity, listed.keys())
-    kept = _kept(entries, told, listed, leaving)
-    shapes, shape_differences = _shapes(entries, catalog, listed, kept)
+    parts = {oid: told[oid] for oid in known_partitions(entries) if oid in told}
+    kept = _kept(entries, told, {**listed, **parts}, leaving)
+    partitions = untold(entries, catalog.members)
+    compared = {oid: table for oid, table in {**listed, **parts}.items() if oid not in partitions}
+    shapes, shape_differences = _shapes(entries, catalog, compared, kept)
     types, type_differences = _types(entries, catalog.types)
     current = (
         *_identity(entries, catalog, gone),
@@ -117,11 +123,14 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
         *types,
         *announced_joins(entries),
         *(leave.to_token() for leave in leaving),
-        *(entry for entry in entries if entry.startswith(TRACKED_PREFIX)),
+        *(entry for entry in entries if entry.startswith((TRACKED_PREFIX, PARTITION_PREFIX))),
     )
     acting: Differences = {} if catalog.triggers_act else {TRIGGERS: triggers_missing()}
     renames = _renames(catalog, listed)
-    return Seen(current, {**missing, **renames, **shape_differences, **type_differences, **acting})
+    differences: dict[object, KeepstreamError] = {**missing, **renames, **shape_differences}
+    differences |= {**type_differences, **acting}
+    differences.update(partitions.items())
+    return Seen(current, differences)
 
 
 def _look_untracked(session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool) -> Seen:
@@ -198,6 +207,7 @@ def _read(session: Session, publication: str, entries: tuple[str, ...]) -> _Cata
             {shape.oid: shape for shape in read_shapes(session, publication)},
             read_used_types(session, publication),
             triggers_act(session),
+            read_members(session, publication),
         )
 
 
@@ -268,10 +278,13 @@ def _shapes(
     entries: tuple[str, ...], catalog: _Catalog, listed: Mapping[int, Told], kept: Mapping[int, Told]
 ) -> tuple[list[str], Differences]:
     anchored = anchored_shapes(entries)
+    members = {member.oid for member in catalog.members}
     found: dict[object, KeepstreamError] = {}
     shapes = {oid: entry for oid, entry in anchored.items() if oid in kept}
     for oid, table in listed.items():
         now, entry = catalog.shapes.get(oid), anchored.get(oid)
+        if now is not None and entry is None and oid in members:
+            shapes[oid] = first_shape(now)  # TRUNCATE of the whole has given it another file
         if now is None or entry is None:
             continue
         error = shape_difference(table.qualified_name, entry, now)
@@ -321,9 +334,17 @@ def first_told(session: Session, publication: str) -> tuple[str, ...]:
     if not triggers_act(session):
         return ()
     shapes = {shape.oid: shape for shape in read_shapes(session, publication)}
+    members = read_members(session, publication)
     told = [
-        replace(Told.of_shape(shapes[table.oid], table.schema, table.name), entry=table.entry)
-        for table in publications.listed_tables(session, publication)
-        if table.oid in shapes
+        *(
+            Told.of_shape(shapes[each.oid], each.schema, each.table)
+            for each in members
+            if each.oid != each.root
+        ),
+        *(
+            replace(Told.of_shape(shapes[table.oid], table.schema, table.name), entry=table.entry)
+            for table in publications.listed_tables(session, publication)
+            if table.oid in shapes
+        ),
     ]
     return (*(table.to_token() for table in told), TRACKED)

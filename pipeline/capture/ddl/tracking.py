@@ -24,7 +24,7 @@ from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.partitions import known_partitions, without_shapes_below
+from pipeline.capture.partitions import known_partitions, whole_names, without_shapes_below
 from pipeline.capture.schemachange import refuse_change
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage
@@ -143,11 +143,19 @@ class Tracking:
             self._go_on_without(message)
             return None
         was_tracked, before = self.is_tracked, self.told
+        entries = self._chain.publication
         try:
             self._learn(message)
             left = left_tables(self._chain.publication)
             known = {oid: told for oid, told in {**before, **self.told}.items() if oid not in left}
-            logged = for_log(message, known, self._options.tables)
+            now = self._chain.publication
+            logged = for_log(
+                message,
+                known,
+                self._options.tables,
+                wholes={**whole_names(entries, before), **whole_names(now, self.told)},
+                new=known_partitions(now).keys() - known_partitions(entries).keys() - before.keys(),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise not_understood(error) from error
         return Followed(message, logged) if was_tracked or message.installed else None

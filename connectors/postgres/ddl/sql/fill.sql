@@ -30,7 +30,8 @@ begin
                    'class', 'table', 'oid', t.oid::bigint, 'before', t.state, 'after', t.state)), '[]')
           from (select s.oid, keepstream.named(keepstream.stored_state('table', s.oid)) as state
                   from keepstream.schema_state s
-                 where s.class = 'table' and s.state -> 'published' <> '[]') t
+                 where s.class = 'table'
+                   and (s.state -> 'published' <> '[]' or keepstream.is_of_whole(s.oid))) t
     );
 end
 $$;

@@ -1,9 +1,22 @@
 -- The rows of a table that a command rewrote, so that values may be others than before.
 
+-- A partition whose rows come under the name of a table above it.
+create or replace function keepstream.is_of_whole(id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from pg_partition_ancestors(id) a
+          join pg_publication_rel r on r.prrelid = a.relid
+          join pg_publication p on p.oid = r.prpubid
+         where p.pubviaroot and a.relid <> id);
+end
+$$;
+
 create or replace function keepstream.is_published(id oid) returns boolean
 language plpgsql stable as $$
 begin
     return exists (select from pg_publication_rel r where r.prrelid = id)
+        or keepstream.is_of_whole(id)
         or exists (select from pg_publication p where p.puballtables)
         or exists (select from pg_publication_namespace n join pg_class c on c.relnamespace = n.pnnspid
                     where c.oid = id);
@@ -56,6 +69,17 @@ begin
         size_bytes := size_bytes + octet_length(record_text);
     end loop;
     perform keepstream.emit_records(head, records, is_first, true);
+end
+$$;
+
+-- Whether the change makes rows part of the whole that were none of it.
+create or replace function keepstream.brings_rows(change jsonb) returns boolean
+language plpgsql stable as $$
+begin
+    return change ->> 'class' = 'table'
+       and change -> 'before' ->> 'partition_of' is distinct from change -> 'after' ->> 'partition_of'
+       and change -> 'before' ->> 'kind' = 'r'
+       and keepstream.is_of_whole((change ->> 'oid')::oid);
 end
 $$;
 

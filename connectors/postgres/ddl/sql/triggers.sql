@@ -79,7 +79,7 @@ begin
         if change is null then
             continue;
         end if;
-        if is_rewritten then
+        if is_rewritten or keepstream.brings_rows(change) then
             verdict := keepstream.rows_verdict(ids[place]);
             change := change || jsonb_build_object('rewritten', verdict);
             if verdict = 'sent' then

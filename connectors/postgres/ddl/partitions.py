@@ -1,0 +1,79 @@
+"""Partitions of a table whose rows come under the name of the whole, on a replica that may not have them.
+
+A replica whose table is a plain one, or has other partitions, has no use for what the source does to its own.
+But rows come and go with some of it: those of an attached partition come in messages, and for those of one
+that is detached or dropped an operator decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Final
+
+from psycopg import sql
+
+from connectors.postgres.session import Session
+from schemas.ddl.kinds import Kind
+from schemas.ddl.step import Manner, Phase, Step
+from schemas.errors import OperatorNeeded
+
+_IS_THERE: Final = "select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null"
+_IS_PARTITIONED: Final = """
+    select exists (select from pg_catalog.pg_class
+                    where oid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and relkind = 'p')
+"""
+_IS_OF: Final = """
+    select exists (select from pg_catalog.pg_partition_ancestors(
+                          to_regclass(format('%%I.%%I', %s::text, %s::text))) a
+                    where a.relid = to_regclass(format('%%I.%%I', %s::text, %s::text)))
+"""
+
+
+def is_mirrored(conn: Session, step: Step) -> bool:
+    """Whether the replica has what the step is about, or is to make it: the whole has partitions there, and
+    this one is there or is made now."""
+    if not _one(conn, _IS_PARTITIONED, step.whole):
+        return False
+    if step.kind is Kind.CREATE_TABLE and step.phase in (Phase.TABLE, Phase.ATTACH):
+        return True
+    is_own = step.needs is not None and step.kind not in (Kind.ATTACH_PARTITION, Kind.DETACH_PARTITION)
+    tables = (step.object, step.needs) if is_own and step.needs else (step.object,)
+    return any(_one(conn, _IS_THERE, table) for table in tables if len(table) == 2)
+
+
+def is_partitioned(conn: Session, table: tuple[str, str]) -> bool:
+    return _one(conn, _IS_PARTITIONED, table)
+
+
+def holder(conn: Session, table: tuple[str, str], whole: tuple[str, ...]) -> tuple[str, str]:
+    """Where rows of this table go: into it, unless it is a partition on the source alone."""
+    if not whole or _one(conn, _IS_OF, (*table, *whole)):
+        return table
+    return whole[0], whole[1]
+
+
+def empties_whole(step: Step) -> bool:
+    """Whether all rows of the whole come again: a change of its columns has rewritten its partitions."""
+    return step.manner is Manner.EMPTY and step.kind is not Kind.ATTACH_PARTITION
+
+
+def require_rows_stay(step: Step, dropped: Container[tuple[str, ...]], *, replica: str) -> None:
+    """Raises OperatorNeeded (`partition-rows-stay`) where the step takes rows away with a partition that the
+    replica does not have. `dropped`: tables that the command drops."""
+    is_end = step.drops and step.kind in (Kind.DETACH_PARTITION, Kind.DROP_TABLE)
+    if not is_end or step.whole in dropped:
+        return
+    whole, name = ".".join(step.whole), ".".join(step.object)
+    quoted = sql.Identifier(*step.whole).as_string()
+    raise OperatorNeeded(
+        f"the source has taken partition {name} from {whole}, and {replica} does not know which of its rows"
+        " those are",
+        code="partition-rows-stay",
+        hint=f"Leave such changes out (`schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml),"
+        f" start again, and then run `keepstream verify {replica} --repair --tables '{quoted}'`, which takes"
+        " the rows away.",
+    )
+
+
+def _one(conn: Session, query: str, values: tuple[str, ...]) -> bool:
+    return conn.execute(query.encode(), values).fetchone() == (True,)
