@@ -109,29 +109,14 @@ def stopped_with(pipeline: Pipeline) -> str:
     return run.output
 
 
-@pytest.mark.parametrize(
-    ("statements", "code"),
-    [
-        ("alter table ev attach partition later for values from (30) to (40)", "partition-attached"),
-        ("alter table ev detach partition ev1; drop table ev1", "partition-gone"),
-        ("truncate ev1; insert into ev values (1, 1, 'new', 1)", "partition-truncated"),
-    ],
-)
-def test_rows_that_come_and_go_with_partitions_are_never_lost_without_a_word(
-    directory_pipeline: Pipeline, statements: str, code: str
-) -> None:
+def test_a_partition_that_is_truncated_by_its_own_name_stops_capture(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     by_root(pipeline)
-    pipeline.settings["source"]["tables"] = {"include": ["public.ev"]}
-    pipeline.write_config()
     pipeline.source.execute(SOURCE)
-    pipeline.source.execute(
-        "create table later (like ev including all); insert into later values (1, 31, 'before', 1)"
-    )
     pipeline.start("capture")
     pipeline.until(lambda: pipeline.run("status", "--json").json["capture"]["position"], "a position")
-    pipeline.source.execute(statements)
-    assert code in stopped_with(pipeline)
+    pipeline.source.execute("truncate ev1; insert into ev values (1, 1, 'new', 1)")
+    assert "partition-truncated" in stopped_with(pipeline)
 
 
 def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_truncated(
@@ -149,10 +134,12 @@ def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_tru
     run = pipeline.start("run")
     same(pipeline)
     source.execute("create table ev4 partition of ev for values from (30) to (40)")
-    source.execute("alter table ev attach partition empty for values from (40) to (50)")
     source.execute("insert into ev select n, n % 40, 'x' from generate_series(1000, 1100) n")
+    run.kill()
+    source.execute("alter table ev attach partition empty for values from (40) to (50)")
     source.execute("vacuum full ev1")
     source.execute("truncate ev")
+    run = pipeline.start("run")
     source.execute(
         "create table wide (id int, at int, n int, primary key (id, at)) partition by range (at);"
         " create table wide1 partition of wide for values from (0) to (10);"

@@ -1,0 +1,100 @@
+"""Which partitions brought rows or took them along, by the catalog and what an ANCHOR knew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.postgres.partitions.tree import read_members
+from connectors.postgres.session import Session, connect
+from pipeline.capture.ddl.looking import look
+from pipeline.capture.history import published_now
+from pipeline.capture.partitions import known_partitions, without_shapes_below
+from schemas.errors import KeepstreamError
+from tests.fix_postgres import Database
+
+TREE = """
+    create table ev (id int default 1, d int default 2) partition by range (d);
+    create table ev1 partition of ev (d default 5, check (d < 100)) for values from (0) to (10);
+    create table ev2 partition of ev for values from (10) to (20) partition by list (id);
+    create table ev2_1 partition of ev2 for values in (1);
+    insert into ev values (1, 1), (1, 11);
+    create table filled (id int default 1, d int default 2); insert into filled values (1, 25);
+    create table empty (id int, d int);
+"""
+NAME = "p"
+
+
+@pytest.fixture
+def session(source: Database) -> Iterator[Session]:
+    source.execute(TREE)
+    source.execute_as_admin(f"create publication {NAME} for table ev with (publish_via_partition_root)")
+    with connect(source.admin_dsn, purpose="test") as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "create table ev3 partition of ev for values from (20) to (30); insert into ev values (1, 25)",
+        "alter table ev attach partition empty for values from (20) to (30)",
+        "create table ev3 partition of ev for values from (20) to (30) partition by list (id);"
+        " create table ev3_1 partition of ev3 default; insert into ev values (1, 25)",
+        "begin; create table x (a int); create table ev3 partition of ev default;"
+        " insert into ev values (1, 25); commit",
+        "analyze ev1; insert into ev values (1, 5); alter table ev1 alter d set default 6",
+    ],
+)
+def test_partitions_whose_rows_are_all_in_the_stream_are_known_from_then_on(
+    session: Session, source: Database, statements: str
+) -> None:
+    entries = published_now(session, NAME)
+    source.execute(statements)
+    seen = look(session, NAME, entries)
+    assert not seen.differences
+    members = read_members(session, NAME)
+    assert known_partitions(seen.entries).keys() == {m.oid for m in members if m.oid != m.root}
+
+
+@pytest.mark.parametrize(
+    ("statements", "code"),
+    [
+        ("alter table ev attach partition filled for values from (20) to (30)", "partition-attached"),
+        (
+            "begin; create table ev3 (id int, d int); insert into ev3 values (1, 25);"
+            " alter table ev attach partition ev3 default; commit",
+            "partition-attached",
+        ),
+        (
+            "create table m (id int, d int) partition by list (id); create table m1 partition of m default;"
+            " insert into m values (1, 25); alter table ev attach partition m default",
+            "partition-attached",
+        ),
+        ("alter table ev2 detach partition ev2_1", "partition-gone"),
+        ("drop table ev2", "partition-gone"),
+    ],
+)
+def test_rows_that_come_or_go_with_a_partition_are_not_taken_for_the_stream_s(
+    session: Session, source: Database, statements: str, code: str
+) -> None:
+    entries = published_now(session, NAME)
+    source.execute(statements)
+    with pytest.raises(KeepstreamError) as caught:
+        look(session, NAME, entries)
+    assert caught.value.code == code
+
+
+def test_an_emptied_partition_is_a_suspicion_until_the_whole_s_truncate_is_met(
+    session: Session, source: Database
+) -> None:
+    entries = published_now(session, NAME)
+    (ev1,) = (m.oid for m in read_members(session, NAME) if m.table == "ev1")
+    (root,) = {m.root for m in read_members(session, NAME)}
+    source.execute("vacuum full ev1")
+    assert not look(session, NAME, entries).differences
+    source.execute("truncate ev1")
+    seen = look(session, NAME, entries)
+    assert {oid: error.code for oid, error in seen.differences.items()} == {ev1: "partition-truncated"}
+    assert look(session, NAME, seen.entries).differences.keys() == {ev1}
+    assert not look(session, NAME, without_shapes_below(seen.entries, root)).differences
