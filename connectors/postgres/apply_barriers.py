@@ -14,7 +14,7 @@ from connectors.postgres.added_column import add_column, require_values
 from connectors.postgres.apply_catalog import TargetTable, identity_restarts, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
-from connectors.postgres.ddl import approvals, partitions
+from connectors.postgres.ddl import approvals
 from connectors.postgres.ddl.approvals import Decision
 from connectors.postgres.ddl.follow import ApprovalNeeded, SchemaFollower
 from connectors.postgres.ddl.refill import refill
@@ -173,11 +173,10 @@ class BarrierWriter:
 
     def _refill(self, rows: TableRows, ref: ChangeRef) -> None:
         """The rows of a table that DDL rewrote: it was emptied with the change."""
-        left_out = self._plans.left_out
+        name, left_out = rows.holder, self._plans.left_out
+        if name in left_out.tables:
+            return
         with self._session(ref):
-            name = partitions.holder(self._conn, (rows.schema, rows.table), rows.whole)
-            if name in left_out.tables:
-                return
             refill(self._conn, rows, set(left_out.columns_of(*name)), into=name)
             if rows.last:
                 with self._limited_waits():

@@ -47,7 +47,15 @@ _PUBLISHED: Final = """
       join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
      cross join lateral (
                select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid
-                union select t.relid from pg_partition_tree(r.prrelid) t) a (relid)
+                union (
+                   with recursive below (oid) as (
+                       select r.prrelid
+                       union all
+                       select i.inhrelid
+                         from below b
+                         join pg_catalog.pg_class up on up.oid = b.oid and up.relkind = 'p'
+                         join pg_catalog.pg_inherits i on i.inhparent = b.oid)
+                   select oid from below)) a (relid)
      where p.pubname = %(publication)s
 """
 # A partition's copy of its parent's key counts for itself; the copies that a key to a partitioned table has

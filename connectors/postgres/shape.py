@@ -125,13 +125,17 @@ _SHAPES: Final = """
 """
 
 _PUBLISHED_SHAPES: Final = _SHAPES.format(
-    which="""c.oid in (with listed as (select r.prrelid as oid, p.pubviaroot
-                                         from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                                        where p.pubname = %s)
-                       select oid from listed
-                       union
-                       select t.relid from listed cross join lateral pg_partition_tree(listed.oid) t
-                        where listed.pubviaroot)"""
+    which="""c.oid in (with recursive published (oid, as_whole) as (
+                           select r.prrelid, p.pubviaroot
+                             from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+                            where p.pubname = %s
+                           union all
+                           select i.inhrelid, true
+                             from published t
+                             join pg_class up on up.oid = t.oid and up.relkind = 'p'
+                             join pg_inherits i on i.inhparent = t.oid
+                            where t.as_whole)
+                       select oid from published)"""
 )
 _ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %s::oid")
 

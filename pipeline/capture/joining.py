@@ -273,10 +273,15 @@ class _Joining:
 def _size_bytes(session: Session, oid: int) -> int:
     """With its partitions."""
     query = """
-        select coalesce(pg_table_size(%s::oid), 0)
-               + coalesce(sum(pg_table_size(relid)) filter (where level > 0), 0)
-          from pg_partition_tree(%s::oid)"""
-    return int(_one(session, query, [oid, oid])[0])
+        with recursive tree (oid) as (
+            select %s::oid
+            union all
+            select i.inhrelid
+              from tree t
+              join pg_class up on up.oid = t.oid and up.relkind = 'p'
+              join pg_inherits i on i.inhparent = t.oid)
+        select coalesce(sum(pg_table_size(oid)), 0) from tree"""
+    return int(_one(session, query, [oid])[0])
 
 
 def _lock_statement(name: tuple[str, str], mode: str, *, is_whole: bool) -> sql.Composed:

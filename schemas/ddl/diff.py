@@ -44,7 +44,10 @@ def steps(message: SchemaMessage) -> tuple[Step, ...]:
 
 def _of_change(change: ObjectChange, command: Command) -> Iterator[Step]:
     found = _BY_CLASS.get(change.class_, objects.other_steps)(change, command)
-    return (replace(step, whole=change.whole) for step in found) if change.whole else found
+    if not change.whole:
+        return found
+    bound = (change.before or {}).get("partition_bound") or ""
+    return (replace(step, whole=change.whole, bound=bound) for step in found)
 
 
 def _rank(change: ObjectChange, changes: tuple[ObjectChange, ...]) -> tuple[object, ...]:

@@ -67,6 +67,11 @@ class TableRows:
     records: tuple[str, ...]
     whole: tuple[str, ...] = ()
 
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Schema and name of the table that they are rows of in the log."""
+        return (self.whole[0], self.whole[1]) if self.whole else (self.schema, self.table)
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaMessage:

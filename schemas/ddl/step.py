@@ -77,7 +77,8 @@ class Step:
     needs: a table or other relation that the statement alters, if it must be there for it. drops: that it is
     not there is as good. inherited: PostgreSQL does it itself where the replica's table has a parent.
     column: whose it is; renamed: what that is called then. since: the server's version that knows it.
-    member: of a foreign key, trigger or rule: its name. whole: as `ObjectChange.whole`.
+    member: of a foreign key, trigger or rule: its name. whole: as
+    `ObjectChange.whole`; bound: of that partition, before the change.
     """
 
     kind: Kind
@@ -93,6 +94,7 @@ class Step:
     member: str = ""
     since: int = 0
     whole: tuple[str, ...] = ()
+    bound: str = ""
 
     @property
     def shown(self) -> str:

@@ -36,9 +36,8 @@ def table_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
         yield from _made(after, command)
     else:
         if change.rewritten == SENT:
-            kind = (
-                Kind.ALTER_TYPE if before["partition_of"] == after["partition_of"] else Kind.ATTACH_PARTITION
-            )
+            is_attached = before["partition_of"] is None and after["partition_of"] is not None
+            kind = Kind.ATTACH_PARTITION if is_attached else Kind.ALTER_TYPE
             yield Step(kind, Phase.EMPTY, named(before), manner=Manner.EMPTY, needs=named(before))
         yield from moved(Kind.RENAME_TABLE, "table", before, after, set_schema=Kind.SET_SCHEMA)
         yield from _parents(before, after, command)

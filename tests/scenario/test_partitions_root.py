@@ -163,6 +163,8 @@ PARTITIONS = """
     update ev set note = 'attached', d = (d + 4) % 50 where id between 5020 and 5060;
     alter table ev alter column amount type text using 'about ' || amount, add column c int default 3;
     update ev set c = id, d = (d + 11) % 50 where id % 7 = 0; delete from ev where id % 13 = 0;
+    alter table ev rename to evs; alter table ev2 rename to ev_two; alter table evs rename to ev;
+    alter table ev_two rename to ev2;
 """
 GONE = """
     alter table ev detach partition ev1; insert into ev1 (id, d) values (9999, 1);

@@ -245,6 +245,8 @@ class SchemaFollower:
         """Whether there is nothing to do for it here. Raises OperatorNeeded (`schema-object-missing`)."""
         if step.since > self._conn.info.server_version // 10000:
             return True
+        if step.whole and partitions.empties_whole(step):
+            return False
         if step.whole and not partitions.is_mirrored(self._conn, step):
             self._pass_over(step)
             return True
@@ -260,8 +262,6 @@ class SchemaFollower:
         partitions.require_rows_stay(step, self._dropped, replica=self._replica)
         if step.manner is Manner.EMPTY:
             self._set_aside.awaited += 1
-        if partitions.empties_whole(step):
-            self._make_empty((step.whole[0], step.whole[1]))
 
     def _is_moot_without(self, step: Step, table: tuple[str, str]) -> bool:
         if step.drops:
@@ -382,9 +382,11 @@ class SchemaFollower:
             deferred.rename(self._conn, self._pipeline, step.object, new)
 
     def _empty(self, step: Step) -> None:
+        """Of a partition of a whole all rows come again, where a change of columns has rewritten it."""
         self._set_aside.awaited += 1
+        table = step.whole if step.whole and step.kind is not Kind.ATTACH_PARTITION else step.object
         try:
-            self._make_empty((step.object[0], step.object[1]))
+            self._make_empty((table[0], table[1]))
         except psycopg.Error as error:
             raise Refused(step, error) from error
 

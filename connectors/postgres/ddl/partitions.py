@@ -12,6 +12,7 @@ from typing import Final
 
 from psycopg import sql
 
+from connectors.postgres.partitions.bounds import plain_bound
 from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
 from schemas.ddl.step import Manner, Phase, Step
@@ -22,18 +23,24 @@ _IS_PARTITIONED: Final = """
     select exists (select from pg_catalog.pg_class
                     where oid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and relkind = 'p')
 """
-_IS_OF: Final = """
-    select exists (select from pg_catalog.pg_partition_ancestors(
-                          to_regclass(format('%%I.%%I', %s::text, %s::text))) a
-                    where a.relid = to_regclass(format('%%I.%%I', %s::text, %s::text)))
+_BOUND: Final = """
+    select pg_catalog.pg_get_expr(relpartbound, 0) from pg_catalog.pg_class
+     where oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
 """
+
+
+_TAKING: Final = (Kind.DETACH_PARTITION, Kind.DROP_TABLE)
+"""With which rows go."""
 
 
 def is_mirrored(conn: Session, step: Step) -> bool:
     """Whether the replica has what the step is about, or is to make it: the whole has partitions there, and
-    this one is there or is made now."""
+    this one is there or is made now. Where it goes, it must take the same rows there."""
     if not _one(conn, _IS_PARTITIONED, step.whole):
         return False
+    if step.drops and step.kind in _TAKING:
+        (bound,) = conn.execute(_BOUND.encode(), step.object).fetchone() or (None,)
+        return bound is not None and plain_bound(bound) == plain_bound(step.bound)
     if step.kind is Kind.CREATE_TABLE and step.phase in (Phase.TABLE, Phase.ATTACH):
         return True
     is_own = step.needs is not None and step.kind not in (Kind.ATTACH_PARTITION, Kind.DETACH_PARTITION)
@@ -45,13 +52,6 @@ def is_partitioned(conn: Session, table: tuple[str, str]) -> bool:
     return _one(conn, _IS_PARTITIONED, table)
 
 
-def holder(conn: Session, table: tuple[str, str], whole: tuple[str, ...]) -> tuple[str, str]:
-    """Where rows of this table go: into it, unless it is a partition on the source alone."""
-    if not whole or _one(conn, _IS_OF, (*table, *whole)):
-        return table
-    return whole[0], whole[1]
-
-
 def empties_whole(step: Step) -> bool:
     """Whether all rows of the whole come again: a change of its columns has rewritten its partitions."""
     return step.manner is Manner.EMPTY and step.kind is not Kind.ATTACH_PARTITION
@@ -60,8 +60,7 @@ def empties_whole(step: Step) -> bool:
 def require_rows_stay(step: Step, dropped: Container[tuple[str, ...]], *, replica: str) -> None:
     """Raises OperatorNeeded (`partition-rows-stay`) where the step takes rows away with a partition that the
     replica does not have. `dropped`: tables that the command drops."""
-    is_end = step.drops and step.kind in (Kind.DETACH_PARTITION, Kind.DROP_TABLE)
-    if not is_end or step.whole in dropped:
+    if not step.drops or step.kind not in _TAKING or step.whole in dropped:
         return
     whole, name = ".".join(step.whole), ".".join(step.object)
     quoted = sql.Identifier(*step.whole).as_string()

@@ -31,4 +31,9 @@ def read_bounds(session: Session, tables: Collection[int]) -> dict[TableName, st
     prints them."""
     with wrapped("reading the bounds of partitions"):
         rows = session.execute(_BOUNDS, [sorted(tables)]).fetchall()
-    return {(schema, name): _NUMBER.sub(r"\1", bounds) for schema, name, bounds in rows}
+    return {(schema, name): plain_bound(bounds) for schema, name, bounds in rows}
+
+
+def plain_bound(bound: str) -> str:
+    """As PostgreSQL prints it, whatever integer type the key has."""
+    return _NUMBER.sub(r"\1", bound)

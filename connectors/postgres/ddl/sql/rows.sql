@@ -77,7 +77,8 @@ create or replace function keepstream.brings_rows(change jsonb) returns boolean
 language plpgsql stable as $$
 begin
     return change ->> 'class' = 'table'
-       and change -> 'before' ->> 'partition_of' is distinct from change -> 'after' ->> 'partition_of'
+       and change -> 'before' ->> 'partition_of' is null
+       and change -> 'after' ->> 'partition_of' is not null
        and change -> 'before' ->> 'kind' = 'r'
        and keepstream.is_of_whole((change ->> 'oid')::oid);
 end
