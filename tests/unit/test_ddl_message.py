@@ -6,19 +6,22 @@ import pytest
 
 from schemas.ddl.message import ObjectChange, SchemaMessage, TableRows, is_ddl
 
-CHANGE = ObjectChange("table", 16385, {"schema": "sales", "name": "ord"}, None, "sent")
+CHANGE = ObjectChange("table", 16385, {"schema": "sales", "name": "ord"}, None, "sent", ("sales", "whole"))
 MESSAGES = [
     SchemaMessage("733", 0, tag="ALTER TABLE", role="crm", changes=(CHANGE,)),
     SchemaMessage(
         "733", 1, rows=TableRows(16385, "s", "t", ("a", "ü"), True, False, ('(1,"a ""b""")', "(,)"))
     ),
+    SchemaMessage("733", 2, rows=TableRows(16385, "s", "t", ("a",), True, True, ("(1)",), ("s", "whole"))),
     SchemaMessage("734", 0, installed=True),
     SchemaMessage("735", 0, removed=True),
     SchemaMessage("736", 0, tag="CREATE TABLE", error="XX000 no idea"),
 ]
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=["change", "rows", "installed", "removed", "error"])
+@pytest.mark.parametrize(
+    "message", MESSAGES, ids=["change", "rows", "rows of a whole", "installed", "removed", "error"]
+)
 def test_a_message_survives_the_log(message: SchemaMessage) -> None:
     assert SchemaMessage.from_json(message.to_json()) == message
 
