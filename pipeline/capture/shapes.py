@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from connectors.postgres.shape import Shape, UsedType
@@ -149,6 +150,24 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
         raise refuse_change(table, "it was rewritten after a column was added")
     if now.rows_digest(last, _numbers(fields[5])) != rows:
         raise refuse_change(table, "it was rewritten after a column was altered")
+
+
+def check_rows(table: str, then: Shape, now: Shape, xid: int) -> None:
+    """Of a change that may hide another one, and tells of no new rows. `xid`: its transaction, 32 bits.
+    Raises RefusedData (`schema-changed`) unless every row is provably as it was."""
+    if now.filenode == then.filenode:
+        return
+    added = [c for c in now.columns if c.number > then.last_number and not c.generated]
+    plain = [column.number for column in added if column.xmin != str(xid)]
+    kept = {column.number for column in then.columns} & {column.number for column in now.columns}
+    digests = {
+        replace(shape, columns=tuple(c for c in shape.columns if c.number in kept)).rows_digest(
+            then.last_number, then.by_default()
+        )
+        for shape in (then, now)
+    }
+    if len(digests) > 1 or (plain and not now.keeps_rows_since(plain[0])):
+        raise refuse_change(table, "it was rewritten while an event trigger of the source was disabled")
 
 
 def check_order(table: str, columns: Sequence[str], now: Shape) -> None:

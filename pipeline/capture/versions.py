@@ -94,11 +94,16 @@ class TableVersions:
         """pgoutput's Relation: the same table as before, in perhaps another version. Raises HistoryBroken and
         others where rows of it must not be logged."""
         if self._tracking.is_tracked:
-            return self._described_as_told(changed)
+            described = self._described_as_told(changed)
+            if described is not None:
+                return described
         return Described(self._described_as_found(changed))
 
-    def _described_as_told(self, changed: RelationChanged) -> Described:
-        """The name is that of the newest message: rows from before a schema's new name may come behind it."""
+    def _described_as_told(self, changed: RelationChanged) -> Described | None:
+        """None: it is not as messages told, and nothing is tracked any more.
+
+        The name is that of the newest message: rows from before a schema's new name may come behind it.
+        """
         if self.skipping:
             return self._described_again(changed)
         self._check_publication()
@@ -109,7 +114,8 @@ class TableVersions:
             raise _unpublished(changed.oid)
         table = _named_as_told(changed.table, told)
         if not told.confirms(table):
-            raise _unconfirmed(told.qualified_name)
+            self._tracking.end(_unconfirmed(told.qualified_name))
+            return None
         self._described[table.id] = changed.oid, table
         self._look_at(told)
         return Described(frozenset(told.generated), told.name)

@@ -35,7 +35,8 @@ class ObjectChange:
     """One object's change. class_: `table`, `enum`, … before: None of a new object; after: None of a dropped
     one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not) or `unpublished`
     (the log has none of them). whole: of a partition, before the change or after it, schema and name of the
-    table under whose name its rows are in the log; () if that is its own."""
+    table under whose name its rows are in the log; () if that is its own. hidden: an event trigger was
+    disabled since `before`, so that the change may hide others."""
 
     class_: str
     oid: int
@@ -43,6 +44,7 @@ class ObjectChange:
     after: State | None
     rewritten: str = ""
     whole: tuple[str, ...] = ()
+    hidden: bool = False
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ class TableRows:
 class SchemaMessage:
     """xid, n: the source transaction, and the message's ordinal among those of it. tag: of the command. role:
     who ran it. rewrote: with `error`, the OIDs of tables whose rows it may have given other values; None: not
-    known."""
+    known. snapshot: with `installed`, the text of the pg_snapshot in which `changes` were read."""
 
     xid: str
     n: int
@@ -89,6 +91,7 @@ class SchemaMessage:
     removed: bool = False
     error: str = ""
     rewrote: frozenset[int] | None = None
+    snapshot: str = ""
 
     def to_json(self) -> bytes:
         value: dict[str, Any] = {"v": VERSION, "xid": self.xid, "n": self.n}
@@ -121,6 +124,7 @@ class SchemaMessage:
             installed=bool(value.get("installed")),
             removed=bool(value.get("removed")),
             error=value.get("error") or "",
+            snapshot=value.get("snapshot") or "",
             rewrote=frozenset(map(int, value["rewrote"])) if "rewrote" in value else None,
         )
 
@@ -133,6 +137,7 @@ def _change(value: Mapping[str, Any]) -> ObjectChange:
         after=value["after"],
         rewritten=value.get("rewritten") or "",
         whole=tuple(value.get("whole") or ()),
+        hidden=bool(value.get("hidden")),
     )
 
 

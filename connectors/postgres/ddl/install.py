@@ -132,14 +132,12 @@ def install(session: Session, *, capture_role: str, settle_s: float = SETTLE_S) 
     """
     _run(session, install_sql(capture_role), "installing the event triggers")
     earlier = _writers(session)
-    if not earlier:
-        return
     deadline = time.monotonic() + settle_s
     while still := earlier & _writers(session):
         if time.monotonic() > deadline:
             raise _unsettled(still)
         time.sleep(_POLL_S)
-    _run(session, _FILL, "looking for what was altered meanwhile")
+    _run(session, "select keepstream.settle()", "looking for what was altered meanwhile")
 
 
 def uninstall(session: Session) -> None:

@@ -27,7 +27,7 @@ from pipeline.capture.ddl.told import (
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
 from pipeline.capture.partitions import Known, known_members, with_member, without_member
 from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import PREFIX, TYPE_PREFIX, first_shape, type_entry, with_shape
+from pipeline.capture.shapes import PREFIX, TYPE_PREFIX, check_rows, first_shape, type_entry, with_shape
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
 from schemas.errors import HistoryBroken
 
@@ -45,11 +45,16 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
     if not is_tracked(entries):
         return entries
     if message.removed:
-        prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX)
-        return tuple(entry for entry in entries if not entry.startswith(prefixes))
+        return without_tracking(entries)
     for change in message.changes:
-        entries = _after_change(entries, change, publication)
+        entries = _after_change(entries, change, publication, int(message.xid) % (1 << 32))
     return with_unseen(entries, int(message.xid)) if message.changes else entries
+
+
+def without_tracking(entries: Entries) -> Entries:
+    """From here on the catalog says what became of tables, as without event triggers."""
+    prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX)
+    return tuple(entry for entry in entries if not entry.startswith(prefixes))
 
 
 def after_join(entries: Entries, schema: str, table: str) -> Entries:
@@ -79,9 +84,9 @@ def renamed_oids(before: Entries, after: Entries) -> list[int]:
     return [oid for oid, told in now.items() if oid in then and then[oid].name != told.name]
 
 
-def _after_change(entries: Entries, change: ObjectChange, publication: str) -> Entries:
+def _after_change(entries: Entries, change: ObjectChange, publication: str, xid: int) -> Entries:
     if change.class_ == "table":
-        return _after_table(entries, change, publication)
+        return _after_table(entries, change, publication, xid)
     if change.class_ == "schema":
         return _after_schema(entries, change)
     if change.class_ in ("enum", "composite"):
@@ -89,7 +94,7 @@ def _after_change(entries: Entries, change: ObjectChange, publication: str) -> E
     return entries
 
 
-def _after_table(entries: Entries, change: ObjectChange, publication: str) -> Entries:
+def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: int) -> Entries:
     """Only what the command changed counts: the rest is as its session saw it, and may be older than what
     another one has committed by the message's place."""
     told = told_tables(entries).get(change.oid)
@@ -100,6 +105,9 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str) -> En
     before, state = change.before, change.after
     if before is None or publication in before["published"]:
         _require_published(entries, told, state, publication)
+    if before is not None and change.hidden and not change.rewritten:
+        then, now = shape_of_state(told.oid, before), shape_of_state(told.oid, state)
+        check_rows(told.qualified_name, then, now, xid)
     if before is None or before["shape"]["columns"] != state["shape"]["columns"]:
         shape = shape_of_state(told.oid, state)
         told = told.like(shape, *told.name)

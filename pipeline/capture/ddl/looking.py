@@ -183,9 +183,7 @@ def triggers_missing() -> OperatorNeeded:
     return OperatorNeeded(
         "the source's event triggers are missing or disabled, and the log relies on them",
         code="ddl-not-tracked",
-        hint="Enable them: alter event trigger keepstream_ddl enable always; the same for keepstream_drop and"
-        " keepstream_rewrite; then start again. What was altered meanwhile was not told to the log. To go on"
-        " without them, run `keepstream schema uninstall`.",
+        hint="Run `keepstream schema install`; or, to go on without them, `keepstream schema uninstall`.",
     )
 
 

@@ -10,17 +10,18 @@ object clears it; once the stream has passed the look without one, capture stops
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
 from connectors.postgres.session import Session
+from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
-from pipeline.capture.ddl.judging import after_join, after_message
+from pipeline.capture.ddl.judging import after_join, after_message, without_tracking
 from pipeline.capture.ddl.logged import for_log
-from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
+from pipeline.capture.ddl.looking import TRIGGERS, UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
@@ -35,6 +36,10 @@ logger = logging.getLogger("keepstream.capture")
 
 LOOK_PREFIX: Final = "keepstream.look"
 _ENDED: Final = "schema changes are not tracked any more"
+BEGIN_TRACKING: Final = (
+    "An event trigger of the source was disabled or missing while something was altered, or is so now. Until"
+    " you run `keepstream schema install`, only ADD COLUMN is followed."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Tracking:
         self._announcements = Announcements()
         self._suspicions: dict[object, KeepstreamError] = {}
         self._passed_at = 0
+        self._told_by: dict[int, int] = {}
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
         self.looks_soon = False
 
@@ -123,10 +129,21 @@ class Tracking:
         if not self._suspicions or lsn < self._passed_at:
             return
         unexplained, self._suspicions = self._suspicions, {}
-        if UNTRACKED in unexplained and self.is_tracked:
-            self.looks_soon = True
-            return
-        raise next(iter(unexplained.values()))
+        if UNTRACKED in unexplained and not self.is_tracked:
+            raise unexplained[UNTRACKED]
+        self.looks_soon = True
+        if unexplained.keys() == {TRIGGERS} and triggers_act(self._session):
+            return  # only for a while: what was altered then is another difference
+        if UNTRACKED not in unexplained:
+            self.end(next(iter(unexplained.values())))
+
+    def end(self, reason: KeepstreamError) -> None:
+        """Something was altered, and nothing told of it: from here on it is judged as without event
+        triggers."""
+        self._chain.publication_is(without_tracking(self._chain.publication))
+        self._suspicions.clear()
+        self.looks_soon = True
+        logger.error(_ENDED, extra={"reason": reason.message, "hint": BEGIN_TRACKING})
 
     def follow(self, payload: Message, xid: int) -> Followed | None:
         """A message of this prefix; None of one that says nothing here.
@@ -144,8 +161,10 @@ class Tracking:
             return None
         was_tracked, before = self.is_tracked, self.told
         entries = self._chain.publication
+        if message.installed and was_tracked:
+            message = self._missed(message, xid)
         try:
-            self._learn(message)
+            self._learn(message, xid)
             left = left_tables(self._chain.publication)
             known = {oid: told for oid, told in {**before, **self.told}.items() if oid not in left}
             now = self._chain.publication
@@ -159,6 +178,23 @@ class Tracking:
         except (KeyError, TypeError, ValueError) as error:
             raise not_understood(error) from error
         return Followed(message, logged) if was_tracked or message.installed else None
+
+    def _missed(self, message: SchemaMessage, xid: int) -> SchemaMessage:
+        """Of another installation's message only what nobody told: the rest may have been told later than the
+        installation looked."""
+        chain = self._chain
+        chain.publication_is(with_unseen(chain.publication, xid))
+        differing = look(self._session, self._options.publication, chain.publication).differences
+        missed = tuple(
+            change
+            for change in message.changes
+            if change.oid in differing and self._knew(change.oid, message.snapshot)
+        )
+        return replace(message, changes=missed)
+
+    def _knew(self, oid: int, snapshot: str) -> bool:
+        """Whether it shows what the newest message told of a table."""
+        return oid not in self._told_by or not snapshot or is_visible(snapshot, self._told_by[oid])
 
     def _go_on_without(self, message: SchemaMessage) -> None:
         """The trigger failed. Its state of the object is still the one from before, so the next change of
@@ -175,10 +211,11 @@ class Tracking:
         said = {"command": message.tag, "error": message.error}
         logger.warning("schema change is told with the next one of the same object", extra=said)
 
-    def _learn(self, message: SchemaMessage) -> None:
+    def _learn(self, message: SchemaMessage, xid: int) -> None:
         chain, was_tracked, before = self._chain, self.is_tracked, self.told
         chain.publication_is(after_message(chain.publication, message, self._options.publication))
         altered = {oid for oid, told in before.items() if self.told.get(oid) != told}
+        self._told_by |= dict.fromkeys(altered, xid)
         for oid in altered | {change.oid for change in message.changes}:
             self._suspicions.pop(oid, None)
         if message.installed or (message.removed and was_tracked):

@@ -71,9 +71,9 @@ begin
 end
 $$;
 
--- Bring all states up to date, and tell capture that from here on every change is told. All is read before anything
--- is written: whoever alters something meanwhile waits for the writing at most, and is waited for before it.
-create or replace function keepstream.fill(new_version integer) returns void
+-- Bring all states up to date; returns whether any was not. All is read before anything is written: whoever alters
+-- something meanwhile waits for the writing at most, and is waited for before it.
+create or replace function keepstream.refresh_all() returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set datestyle = 'ISO, MDY'
@@ -115,8 +115,45 @@ begin
         perform keepstream.refresh(
             classes[place], ids[place], nullif(befores[place], 'null'), nullif(afters[place], 'null'));
     end loop;
+    update keepstream.schema_state s set state = s.state || jsonb_build_object('epoch', keepstream.epoch())
+     where (s.class, s.oid) in (
+               select h.class, h.oid from keepstream.schema_state h
+                where h.class = 'table' and h.state ->> 'epoch' is distinct from keepstream.epoch()
+                  for update skip locked);
+    return cardinality(ids) > 0;
+end
+$$;
+
+-- Tells capture that from here on every change is told. Of a transaction that was committed since `snapshot`, what it
+-- told counts: the states here are older.
+create or replace function keepstream.tell_installed() returns void
+language plpgsql volatile as $$
+begin
+    perform keepstream.emit(format('{"installed": true, "snapshot": %s, "changes": %s}',
+        to_json(pg_current_snapshot()::text), keepstream.published_now()));
+end
+$$;
+
+create or replace function keepstream.fill(new_version integer) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform keepstream.refresh_all();
     insert into keepstream.schema_settings as s (version, home) values (new_version, keepstream.home())
     on conflict (only_row) do update set version = excluded.version, home = excluded.home;
-    perform keepstream.emit(format('{"installed": true, "changes": %s}', keepstream.published_now()));
+    perform keepstream.tell_installed();
+end
+$$;
+
+-- What was altered while the event triggers were made: nobody told of it.
+create or replace function keepstream.settle() returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if keepstream.refresh_all() then
+        perform keepstream.tell_installed();
+    end if;
 end
 $$;

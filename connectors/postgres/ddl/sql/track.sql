@@ -48,13 +48,34 @@ begin
 end
 $$;
 
+-- Which event triggers these are, and since when: another text once one was disabled or enabled. A state that was
+-- stored under another one may be from before DDL that nobody told.
+create or replace function keepstream.epoch() returns text
+language plpgsql stable as $$
+begin
+    return (
+        select string_agg(t.oid || ':' || t.xmin, ' ' order by t.evtname) from pg_event_trigger t
+         where t.evtname in ('keepstream_ddl', 'keepstream_drop', 'keepstream_rewrite'));
+end
+$$;
+
+create or replace function keepstream.is_hiding(of_class text, id oid) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from keepstream.schema_state s
+         where of_class = 'table' and s.class = 'table' and s.oid = id
+           and s.state ->> 'epoch' is distinct from keepstream.epoch());
+end
+$$;
+
 -- The last known state of an object. A table's indexes and an object's privileges have rows of their own: another
 -- session may make an index, or GRANT, while somebody alters the object, and neither is to wait for the other.
 create or replace function keepstream.stored_state(of_class text, id oid) returns jsonb
 language plpgsql stable as $$
 declare
     found_state jsonb := (
-        select s.state from keepstream.schema_state s where s.class = of_class and s.oid = id);
+        select s.state - 'epoch' from keepstream.schema_state s where s.class = of_class and s.oid = id);
 begin
     if found_state is null or of_class = 'extension' then
         return found_state;
@@ -75,7 +96,8 @@ returns void
 language plpgsql volatile as $$
 begin
     insert into keepstream.schema_state as s (class, oid, parent, state)
-    values (of_class, id, of_parent, now_state)
+    values (of_class, id, of_parent, case of_class when 'table'
+        then now_state || jsonb_build_object('epoch', keepstream.epoch()) else now_state end)
     on conflict (class, oid) do update
        set parent = excluded.parent, rewritten = null, state = excluded.state;
 end
@@ -188,11 +210,13 @@ declare
     before_state jsonb;
     after_state jsonb;
     held jsonb;
+    hidden jsonb := case when keepstream.is_hiding(of_class, id) then '{"hidden": true}' else '{}' end;
 begin
     select * into before_state, after_state from keepstream.states_of(of_class, id, is_locked);
     if keepstream.core(before_state) is distinct from keepstream.core(after_state) then
         if of_class = 'table' and not is_locked then
-            select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
+            select s.state - 'epoch' into held
+              from keepstream.schema_state s where s.class = of_class and s.oid = id
                for update skip locked;
             if not found then
                 after_state := keepstream.core(before_state) || jsonb_build_object(
@@ -200,7 +224,8 @@ begin
                 held := keepstream.core(before_state);
             end if;
         else
-            select s.state into held from keepstream.schema_state s where s.class = of_class and s.oid = id
+            select s.state - 'epoch' into held
+              from keepstream.schema_state s where s.class = of_class and s.oid = id
                for update;
         end if;
         if held is distinct from keepstream.core(before_state) then
@@ -215,7 +240,7 @@ begin
         return null;
     end if;
     return jsonb_build_object('class', of_class, 'oid', id::bigint,
-        'before', keepstream.named(before_state), 'after', keepstream.named(after_state));
+        'before', keepstream.named(before_state), 'after', keepstream.named(after_state)) || hidden;
 end
 $$;
 
