@@ -129,8 +129,8 @@ class Tracking:
         if not self._suspicions or lsn < self._passed_at:
             return
         unexplained, self._suspicions = self._suspicions, {}
-        if UNTRACKED in unexplained and not self.is_tracked:
-            raise unexplained[UNTRACKED]
+        if not self.is_tracked:
+            raise next(iter(unexplained.values()))
         self.looks_soon = True
         if unexplained.keys() == {TRIGGERS} and triggers_act(self._session):
             return  # only for a while: what was altered then is another difference
