@@ -191,8 +191,8 @@ def fitting_bounds(exc: psycopg.Error) -> str | None:
     if exc.diag.source_function not in _OF_PARTITIONS:
         return None
     return (
-        "No partition of the replica takes it: make the one that the source has; `keepstream check` names"
-        f" bounds that differ. {GIVE_BOUNDS}"
+        "No partition of the replica takes it; `keepstream check` names bounds that differ. Make one that it"
+        f" lacks as the source has it. {GIVE_BOUNDS}"
     )
 
 

@@ -168,8 +168,9 @@ def test_a_row_outside_of_the_bounds_of_a_prepared_partition_is_refused_with_a_h
         copy(source, replica, initial=Initial.DATA)
     assert refused.value.code == "row-refused"
     assert refused.value.hint == (
-        "No partition of the replica takes it; `keepstream check` names bounds that differ. Give the"
-        " replica's partitions the bounds of the source's: alter table PARENT detach partition NAME; of each"
+        "No partition of the replica takes it; `keepstream check` names bounds that differ. Make one that it"
+        " lacks as the source has it. Give the replica's partitions the bounds of the source's: alter table"
+        " PARENT detach partition NAME; of each"
         " whose bounds differ, then alter table PARENT attach partition NAME for values …;"
     )
 

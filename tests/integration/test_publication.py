@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.publication import (
     add_tables,
     create_publication,
@@ -15,6 +16,7 @@ from connectors.postgres.publication import (
     full_identity_sql,
     publication_identity,
     read_publication,
+    set_full_identity,
 )
 from connectors.postgres.session import Session, connect
 from schemas.errors import OperatorNeeded, RetryLater
@@ -118,6 +120,30 @@ def test_the_statement_can_be_printed_for_the_owner() -> None:
     of_18 = create_publication_sql("p", [], server_version=180000)
     assert of_18.endswith("publish_via_partition_root = false, publish_generated_columns = stored)")
     assert full_identity_sql(("public", "a")) == 'alter table only "public"."a" replica identity full'
+
+
+def test_a_whole_is_made_and_identified_with_its_partitions(source: Database, owner: Session) -> None:
+    source.execute(
+        "create table w (id int, d int) partition by list (d); create table w1 partition of w default;"
+        " create table w2 partition of w for values in (2) partition by list (id);"
+        " create table w3 partition of w2 default; alter table w3 replica identity full"
+    )
+
+    def whole() -> Table:
+        return next(table for table in list_tables(owner, publication="p") if table.name == "w")
+
+    create_publication(owner, "p", [("public", "w")], by_root=True)
+    found = read_publication(owner, "p")
+    assert found is not None
+    assert (found.via_partition_root, [(t.name, t.partitioned) for t in found.tables]) == (
+        True,
+        [("w", True)],
+    )
+    assert whole().identity_problem == "no primary key"
+    source.execute("alter table w replica identity full")
+    assert (whole().identity_problem or "").startswith("partition public.w1: no primary key")
+    set_full_identity(owner, whole())
+    assert whole().identity_problem is None
 
 
 def test_children_do_not_join_with_their_parent(source: Database, owner: Session, session: Session) -> None:
