@@ -408,3 +408,33 @@ def test_a_capture_that_runs_knows_the_messages_of_a_removal(
         ("insert", "public.customer", {"id": "2", "c": "2"}),
     ]
     assert told(content) == expected
+
+
+RENAME = "alter table customer rename a to b; insert into customer values (1, 1)"
+ADD = "alter table customer add c int default 5; insert into customer values (2, 2, 2)"
+WHILE_DOWN: dict[str, tuple[list[str], list[Any]]] = {
+    "altered and removed": ([RENAME, "remove"], ["ALTER TABLE", "insert", "removed"]),
+    "altered, removed and a column added": (
+        [RENAME, "remove", ADD], ["ALTER TABLE", "insert", "removed", "columns added", "insert"],
+    ),
+    "removed, installed and altered": (
+        ["remove", "install", RENAME], ["removed", "installed", "ALTER TABLE", "insert"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("scripts", "expected"), WHILE_DOWN.values(), ids=WHILE_DOWN)
+def test_a_removal_while_capture_is_down_is_taken_in_its_place(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, scripts: list[str], expected: list[Any]
+) -> None:
+    with capturing(options):
+        content = begun(change_log)
+    acts = {"remove": uninstall_triggers, "install": install_triggers}
+    for script in scripts:
+        acts.get(script, lambda source, script=script: source.execute(script))(source)
+    with capturing(options):
+        content.wait(lambda c: len(told(c)) >= len(expected), "what happened meanwhile")
+        source.execute("alter table customer add last int default 9; insert into customer (id) values (9)")
+        written(content, sum(each == "insert" for each in expected) + 1)
+    found = [each if isinstance(each, str) else each[0] for each in told(content)]
+    assert found[: len(expected)] == expected

@@ -259,6 +259,7 @@ IDENTITY = [
     "alter table crm.t replica identity using index t_pkey; update crm.t set a = 1 where id = 1",
     "alter table crm.t alter id type bigint; update crm.t set a = 3 where id = 1",
     "alter table crm.t drop constraint t_pkey, add primary key (id)",
+    "alter index crm.t_pkey rename to t_key",
 ]
 
 

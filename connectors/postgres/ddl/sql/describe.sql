@@ -286,14 +286,16 @@ begin
 end
 $$;
 
--- Members as they were, with their comments of now.
+-- Members as they were, with their comments of now, and constraints with their names: ALTER INDEX renames them, too.
 create or replace function keepstream.commented(members jsonb, catalog name) returns jsonb
 language plpgsql stable as $$
 begin
     return (
         select coalesce(jsonb_agg(m.value || jsonb_build_object(
-                   'comment', obj_description((m.value ->> 'oid')::oid, catalog)) order by m.ordinality), '[]')
+                   'comment', obj_description((m.value ->> 'oid')::oid, catalog),
+                   'name', coalesce(k.conname, m.value ->> 'name')) order by m.ordinality), '[]')
           from jsonb_array_elements(members) with ordinality m
+          left join pg_constraint k on catalog = 'pg_constraint' and k.oid = (m.value ->> 'oid')::oid
     );
 end
 $$;
