@@ -1,0 +1,1 @@
+"""Random schema changes and rows in sessions that cross, under kills: `tests/scenario/schema-fuzz`."""
