@@ -24,7 +24,7 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.told import TOLD_PREFIX
-from pipeline.capture.partitions import check_members, member_entry
+from pipeline.capture.partitions import check_members, known_entry, known_members, member_entry
 from pipeline.capture.shapes import (
     anchored_shapes,
     check_shape,
@@ -250,7 +250,8 @@ def check_published(
     kept = [shape for oid, shape in shapes.items() if oid in left]
     announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
     joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
-    told = (*map(type_entry, types), *map(member_entry, members))
+    rows_still_come = [known for known in known_members(anchored).values() if known.root in left]
+    told = (*map(type_entry, types), *map(member_entry, members), *map(known_entry, rows_still_come))
     return (*current, *compared, *kept, *joining, *told, *announced)
 
 

@@ -45,6 +45,11 @@ def _entry(oid: int, root: int, name: str) -> str:
     return f"{PREFIX}{oid}:{root}:{name}"
 
 
+def known_entry(known: Known) -> str:
+    """The same of one that was known."""
+    return _entry(known.oid, known.root, known.name)
+
+
 def known_members(entries: Iterable[str]) -> dict[int, Known]:
     """By OID, the table at the top among them."""
     found = (entry.removeprefix(PREFIX).split(":", 2) for entry in entries if entry.startswith(PREFIX))
@@ -112,7 +117,7 @@ def whole_names(entries: Iterable[str], told: Mapping[int, Named]) -> dict[int, 
 
 def with_member(entries: Iterable[str], member: Known) -> tuple[str, ...]:
     """The entries with this one instead of an earlier one of the same table."""
-    return (*without_member(entries, member.oid), _entry(member.oid, member.root, member.name))
+    return (*without_member(entries, member.oid), known_entry(member))
 
 
 def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
@@ -124,9 +129,10 @@ def untold(entries: Sequence[str], now: Sequence[Member]) -> dict[int, RefusedDa
     """By OID, what is raised for partitions that came or went if no schema message tells of it."""
     known, there = known_members(entries), {member.oid: member for member in now}
     found = dict(truncated(entries, now))
+    roots = {member.root for member in now}  # of one that left, rows may still come
     for oid, each in known.items():
-        if oid not in there:
-            found[oid] = partition_gone(each.name, "a published table")
+        if oid not in there and each.root in roots:
+            found[oid] = partition_gone(each.name, there[each.root].name)
     for member in now:
         if member.oid not in known and member.root in known:
             found[member.oid] = _attached(member.name, there[member.root].name)
