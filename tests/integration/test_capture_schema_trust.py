@@ -252,6 +252,7 @@ def test_columns_that_are_added_beside_a_first_install_are_followed(
         install_triggers(source)
         altering.join()
         written(content, 10)
+    assert {"columns added", "insert"} <= {one[0] for one in told(content)}
 
 
 def test_a_trigger_that_was_disabled_for_a_while_without_ddl_changes_nothing(
