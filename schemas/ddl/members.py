@@ -154,7 +154,18 @@ def _suffix(definition: str) -> str:
 
 def _alter_constraint(after: State, was: Member, now: Member) -> Iterator[Step]:
     is_key = now["type"] == "f"
-    if was["name"] != now["name"]:
+    if was["name"] != now["name"] and _is_given(now) and now["index"]:
+        index = Name((after["schema"], was["name"]))  # ALTER TABLE renames none that a parent gave
+        renaming: Pieces = ("alter index ", index, " rename to ", Name((now["name"],)))
+        yield Step(
+            _KINDS[now["type"]],
+            Phase.RENAME,
+            named(after),
+            renaming,
+            needs=named(after),
+            member=now["name"],
+        )
+    elif was["name"] != now["name"]:
         change: Pieces = ("rename constraint ", Name((was["name"],)), " to ", Name((now["name"],)))
         yield _constraint_step(Phase.RENAME, after, now, change)
     label = Name((now["name"],))

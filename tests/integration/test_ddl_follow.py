@@ -211,6 +211,9 @@ PARTITIONS = [
     "create table crm.rest partition of crm.pp default;"
     " insert into crm.pp (id, day) values (1, '1999-01-01')",
     "drop table crm.ref; drop table crm.p1; update crm.pp set late = 2",
+    "create table crm.w (id int primary key) partition by range (id);"
+    " create table crm.w1 partition of crm.w for values from (0) to (9)",
+    "alter index crm.w1_pkey rename to w1_key; insert into crm.w values (1)",
 ]
 
 
