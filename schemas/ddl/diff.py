@@ -13,6 +13,7 @@ from typing import Final
 from schemas.ddl import objects
 from schemas.ddl.command import Command
 from schemas.ddl.message import ObjectChange, SchemaMessage
+from schemas.ddl.rights import default_acl_steps
 from schemas.ddl.step import Step
 from schemas.ddl.tables import table_steps
 from schemas.ddl.types import type_steps
@@ -29,6 +30,7 @@ _BY_CLASS: Final[dict[str, Callable[[ObjectChange, Command], Iterator[Step]]]] =
     "matview": objects.view_steps,
     "function": objects.function_steps,
     "extension": objects.extension_steps,
+    "default_acl": default_acl_steps,
 }
 _FIRST: Final = ("schema", "extension")
 _LAST_DROPPED: Final = ("schema", "extension")

@@ -74,7 +74,7 @@ DEFAULTS: Final[Mapping[Kind, Policy]] = {
     for kind in Kind
 }
 
-NEVER_APPLIED: Final = frozenset({Kind.GRANTS, Kind.OTHER})
+NEVER_APPLIED: Final = frozenset({Kind.OTHER})
 """Nobody knows how to make these on a replica: it waits, or leaves them out."""
 
 MEANINGS: Final[Mapping[Kind, str]] = {
@@ -119,7 +119,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.EXTENSION: "extensions, where the replica's server has them",
     Kind.COMMENT: "COMMENT ON what is followed",
     Kind.STORAGE: "storage, compression, statistics targets, parameters, access method, LOGGED, CLUSTER",
-    Kind.OWNER: "OWNER TO: the replica's objects belong to our role",
-    Kind.GRANTS: "GRANT and REVOKE",
+    Kind.OWNER: "OWNER TO, and whose a new object is; left out, the replica's objects belong to our role",
+    Kind.GRANTS: "GRANT, REVOKE and ALTER DEFAULT PRIVILEGES, and what a new object comes with",
     Kind.OTHER: "all else: aggregates, operators, casts, text search, statistics objects, foreign tables, …",
 }

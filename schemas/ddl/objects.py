@@ -15,9 +15,9 @@ from schemas.ddl.phrases import (
     comment,
     moved,
     named,
-    owner_and_grants,
     with_options,
 )
+from schemas.ddl.rights import owner_and_grants
 from schemas.ddl.step import Manner, Name, Phase, Step
 
 

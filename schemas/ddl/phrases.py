@@ -77,16 +77,6 @@ def comment(
         yield Step(Kind.COMMENT, Phase.LAST, told, statement)
 
 
-def owner_and_grants(about: Pieces, before: State | None, after: State) -> Iterator[Step]:
-    """Of any object: steps that are left out unless a policy says otherwise."""
-    told = tuple(part for part in (after.get("schema"), after["name"]) if part)
-    if before is not None and before.get("owner") != after.get("owner"):
-        statement = ("alter ", *about, " owner to ", Name((after["owner"],)))
-        yield Step(Kind.OWNER, Phase.LAST, told, statement)
-    if before is not None and before.get("acl") != after.get("acl"):
-        yield Step(Kind.GRANTS, Phase.LAST, told)
-
-
 def moved(
     kind: Kind, what: str, before: State, after: State, *, suffix: str = "", set_schema: Kind | None = None
 ) -> Iterator[Step]:

@@ -41,7 +41,9 @@ class Phase(IntEnum):
     DEPENDANT = 65
     VIEW = 70
     DROP = 80
+    OWNER = 85
     LAST = 90
+    GRANTS = 95
 
 
 class Manner(Enum):
@@ -78,7 +80,9 @@ class Step:
     not there is as good. inherited: PostgreSQL does it itself where the replica's table has a parent.
     column: whose it is; renamed: what that is called then. since: the server's version that knows it.
     member: of a foreign key, trigger or rule: its name. whole: as
-    `ObjectChange.whole`; bound: of that partition, before the change.
+    `ObjectChange.whole`; bound: of that partition, before the change. roles: that the statement names;
+    member_of: one that ours must be a member of; role: as which it is run, if that is not ours. is_new: it is
+    a part of making the object; of_owner: it is about what the owner itself holds.
     """
 
     kind: Kind
@@ -95,6 +99,11 @@ class Step:
     since: int = 0
     whole: tuple[str, ...] = ()
     bound: str = ""
+    roles: tuple[str, ...] = ()
+    member_of: str = ""
+    role: str = ""
+    is_new: bool = False
+    of_owner: bool = False
 
     @property
     def shown(self) -> str:

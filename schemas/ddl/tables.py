@@ -17,9 +17,9 @@ from schemas.ddl.phrases import (
     listed,
     moved,
     named,
-    owner_and_grants,
     with_options,
 )
+from schemas.ddl.rights import owner_and_grants
 from schemas.ddl.step import Manner, Name, Phase, Piece, Step
 
 _HEAP = "heap"

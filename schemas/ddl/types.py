@@ -9,7 +9,8 @@ from schemas.ddl.columns import type_of
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.message import ObjectChange, State
-from schemas.ddl.phrases import Pieces, comment, listed, moved, named, owner_and_grants
+from schemas.ddl.phrases import Pieces, comment, listed, moved, named
+from schemas.ddl.rights import owner_and_grants
 from schemas.ddl.step import Literal, Name, Phase, Piece, Step
 
 _KINDS: Final = {

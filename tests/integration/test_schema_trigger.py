@@ -127,6 +127,13 @@ CASES = {
     "comment on column": Case(TABLE, "comment on column t.v is 'x'", table("columns")),
     "comment on constraint": Case(TABLE, "comment on constraint t_pkey on t is 'x'", table("constraints")),
     "grant": Case(TABLE, "grant select on t to public", table("acl")),
+    "grant on column": Case(TABLE, "grant select (v) on t to public", table("part_acl", "shape")),
+    "grant on identity": Case(
+        "create table t (id int generated always as identity)",
+        "grant usage on sequence t_id_seq to public",
+        table("part_acl"),
+    ),
+    "grant of the usual": Case(TABLE, "grant select on t to crm", {}),
     "grant on all": Case(
         f"{TABLE}; create table u (x int)", "grant select on all tables in schema {s} to public",
         {**table("acl"), **table("acl", name="u")}),
@@ -329,9 +336,9 @@ def test_a_state_has_every_key(shared: Tracked, schema: str) -> None:
     )["after"]
     assert sorted(state) == [
         "access_method", "acl", "columns", "comment", "constraints", "force_row_security", "indexes",
-        "inherits", "kind", "name", "of_type", "options", "owner", "partition_bound", "partition_key",
-        "partition_of", "persistence", "policies", "published", "replica_identity", "row_security", "rules",
-        "schema", "shape", "triggers",
+        "inherits", "kind", "name", "of_type", "options", "owner", "part_acl", "partition_bound",
+        "partition_key", "partition_of", "persistence", "policies", "published", "replica_identity",
+        "row_security", "rules", "schema", "shape", "triggers",
     ]  # fmt: skip
     key = named(state, "columns", "id")
     assert key["identity"] == "a"

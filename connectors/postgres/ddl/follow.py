@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import deferred
-from connectors.postgres.ddl import left_out, partitions
+from connectors.postgres.ddl import left_out, partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.ddl.refusals import refusal
@@ -81,7 +81,14 @@ class Refused(Exception):
 
 def pauses(step: Step, policies: Policies) -> bool:
     """Whether it waits for an operator. That a table is emptied for its new rows is no change of its own."""
-    return step.manner is not Manner.EMPTY and policies[step.kind] is Policy.PAUSE
+    return step.manner is not Manner.EMPTY and not step.is_new and policies[step.kind] is Policy.PAUSE
+
+
+def leaves_out(step: Step, policies: Policies) -> bool:
+    """Whether policies say that the replica goes without it. Of what it does not own, the owner's own rights
+    are none."""
+    is_foreign = step.of_owner and policies[Kind.OWNER] is Policy.IGNORE
+    return is_foreign or policies[step.kind] is Policy.IGNORE
 
 
 def waiting_steps(messages: Sequence[SchemaMessage], policies: Policies) -> tuple[WaitingStep, ...]:
@@ -90,6 +97,7 @@ def waiting_steps(messages: Sequence[SchemaMessage], policies: Policies) -> tupl
         WaitingStep(step.kind.value, step.shown, shown(step), pauses(step, policies))
         for message in messages
         for step in steps_of(message)
+        if not (step.is_new and leaves_out(step, policies))
     )
 
 
@@ -112,7 +120,7 @@ class SchemaFollower:
         """Take the message's steps. `decision`: what becomes of those that a policy pauses at.
 
         Raises ApprovalNeeded before anything was done, OperatorNeeded (`schema-refused`,
-        `schema-object-missing`), RetryLater.
+        `schema-object-missing`), RetryLater (`role-missing`, `role-not-granted` and others).
         """
         found = steps_of(message)
         if decision is None and any(pauses(step, self._policies) for step in found):
@@ -122,6 +130,7 @@ class SchemaFollower:
         self._dropped = frozenset(step.object for step in found if step.kind is Kind.DROP_TABLE)
         ignored = [step for step in found if self._is_ignored(step, decision)]
         taken = [step for step in found if step not in ignored]
+        taken = rights.takeable(self._conn, taken, self._replica)
         if not self._replica_role:
             self._conn.execute(
                 "set constraints all immediate"
@@ -157,10 +166,10 @@ class SchemaFollower:
             logger.warning("schema change left out", extra={"object": key.shown, "reason": _said(error)})
 
     def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
-        policy = self._policies[step.kind]
         if step.manner in (Manner.EMPTY, Manner.NOTHING):
             return step.manner is Manner.NOTHING
-        return policy is Policy.IGNORE or (policy is Policy.PAUSE and decision is Decision.IGNORE)
+        is_refused = decision is Decision.IGNORE and pauses(step, self._policies)
+        return is_refused or leaves_out(step, self._policies)
 
     def _take_all(self, found: Sequence[Step]) -> None:
         """Those that go together are tried until they go, in whatever order they depend on each other."""
@@ -216,6 +225,8 @@ class SchemaFollower:
         elif step.manner is Manner.FORGET_FORCE:
             forget_forced(self._conn, self._pipeline, step.object)
             self._run(step)
+        elif step.kind in rights.RIGHTS:
+            self._take_rights(step)
         elif self._lacks_columns(step):
             self._take_if_it_can(step)
         else:
@@ -270,6 +281,8 @@ class SchemaFollower:
         if table in self._left_out.tables:
             self._rename_left_out(step, table)
             return True
+        if step.kind in rights.RIGHTS:
+            return True
         new = _new_name(step)
         if new is not None and self._is_there(new):
             return True  # somebody called it so before
@@ -315,6 +328,16 @@ class SchemaFollower:
             self._conn.execute(sql.SQL("alter table only {} alter {} drop default").format(table, column))
             self._keep(_DEFAULT, step, _said(error))
 
+    def _take_rights(self, step: Step) -> None:
+        """What the replica goes without has no owner there."""
+        try:
+            with self._conn.transaction():
+                rights.take(self._conn, step)
+        except rights.NOT_THERE as error:
+            logger.warning("schema change left out", extra={"object": step.shown, "reason": _said(error)})
+        except psycopg.Error as error:
+            raise Refused(step, error) from error
+
     def _take_if_it_can(self, step: Step) -> None:
         """It may be about a column that the replica goes without."""
         error = self._try_statement(step, psycopg.errors.UndefinedColumn)
@@ -336,7 +359,8 @@ class SchemaFollower:
         logger.warning("schema change left out", extra={"object": step.shown, "reason": reason})
 
     def _ignore(self, step: Step) -> None:
-        logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
+        if not step.is_new:
+            logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
         if step.kind not in _UNTOLD:
             self._keep(_IGNORED, step, f"the policy for {step.kind} leaves it out")
         if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE:

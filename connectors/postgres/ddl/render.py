@@ -14,7 +14,15 @@ def statement(step: Step) -> sql.Composed:
 
 def shown(step: Step) -> str:
     """For people, and to be run by them."""
-    return f"{statement(step).as_string()};" if step.statement else f"-- {step.manner.value}: {step.shown}"
+    if not step.statement:
+        return f"-- {step.manner.value}: {step.shown}"
+    text = f"{statement(step).as_string()};"
+    return f"{become(step.role).as_string()}; {text} reset role;" if step.role else text
+
+
+def become(role: str) -> sql.Composed:
+    """To run what follows in the transaction as this role."""
+    return sql.SQL("set local role {}").format(sql.Identifier(role))
 
 
 def _piece(piece: Piece) -> sql.Composable:

@@ -43,6 +43,32 @@ begin
 end
 $$;
 
+-- Privileges on single columns, and on the sequences of identity columns; null for none.
+create or replace function keepstream.describe_part_acl(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select jsonb_agg(p.part order by p.num, p.is_sequence)
+          from (
+            select a.attnum as num, false as is_sequence,
+                   jsonb_build_object('num', a.attnum, 'acl', to_jsonb(a.attacl::text[])) as part
+              from pg_attribute a
+             where a.attrelid = id and a.attnum > 0 and a.attacl is not null and not a.attisdropped
+            union all
+            select a.attnum, true, jsonb_build_object('num', a.attnum,
+                       'sequence', jsonb_build_array(n.nspname, c.relname), 'acl', to_jsonb(c.relacl::text[]))
+              from pg_attribute a
+              join pg_depend d
+                on d.refclassid = 'pg_class'::regclass and d.refobjid = id and d.refobjsubid = a.attnum
+               and d.classid = 'pg_class'::regclass and d.deptype = 'i'
+              join pg_class c on c.oid = d.objid
+              join pg_namespace n on n.oid = c.relnamespace
+             where a.attrelid = id and a.attnum > 0 and a.attidentity <> '' and c.relacl is not null
+          ) p
+    );
+end
+$$;
+
 create or replace function keepstream.identity_options(id oid, num smallint) returns jsonb
 language plpgsql stable as $$
 begin
@@ -310,6 +336,7 @@ begin
     return (
         select held || jsonb_build_object(
             'acl', to_jsonb(c.relacl::text[]), 'published', keepstream.published_by(c.oid),
+            'part_acl', keepstream.describe_part_acl(c.oid),
             'indexes', keepstream.describe_indexes(c.oid),
             'constraints', keepstream.commented(held -> 'constraints', 'pg_constraint'),
             'triggers', keepstream.commented(held -> 'triggers', 'pg_trigger'),
@@ -333,6 +360,7 @@ begin
                    c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
             || jsonb_build_object(
             'kind', c.relkind::text, 'persistence', c.relpersistence::text,
+            'part_acl', keepstream.describe_part_acl(c.oid),
             'columns', keepstream.describe_columns(c.oid),
             'constraints', keepstream.describe_constraints(c.oid),
             'indexes', keepstream.describe_indexes(c.oid),
@@ -381,6 +409,7 @@ begin
                    c.relnamespace, c.relname, c.relowner, c.relacl, obj_description(c.oid, 'pg_class'))
             || jsonb_build_object(
             'def', keepstream.view_definition(c.oid),
+            'part_acl', keepstream.describe_part_acl(c.oid),
             'columns', (
                 select coalesce(jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
                                           order by a.attnum), '[]')
@@ -558,6 +587,21 @@ begin
 end
 $$;
 
+create or replace function keepstream.describe_default_acl(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select keepstream.describe_common(
+                   d.defaclnamespace, pg_get_userbyid(d.defaclrole), d.defaclrole, d.defaclacl, null)
+            || jsonb_build_object('objects', case d.defaclobjtype
+                   when 'r' then 'table' when 'S' then 'sequence' when 'f' then 'function'
+                   when 'T' then 'type' when 'n' then 'schema' else d.defaclobjtype::text end)
+          from pg_default_acl d
+         where d.oid = id and (d.defaclnamespace = 0 or keepstream.follows_schema(d.defaclnamespace))
+    );
+end
+$$;
+
 -- A lock that the command itself needs not is not waited for: who waits here holds what the command has locked.
 create or replace function keepstream.describe(class text, id oid) returns jsonb
 language plpgsql stable
@@ -572,6 +616,7 @@ begin
         when 'function' then keepstream.describe_function(id)
         when 'schema' then keepstream.describe_schema(id)
         when 'extension' then keepstream.describe_extension(id)
+        when 'default_acl' then keepstream.describe_default_acl(id)
         else keepstream.describe_type(id)
     end;
 end

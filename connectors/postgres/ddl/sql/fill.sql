@@ -17,7 +17,9 @@ begin
     union all
     select 'schema', n.oid from pg_namespace n where keepstream.follows_schema(n.oid)
     union all
-    select 'extension', e.oid from pg_extension e where e.extname <> 'plpgsql';
+    select 'extension', e.oid from pg_extension e where e.extname <> 'plpgsql'
+    union all
+    select 'default_acl', d.oid from pg_default_acl d;
 end
 $$;
 

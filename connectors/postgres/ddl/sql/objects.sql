@@ -1,7 +1,8 @@
 -- What is kept on the source: the key, the settings, and the last known state of each object.
 -- `class` is the contract's: schema, table, index, sequence, enum, domain, composite, range, view, matview,
--- function, extension; and `table acl` and so on for an object's privileges. `parent` of an index is its table, of
--- a partition the table that it is a partition of.
+-- function, extension, default_acl; and `table acl` and so on for an object's privileges, `table part acl` for those
+-- on its columns and their sequences. `parent` of an index is its table, of a partition the table that it is a
+-- partition of.
 -- `rewritten`: the transaction that gave the table's rows other values, until that is told. It stands here
 -- because the application, whose functions a rewrite may call, could reset a setting.
 

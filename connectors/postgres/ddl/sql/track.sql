@@ -85,7 +85,9 @@ begin
     if of_class not in ('table', 'view', 'matview') then
         return found_state;
     end if;
-    return found_state || jsonb_build_object('indexes', (
+    return found_state || jsonb_build_object('part_acl', (
+        select s.state from keepstream.schema_state s where s.class = of_class || ' part acl' and s.oid = id
+    ), 'indexes', (
         select coalesce(jsonb_agg(i.state order by i.oid), '[]')
           from keepstream.schema_state i where i.class = 'index' and i.parent = id));
 end
@@ -108,7 +110,21 @@ $$;
 create or replace function keepstream.core(state jsonb) returns jsonb
 language plpgsql immutable as $$
 begin
-    return state - 'indexes' - 'acl';
+    return state - 'indexes' - 'acl' - 'part_acl';
+end
+$$;
+
+create or replace function keepstream.store_acl(of_class text, id oid, before_acl jsonb, after_acl jsonb)
+returns void
+language plpgsql volatile as $$
+begin
+    if after_acl is not distinct from before_acl then
+        return;
+    elsif coalesce(after_acl, 'null') = 'null' then
+        delete from keepstream.schema_state s where s.class = of_class and s.oid = id;
+    else
+        perform keepstream.put_state(of_class, id, 0::oid, after_acl);
+    end if;
 end
 $$;
 
@@ -125,11 +141,9 @@ begin
         perform keepstream.put_state(of_class, id,
             coalesce((after_state ->> 'partition_of')::oid, 0), core);
     end if;
-    if coalesce(after_state -> 'acl', 'null') = 'null' then
-        delete from keepstream.schema_state s where s.class = of_class || ' acl' and s.oid = id;
-    elsif after_state -> 'acl' is distinct from before_state -> 'acl' then
-        perform keepstream.put_state(of_class || ' acl', id, 0::oid, after_state -> 'acl');
-    end if;
+    perform keepstream.store_acl(of_class || ' acl', id, before_state -> 'acl', after_state -> 'acl');
+    perform keepstream.store_acl(
+        of_class || ' part acl', id, before_state -> 'part_acl', after_state -> 'part_acl');
     delete from keepstream.schema_state s
      where s.class = 'index' and s.oid in (
                select (b.value ->> 'oid')::oid from jsonb_array_elements(before_state -> 'indexes') b
@@ -163,6 +177,7 @@ begin
         when of_class = 'function' then exists (select from pg_proc p where p.oid = id)
         when of_class = 'schema' then exists (select from pg_namespace n where n.oid = id)
         when of_class = 'extension' then exists (select from pg_extension e where e.oid = id)
+        when of_class = 'default_acl' then exists (select from pg_default_acl d where d.oid = id)
         else exists (select from pg_type t where t.oid = id)
     end;
 end
@@ -220,7 +235,8 @@ begin
                for update skip locked;
             if not found then
                 after_state := keepstream.core(before_state) || jsonb_build_object(
-                    'acl', after_state -> 'acl', 'indexes', after_state -> 'indexes');
+                    'acl', after_state -> 'acl', 'part_acl', after_state -> 'part_acl',
+                    'indexes', after_state -> 'indexes');
                 held := keepstream.core(before_state);
             end if;
         else
@@ -328,11 +344,61 @@ begin
 end
 $$;
 
-create or replace function keepstream.granted(told jsonb) returns table (class text, id oid)
+-- Columns and the sequences of identity columns belong to their table's state. Columns are looked through
+-- only if this transaction has altered any.
+create or replace function keepstream.granted_parts(kinds text[]) returns table (class text, id oid)
 language plpgsql stable as $$
 declare
-    kinds text[] := array(select upper(c.value ->> 'type') from jsonb_array_elements(told) c);
+    alters_columns boolean := kinds && array['TABLE']
+        and (pg_stat_get_xact_tuples_updated('pg_attribute'::regclass) > 0
+             or not current_setting('track_counts')::boolean);
 begin
+    return query
+    with young as materialized (select age(pg_current_xact_id()::xid) as age),
+    parts as (
+        select a.attrelid as relation, a.attnum::integer as num, false as is_sequence, a.attacl::text[] as acl
+          from pg_attribute a, young y
+         where alters_columns and a.attnum > 0 and age(a.xmin) <= y.age and not a.attisdropped
+        union all
+        select d.refobjid, d.refobjsubid, true, c.relacl::text[]
+          from pg_class c cross join young y
+          join pg_depend d
+            on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+           and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+         where kinds && array['SEQUENCE'] and c.relkind = 'S' and age(c.xmin) <= y.age
+    ),
+    told as (
+        select p.relation, p.num, p.is_sequence, to_jsonb(p.acl) as acl, k.class, (
+                   select h.state from keepstream.schema_state h
+                    where h.class = k.class || ' part acl' and h.oid = p.relation) as part_acl
+          from parts p cross join lateral keepstream.class_of_relation(p.relation) k
+    )
+    select distinct t.class, t.relation
+      from told t
+     where (t.acl is not null or t.part_acl is not null) and t.acl is distinct from (
+               select e.value -> 'acl' from jsonb_array_elements(t.part_acl) e
+                where (e.value ->> 'num')::integer = t.num and (e.value ? 'sequence') = t.is_sequence);
+end
+$$;
+
+-- Whose privileges are others than they were. `tag`: of the command, which may take away any.
+create or replace function keepstream.granted(told jsonb, tag text) returns table (class text, id oid)
+language plpgsql stable as $$
+declare
+    kinds text[] := case
+        when tag in ('GRANT', 'REVOKE')
+            then array(select upper(c.value ->> 'type') from jsonb_array_elements(told) c)
+        when tag = 'DROP OWNED' then array['TABLE', 'SEQUENCE', 'FUNCTION', 'SCHEMA', 'TYPE'] end;
+begin
+    if tag in ('ALTER DEFAULT PRIVILEGES', 'DROP OWNED') then
+        return query
+        select 'default_acl', d.oid from pg_default_acl d
+        union
+        select s.class, s.oid from keepstream.schema_state s where s.class = 'default_acl';
+    end if;
+    if kinds is null then
+        return;
+    end if;
     return query
     with young as materialized (select age(pg_current_xact_id()::xid) as age),
     found as (
@@ -356,7 +422,9 @@ begin
     select f.class, f.oid
       from found f
      where to_jsonb(f.acl) is distinct from (
-               select s.state from keepstream.schema_state s where s.class = f.class || ' acl' and s.oid = f.oid);
+               select s.state from keepstream.schema_state s where s.class = f.class || ' acl' and s.oid = f.oid)
+    union
+    select p.class, p.id from keepstream.granted_parts(kinds) p;
 end
 $$;
 
@@ -461,7 +529,8 @@ begin
                               when 'pg_type'::regclass then array['enum', 'domain', 'composite', 'range']
                               when 'pg_proc'::regclass then array['function']
                               when 'pg_namespace'::regclass then array['schema']
-                              when 'pg_extension'::regclass then array['extension'] end)) as class
+                              when 'pg_extension'::regclass then array['extension']
+                              when 'pg_default_acl'::regclass then array['default_acl'] end)) as class
           from gone g
         union all
         select k.subject, p.place, k.class

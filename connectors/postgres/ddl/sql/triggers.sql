@@ -54,8 +54,7 @@ begin
                 union all
                 select t.class, t.id, 2, t.place from keepstream.touched(told) t
                 union all
-                select g.class, g.id, 2, g.id::bigint from keepstream.granted(told) g
-                 where tag in ('GRANT', 'REVOKE')
+                select g.class, g.id, 2, g.id::bigint from keepstream.granted(told, tag) g
             ) a order by a.class, a.id, a.rank, a.place) f;
     if tag = 'ALTER TYPE' then  -- typed tables are altered with their type
         select classes || array_agg('table'::text order by t.oid), ids || array_agg(t.oid order by t.oid)
@@ -143,7 +142,7 @@ begin
     told := keepstream.commands();
     dropped := keepstream.recall('keepstream.ddl_dropped');
     dropped_others := keepstream.recall('keepstream.ddl_dropped_others');
-    if coalesce(told, dropped, dropped_others) is null then
+    if coalesce(told, dropped, dropped_others) is null and tg_tag <> 'DROP OWNED' then
         return;
     end if;
     if dropped is not null or dropped_others is not null then
