@@ -136,6 +136,7 @@ def first_copy_options(config: Config, log: ChangeLog, name: str) -> FirstCopyOp
         place="",
         publication=config.publication_name,
         pg_bin=config.tools.pg_bin,
+        policies=policies(config, name),
     )
     return FirstCopyOptions(log, copy, replica_named(config, name).initial)
 

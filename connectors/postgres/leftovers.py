@@ -5,7 +5,7 @@ An object counts as made by people if it stands in a schema of theirs and belong
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,18 +69,21 @@ def user_objects(conn: Session) -> list[UserObject]:
         return [UserObject(*row) for row in conn.execute(_OBJECTS)]
 
 
-def drop_leftovers(conn: Session, run: CopyRun, tick: Callable[[], None]) -> None:
+def drop_leftovers(
+    conn: Session, run: CopyRun, tick: Callable[[], None], *, given_away: Collection[tuple[str, str]] = ()
+) -> None:
     """Drop every object, schema and extension that was not there when the copy began.
 
-    The database was empty then, so this is what the copy made. Raises OperatorNeeded
-    (`leftovers-remain`) if some are not ours to drop.
+    The database was empty then, so this is what the copy made. `given_away`: kind and identity of objects of
+    the source, which the copy may have given other owners. Raises OperatorNeeded (`leftovers-remain`) if some
+    are not ours to drop.
     """
     for _ in range(_PASSES):
         objects = user_objects(conn)
         if not objects:
             return _drop_others(conn, run)
         # the database's owner could drop these, too
-        foreign = [found for found in objects if not found.ours]
+        foreign = [o for o in objects if not o.ours and (o.kind, o.identity) not in given_away]
         if foreign:
             raise _remaining(foreign, "were made by others")
         for start in range(0, len(objects), _BATCH):

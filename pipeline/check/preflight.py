@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from connectors.postgres.catalog import Table, count_large_objects, list_tables
+from connectors.postgres.ddl import standing
+from connectors.postgres.ddl.standing import Standing
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
@@ -20,7 +22,7 @@ from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
 from connectors.postgres.table_columns import read_table_columns
-from pipeline.app import open_log, replica_conninfo, source_conninfo
+from pipeline.app import open_log, policies, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
 from pipeline.check.failover import check_failover
 from pipeline.check.findings import Place
@@ -154,7 +156,12 @@ class Preflight:
             publication=publication_name,
             is_published=publication is not None,
             is_established=established,
+            standing=self._standing(session),
         )
+
+    def _standing(self, session: Session) -> Standing:
+        wanted = any(standing.wanted(policies(self._config, name)) for name in self._config.replicas)
+        return standing.read_standing(session) if wanted else Standing()
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:
         """What capture said last of tables that left and are still to join. Nothing where the log cannot be
@@ -176,7 +183,15 @@ class Preflight:
         config = self._config
         with connect(replica_conninfo(config, name), purpose=self._purpose) as session:
             initial = config.replicas[name].initial
-            look = ReplicaCheck(session, config.name, name, initial, self._source, followed=self._followed)
+            look = ReplicaCheck(
+                session,
+                config.name,
+                name,
+                initial,
+                self._source,
+                followed=self._followed,
+                policies=policies(config, name),
+            )
             yield from look.findings()
             other = self._instances.setdefault(look.instance.identity, name)
         if other != name:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from connectors.postgres import progress, source_schema
 from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.ddl.follow import Policies
 from connectors.postgres.instance import read_instance
 from connectors.postgres.leftovers import UserObject, user_objects
 from connectors.postgres.server import read_role, read_server
@@ -17,9 +18,11 @@ from connectors.postgres.target import PreparedTable, read_prepared_tables
 from pipeline.check.deviations import Deviations
 from pipeline.check.findings import Place, identifier, losing
 from pipeline.check.prepared import PreparedCheck, SourceFacts
+from pipeline.check.rights import check_rights
 from pipeline.check.sequences import check_replica_sequences
 from pipeline.check.source import check_connections, check_version
 from pipeline.config import Initial
+from schemas.ddl.kinds import DEFAULTS
 from schemas.errors import OperatorNeeded
 from schemas.finding import Finding
 
@@ -44,8 +47,10 @@ class ReplicaCheck:
         source: SourceFacts | None,
         *,
         followed: Followed | None,
+        policies: Policies = DEFAULTS,
     ) -> None:
         self._followed = followed
+        self._policies = policies
         self._session = session
         self._pipeline = pipeline
         self._place = Place(f"replica {name}")
@@ -79,6 +84,15 @@ class ReplicaCheck:
         if self._source:
             yield from self._compared(self._source)
         yield from self._content()
+        if self._source:
+            yield from check_rights(
+                self._session,
+                self._place,
+                self._role.name,
+                self._source.standing,
+                self._policies,
+                told=self._source.tells_changes,
+            )
 
     def _compared(self, source: SourceFacts) -> Iterator[Finding]:
         if self._server.major < source.server.major:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from connectors.postgres.ddl.follow import Policies
 from connectors.postgres.publication import TableName
 from pipeline import purposes
 from pipeline.capture.timelines import Lineage
 from pipeline.config import Initial
+from schemas.ddl.kinds import DEFAULTS
 from schemas.errors import InternalError
 from schemas.lsn import Position
 
@@ -23,7 +25,8 @@ class CopyOptions:
     schema only. lineage: which source the log follows; None: it is not compared. position: for
     `initial: none`, the position at which the replica is declared equal.
     attempts: snapshots taken before giving up because tables change. part_bytes: how much of a table
-    (heap and TOAST) one worker copies in one transaction.
+    (heap and TOAST) one worker copies in one transaction. policies: what the replica does with each kind of
+    schema change: whether it gets owners and privileges.
     """
 
     pipeline: str
@@ -42,6 +45,7 @@ class CopyOptions:
     attempts: int = 5
     part_bytes: int = 128 * 1024 * 1024
     snapshot_limit_s: float = 3600.0
+    policies: Policies = field(default_factory=lambda: DEFAULTS)
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.part_bytes < 1 or self.attempts < 1:

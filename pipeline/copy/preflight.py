@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from connectors.postgres import leftovers, source_schema
+from connectors.postgres.ddl import standing
 from connectors.postgres.pgtools import PgTools, find_pgtools
 from connectors.postgres.prepared import find_targets, require_types
 from connectors.postgres.publication import TableName, read_publication
@@ -24,7 +25,8 @@ def require_copyable(
 ) -> Sequence[TableName]:
     """The prepared tables that will be filled; none where the copy makes them, or copies nothing.
 
-    Raises OperatorNeeded, with what mends it, if the copy cannot succeed; never writes.
+    Raises OperatorNeeded, or RetryLater where a role is awaited, with what mends it, if the copy cannot
+    succeed; never writes.
     """
     if options.initial is Initial.NONE:
         require_types(source, replica, _replicated(options, source), replica_role=replica_role)
@@ -36,6 +38,9 @@ def require_copyable(
     facts = source_schema.read_source_schema(source)
     source_schema.require_extensions(replica, facts.extensions)
     source_schema.require_roles(replica, facts.policy_roles)
+    if standing.wanted(options.policies):
+        there = standing.read_standing(source)
+        standing.require_roles(replica, there, options.policies, replica=options.replica)
     tools_for(options, source)
     return ()
 

@@ -22,6 +22,8 @@ from connectors.failpoints import failpoint
 from connectors.postgres import copy_run, leftovers
 from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import CopyRun
+from connectors.postgres.ddl import standing
+from connectors.postgres.ddl.standing import Standing
 from connectors.postgres.deferred import defer, forget
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.large_objects.writing import require_none
@@ -83,6 +85,7 @@ class _Schema:
     dumped: DumpedSchema
     choice: SchemaChoice
     tables: Sequence[SnapshotTable]
+    standing: Standing | None
 
 
 class _FirstCopy:
@@ -194,12 +197,19 @@ class _FirstCopy:
         self._watch.enter(CopyPhase.CLEARING)
         clear_large_objects(self._replica, run, self._watch)
         if self._options.initial is Initial.COPY:
-            leftovers.drop_leftovers(self._replica, run, self._watch.tick)
+            leftovers.drop_leftovers(self._replica, run, self._watch.tick, given_away=self._given_away())
         else:
             with self._reader() as reader:
                 targets = self._targets(self._tables(reader))
             leftovers.empty_tables(self._replica, sorted(set(targets.values())), self._watch.tick)
         copy_run.forget_parts(self._replica, run)
+
+    def _given_away(self) -> frozenset[tuple[str, str]]:
+        """Objects that an earlier attempt may have given to others than our role."""
+        if not standing.owns(self._options.policies):
+            return frozenset()
+        with self._reader() as reader:
+            return frozenset((each.kind, each.identity) for each in leftovers.user_objects(reader))
 
     def _attempt(self, run: CopyRun) -> Position:
         self._watch.enter(CopyPhase.SNAPSHOT)
@@ -297,7 +307,9 @@ class _FirstCopy:
             existing=existing_schemas(self._replica),
             replica_role=self._replica_role,
         )
-        schema = _Schema(dumped, choice, tables)
+        follows_rights = standing.wanted(self._options.policies)
+        there = standing.read_standing(reader) if follows_rights else None
+        schema = _Schema(dumped, choice, tables, there)
         self._restore(schema, "pre-data", CopyPhase.SCHEMA, jobs=1)
         copy_run.flush(self._replica, run)  # workers outlive a crash of the replica, its tables must, too
         failpoint("copy.predata_restored")
@@ -365,6 +377,9 @@ class _FirstCopy:
         forget(self._replica, run.name)  # of an earlier life of this pipeline
         defer(self._replica, run.name, deferred)
         self._meter.leave_out(f"{d.kind} {d.object}: {d.reason}" for d in deferred)
+        if schema.standing is not None:
+            options = self._options
+            standing.level(self._replica, schema.standing, options.policies, replica=options.replica)
 
     def _finish(self, tables: list[SnapshotTable], sequences: list[SequenceValue]) -> None:
         behind = advance_sequences(self._replica, sequences)

@@ -142,13 +142,13 @@ class _Rights:
         return Step(kind, phase, self._told, statement, needs=needs, is_new=is_new, **more)
 
 
-def _parts(state: State | None) -> dict[tuple[int, bool], Mapping[str, Any]]:
+def _parts(state: State | None) -> dict[tuple[Any, bool], Mapping[str, Any]]:
     """By the number of the column, and whether it is about its sequence."""
     found = (state or {}).get("part_acl") or ()
     return {(part["num"], bool(part.get("sequence"))): part for part in found}
 
 
-def _column_name(state: State, number: int) -> str | None:
+def _column_name(state: State, number: object) -> str | None:
     """A view's columns are told without their numbers, and none of them goes."""
     for place, column in enumerate(state["columns"], start=1):
         named = column if isinstance(column, Mapping) else {"num": place, "name": column[0]}

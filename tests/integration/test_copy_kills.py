@@ -42,11 +42,13 @@ PROGRAM = """
 import json, os, threading
 from pipeline.config import Initial
 from pipeline.copy import CopyOptions, copy_replica
+from schemas.ddl.kinds import Kind, Policy
 from schemas.errors import KeepstreamError
 given = json.loads(os.environ["KEEPSTREAM_TEST_COPY"])
 given["stream"] = bytes.fromhex(given["stream"])
 given["initial"] = Initial(given["initial"])
 given["tables"] = tuple(map(tuple, given["tables"]))
+given["policies"] = {Kind(kind): Policy(policy) for kind, policy in given["policies"].items()}
 try:
     copy_replica(CopyOptions(**given), lambda progress: None, threading.Event())
 except KeepstreamError as error:

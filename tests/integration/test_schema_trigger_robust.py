@@ -273,6 +273,7 @@ def test_drop_owned_tells_all_that_went(tracked: Tracked) -> None:
     gone = {(c["class"], c["before"]["name"]) for m in tracked.messages() for c in m["changes"]}
     assert gone == {
         ("table", "t"), ("sequence", "t_id_seq"), ("enum", "e"), ("view", "w"), ("function", "f"),
+        ("schema", "public"),
     }  # fmt: skip
 
 

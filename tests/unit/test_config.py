@@ -427,7 +427,7 @@ def test_a_replicas_own_policy_for_schema_changes_counts_more() -> None:
         ("{drop_colum: apply}", "has no kind of schema change `drop_colum`; did you mean `drop_column`?"),
         ("{zzz: apply}", "has no kind of schema change `zzz`; docs/schema-changes.md lists the kinds"),
         ("{index: later}", "says `later` of index; it is apply, pause or ignore"),
-        ("{grants: apply}", "says apply of grants, which no replica can follow; it is pause or ignore"),
+        ("{other: apply}", "says apply of other, which no replica can follow; it is pause or ignore"),
     ],
 )
 def test_a_policy_that_means_nothing_is_refused(given: str, said: str) -> None:
