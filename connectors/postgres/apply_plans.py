@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to, load_table
@@ -13,6 +16,7 @@ from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.pipe import Pipe
+from connectors.postgres.progress import audit
 from connectors.postgres.session import Session
 from connectors.postgres.set_plans import SetPlan, make_plan
 from connectors.postgres.statements import Bind, Old, Statement
@@ -21,6 +25,12 @@ from schemas.change import Change, Operation
 from schemas.errors import InternalError
 from schemas.rowform import RowDecoder
 from schemas.table import TableSchema
+
+logger = logging.getLogger("keepstream.apply")
+
+OLDER_ROWS: Final = (
+    "keep what they have in it; `keepstream snapshot`, or `verify --repair`, gives them the source's values"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,22 @@ class Plans:
             with self._pipe.suspended():
                 self._left_out = left_out.read(self._conn, self._pipeline)
         return self._left_out
+
+    def take_up(self) -> None:
+        """Columns that the replica went without, and that an operator has made since, are its own from this
+        transaction on. Who goes without none pays nothing for that."""
+        if self._left_out is None or not self._left_out.columns:
+            return
+        with self._pipe.suspended():
+            made = left_out.take_up(self._conn, self._pipeline)
+            for schema, table, column in made:
+                what = {"table": f"{schema}.{table}", "column": column}
+                reason = f"rows from before {OLDER_ROWS}"
+                details = json.dumps(what)
+                audit(self._conn, self._pipeline, "column-taken-up", reason=reason, details=details)
+                logger.warning("column taken up", extra={**what, "note": reason})
+        if made:
+            self.forget()
 
     def is_left_out(self, table: TableSchema) -> bool:
         """Whether the replica goes without the whole table."""

@@ -115,7 +115,7 @@ class PartCopier:
                     table=part.table.table_name,
                     target=part.target,
                     columns=part.table.columns,
-                    where=_block_range(part),
+                    where=block_range(part),
                     tick=tick,
                 )
             read, write = copy_statements(part)
@@ -123,7 +123,7 @@ class PartCopier:
         except (psycopg.errors.InternalError_, psycopg.errors.ProgramLimitExceeded) as exc:
             self.close()
             if re.search(TOO_LONG, str(exc)):
-                raise _value_too_large(part) from exc
+                raise value_too_large(part.table.qualified_name) from exc
             raise
         except BaseException:
             self.close()  # in the middle of a COPY there is nothing else to do with them
@@ -156,9 +156,9 @@ class PartCopier:
             self._replica.close()
 
 
-def _value_too_large(part: Part) -> RefusedData:
+def value_too_large(table: str) -> RefusedData:
     return RefusedData(
-        f"a row of {part.table.qualified_name} is too long for COPY, whose limit is 1 GB",
+        f"a row of {table} is too long for COPY, whose limit is 1 GB",
         code=VALUE_TOO_LARGE,
         hint="Exclude the table under source.tables.exclude, or shorten its longest values. Of a bytea"
         " its bytes count, of everything else its text.",
@@ -170,7 +170,7 @@ def copy_statements(part: Part) -> tuple[str, str]:
     columns = sql.SQL(", ").join(map(sql.Identifier, part.table.columns))
     options = sql.SQL("format binary" if part.binary else "format text")
     read = sql.SQL("copy (select {} from only {}{}) to stdout ({})").format(
-        columns, sql.Identifier(*part.table.table_name), _block_range(part), options
+        columns, sql.Identifier(*part.table.table_name), block_range(part), options
     )
     # without a list COPY takes all columns that are not generated, which is then none
     listed = sql.SQL(" ({})").format(columns) if part.table.columns else sql.SQL("")
@@ -178,7 +178,8 @@ def copy_statements(part: Part) -> tuple[str, str]:
     return read.as_string(), write.as_string()
 
 
-def _block_range(part: Part) -> sql.Composable:
+def block_range(part: Part) -> sql.Composable:
+    """` where …` of the part's rows; nothing where it is all of them."""
     bounds = []
     if part.number > 0:
         bounds.append(sql.SQL("ctid >= {}::pg_catalog.tid").format(sql.Literal(f"({part.first_block},0)")))

@@ -9,7 +9,7 @@ as digests (`fingerprint`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -71,6 +71,14 @@ class SnapshotTable:
     def qualified_name(self) -> str:
         """For messages; not SQL."""
         return f"{self.schema}.{self.name}"
+
+    def without(self, names: Collection[str]) -> SnapshotTable:
+        """The same, without these columns."""
+        kept = {
+            name: oid for name, oid in zip(self.columns, self.type_oids, strict=True) if name not in names
+        }
+        leaves = None if self.leaves is None else tuple(leaf.without(names) for leaf in self.leaves)
+        return replace(self, columns=tuple(kept), type_oids=tuple(kept.values()), leaves=leaves)
 
     @property
     def needs_binary(self) -> bool:

@@ -112,6 +112,7 @@ class ReplicaWriter:
             self._pipe.open()
             self._pipe.run(b"begin", tag=_BEGIN)
             self.move(old, new, place=place)
+            self._plans.take_up()
             if not self.replica_role:
                 # statements that were one on the source are several here
                 self._pipe.run(b"set constraints all deferred", tag=_BEGIN)

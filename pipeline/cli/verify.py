@@ -198,9 +198,10 @@ def _print_large_objects(found: LargeObjectsResult) -> None:
 
 
 def _summary(table: TableResult) -> str:
+    without = f", without {', '.join(table.left_out)}, which a policy leaves out" if table.left_out else ""
     if table.identical:
-        return "identical"
+        return f"identical{without}"
     rows = f"{table.differing} rows differ ({table.replica_rows} on the replica)"
     if table.problem is None:
-        return f"DIFFERS: {rows}"
-    return f"DIFFERS: {table.problem}" + (f"; {rows}" if table.differing else "")
+        return f"DIFFERS: {rows}{without}"
+    return f"DIFFERS: {table.problem}" + (f"; {rows}" if table.differing else "") + without

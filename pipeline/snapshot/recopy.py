@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from connectors.failpoints import failpoint
 from connectors.postgres.apply_catalog import TargetTable
-from connectors.postgres.copystream import stream_in_chunks
+from connectors.postgres.binary.wide_copy import copy_wide
+from connectors.postgres.mend.bringing import Copying, bring
 from connectors.postgres.mend.fit import (
+    columns_left_out,
     fitting_target,
     may_be_binary,
     own_columns,
@@ -24,8 +26,8 @@ from connectors.postgres.mend.transaction import (
     prepare_session,
     users_of,
 )
-from connectors.postgres.part_copier import Part, copy_statements
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.part_copier import Part, block_range, copy_statements
+from connectors.postgres.session import Session
 from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.copy.plan import plan_parts
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
@@ -93,6 +95,7 @@ class Recopy:
             target = self._fit(session, table, replica_role=replica_role)
             truncate = lock_patiently(standing, session, target, truncate=self._wanted.truncate)
             target = self._fit(session, table, replica_role=replica_role)
+            table = table.without(columns_left_out(target))
             require_nothing_lost(session, table, target)
             empty_table(session, target, truncate=truncate, tick=lambda *_: standing.check())
             failpoint("mend.emptied")
@@ -111,9 +114,14 @@ class Recopy:
         return Copied(table.qualified_name, standing.lsn, rows, own, time.monotonic() - started)
 
     def _fit(self, session: Session, table: SnapshotTable, *, replica_role: bool) -> TargetTable:
-        standing = self._standing
+        options = self._standing.options
         return fitting_target(
-            standing.reader, session, table, name=standing.options.replica, replica_role=replica_role
+            self._standing.reader,
+            session,
+            table,
+            pipeline=options.name,
+            name=options.replica,
+            replica_role=replica_role,
         )
 
     def _write(self, session: Session, table: SnapshotTable, target: TargetTable) -> int:
@@ -134,12 +142,25 @@ class Recopy:
             if time.monotonic() - self._told_at >= _TELL_S:
                 self._show()
 
-        read, write = copy_statements(part)
-        name, binary = part.table.qualified_name, part.binary
+        copying = Copying(*copy_statements(part), part.binary)
         with self._standing.reading([part.table]) as source:
+
+            def wide() -> int:
+                self._meter.failed(part)
+                return copy_wide(
+                    source,
+                    session,
+                    table=part.table.table_name,
+                    target=part.target,
+                    columns=part.table.columns,
+                    where=block_range(part),
+                    tick=tick,
+                    in_chunks=True,
+                )
+
             try:
-                with wrapped(f"copying {name}"):
-                    rows = stream_in_chunks(source, session, read=read, write=write, binary=binary, tick=tick)
+                name = part.table.qualified_name
+                rows = bring(source, session, copying, table=name, wide=wide, tick=tick)
             except BaseException:
                 source.close()  # in the middle of a COPY there is nothing else to do with it
                 raise

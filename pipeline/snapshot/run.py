@@ -115,7 +115,14 @@ class _Copying:
             follows = triggers_act(source)
             for table in self._tables(source):
                 with _misfits_put_off() if follows else nullcontext():
-                    fitting_target(source, replica, table, name=options.replica, replica_role=replica_role)
+                    fitting_target(
+                        source,
+                        replica,
+                        table,
+                        pipeline=options.name,
+                        name=options.replica,
+                        replica_role=replica_role,
+                    )
 
     def _too_late(self) -> Unhealthy:
         return Unhealthy(

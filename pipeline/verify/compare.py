@@ -145,6 +145,7 @@ class Comparison:
             replica_rows=job.digests[Side.REPLICA].rows,
             identical=job.equal and pair.problem is None,
             problem=pair.problem,
+            left_out=pair.left_out,
         )
         if job.equal or not pair.replica or not pair.source.stored:
             return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 from connectors.postgres.digest import RowTooLong, Shape
 from connectors.postgres.mend.differing import Mends, RowMender
@@ -55,6 +56,7 @@ class TableMender:
             self._standing.reader,
             self._meeting.keeper,
             pair.source,
+            pipeline=self._standing.options.name,
             name=self._standing.options.replica,
             replica_role=True,
         )
@@ -93,10 +95,17 @@ class TableMender:
             standing.kept_awake(session),
         ):
             replica_role = prepare_session(session)
-            fit = (standing.reader, session, pair.source)
-            target = fitting_target(*fit, name=options.replica, replica_role=replica_role)
-            lock_patiently(standing, session, target, truncate=False)
-            target = fitting_target(*fit, name=options.replica, replica_role=replica_role)
+            fit = partial(
+                fitting_target,
+                standing.reader,
+                session,
+                pair.source,
+                pipeline=options.name,
+                name=options.replica,
+                replica_role=replica_role,
+            )
+            lock_patiently(standing, session, fit(), truncate=False)
+            target = fit()
             for table in pair.replica:
                 standing.replica_observer.require_unchanged(table)
             with standing.reading(pair.source.stored) as source, bounded_chunks(session):

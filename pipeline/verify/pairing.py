@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.ddl.left_out import NOTHING, LeftOut
 from connectors.postgres.digest import DigestColumn, Shape
 from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.pgtypes import BYTEA, BYTEA_ARRAY
@@ -17,13 +18,15 @@ Columns = Mapping[int, Sequence[CatalogColumn]]
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A table of the source and what has its name on the replica: one table, the leaves of a partitioned
-    one, or nothing. shape: the columns that both have. problem, notes: see TableResult, VerifyResult."""
+    one, or nothing. shape: the columns that both have. left_out: columns that a policy has the replica go
+    without, which `source` is told without. problem, notes: see TableResult, VerifyResult."""
 
     source: SnapshotTable
     replica: tuple[SnapshotTable, ...]
     shape: Shape
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -36,11 +39,20 @@ def pair_tables(
     replica: Sequence[SnapshotTable],
     replica_columns: Columns,
     keys: Mapping[int, tuple[str, ...]],
+    left_out: LeftOut = NOTHING,
 ) -> list[Pair]:
-    """One pair for each table of the source. `keys`: columns that identify a row, by its OID."""
+    """One pair for each table of the source. `keys`: columns that identify a row, by its OID. `left_out`:
+    what the replica goes without."""
     standing = _by_name(source, replica)
     return [
-        _pair(table, source_columns[table.oid], standing[table.oid], replica_columns, keys.get(table.oid, ()))
+        _pair(
+            table,
+            source_columns[table.oid],
+            standing[table.oid],
+            replica_columns,
+            keys.get(table.oid, ()),
+            frozenset(left_out.columns_of(*table.table_name)),
+        )
         for table in source
     ]
 
@@ -68,6 +80,7 @@ def _pair(
     there: tuple[SnapshotTable, ...],
     replica_columns: Columns,
     key: tuple[str, ...],
+    ignored: frozenset[str],
 ) -> Pair:
     theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
     shared = tuple(
@@ -81,12 +94,14 @@ def _pair(
     )
     names = {column.name for column in shared}
     missing = [column.name for column in ours if column.name not in theirs and not column.generated]
+    absent = tuple(name for name in missing if name in ignored) if there else ()
     return Pair(
-        table,
+        table.without(absent),
         there,
         Shape(shared, key if names.issuperset(key) else ()),
-        _problem(missing, there=bool(there)),
+        _problem([name for name in missing if name not in absent], there=bool(there)),
         tuple(_notes(table, ours, theirs)) if there else (),
+        absent,
     )
 
 

@@ -42,7 +42,8 @@ class DifferingKey:
 class TableResult:
     """One table, compared as of `lsn`. `rows`: on the source. `problem`: what keeps it from being
     identical, or from being compared at all, other than differing rows; those are counted in
-    `differing`, and the first LISTED_KEYS of them named."""
+    `differing`, and the first LISTED_KEYS of them named. `left_out`: columns that a policy has the replica go
+    without, which were not compared."""
 
     table: str
     lsn: str
@@ -52,6 +53,7 @@ class TableResult:
     differing: int = 0
     differing_keys: tuple[DifferingKey, ...] = ()
     problem: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -63,6 +65,7 @@ class TableResult:
             "differing": self.differing,
             "differing_keys": [key.to_json() for key in self.differing_keys],
             "problem": self.problem,
+            "left_out": list(self.left_out),
         }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.ddl import left_out
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
@@ -117,9 +118,9 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
             tick=watch.check,
         )
         tables, catalog, pairs = describe(options, meeting)
-        wanted = choose_tables(tables, catalog, scope)
+        wanted = {table.oid for table in choose_tables(tables, catalog, scope)}
         chosen = [
-            pair for pair in pairs if pair.source in wanted and (only is None or pair.source.oid in only)
+            pair for pair in pairs if pair.source.oid in wanted and (only is None or pair.source.oid in only)
         ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
@@ -152,7 +153,9 @@ def describe(
     columns = columns_of(reader, tables)
     there = named_tables(meeting.keeper, [table.table_name for table in tables], server="the replica")
     keys = {table.oid: key_of(table) for table in catalog}
-    return tables, catalog, pair_tables(tables, columns, there, columns_of(meeting.keeper, there), keys)
+    theirs = columns_of(meeting.keeper, there)
+    ignored = left_out.read(meeting.keeper, options.name)
+    return tables, catalog, pair_tables(tables, columns, there, theirs, keys, ignored)
 
 
 def key_of(table: Table) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ would.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.copystream import Tick, require_all, run_query, stream_copy
+from connectors.postgres.copystream import Tick, require_all, run_query, stream_copy, stream_in_chunks
 from connectors.postgres.held_types import HeldColumns, read_held_columns
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
@@ -28,6 +29,15 @@ _TYPES: Final = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A table for the rows. column: of it, that gets the place of each; place: SQL of that on the source."""
+
+    table: sql.Identifier
+    column: str
+    place: sql.Composable
+
+
 def copy_wide(
     source: Session,
     replica: Session,
@@ -37,19 +47,32 @@ def copy_wide(
     columns: Sequence[str],
     where: sql.Composable,
     tick: Tick,
+    in_chunks: bool = False,
+    aside: Aside | None = None,
 ) -> int:
-    """Copy these rows inside of the replica's open transaction; returns how many they are. Raises what
-    `stream_copy` does."""
+    """Copy these rows inside of the replica's open transaction; returns how many they are. `in_chunks`: as
+    `stream_in_chunks` does it. `aside`: not into the target, but into a table with its columns' types.
+
+    Raises what `stream_copy` does, or `stream_in_chunks`.
+    """
     theirs = _held(replica, target)
     raw = {name for name, one in _held(source, table).items() if one.oid == theirs[name].oid == BYTEA}
-    run_query(replica, _stage(columns, raw), tick)
-    values = sql.SQL(", ").join(_sent(name, is_raw=name in raw) for name in columns)
+    placed = [aside.column] if aside else []
+    run_query(replica, _stage([*placed, *columns], raw), tick)
+    sent = [_sent(name, is_raw=name in raw) for name in columns]
+    values = sql.SQL(", ").join([aside.place, *sent] if aside else sent)
     read = sql.SQL("copy (select {} from only {}{}) to stdout (format binary)").format(
         values, sql.Identifier(*table), where
     )
     write = sql.SQL("copy {} from stdin (format binary)").format(_STAGE)
-    rows = stream_copy(source, replica, read=read.as_string(), write=write.as_string(), tick=tick)
-    *_, done = run_query(replica, _insert(target, columns, raw, _reading(replica, target, theirs)), tick)
+    copying = {"read": read.as_string(), "write": write.as_string()}
+    if in_chunks:
+        rows = stream_in_chunks(source, replica, **copying, binary=True, tick=tick)
+    else:
+        rows = stream_copy(source, replica, **copying, tick=tick)
+    reading = _reading(replica, target, theirs) | dict.fromkeys(placed, "{}")
+    into = aside.table if aside else sql.Identifier(*target)
+    *_, done = run_query(replica, _insert(into, [*placed, *columns], raw, reading), tick)
     require_all(rows, done.command_tuples or 0)
     run_query(replica, sql.SQL("drop table {}").format(_STAGE).as_string(), tick)
     return rows
@@ -100,7 +123,7 @@ def _sent(name: str, *, is_raw: bool) -> sql.Composed:
     return sql.SQL("case when num_nulls({}) = 0 then format('%s', {}) end").format(column, column)
 
 
-def _insert(target: TableName, columns: Sequence[str], raw: set[str], reading: Mapping[str, str]) -> str:
+def _insert(into: sql.Identifier, columns: Sequence[str], raw: set[str], reading: Mapping[str, str]) -> str:
     values = sql.SQL(", ").join(
         sql.Identifier(name) if name in raw else sql.SQL(reading[name]).format(sql.Identifier(name))
         for name in columns
@@ -108,6 +131,6 @@ def _insert(target: TableName, columns: Sequence[str], raw: set[str], reading: M
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     return (
         sql.SQL("insert into {} ({}) overriding system value select {} from {}")
-        .format(sql.Identifier(*target), listed, values, _STAGE)
+        .format(into, listed, values, _STAGE)
         .as_string()
     )

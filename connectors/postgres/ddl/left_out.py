@@ -36,6 +36,9 @@ class LeftOut:
         return (name for of, at, name in self.columns if (of, at) == (schema, table))
 
 
+NOTHING: Final = LeftOut()
+
+
 def read(conn: Session, name: str) -> LeftOut:
     """What the replica of pipeline `name` goes without."""
     with wrapped("reading keepstream.schema_left_out"):
@@ -52,6 +55,23 @@ def read(conn: Session, name: str) -> LeftOut:
 def _is_there(conn: Session) -> bool:
     found = conn.execute("select to_regclass('keepstream.schema_left_out') is not null").fetchone()
     return found == (True,)
+
+
+_MADE: Final = """
+    delete from keepstream.schema_left_out l
+     using pg_catalog.pg_attribute a
+      join pg_catalog.pg_class c on c.oid = a.attrelid and c.relkind in ('r', 'p')
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+     where l.name = %s and n.nspname = l.schema_name and c.relname = l.table_name
+       and a.attname = l.column_name and a.attnum > 0 and not a.attisdropped
+     returning l.schema_name, l.table_name, l.column_name
+"""
+
+
+def take_up(conn: Session, name: str) -> list[tuple[str, str, str]]:
+    """Take columns off the list that somebody has made by now, in the session's open transaction: (schema,
+    table, column) of each."""
+    return conn.execute(_MADE, [name]).fetchall()
 
 
 def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 from psycopg import sql
 
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable
-from connectors.postgres.copystream import Tick, run_query, stream_in_chunks
+from connectors.postgres.binary.wide_copy import Aside, copy_wide
+from connectors.postgres.copystream import Tick, run_query
 from connectors.postgres.digest import Place
+from connectors.postgres.mend.bringing import Copying, bring
 from connectors.postgres.mend.fit import own_columns
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
@@ -26,7 +29,8 @@ from schemas.errors import RetryLater
 _AT_ONCE: Final = 1000
 _KEPT: Final = sql.Identifier("pg_temp", "keepstream_kept")
 _FRESH: Final = sql.Identifier("pg_temp", "keepstream_fresh")
-_PLACE: Final = sql.Identifier("keepstream place")
+_PLACE_NAME: Final = "keepstream place"
+_PLACE: Final = sql.Identifier(_PLACE_NAME)
 
 T = TypeVar("T")
 N = TypeVar("N")
@@ -124,14 +128,13 @@ class RowMender:
     def _bring(self, places: Iterable[Place]) -> None:
         """Copy the source's rows into the table."""
         columns = [sql.Identifier(name) for name in self._table.columns]
-        into = sql.Identifier(self._target.schema, self._target.name)
-        self._copy(places, columns, columns, into=into)
+        self._copy(places, columns, columns)
 
     def _bring_aside(self, places: Iterable[Place]) -> None:
         """Copy them into a temporary table, each with its place."""
         columns = [sql.Identifier(name) for name in self._table.columns]
         self._make("keepstream_fresh", columns)
-        self._copy(places, columns, [_PLACE, *columns], into=_FRESH, placed=True)
+        self._copy(places, columns, [_PLACE, *columns], is_aside=True)
 
     def _copy(
         self,
@@ -139,30 +142,44 @@ class RowMender:
         ours: Sequence[sql.Composable],
         theirs: Sequence[sql.Composable],
         *,
-        into: sql.Identifier,
-        placed: bool = False,
+        is_aside: bool = False,
     ) -> None:
-        """`placed`: with the place of each row before its columns."""
+        """`is_aside`: not into the table, and with the place of each row before its columns."""
+        into = _FRESH if is_aside else sql.Identifier(self._target.schema, self._target.name)
         form = sql.SQL("binary" if self._binary else "text")
         named = sql.SQL(" ({})").format(self._listed(theirs)) if theirs else sql.SQL("")
         write = sql.SQL("copy {}{} from stdin (format {})").format(into, named, form).as_string()
-        reading = sql.SQL("copy (select {} from only {} where ctid = any({}::tid[])) to stdout (format {})")
+        reading = sql.SQL("copy (select {} from only {}{}) to stdout (format {})")
         stored = [(index, table.table_name) for index, table in enumerate(self._table.stored)]
         for (index, name), ctids in _by_table(stored, places):
-            place = [sql.SQL("{} || ctid::text").format(sql.Literal(str(index)))] if placed else []
-            listed = self._listed([*place, *ours])
+            place = sql.SQL("{} || ctid::text").format(sql.Literal(str(index)))
+            aside = Aside(_FRESH, _PLACE_NAME, place) if is_aside else None
+            listed = self._listed([place, *ours] if is_aside else ours)
             for some in _slices(ctids):
-                read = reading.format(listed, sql.Identifier(*name), sql.Literal(some), form).as_string()
-                with wrapped(f"bringing rows of {self._table.qualified_name}"):
-                    came = stream_in_chunks(
-                        self._source,
-                        self._replica,
-                        read=read,
-                        write=write,
-                        binary=self._binary,
-                        tick=self._tick,
-                    )
+                where = sql.SQL(" where ctid = any({}::tid[])").format(sql.Literal(some))
+                read = reading.format(listed, sql.Identifier(*name), where, form).as_string()
+                came = bring(
+                    self._source,
+                    self._replica,
+                    Copying(read, write, self._binary),
+                    table=self._table.qualified_name,
+                    wide=partial(self._bring_wide, name, where, aside),
+                    tick=self._tick,
+                )
                 self._require(came, len(some))
+
+    def _bring_wide(self, table: TableName, where: sql.Composed, aside: Aside | None) -> int:
+        return copy_wide(
+            self._source,
+            self._replica,
+            table=table,
+            target=(self._target.schema, self._target.name),
+            columns=self._table.columns,
+            where=where,
+            tick=self._tick,
+            in_chunks=True,
+            aside=aside,
+        )
 
     def _join_kept(self, count: int) -> None:
         columns = [sql.Identifier(name) for name in self._table.columns]

@@ -8,6 +8,7 @@ from psycopg import sql
 
 from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.ddl import left_out
 from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
@@ -17,19 +18,26 @@ from schemas.errors import OperatorNeeded
 
 
 def fitting_target(
-    source: Session, replica: Session, table: SnapshotTable, *, name: str, replica_role: bool
+    source: Session, replica: Session, table: SnapshotTable, *, pipeline: str, name: str, replica_role: bool
 ) -> TargetTable:
-    """The replica's table of this name, which can hold every value and on which nothing acts by itself.
+    """The replica's table of this name, which can hold every value, but of columns that a policy has it go
+    without, and on which nothing acts by itself.
 
-    `name`: the replica's in the configuration. Raises OperatorNeeded (`replica-schema`, `replica-triggers`,
-    `replica-row-security`).
+    `pipeline`, `name`: of the replica, in the configuration. Raises OperatorNeeded (`replica-schema`,
+    `replica-triggers`, `replica-row-security`).
     """
-    target = load_table(replica, table.schema, table.name, replica_role=replica_role)
+    ignored = left_out.read(replica, pipeline).columns_of(*table.table_name)
+    target = load_table(replica, table.schema, table.name, replica_role=replica_role).without(ignored)
     columns = read_table_columns(source, [table.oid]).get(table.table_name)
     for version in tables_of(source, [table.oid]):
         require_fit(version, target, replica=name, source=columns)
     require_quiet(target, replica=name, replica_role=replica_role, verb="mending")
     return target
+
+
+def columns_left_out(target: TargetTable) -> tuple[str, ...]:
+    """Of the source's, those that the replica goes without."""
+    return tuple(column.name for column in target.columns.values() if column.left_out)
 
 
 def own_columns(table: SnapshotTable, target: TargetTable) -> tuple[str, ...]:

@@ -1,0 +1,47 @@
+"""A column that a policy has a replica go without: compared and mended without it, and taken up once it is
+there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connectors.postgres.apply_plans import OLDER_ROWS
+from tests.fix_pipeline import Pipeline
+from tests.tracked import install_triggers
+
+
+def table(found: Any) -> Any:
+    (only,) = found["tables"]
+    return only
+
+
+def test_a_column_left_out_is_compared_mended_and_taken_up(directory_pipeline: Pipeline) -> None:
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    pipeline.settings["schema"] = {"policies": {"add_column": "ignore"}}
+    pipeline.write_config()
+    source.execute("create table customer (id int primary key, name text)")
+    source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
+    install_triggers(source)
+    running = pipeline.start("run")
+    pipeline.wait()
+    source.execute("alter table customer add phone text default 'none'")
+    source.execute("insert into customer values (51, 'x', 'y')")
+    pipeline.wait()
+    assert "identical, without phone, which a policy leaves out" in pipeline.run("verify", "standby").stdout
+    replica.execute("update customer set name = 'ruined' where id < 5; delete from customer where id = 9")
+    done = pipeline.run("verify", "standby", "--repair", "--json").json
+    assert table(done)["left_out"] == ["phone"]
+    assert (done["identical"], done["repairs"][0]["changed"], done["repairs"][0]["missing"]) == (True, 4, 1)
+
+    replica.execute("alter table customer add phone text")
+    source.execute("update customer set phone = 'new' where id = 1")
+    pipeline.wait()
+    assert replica.execute("select phone from customer where id in (1, 2) order by id") == [("new",), (None,)]
+    assert replica.execute("select * from keepstream.schema_left_out") == []
+    audited = "select details->>'column', reason from keepstream.audit where action = 'column-taken-up'"
+    assert replica.execute(audited) == [("phone", f"rows from before {OLDER_ROWS}")]
+    assert "column taken up" in running.output
+    assert pipeline.run("snapshot", "standby", "public.customer").code == 0
+    found = table(pipeline.run("verify", "standby", "--json").json)
+    assert (found["identical"], found["left_out"]) == (True, [])
