@@ -221,4 +221,4 @@ def execute(
 ) -> list[tuple[object, ...]]:
     """Run a statement that this package wrote; its rows."""
     cursor = connection.execute(statement.encode(), values or None)
-    return cursor.fetchall() if cursor.description else []
+    return cursor.fetchall() if cursor.description is not None else []

@@ -148,7 +148,7 @@ def _rows(
     cursor = connection.execute(statement, parameters)
     while cursor.nextset():
         pass
-    return cursor.fetchall() if cursor.description else []
+    return cursor.fetchall() if cursor.description is not None else []
 
 
 def _drop_slots(connection: psycopg.Connection[Row], database: str) -> None:

@@ -97,6 +97,11 @@ def test_a_wrong_password_is_refused(source: Database) -> None:
         psycopg.connect(source.dsn.replace(source.password, "wrong"))
 
 
+def test_rows_without_columns_are_rows(source: Database) -> None:
+    assert source.execute("select from generate_series(1, 2)") == [(), ()]
+    assert source.execute_as_admin("select from pg_replication_slots where slot_name = 'nowhere'") == []
+
+
 def test_a_database_with_an_active_slot_and_a_prepared_transaction_is_dropped(source_server: Server) -> None:
     database = source_server.new_database()
     database.grant_ownership()
