@@ -353,6 +353,9 @@ declare
         and (pg_stat_get_xact_tuples_updated('pg_attribute'::regclass) > 0
              or not current_setting('track_counts')::boolean);
 begin
+    if not (alters_columns or kinds && array['SEQUENCE']) then
+        return;
+    end if;
     return query
     with young as materialized (select age(pg_current_xact_id()::xid) as age),
     parts as (
