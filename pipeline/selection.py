@@ -7,9 +7,10 @@ with all their rows, where the publication has publish_via_partition_root.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.limits.limit import Limits
 from connectors.postgres.publication import Publication, TableName
 from pipeline.config.model import Keyless, Partitions, Tables
 from pipeline.config.values import TablePattern
@@ -24,12 +25,14 @@ UNDECIDED = "undecided: set source.keyless, or give it a key"
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The decision. `wanted`: to be replicated. `make_full`: of these, those that need REPLICA
-    IDENTITY FULL first (`keyless: full`). `undecided`: keyless tables that `keyless: refuse` stops at."""
+    IDENTITY FULL first (`keyless: full`). `undecided`: keyless tables that `keyless: refuse` stops at.
+    `limits`: of these, those of which not all is wanted."""
 
     wanted: tuple[Table, ...]
     make_full: tuple[Table, ...]
     undecided: tuple[Table, ...]
     not_replicated: tuple[NotReplicated, ...]
+    limits: Limits = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[TableName, ...]:
@@ -43,7 +46,8 @@ class Selection:
             return tuple(table for table in among if table.qualified_name not in tables)
 
         left_out = tuple(each for each in self.not_replicated if each.table not in tables)
-        return Selection(others(self.wanted), others(self.make_full), others(self.undecided), left_out)
+        kept = {name: limit for name, limit in self.limits.items() if ".".join(name) not in tables}
+        return Selection(others(self.wanted), others(self.make_full), others(self.undecided), left_out, kept)
 
 
 def parse_tables(texts: Iterable[str]) -> tuple[TablePattern, ...]:
@@ -88,7 +92,9 @@ def select_tables(
             wanted.append(table)
         else:
             left_out.append(NotReplicated(table=table.qualified_name, reason=reason))
-    return Selection(tuple(wanted), tuple(make_full), tuple(undecided), tuple(left_out))
+    names = {(table.schema, table.name) for table in wanted}
+    limits = {name: limit for name, limit in chosen.limits_by_name.items() if name in names}
+    return Selection(tuple(wanted), tuple(make_full), tuple(undecided), tuple(left_out), limits)
 
 
 def _exclusion(table: Table, chosen: Tables) -> str | None:

@@ -60,6 +60,8 @@ class Table:
     estimated_rows is None if it was never analysed; estimated_bytes includes TOAST, no indexes.
     unsent_columns: stored generated columns that the publication asked about does not send, where the
         server could (PostgreSQL 18).
+    listed, filtered_by: the columns that this publication lists of it, and those that its row filter uses;
+        None: it has no such limit.
     root: OID of the partitioned table at the top that it is a partition of; 0 if it is none.
     partitions: of a partitioned table that is at the top, those with rows of their own. Its size, and
         whether we may read it, are theirs.
@@ -81,8 +83,15 @@ class Table:
     unsent_columns: int
     virtual_columns: int
     root: int
+    listed: tuple[str, ...] | None
+    filtered_by: tuple[str, ...] | None
     unique_indexes: tuple[UniqueIndex, ...]
     partitions: tuple[Table, ...] = ()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the publication sends some of its columns or rows only."""
+        return self.listed is not None or self.filtered_by is not None
 
     @property
     def qualified_name(self) -> str:
@@ -138,14 +147,17 @@ class Table:
             chosen = self.replica_identity is ReplicaIdentity.INDEX
             return "the index of its replica identity is gone" if chosen else "no primary key"
         if index.usable:
-            return None
+            return self._limit_problem(index)
         what = "primary key" if index.primary else f"index {index.name}"
         return f"{what} {_reason(index)}"
 
     @property
     def full_problem(self) -> str | None:
-        """The columns for which REPLICA IDENTITY FULL does not help either: since PostgreSQL 18 it makes
-        every UPDATE of a published table with generated columns fail that the publication does not send."""
+        """That for which REPLICA IDENTITY FULL does not help either: it makes every UPDATE of a published
+        table fail that has a column list, and since PostgreSQL 18 also of one with generated columns that
+        the publication does not send."""
+        if self.listed is not None:
+            return "a column list in the publication"
         if self.virtual_columns:
             return "virtual generated columns"
         if self.unsent_columns:
@@ -155,7 +167,19 @@ class Table:
     @property
     def usable_indexes(self) -> tuple[UniqueIndex, ...]:
         """What REPLICA IDENTITY USING INDEX would take."""
-        return tuple(index for index in self.unique_indexes if index.usable)
+        return tuple(
+            index for index in self.unique_indexes if index.usable and self._limit_problem(index) is None
+        )
+
+    def _limit_problem(self, index: UniqueIndex) -> str | None:
+        """Why the publication's list or filter does not go with this index as replica identity."""
+        lacking = [name for name in index.columns if self.listed is not None and name not in self.listed]
+        if lacking:
+            return f"the publication's column list lacks {', '.join(lacking)} of its replica identity"
+        others = [name for name in self.filtered_by or () if name not in index.columns]
+        if others:
+            return f"the publication's row filter uses {', '.join(others)}, not in its replica identity"
+        return None
 
     @property
     def _identity_index(self) -> UniqueIndex | None:
@@ -176,7 +200,8 @@ _NOT_OURS: Final = """
        n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
        and not (n.nspname = %(own)s and c.relname = any (%(own_tables)s))
 """
-_TABLES: Final = f"""
+# A row filter's node tree names its columns by their numbers.
+_TABLES: Final = rf"""
     select c.oid::bigint, n.nspname, c.relname, c.relkind, c.relpersistence = 'u',
            pg_get_userbyid(c.relowner), c.relreplident,
            (select e.extname from pg_depend d join pg_extension e on e.oid = d.refobjid
@@ -191,10 +216,20 @@ _TABLES: Final = f"""
              where a.attrelid = c.oid and a.attgenerated = 's' and p.pubname = %(publication)s
                and to_jsonb(p) ->> 'pubgencols' in ('n', 'false')),
            (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v'),
-           case when c.relispartition then coalesce(pg_partition_root(c.oid)::oid, 0) else 0 end::bigint
+           case when c.relispartition then coalesce(pg_partition_root(c.oid)::oid, 0) else 0 end::bigint,
+           case when r.prattrs is not null then (
+               select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+                where a.attrelid = c.oid and a.attnum = any (r.prattrs::int2[])) end,
+           case when r.prqual is not null then (
+               select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+                where a.attrelid = c.oid and a.attnum in (
+                    select used[1]::int from regexp_matches(r.prqual::text, ':varattno (\d+)', 'g') used)) end
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
       left join pg_class t on t.oid = c.reltoastrelid
+      left join pg_publication_rel r
+        on r.prrelid = c.oid and r.prpubid = (select p.oid from pg_publication p
+                                               where p.pubname = %(publication)s)
      where c.relkind in ('r', 'p', 'f', 'm') and c.relpersistence <> 't' and {_NOT_OURS}
        and (%(oid)s::oid is null or c.oid = %(oid)s::oid
             or c.relispartition and pg_partition_root(c.oid) = %(oid)s::oid)
@@ -268,7 +303,8 @@ def _table(row: tuple[Any, ...], indexes: tuple[UniqueIndex, ...]) -> Table:
         unlogged,
         owner,
         ReplicaIdentity(identity),
-        *row[7:],
+        *row[7:-2],
+        *(None if names is None else tuple(names) for names in row[-2:]),
         indexes,
     )
     return Table(*values)

@@ -36,7 +36,7 @@ def because_not_replicated(referenced: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A statement that the replica was made without. `kind`: `foreign key`, `trigger`, `rule`,
+    """A statement that the replica was made without. `kind`: `foreign key`, `key`, `trigger`, `rule`,
     `row security` or `default`, or `ignored` of one that a policy leaves out."""
 
     kind: str

@@ -92,10 +92,18 @@ class RowTooLong(RefusedData):
     """A row's text is longer than PostgreSQL can hold in one value: read the table `wide`."""
 
 
-def table_digest(session: Session, table: TableName, shape: Shape, blocks: Blocks = Blocks()) -> Digest:
-    """The digest of the table's rows, or those of some blocks, without its children."""
+def table_digest(
+    session: Session,
+    table: TableName,
+    shape: Shape,
+    blocks: Blocks = Blocks(),
+    *,
+    row_filter: str | None = None,
+) -> Digest:
+    """The digest of the table's rows, or those of some blocks, without its children. `row_filter`: SQL of
+    which these rows are; None: all."""
     query = sql.SQL("select count(*), {} from (select {} as b from only {}{} offset 0) r").format(
-        _SUMS, _bits(_row_digest(shape)), sql.Identifier(*table), _block_range(blocks)
+        _SUMS, _bits(_row_digest(shape)), sql.Identifier(*table), _where(row_filter, _block_range(blocks))
     )
     with _reading(table):
         row = session.execute(query).fetchone()
@@ -103,18 +111,25 @@ def table_digest(session: Session, table: TableName, shape: Shape, blocks: Block
     return Digest(*map(int, row))
 
 
-def bucket_digests(session: Session, tables: Sequence[TableName], shape: Shape) -> dict[int, Digest]:
+def bucket_digests(
+    session: Session, tables: Sequence[TableName], shape: Shape, *, row_filter: str | None = None
+) -> dict[int, Digest]:
     """Digests of the rows of these tables together by bucket; a row's bucket depends on its key alone."""
     query = sql.SQL(
         "select n, count(*), {} from (select {} as n, {} as b from ({}) k offset 0) r group by n"
-    ).format(_SUMS, _bucket(sql.SQL("k")), _bits(sql.SQL("d")), _all_rows(tables, shape))
+    ).format(_SUMS, _bucket(sql.SQL("k")), _bits(sql.SQL("d")), _all_rows(tables, shape, row_filter))
     with _reading(tables[0]):
         rows = session.execute(query).fetchall()
     return {row[0]: Digest(*map(int, row[1:])) for row in rows}
 
 
 def rows_in_order(
-    session: Session, tables: Sequence[TableName], shape: Shape, buckets: Sequence[int]
+    session: Session,
+    tables: Sequence[TableName],
+    shape: Shape,
+    buckets: Sequence[int],
+    *,
+    row_filter: str | None = None,
 ) -> Iterator[KeyedRow]:
     """Every row of some buckets, ordered by both digests: the same order on every server.
 
@@ -123,7 +138,7 @@ def rows_in_order(
     named = sql.SQL(", ").join(_name(i) for i in range(len(shape.key) or 1))
     query = sql.SQL(
         "declare keepstream_rows no scroll cursor for select k, d, i, c, {} from ({}) k order by k, d"
-    ).format(named, _all_rows(tables, shape, buckets))
+    ).format(named, _all_rows(tables, shape, row_filter, buckets))
     with _reading(tables[0]):
         session.execute(query)
         while rows := session.execute(f"fetch {_FETCHED_ROWS:d} from keepstream_rows").fetchall():
@@ -160,7 +175,10 @@ _SUMS: Final = sql.SQL(
 
 
 def _all_rows(
-    tables: Sequence[TableName], shape: Shape, buckets: Sequence[int] | None = None
+    tables: Sequence[TableName],
+    shape: Shape,
+    row_filter: str | None,
+    buckets: Sequence[int] | None = None,
 ) -> sql.Composed:
     """k: digest of the key, d: of the row, i, c: its place, n0…: the text of the key; of all rows, or those
     of some buckets.
@@ -170,10 +188,11 @@ def _all_rows(
     names = sql.SQL(", ").join(
         sql.SQL("{} as {}").format(text, _name(i)) for i, text in enumerate(_named_by(shape))
     )
-    where: sql.Composable = sql.SQL("")
+    which: list[sql.Composable] = []
     if buckets is not None:
         wanted = sql.SQL(", ").join(map(sql.Literal, buckets))
-        where = sql.SQL(" where {} in ({})").format(_bucket(key), wanted)
+        which.append(sql.SQL("{} in ({})").format(_bucket(key), wanted))
+    where = _where(row_filter, which)
     one = sql.SQL("select {} as k, {} as d, {} as i, ctid::text as c, {} from only {}{} offset 0")
     first = key if shape.key else sql.SQL("null::bytea")
     every = [
@@ -276,13 +295,18 @@ def _comparisons(session: Session, table: TableName) -> dict[str, _Comparison]:
     }
 
 
-def _block_range(blocks: Blocks) -> sql.Composable:
-    bounds = [
+def _block_range(blocks: Blocks) -> list[sql.Composable]:
+    return [
         sql.SQL(f"ctid {comparison} '({block:d},0)'::tid")
         for comparison, block in ((">=", blocks.first), ("<", blocks.end))
         if block is not None
     ]
-    return sql.SQL(" where ") + sql.SQL(" and ").join(bounds) if bounds else sql.SQL("")
+
+
+def _where(row_filter: str | None, conditions: Sequence[sql.Composable]) -> sql.Composable:
+    filters = [] if row_filter is None else [sql.SQL("({})").format(sql.SQL(row_filter))]
+    together = [*filters, *conditions]
+    return sql.SQL(" where ") + sql.SQL(" and ").join(together) if together else sql.SQL("")
 
 
 @contextlib.contextmanager

@@ -180,7 +180,8 @@ def copy_statements(part: Part) -> tuple[str, str]:
 
 def block_range(part: Part) -> sql.Composable:
     """` where …` of the part's rows; nothing where it is all of them."""
-    bounds = []
+    row_filter = part.table.row_filter
+    bounds = [] if row_filter is None else [sql.SQL("({})").format(sql.SQL(row_filter))]
     if part.number > 0:
         bounds.append(sql.SQL("ctid >= {}::pg_catalog.tid").format(sql.Literal(f"({part.first_block},0)")))
     if part.number < part.of - 1:

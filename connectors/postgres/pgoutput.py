@@ -19,9 +19,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
+from connectors.postgres.publication import full_identity_sql
 from schemas.avro import key_encoder, row_encoder
 from schemas.change import UNCHANGED, Change, Message, Operation, TextValue, Truncate
-from schemas.errors import InternalError, KeepstreamError
+from schemas.errors import BEGIN_ANEW, InternalError, KeepstreamError, RefusedData
 from schemas.lsn import Lsn
 from schemas.pgtypes import format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -212,8 +213,10 @@ class Decoder:
         """`I` oid `N` TupleData."""
         relation = self._relations.get(_oid_at(message, 1)[0]) or _refuse_relation(message)
         row, absent, end = relation.encode_row(message, 6)
-        if message[5] != _NEW or end != len(message) or absent:
+        if message[5] != _NEW or end != len(message):
             raise _malformed(message)
+        if absent:
+            raise _unsent(relation.table, absent)
         return Change(_INSERT, relation.id, None, None, row)
 
     def _update(self, message: bytes) -> Change:
@@ -407,6 +410,19 @@ def _string(message: bytes, start: int) -> tuple[str, int]:
     """A NUL-terminated UTF-8 string, and the offset after its NUL. Raises ValueError."""
     end = message.index(0, start)
     return message[start:end].decode(), end + 1
+
+
+def _unsent(table: TableSchema, absent: tuple[int, ...]) -> RefusedData:
+    """Only an UPDATE that brings a row into a row filter becomes such an INSERT."""
+    columns = ", ".join(table.columns[i].name for i in absent)
+    full = full_identity_sql((table.schema, table.name))
+    return RefusedData(
+        f"an UPDATE of {table.qualified_name} brought a row into the publication's row filter, and PostgreSQL"
+        f" did not send its unchanged value of {columns}",
+        code="row-incomplete",
+        hint="The log ends before this row and stays valid. So that it does not happen again:"
+        f" {full}; (no column list goes with that). Then {BEGIN_ANEW}.",
+    )
 
 
 def _malformed(message: bytes) -> InternalError:

@@ -10,11 +10,10 @@ from connectors.postgres.apply_catalog import load_table
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, read_firing
 from connectors.postgres.fitting import require_fit, require_quiet, require_unchanged_values
+from connectors.postgres.limits.sent import ColumnLists, lists_of, sent_columns, sent_versions
 from connectors.postgres.publication import TableName
-from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.table_columns import read_table_columns
 
 _EXISTING: Final = """
     select n.nspname, c.relname from pg_catalog.pg_class c
@@ -31,9 +30,9 @@ def find_targets(
 
     Raises OperatorNeeded (`replica-schema`, `replica-triggers`, `replica-row-security`).
     """
-    oids = [table.oid for table in tables]
-    versions = {(version.schema, version.name): version for version in tables_of(source, oids)}
-    columns = read_table_columns(source, oids)
+    oids, lists = [table.oid for table in tables], lists_of(tables)
+    versions = {(version.schema, version.name): version for version in sent_versions(source, oids, lists)}
+    columns = sent_columns(source, oids, lists)
     existing, targets = _existing(replica), {}
     for table in tables:
         candidates = (table.published_as,) if table.published_as else (table.table_name, *table.ancestors)
@@ -47,11 +46,13 @@ def find_targets(
     return targets
 
 
-def require_types(source: Session, replica: Session, tables: Sequence[int], *, replica_role: bool) -> None:
+def require_types(
+    source: Session, replica: Session, tables: Sequence[int], lists: ColumnLists, *, replica_role: bool
+) -> None:
     """Of those of the source's tables (OIDs) that the replica has. Raises OperatorNeeded
     (`replica-schema`)."""
-    existing, columns = _existing(replica), read_table_columns(source, tables)
-    for version in tables_of(source, tables):
+    existing, columns = _existing(replica), sent_columns(source, tables, lists)
+    for version in sent_versions(source, tables, lists):
         name = (version.schema, version.name)
         if name in existing:
             target = load_table(replica, *name, replica_role=replica_role)

@@ -17,8 +17,9 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.catalog import Table
+from connectors.postgres.limits.limit import Limit, Limits
 from connectors.postgres.session import Session, wrapped
-from schemas.errors import RetryLater
+from schemas.errors import OperatorNeeded, RetryLater
 from schemas.table import ReplicaIdentity
 
 TableName = tuple[str, str]
@@ -28,19 +29,20 @@ _OPTIONS: Final = "publish = 'insert, update, delete, truncate', publish_via_par
 _FROM_18_ON: Final = "publish_generated_columns = stored"
 """Else an UPDATE of a table with REPLICA IDENTITY FULL fails once a generated column is added."""
 POSTGRESQL_18: Final = 180000
+NO_LIMITS: Final[Limits] = {}
+_REFUSED: Final = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """A table that the publication lists. `columns` and `row_filter` are None unless somebody limited
-    them; both make rows arrive incomplete or not at all. `root`: of a partition, the table at the top, as
-    `schema.name`; else ''."""
+    """A table that the publication lists. `columns`: its column list; None: all. `is_filtered`: it has a row
+    filter. `root`: of a partition, the table at the top, as `schema.name`; else ''."""
 
     oid: int
     schema: str
     name: str
     columns: tuple[str, ...] | None
-    row_filter: str | None
+    is_filtered: bool
     partitioned: bool = False
     root: str = ""
 
@@ -86,7 +88,7 @@ _TABLES: Final = """
            (select array_agg(a.attname::text order by a.attnum)
               from pg_attribute a
              where a.attrelid = c.oid and pr.prattrs is not null and a.attnum = any (pr.prattrs::int2[])),
-           pg_get_expr(pr.prqual, pr.prrelid), c.relkind = 'p',
+           pr.prqual is not null, c.relkind = 'p',
            coalesce((select rn.nspname || '.' || r.relname
                        from pg_class r join pg_namespace rn on rn.oid = r.relnamespace
                       where c.relispartition and r.oid = pg_partition_root(c.oid)), '')
@@ -117,6 +119,22 @@ def read_publication(session: Session, name: str) -> Publication | None:
 
 def _published_table(oid: int, schema: str, name: str, columns: Any, *rest: Any) -> PublishedTable:
     return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), *rest)
+
+
+_FILTERS: Final = """
+    select n.nspname, c.relname, pg_get_expr(pr.prqual, pr.prrelid)
+      from pg_publication p
+      join pg_publication_rel pr on pr.prpubid = p.oid
+      join pg_class c on c.oid = pr.prrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where p.pubname = %s and pr.prqual is not null
+"""
+
+
+def read_row_filters(session: Session, name: str) -> dict[TableName, str]:
+    """The row filters, as SQL, of those tables that have one. Waits for whoever has one of them locked."""
+    with wrapped(f"reading the row filters of publication {name}"):
+        return {(schema, table): text for schema, table, text in session.execute(_FILTERS, [name])}
 
 
 WRITERS_WAIT_MS: Final = 150
@@ -193,14 +211,19 @@ def table_entry(session: Session, name: str, oid: int) -> str | None:
 
 
 def create_publication_sql(
-    name: str, tables: Sequence[TableName], *, server_version: int, by_root: bool = False
+    name: str,
+    tables: Sequence[TableName],
+    *,
+    server_version: int,
+    by_root: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> str:
     """The statement that makes the publication; it wants the tables' owner and CREATE on the database.
 
     ONLY: a child that is created later must not join unchecked. server_version: as 180000. by_root: rows of
     partitions come under the name of the table at the top.
     """
-    listed = sql.SQL("for table {} ").format(_only(tables)) if tables else sql.SQL("")
+    listed = sql.SQL("for table {} ").format(_listed(tables, limits)) if tables else sql.SQL("")
     options = _OPTIONS.format("true" if by_root else "false")
     options += f", {_FROM_18_ON}" if server_version >= POSTGRESQL_18 else ""
     statement = sql.SQL("create publication {} {}with ({})")
@@ -208,29 +231,56 @@ def create_publication_sql(
 
 
 def create_publication(
-    session: Session, name: str, tables: Sequence[TableName], *, by_root: bool = False
+    session: Session,
+    name: str,
+    tables: Sequence[TableName],
+    *,
+    by_root: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> None:
-    """Make it. Raises RetryLater (`publication-exists`), OperatorNeeded (`privilege-missing`)."""
-    version = session.info.server_version
-    statement = create_publication_sql(name, tables, server_version=version, by_root=by_root)
+    """Make it. Raises RetryLater (`publication-exists`), OperatorNeeded (`privilege-missing`, and
+    `limit-refused` where PostgreSQL takes a list or filter not)."""
+    statement = create_publication_sql(
+        name, tables, server_version=session.info.server_version, by_root=by_root, limits=limits
+    )
     with wrapped(f"creating publication {name}"):
         try:
             session.execute(statement.encode())
         except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation) as exc:
             message = f"publication {name} has just been made by another one"
             raise RetryLater(message, code="publication-exists") from exc
+        except _REFUSED as exc:
+            _refuse_limits(exc, tables, limits)
+            raise
 
 
-def add_tables_sql(name: str, tables: Sequence[TableName]) -> str:
+def add_tables_sql(name: str, tables: Sequence[TableName], limits: Limits = NO_LIMITS) -> str:
     """ALTER PUBLICATION … ADD TABLE for at least one table."""
     statement = sql.SQL("alter publication {} add table {}")
-    return statement.format(sql.Identifier(name), _only(tables)).as_string()
+    return statement.format(sql.Identifier(name), _listed(tables, limits)).as_string()
 
 
-def add_tables(session: Session, name: str, tables: Sequence[TableName]) -> None:
+def add_tables(session: Session, name: str, tables: Sequence[TableName], limits: Limits = NO_LIMITS) -> None:
     """Let tables join, in the session's transaction if one is open. Waits for their locks: set
-    lock_timeout before. Rows that were written before the commit are not in the stream."""
-    _run(session, add_tables_sql(name, tables), f"adding tables to publication {name}")
+    lock_timeout before. Rows that were written before the commit are not in the stream. Raises OperatorNeeded
+    (`limit-refused`) as `create_publication`."""
+    with wrapped(f"adding tables to publication {name}"):
+        try:
+            session.execute(add_tables_sql(name, tables, limits).encode())
+        except _REFUSED as exc:
+            _refuse_limits(exc, tables, limits)
+            raise
+
+
+def _refuse_limits(exc: psycopg.Error, tables: Sequence[TableName], limits: Limits) -> None:
+    named = [".".join(table) for table in tables if table in limits]
+    if named and not isinstance(exc, psycopg.errors.InsufficientPrivilege):
+        raise OperatorNeeded(
+            f"PostgreSQL refuses what source.tables.limits says of {', '.join(named)}:"
+            f" {exc.diag.message_primary or type(exc).__name__}",
+            code="limit-refused",
+            hint=f"Mend it in keepstream.yaml. {exc.diag.message_detail or ''}".strip(),
+        ) from exc
 
 
 def give_publication_sql(name: str, owner: str | None) -> str:
@@ -324,6 +374,17 @@ def identity_remedy(table: Table, publication: str) -> str:
         f" {index_identity_sql((table.schema, table.name), '…')} at once, at the price of beginning anew with"
         f" Keepstream: {drop_table_sql(publication, (table.schema, table.name))};"
     )
+
+
+def _listed(tables: Iterable[TableName], limits: Limits) -> sql.Composed:
+    return sql.SQL(", ").join(_only([table]) + _limited(limits.get(table, Limit())) for table in tables)
+
+
+def _limited(limit: Limit) -> sql.Composed:
+    columns = sql.SQL(", ").join(map(sql.Identifier, limit.columns or ()))
+    listed = sql.SQL(" ({})").format(columns) if limit.columns else sql.Composed([])
+    where = sql.SQL(" where ({})").format(sql.SQL(limit.where)) if limit.where else sql.Composed([])
+    return listed + where
 
 
 def _only(tables: Iterable[TableName]) -> sql.Composed:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.postgres.session import Session, wrapped
@@ -41,12 +41,21 @@ class ShapeColumn:
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A table as the catalog has it, in the snapshot in which it was read. `last_number`: of its newest
-    column, be it dropped."""
+    column, be it dropped. `listed`: the numbers of a publication's column list; then nothing here is about
+    any other column, because no row has it; None without a list."""
 
     oid: int
     filenode: int
     last_number: int
     columns: tuple[ShapeColumn, ...]
+    listed: tuple[int, ...] | None = None
+
+    def only(self, listed: Collection[int] | None) -> Shape:
+        """The same of the columns with these numbers; None: of all."""
+        if listed is None:
+            return self
+        columns = tuple(column for column in self.columns if column.number in listed)
+        return replace(self, last_number=max(listed), columns=columns, listed=tuple(sorted(listed)))
 
     def names_digest(self, last_number: int) -> str:
         """Of the columns up to `last_number`: which they are, of which type, and how PostgreSQL computes
@@ -116,7 +125,9 @@ def _digest(lines: Iterable[str]) -> str:
 _SHAPES: Final = """
     select c.oid::bigint, c.relfilenode::bigint, c.relnatts::int,
            a.attnum, a.attname, a.xmin::text, a.atttypid || ':' || a.atttypmod, a.attgenerated <> '',
-           coalesce(d.oid, 0)::bigint, a.atthasmissing
+           coalesce(d.oid, 0)::bigint, a.atthasmissing,
+           (select r.prattrs::int2[] from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+             where r.prrelid = c.oid and p.pubname = %(publication)s)
       from pg_class c
       left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -128,7 +139,7 @@ _PUBLISHED_SHAPES: Final = _SHAPES.format(
     which="""c.oid in (with recursive published (oid, as_whole) as (
                            select r.prrelid, p.pubviaroot
                              from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                            where p.pubname = %s
+                            where p.pubname = %(publication)s
                            union all
                            select i.inhrelid, true
                              from published t
@@ -137,7 +148,7 @@ _PUBLISHED_SHAPES: Final = _SHAPES.format(
                             where t.as_whole)
                        select oid from published)"""
 )
-_ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %s::oid")
+_ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %(oid)s::oid")
 
 # Arrays, domains, ranges and composite types hold others.
 _TYPES: Final = """
@@ -145,6 +156,7 @@ _TYPES: Final = """
         select a.atttypid from pg_publication p
           join pg_publication_rel r on r.prpubid = p.oid
           join pg_attribute a on a.attrelid = r.prrelid and a.attnum > 0 and not a.attisdropped
+           and (r.prattrs is null or a.attnum = any (r.prattrs::int2[]))
          where p.pubname = %s and a.atttypid >= 16384
         union
         select held.oid from used u join pg_type t on t.oid = u.oid, lateral (
@@ -174,20 +186,24 @@ def read_shapes(session: Session, publication: str) -> tuple[Shape, ...]:
     """The shapes of all tables that the publication lists, and of the partitions whose rows it sends under
     their names."""
     with wrapped(f"reading the shapes of the tables in publication {publication}"):
-        return _shapes(session.execute(_PUBLISHED_SHAPES, [publication]).fetchall())
+        return _shapes(session.execute(_PUBLISHED_SHAPES, {"publication": publication}).fetchall())
 
 
-def read_shape(session: Session, oid: int) -> Shape | None:
-    """The shape of one table; None if it is gone."""
+def read_shape(session: Session, oid: int, publication: str) -> Shape | None:
+    """The shape of one table, of those columns that the publication lists, if it does; None if it is gone."""
     with wrapped("reading the shape of a table"):
-        return next(iter(_shapes(session.execute(_ONE_SHAPE, [oid]).fetchall())), None)
+        rows = session.execute(_ONE_SHAPE, {"oid": oid, "publication": publication}).fetchall()
+    return next(iter(_shapes(rows)), None)
 
 
 def _shapes(rows: Iterable[tuple[Any, ...]]) -> tuple[Shape, ...]:
-    return tuple(
-        Shape(found, filenode, last, tuple(ShapeColumn(*row[3:]) for row in columns if row[3] is not None))
-        for (found, filenode, last), columns in itertools.groupby(rows, key=lambda row: row[:3])
-    )
+    return tuple(_shape(list(columns)) for _, columns in itertools.groupby(rows, key=lambda row: row[0]))
+
+
+def _shape(rows: list[tuple[Any, ...]]) -> Shape:
+    oid, filenode, last_number = rows[0][:3]
+    columns = tuple(ShapeColumn(*row[3:-1]) for row in rows if row[3] is not None)
+    return Shape(oid, filenode, last_number, columns).only(rows[0][-1])
 
 
 def read_used_types(session: Session, publication: str) -> tuple[UsedType, ...]:

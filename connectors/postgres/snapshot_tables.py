@@ -41,7 +41,8 @@ class SnapshotTable:
 
     columns: those that COPY carries; generated ones are computed by the replica. ancestors: the
     partitioned tables above, nearest first. blocks: of the heap; 0 if ctid means nothing there.
-    size_bytes: with TOAST, without indexes. rows_estimated: None if it was never analyzed.
+    size_bytes: with TOAST, without indexes. rows_estimated: None if it was never analyzed. has_list: the
+    publication lists `columns`, and there may be others. row_filter: its WHERE, as SQL; None: all rows.
     """
 
     oid: int
@@ -57,6 +58,8 @@ class SnapshotTable:
     leaves: tuple[SnapshotTable, ...] | None = None
     published_as: TableName | None = None
     """Of a leaf: the whole, whose name its rows have in the stream."""
+    has_list: bool = False
+    row_filter: str | None = None
 
     @property
     def stored(self) -> tuple[SnapshotTable, ...]:
@@ -132,7 +135,7 @@ _FINGERPRINTS: Final = """
 
 _TABLES: Final = """
     with recursive tree(oid) as (
-        select unnest(%s::oid[])
+        select unnest(%(oids)s::oid[])
         union
         select i.inhrelid from tree t
           join pg_catalog.pg_class p on p.oid = t.oid and p.relkind = 'p'
@@ -142,13 +145,17 @@ _TABLES: Final = """
            case when am.amname = 'heap'
                 then pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint else 0 end,
            pg_catalog.pg_table_size(c.oid), case when c.reltuples >= 0 then c.reltuples::bigint end,
+           r.prattrs is not null, pg_catalog.pg_get_expr(r.prqual, r.prrelid),
            pg_catalog.row_security_active(c.oid),
            pg_catalog.has_table_privilege(c.oid, 'select') or col.readable
       from tree t
       join pg_catalog.pg_class c on c.oid = t.oid and c.relkind = 'r'
-           and (c.relpersistence = 'p' or not %s)
+           and (c.relpersistence = 'p' or not %(only_logged)s)
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       left join pg_catalog.pg_am am on am.oid = c.relam
+      left join pg_catalog.pg_publication_rel r
+        on r.prrelid = c.oid and r.prpubid = (select p.oid from pg_catalog.pg_publication p
+                                               where p.pubname = %(publication)s)
      cross join lateral (
         select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
                coalesce(array_agg(a.atttypid::int8 order by a.attnum), '{}') as types,
@@ -156,6 +163,7 @@ _TABLES: Final = """
                    as readable
           from pg_catalog.pg_attribute a
          where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+           and (r.prattrs is null or a.attnum = any (r.prattrs::int2[]))
      ) col
      cross join lateral (
         with recursive parents(oid, depth) as (
@@ -176,8 +184,8 @@ _TABLES: Final = """
 
 
 def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
-    """The publication's tables, as `reader`'s snapshot shows both; partitioned ones as their leaves, but for
-    those whose rows come under their own name.
+    """What the publication sends of its tables, as `reader`'s snapshot shows both; partitioned ones as their
+    leaves, but for those whose rows come under their own name.
 
     Raises HistoryBroken (`publication-missing`): an empty list would be copied, or found identical,
     without a word.
@@ -185,7 +193,7 @@ def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:
     with wrapped("reading the publication"):
         _require_publication(reader, publication)
         listed = reader.execute(_PUBLISHED, [publication]).fetchall()
-        found = _read(reader, [oid for oid, _ in listed], only_logged=True)
+        found = _read(reader, [oid for oid, _ in listed], only_logged=True, publication=publication)
         wholes = _wholes(reader, [oid for oid, is_whole in listed if is_whole], found)
     others = [table for table in found if not any(name in wholes for name in table.ancestors)]
     return sorted([*others, *wholes.values()], key=lambda table: table.table_name)
@@ -252,16 +260,23 @@ def named_tables(
 
 
 def _read(
-    reader: Session, oids: Sequence[int], server: str = "the source", *, only_logged: bool = False
+    reader: Session,
+    oids: Sequence[int],
+    server: str = "the source",
+    *,
+    only_logged: bool = False,
+    publication: str | None = None,
 ) -> list[SnapshotTable]:
-    """`only_logged`: no unlogged partitions, of which no row is in the stream."""
+    """`only_logged`: no unlogged partitions, of which no row is in the stream. `publication`: whose column
+    lists and row filters count."""
+    values = {"oids": list(oids), "only_logged": only_logged, "publication": publication}
     with wrapped("reading the tables' descriptions"):
-        rows = reader.execute(_TABLES, [list(oids), only_logged]).fetchall()
+        rows = reader.execute(_TABLES, values).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
         fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
-    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[10]], server)
-    _refuse_unreadable([(row[1], row[2]) for row in rows if row[11] is False], server)
-    return [_table(*row[:10], fingerprint=fingerprints[row[0]]) for row in rows]
+    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[12]], server)
+    _refuse_unreadable([(row[1], row[2]) for row in rows if row[13] is False], server)
+    return [_table(*row[:12], fingerprint=fingerprints[row[0]]) for row in rows]
 
 
 def _table(
@@ -275,6 +290,8 @@ def _table(
     blocks: int | None,
     size_bytes: int | None,
     rows_estimated: int | None,
+    has_list: bool,
+    row_filter: str | None,
     *,
     fingerprint: str,
 ) -> SnapshotTable:
@@ -289,6 +306,8 @@ def _table(
         size_bytes=size_bytes or 0,
         rows_estimated=rows_estimated,
         fingerprint=fingerprint,
+        has_list=has_list,
+        row_filter=row_filter,
     )
 
 

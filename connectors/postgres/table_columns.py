@@ -33,6 +33,11 @@ class TableColumns:
     held: HeldColumns
     generated: Mapping[str, Generated]
 
+    def only(self, names: Collection[str]) -> TableColumns:
+        """The same of some columns."""
+        held = {name: column for name, column in self.held.items() if name in names}
+        return TableColumns(held, {name: self.generated[name] for name in self.generated if name in names})
+
 
 # pg_get_expr() waits for whoever has the table locked, or stands in the queue for that.
 _GENERATED: Final = """

@@ -44,7 +44,7 @@ _VALUE = """case when num_nulls({column}) = 1 then '\\N' else replace(replace(re
 _EMIT = """
     select pg_catalog.pg_logical_emit_message(true, {prefix},
                pg_catalog.convert_to(string_agg({line} || chr(10), ''), 'UTF8'))
-      from {table} group by tableoid, (ctid::text::point)[0]::bigint / {pages}
+      from {table} where {where} group by tableoid, (ctid::text::point)[0]::bigint / {pages}
 """
 
 
@@ -56,17 +56,22 @@ def emit_rows(
     *,
     pages: int,
     is_whole: bool = False,
+    where: str | None = None,
 ) -> None:
     """Write the rows into the WAL as transactional messages of this prefix, in COPY's text form, whole lines,
-    those of so many of the table's pages in each.
+    those of so many of the table's pages in each. `where`: the row filter.
 
     No row comes to the client: the statement ends even if nobody waits for it, and can be cancelled.
     """
     values = [sql.SQL(_VALUE).format(column=sql.Identifier(column)) for column in columns]
     line = sql.SQL(" || chr(9) || ").join(values) if values else sql.SQL("''")
     message, divisor, rows = sql.Literal(prefix), sql.Literal(pages), _rows_of(table, is_whole=is_whole)
-    query = sql.SQL(_EMIT).format(prefix=message, line=line, table=rows, pages=divisor)
+    query = sql.SQL(_EMIT).format(prefix=message, line=line, table=rows, pages=divisor, where=_where(where))
     session.execute(query)  # without parameters: a name may hold a percent sign
+
+
+def _where(row_filter: str | None) -> sql.Composable:
+    return sql.SQL("true") if row_filter is None else sql.SQL("({})").format(sql.SQL(row_filter))
 
 
 def copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
@@ -75,11 +80,18 @@ def copied_columns(session: Session, table: TableName) -> tuple[str, ...]:
 
 
 def copied_rows(
-    session: Session, table: TableName, columns: tuple[str, ...], *, chunk_bytes: int, is_whole: bool = False
+    session: Session,
+    table: TableName,
+    columns: tuple[str, ...],
+    *,
+    chunk_bytes: int,
+    is_whole: bool = False,
+    where: str | None = None,
 ) -> Iterator[bytes]:
-    """The rows in COPY's text form, whole lines, about `chunk_bytes` a piece (one row may be longer)."""
-    query = sql.SQL("copy (select {} from {}) to stdout").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)), _rows_of(table, is_whole=is_whole)
+    """The rows in COPY's text form, whole lines, about `chunk_bytes` a piece (one row may be longer).
+    `where`: the row filter."""
+    query = sql.SQL("copy (select {} from {} where {}) to stdout").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)), _rows_of(table, is_whole=is_whole), _where(where)
     )
     lines: list[bytes] = []
     size_bytes = 0

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.dependencies import read_dependencies
+from connectors.postgres.limits.relaxing import relaxing_sql
+from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
-from connectors.postgres.relation import tables_of
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.table_columns import read_table_columns
 from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
 from connectors.postgres.tablerows import copied_columns
 from pipeline.background import in_background
@@ -98,9 +98,12 @@ def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definiti
         session.execute("set local idle_in_transaction_session_timeout = 0")  # it holds no lock
         version = definition_version(session, table.oid)
         _require_none(replicas.lacking(table, read_dependencies(session, table.oid)))
-        join = _describe(session, table, _dump(options, session, table))
-        (described,) = tables_of(session, [table.oid]) or (None,)
-        columns = read_table_columns(session, [table.oid])
+        limit = options.tables.limit_of(table.schema, table.name)
+        listed = limit.columns if limit is not None else None
+        lists = {} if listed is None else {(table.schema, table.name): listed}
+        join = _describe(session, table, _dump(options, session, table), listed)
+        (described,) = sent_versions(session, [table.oid], lists) or (None,)
+        columns = sent_columns(session, [table.oid], lists)
     if described is None:
         raise NotNow("it has no columns")
     _require_none(replicas.refusing(join, described, columns[described.schema, described.name]))
@@ -127,14 +130,17 @@ def _require_none(reason: str | None) -> None:
         raise NotNow(reason)
 
 
-def _describe(session: Session, table: Table, dumped: TableDdl) -> Join:
+def _describe(session: Session, table: Table, dumped: TableDdl, listed: tuple[str, ...] | None) -> Join:
     name = (table.schema, table.name)
-    ddl = tuple(script for script in (dumped.before, dumped.after) if script)
+    columns = copied_columns(session, name)
+    relaxing = "" if listed is None else relaxing_sql(session, table.oid, name, listed)
+    ddl = tuple(script for script in (dumped.before, relaxing, dumped.after) if script)
     parent = session.execute(_PARENT, name).fetchone() or ()
     attach = (dumped.attach,) if parent and dumped.attach else ()
     if table.kind is TableKind.PARTITIONED:
         ddl = _unpartitioned(session, table, ddl)
-    return Join(*name, copied_columns(session, name), ddl, parent, attach)
+    sent = columns if listed is None else tuple(column for column in columns if column in listed)
+    return Join(*name, sent, ddl, parent, attach)
 
 
 def _unpartitioned(session: Session, table: Table, ddl: tuple[str, ...]) -> tuple[str, ...]:

@@ -293,8 +293,9 @@ def publication_changed(name: str, *, lost: int, added: int) -> HistoryBroken:
         f"publication {name} was changed by somebody else: {lost} entries gone, {added} new",
         code="publication-changed",
         hint="Changes on its tables may have been missed meanwhile, which nothing can prove or mend."
-        " Tables are chosen in keepstream.yaml (source.tables), never with ALTER PUBLICATION; dropping a"
-        f" replicated table is followed only after `keepstream schema install`. {IF_MEANT}",
+        " Tables are chosen in keepstream.yaml (source.tables), never with ALTER PUBLICATION; another column"
+        " list or row filter means other rows on replicas; dropping a replicated table is followed only after"
+        f" `keepstream schema install`. {IF_MEANT}",
     )
 
 

@@ -33,6 +33,8 @@ from connectors.failpoints import failpoint
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, TableKind, find_table
 from connectors.postgres.foreignkeys import read_keys_of
+from connectors.postgres.limits.harmless import require_harmless
+from connectors.postgres.limits.limit import Limit
 from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.relation import published_tables
 from connectors.postgres.server import current_xid
@@ -133,6 +135,8 @@ class _Joining:
         self._oid = table.oid
         self._name = (table.schema, table.name)
         self._is_whole = table.kind is TableKind.PARTITIONED
+        limit = options.tables.limit_of(*self._name)
+        self._limit, self._limits = limit or Limit(), {self._name: limit} if limit is not None else {}
         self._session = session
         self._members: tuple[Member, ...] = ()
 
@@ -163,7 +167,13 @@ class _Joining:
             raise RetryLater("the table has grown meanwhile", code="table-written")
         self._require_time(deadline)
         emit_rows(
-            self._session, self._name, join.columns, JOIN_ROWS_PREFIX, pages=PAGES, is_whole=self._is_whole
+            self._session,
+            self._name,
+            join.columns,
+            JOIN_ROWS_PREFIX,
+            pages=PAGES,
+            is_whole=self._is_whole,
+            where=self._limit.where,
         )
         self._require_time(deadline)
         self._send_keys(keys)
@@ -188,7 +198,12 @@ class _Joining:
         """Stops as soon as somebody waits for the table's lock: writers would have to queue behind him."""
         sent_bytes, looked_at = 0, time.monotonic()
         chunks = copied_rows(
-            reader, self._name, columns, chunk_bytes=ROWS_CHUNK_BYTES, is_whole=self._is_whole
+            reader,
+            self._name,
+            columns,
+            chunk_bytes=ROWS_CHUNK_BYTES,
+            is_whole=self._is_whole,
+            where=self._limit.where,
         )
         for chunk in chunks:
             sent_bytes += len(chunk)
@@ -203,11 +218,12 @@ class _Joining:
     def _preview(self, defined: str) -> tuple[TableSchema, str, Told]:
         """The table's version and the entries about it, as the publication would have them."""
         self._session.execute("savepoint preview")
-        publications.add_tables(self._session, self._options.publication, [self._name])
+        self._publish()
         self._require_as(defined)
+        require_harmless(self._session, self._options.publication, self._limits)
         published = published_tables(self._session, self._options.publication)
         found = [each for each in published if (each.schema, each.name) == self._name]
-        shape = read_shape(self._session, self._oid)
+        shape = read_shape(self._session, self._oid, self._options.publication)
         self._members = read_members(self._session, self._options.publication)
         self._session.execute("rollback to savepoint preview")
         self._session.execute("release savepoint preview")
@@ -218,7 +234,8 @@ class _Joining:
 
     def _partitions_told(self, members: Sequence[Member]) -> list[Told]:
         """What schema messages behind this place are compared with."""
-        shapes = {member.oid: read_shape(self._session, member.oid) for member in members}
+        publication = self._options.publication
+        shapes = {member.oid: read_shape(self._session, member.oid, publication) for member in members}
         return [
             Told.of_shape(shape, member.schema, member.table)
             for member in members
@@ -260,10 +277,13 @@ class _Joining:
 
     def _commit(self, deadline: float) -> None:
         self._require_time(deadline)
-        publications.add_tables(self._session, self._options.publication, [self._name])
+        self._publish()
         self._require_time(deadline)
         self._session.commit()
         failpoint("capture.after_join_committed")
+
+    def _publish(self) -> None:
+        publications.add_tables(self._session, self._options.publication, [self._name], self._limits)
 
     def _emit(self, prefix: str, content: bytes) -> None:
         emit = "select pg_logical_emit_message(true, %s::text, %s::bytea)"

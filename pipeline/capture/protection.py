@@ -118,8 +118,8 @@ class Protection:
                 return True
             if packer is None or packer.holds_transactions:
                 return False
-            if not has_role(self._capture.sql, publication.owner):
-                return False
+            if table.is_limited or not has_role(self._capture.sql, publication.owner):
+                return False  # it would join again with all columns and rows
             return self._take_out(table, packer)
         except KeepstreamError as error:
             if error.code not in _LATER:
@@ -134,7 +134,7 @@ class Protection:
         """Whether it is out. An announcement whose transaction is not committed means nothing (P11)."""
         capture, name = self._capture, self._options.publication
         entry = publications.table_entry(capture.sql, name, table.oid)
-        shape = read_shape(capture.sql, table.oid)
+        shape = read_shape(capture.sql, table.oid, name)
         if entry is None or shape is None:
             return True  # which the next comparison stops at (P11)
         with closing(begin(self._options)) as session:
@@ -168,7 +168,7 @@ class Protection:
             session.execute(f"set local lock_timeout = {LEAVE_WAIT_MS}")
         publications.drop_table(session, name, (table.schema, table.name))
         now = find_table(session, table.oid, publication=name)
-        shape = read_shape(session, table.oid)
+        shape = read_shape(session, table.oid, name)
         anchored = anchored_shapes(self._capture.chain.publication).get(table.oid)
         return (
             publications.table_entry(session, name, table.oid) is None  # it was this table that bore the name

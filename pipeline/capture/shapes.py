@@ -32,10 +32,12 @@ logger = logging.getLogger("keepstream.capture")
 PREFIX = "shape:"
 TYPE_PREFIX = "type:"
 _FIELDS = 6
+"""One more where there is a column list."""
 
 
 def shape_entry(shape: Shape, announced: Collection[int]) -> str:
-    """What an ANCHOR says of a table's shape: `shape:oid:filenode:last column:names:rows:by default`.
+    """What an ANCHOR says of a table's shape: `shape:oid:filenode:last column:names:rows:by default`, and
+    `:listed` where the publication lists columns.
 
     `announced`: numbers of the columns whose missing values the log holds, or began with. Of any other one
     only the catalog can tell, until VACUUM FULL takes it from there: that must show.
@@ -43,7 +45,8 @@ def shape_entry(shape: Shape, announced: Collection[int]) -> str:
     last, by_default = shape.last_number, [n for n in shape.by_default() if n in announced]
     names, rows = shape.names_digest(last), shape.rows_digest(last, by_default)
     told = ",".join(map(str, by_default))
-    return f"{PREFIX}{shape.oid}:{shape.filenode}:{last}:{names}:{rows}:{told}"
+    listed = "" if shape.listed is None else ":" + ",".join(map(str, shape.listed))
+    return f"{PREFIX}{shape.oid}:{shape.filenode}:{last}:{names}:{rows}:{told}{listed}"
 
 
 def first_shape(shape: Shape) -> str:
@@ -53,13 +56,14 @@ def first_shape(shape: Shape) -> str:
 
 def next_shape(shape: Shape, anchored: str | None) -> str:
     """The entry of a table that was compared with its earlier one. InternalError: `anchor-malformed`."""
-    return shape_entry(shape, () if anchored is None else _numbers(_fields(anchored, shape)[-1]))
+    return shape_entry(shape, () if anchored is None else _numbers(_fields(anchored, shape)[5]))
 
 
 def _fields(entry: str, now: Shape) -> list[str]:
     """Of an entry about this table. Raises InternalError (`anchor-malformed`)."""
     fields = entry.removeprefix(PREFIX).split(":")
-    if len(fields) != _FIELDS or int(fields[0]) != now.oid:
+    is_whole = len(fields) == _FIELDS or (len(fields) == _FIELDS + 1 and fields[-1] != "")
+    if not is_whole or int(fields[0]) != now.oid:
         raise InternalError(
             f"an ANCHOR's entry about table {now.oid} cannot be read",
             code="anchor-malformed",
@@ -76,6 +80,12 @@ def last_column(entry: str, now: Shape) -> int:
 def filenode_of(entry: str) -> int:
     """The file that a table had."""
     return int(entry.split(":")[2])
+
+
+def listed_columns(entries: Iterable[str], oid: int) -> tuple[int, ...] | None:
+    """The numbers of the column list under which the log has this table; None without one."""
+    fields = anchored_shapes(entries).get(oid, "").removeprefix(PREFIX).split(":")
+    return tuple(_numbers(fields[6])) if len(fields) > 6 else None
 
 
 def _numbers(told: str) -> list[int]:

@@ -23,6 +23,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres import slot as slots
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.failover.primary import require_failover_slots, require_primary, require_same_server
+from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import name_blockers, slot_blockers
@@ -184,7 +185,11 @@ class Startup:
         for table in selection.make_full:
             self._set_full_identity(sql, table)
         tables, by_root = selection.names, options.partitions is Partitions.ROOT
-        publications.create_publication(sql, options.publication, tables, by_root=by_root)
+        with sql.transaction():
+            publications.create_publication(
+                sql, options.publication, tables, by_root=by_root, limits=selection.limits
+            )
+            require_harmless(sql, options.publication, selection.limits)
         failpoint("capture.publication_created")
         logger.info(
             "publication created",

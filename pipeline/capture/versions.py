@@ -38,6 +38,7 @@ from pipeline.capture.shapes import (
     check_order,
     check_shape,
     first_shape,
+    listed_columns,
     next_shape,
     with_shape,
     with_types,
@@ -157,7 +158,8 @@ class TableVersions:
                 continue
             previous = self._newest.get(told.name)
             if previous is not None and not told.confirms(previous):
-                self.know(version_of(previous, change.after))
+                listed = listed_columns(self._chain.publication, change.oid)
+                self.know(version_of(previous, change.after, listed))
 
     def begin_tracked(self, entries: tuple[str, ...], message: SchemaMessage) -> None:
         """Behind the message of the event triggers' installation. `entries`: an ANCHOR's, before it."""
@@ -299,7 +301,7 @@ class TableVersions:
     def _read_shape(self, oid: int) -> Shape | None:
         """None of a table that is gone."""
         self._see_transaction()
-        return read_shape(self._session, oid)
+        return read_shape(self._session, oid, self._publication)
 
     def _check_shape(
         self, oid: int, table: TableSchema, shape: Shape | None, *, is_announced: bool = False

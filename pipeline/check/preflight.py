@@ -14,23 +14,23 @@ from connectors.postgres.ddl.standing import Standing
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
+from connectors.postgres.limits.sent import read_column_lists, sent_columns, sent_versions
 from connectors.postgres.partitions.bounds import read_bounds
 from connectors.postgres.publication import Publication, read_publication
-from connectors.postgres.relation import tables_of
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
-from connectors.postgres.table_columns import read_table_columns
 from pipeline.app import open_log, policies, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
 from pipeline.check.failover import check_failover
 from pipeline.check.findings import Place
 from pipeline.check.history import check_history, read_history
+from pipeline.check.limits import check_limits
 from pipeline.check.log import LOG, check_log
 from pipeline.check.partitions import check_wholes, wholes_of
 from pipeline.check.prepared import SourceFacts
-from pipeline.check.publication import check_endangered, check_left, check_publication
+from pipeline.check.publication import check_endangered, check_filtered, check_left, check_publication
 from pipeline.check.replica import Followed, ReplicaCheck
 from pipeline.check.schema_trigger import check_schema_trigger
 from pipeline.check.sequences import check_source_sequences, source_sequences
@@ -125,6 +125,16 @@ class Preflight:
         yield from check_endangered(
             session, tables, publication, config.source.keyless, established=established
         )
+        yield from check_filtered(session, tables, publication)
+        yield from check_limits(
+            session,
+            publication,
+            selection,
+            config.source.tables,
+            role,
+            by_root=by_root,
+            established=established,
+        )
         follows_schema = triggers_act(session)
         yield from check_wholes(others, follows_schema=follows_schema)
         yield from check_uncarried_objects(session, role)
@@ -132,7 +142,8 @@ class Preflight:
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
         yield check_schema_trigger(session)
         wanted = [table.oid for table in selection.wanted]
-        versions, columns = tables_of(session, wanted), read_table_columns(session, wanted)
+        lists = read_column_lists(session, publication_name)
+        versions, columns = sent_versions(session, wanted, lists), sent_columns(session, wanted, lists)
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)
         schema = read_source_schema(session)

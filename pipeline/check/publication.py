@@ -8,11 +8,14 @@ from psycopg import sql
 
 from connectors.postgres.catalog import Table
 from connectors.postgres.instance import has_role, lending_sql, superusers
+from connectors.postgres.limits.limit import Limits
+from connectors.postgres.limits.unsent import read_toastable
 from connectors.postgres.publication import (
     Publication,
     add_tables_sql,
     create_publication_sql,
     drop_table_sql,
+    full_identity_sql,
     give_publication_sql,
     identity_sql,
     index_identity_sql,
@@ -54,13 +57,23 @@ def check_publication(
     if problems:
         yield _unfit(session, publication, selection, problems, established=established)
         return
-    yield SOURCE.ok("publication", f"publication {name}", f"lists {len(publication.tables)} tables")
+    limited = sum(table.columns is not None or table.is_filtered for table in publication.tables)
+    some = f", of {limited} of them some columns or rows only" if limited else ""
+    yield SOURCE.ok("publication", f"publication {name}", f"lists {len(publication.tables)} tables{some}")
     may_join = has_role(session, publication.owner)
     if not (established or may_join) and superusers(session, [publication.owner]):
         yield _of_superuser(session, publication, selection)
     missing = publication.lacks(selection.wanted)
     if missing:
-        yield _incomplete(session, publication, missing, role, may_join=may_join, established=established)
+        yield _incomplete(
+            session,
+            publication,
+            missing,
+            role,
+            limits=selection.limits,
+            may_join=may_join,
+            established=established,
+        )
     yield from _unwanted(publication, selection)
 
 
@@ -88,6 +101,31 @@ def check_endangered(
             sql=identity_sql(table) or _key_needed(table, publication, may_leave=may_leave),
             blocks=not (established or (helps and keyless is Keyless.FULL)),
         )
+
+
+def check_filtered(
+    session: Session, tables: Iterable[Table], publication: Publication | None
+) -> Iterator[Finding]:
+    """Filtered tables of which a row can come without all of its values."""
+    toastable = read_toastable(session, publication.name) if publication is not None else {}
+    for table in tables:
+        unsent = [name for name in toastable.get(table.oid, ()) if name not in table.identity_columns]
+        if unsent:
+            yield SOURCE.warning(
+                "filter-incomplete",
+                table.qualified_name,
+                "an UPDATE of its key that brings a row into the row filter comes without long values that it"
+                f" leaves as they are ({', '.join(unsent)}): capture stops there (row-incomplete)",
+                **_filter_remedy(table),
+            )
+
+
+def _filter_remedy(table: Table) -> dict[str, str]:
+    if table.full_problem is None:
+        return {"sql": f"{full_identity_sql((table.schema, table.name))};"}
+    return {
+        "fix": "See to it that no UPDATE of a key does that: no REPLICA IDENTITY FULL goes with its list."
+    }
 
 
 def check_left(left: Iterable[Endangered]) -> Iterator[Finding]:
@@ -127,7 +165,14 @@ def _may_be_made(session: Session, name: str, selection: Selection, role: Role, 
         sql="\n".join(
             [
                 "-- as the owner of the tables, or as a superuser, who gives it to that:",
-                create_publication_sql(name, selection.names, server_version=version, by_root=by_root) + ";",
+                create_publication_sql(
+                    name,
+                    selection.names,
+                    server_version=version,
+                    by_root=by_root,
+                    limits=selection.limits,
+                )
+                + ";",
                 *_give(session, name, selection.wanted),
                 "-- or lend the owner's rights, so that new tables join by themselves:",
                 *map(comment, [f"grant create on database {database} to {ours};", *lend]),
@@ -172,9 +217,11 @@ def _problems(publication: Publication) -> Iterator[str]:
     unsent = sorted(_ALL_VERBS - publication.published)
     if unsent:
         yield f"does not publish {', '.join(unsent)}"
-    limited = [f"{t.schema}.{t.name}" for t in publication.tables if t.columns or t.row_filter]
-    if limited:
-        yield f"has column lists or row filters: {', '.join(limited)}"
+    limited = [table for table in publication.tables if table.columns is not None or table.is_filtered]
+    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
+    names = [f"{t.schema}.{t.name}" for t in limited if wholes & {f"{t.schema}.{t.name}", t.root}]
+    if names:
+        yield f"sends some columns or rows only of what it publishes as a whole: {', '.join(names)}"
 
 
 def _unfit(
@@ -200,6 +247,7 @@ def _unfit(
         selection.names,
         server_version=version,
         by_root=publication.via_partition_root,
+        limits=selection.limits,
     )
     anew = [losing("it for whoever else reads it", f"drop publication {name};"), comment(f"then: {made};")]
     message += "; to make it anew takes it from whoever else reads it"
@@ -212,6 +260,7 @@ def _incomplete(
     missing: list[Table],
     role: Role,
     *,
+    limits: Limits,
     may_join: bool,
     established: bool,
 ) -> Finding:
@@ -226,7 +275,7 @@ def _incomplete(
             subject,
             f"{message}; {role.name} may not add them, and once it runs nobody else may",
             sql="-- as the owner of publication and tables, before the first start:\n"
-            f"{add_tables_sql(publication.name, names)};",
+            f"{add_tables_sql(publication.name, names, limits)};",
         )
     message += f"; {role.name} may not add them, and a change by anybody else would break the history"
     owners = sorted({publication.owner, *(table.owner for table in missing)} - {role.name})

@@ -14,8 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     field_validator,
@@ -23,6 +21,9 @@ from pydantic import (
 )
 
 from connectors.log_url import parse_log_url
+from connectors.postgres.limits.limit import Limit, Limits
+from pipeline.config.limits import TableLimit
+from pipeline.config.part import Part
 from pipeline.config.policies import Policies
 from pipeline.config.values import ConnectionString, Duration, Secret, TablePattern
 
@@ -50,10 +51,6 @@ class Initial(Enum):
     NONE = "none"
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
 class LongOrShort(Part):
     """A part that may be written as its URL alone."""
 
@@ -64,10 +61,28 @@ class LongOrShort(Part):
 
 
 class Tables(Part):
-    """Which tables are replicated: any that `include` names and `exclude` does not."""
+    """Which tables are replicated: any that `include` names and `exclude` does not. `limits`: of single
+    tables, which columns and rows."""
 
     include: tuple[TablePattern, ...] = (TablePattern("*.*"),)
     exclude: tuple[TablePattern, ...] = ()
+    limits: Mapping[TablePattern, TableLimit] = Field(default_factory=dict)
+
+    @field_validator("limits")
+    @classmethod
+    def _one_table_each(cls, limits: Mapping[TablePattern, TableLimit]) -> Mapping[TablePattern, TableLimit]:
+        for pattern in limits:
+            if pattern.name is None:
+                raise ValueError(f"`{pattern}` must name one table: schema.table, without *")
+        return limits
+
+    @property
+    def limits_by_name(self) -> Limits:
+        """By schema and name."""
+        return {pattern.name: one.limit for pattern, one in self.limits.items() if pattern.name is not None}
+
+    def limit_of(self, schema: str, table: str) -> Limit | None:
+        return self.limits_by_name.get((schema, table))
 
     def selects(self, schema: str, table: str) -> bool:
         return any(pattern.matches(schema, table) for pattern in self.include) and not any(

@@ -42,6 +42,8 @@ source:
   # tables:
   #   include: ["*.*"]              # schema.table, with * for any run of characters
   #   exclude: ["public.audit_*"]
+  #   limits:                       # some columns or rows of a table
+  #     public.customer: {{columns: [id, name], where: "id > 0"}}
   # publication: keepstream_NAME
   # partitions: root                # rows of partitions come under the name of the whole, docs/partitions.md
   # failover: true                  # the slot survives on standbys (PostgreSQL 17+), docs/operating.md

@@ -163,6 +163,14 @@ class TablePattern:
         return in_schema.fullmatch(schema) is not None and named.fullmatch(table) is not None
 
     @cached_property
+    def name(self) -> tuple[str, str] | None:
+        """Schema and name, if it names one table."""
+        match = _PATTERN.fullmatch(self.text)
+        assert match is not None
+        schema, table = _named_part(match["schema"]), _named_part(match["table"])
+        return None if schema is None or table is None else (schema, table)
+
+    @cached_property
     def regexes(self) -> tuple[str, str]:
         """For the schema and for the table; they mean the same to Python and to PostgreSQL."""
         match = _PATTERN.fullmatch(self.text)
@@ -186,6 +194,13 @@ class TablePattern:
 
 _PART = r'(?:"(?:[^"]|"")+"|[^".\s]+)'
 _PATTERN = re.compile(rf"(?P<schema>{_PART})\.(?P<table>{_PART})")
+
+
+def _named_part(part: str) -> str | None:
+    """The name that it stands for; None with a `*`."""
+    if part.startswith('"'):
+        return part[1:-1].replace('""', '"')
+    return None if "*" in part else part
 
 
 def _part_regex(part: str) -> str:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
 from connectors.postgres.foreignkeys import ForeignKey
+from connectors.postgres.limits.relaxing import Unmakeable
 from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.source_schema import SourceSchema
+from connectors.postgres.source_schema import PG_CONSTRAINT, SourceSchema
 from pipeline.copy.toc import TocChoice, TocEntry, choose
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaChoice:
     """facts: of the source. existing: names of schemas that the replica had before. omitted: foreign
-    keys that it is made without, each with the reason."""
+    keys that it is made without, each with the reason. unmakeable: keys that columns break of which the
+    replica has no values."""
 
     facts: SourceSchema
     existing: frozenset[str]
     omitted: tuple[tuple[ForeignKey, str], ...]
+    unmakeable: tuple[Unmakeable, ...] = ()
 
     def of(self, entries: Iterable[TocEntry]) -> TocChoice:
         """What is restored of these objects of the dump."""
@@ -29,12 +32,14 @@ class SchemaChoice:
             existing_schemas=frozenset(o for o, name in self.facts.schemas.items() if name in self.existing),
             existing_schema_names=self.existing,
             unavailable=self.facts.foreign,
-            foreign_keys=frozenset(key.oid for key, _ in self.omitted),
+            omitted=frozenset((each.catalog, each.oid) for each in self.unmakeable)
+            | {(PG_CONSTRAINT, key.oid) for key, _ in self.omitted},
         )
 
     def deferred(self) -> list[Deferred]:
         """What makes the omitted keys, once the replica becomes a primary."""
-        return [Deferred("foreign key", str(key), reason, key.statement) for key, reason in self.omitted]
+        keys = [Deferred("foreign key", str(key), reason, key.statement) for key, reason in self.omitted]
+        return [*(each.deferred for each in self.unmakeable), *keys]
 
 
 def choose_schema(
@@ -43,20 +48,37 @@ def choose_schema(
     *,
     existing: frozenset[str],
     replica_role: bool,
+    unmakeable: Sequence[Unmakeable] = (),
 ) -> SchemaChoice:
     """`tables`: whose rows are copied. `replica_role`: session_replication_role can be set, so that
     foreign keys and triggers keep still for rows that are copied and applied."""
     filled: set[TableName] = set()
+    filtered: set[TableName] = set()
     for table in tables:
         filled.update((table.table_name, *table.ancestors))
-    reasons = ((key, _reason_to_omit(key, filled, replica_role)) for key in facts.foreign_keys)
-    return SchemaChoice(facts, existing, tuple((key, reason) for key, reason in reasons if reason))
+        if table.row_filter is not None:
+            filtered.update((table.table_name, *table.ancestors))
+    others = {each.oid for each in unmakeable}
+    reasons = (
+        (key, _reason_to_omit(key, filled, filtered, replica_role))
+        for key in facts.foreign_keys
+        if key.oid not in others
+    )
+    omitted = tuple((key, reason) for key, reason in reasons if reason)
+    return SchemaChoice(facts, existing, omitted, tuple(unmakeable))
 
 
-def _reason_to_omit(key: ForeignKey, filled: Collection[TableName], replica_role: bool) -> str:
+def _reason_to_omit(
+    key: ForeignKey,
+    filled: Collection[TableName],
+    filtered: Collection[TableName],
+    replica_role: bool,
+) -> str:
     """Why the replica is made without this foreign key; empty if it gets it."""
     if key.table in filled and key.referenced not in filled:
         return because_not_replicated(".".join(key.referenced))
+    if key.referenced in filtered and key.table in filled:
+        return f"it refers to {'.'.join(key.referenced)}, of which the publication sends some rows only"
     if not replica_role:
         return ROLE_MAY_NOT
     return ""

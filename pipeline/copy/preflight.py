@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from connectors.postgres import leftovers, source_schema
 from connectors.postgres.ddl import standing
+from connectors.postgres.limits.sent import read_column_lists
 from connectors.postgres.pgtools import PgTools, find_pgtools
 from connectors.postgres.prepared import find_targets, require_types
 from connectors.postgres.publication import TableName, read_publication
@@ -29,7 +30,9 @@ def require_copyable(
     succeed; never writes.
     """
     if options.initial is Initial.NONE:
-        require_types(source, replica, _replicated(options, source), replica_role=replica_role)
+        name = options.publication
+        lists = {} if name is None else read_column_lists(source, name)
+        require_types(source, replica, _replicated(options, source), lists, replica_role=replica_role)
         return ()
     _require_encoding(source, replica)
     tables = tables_to_copy(options, source)

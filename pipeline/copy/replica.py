@@ -27,6 +27,7 @@ from connectors.postgres.ddl.standing import Standing
 from connectors.postgres.deferred import defer, forget
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.large_objects.writing import require_none
+from connectors.postgres.limits.relaxing import read_unmakeable, relax
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName
@@ -306,14 +307,26 @@ class _FirstCopy:
             tables,
             existing=existing_schemas(self._replica),
             replica_role=self._replica_role,
+            unmakeable=read_unmakeable(reader, tables),
         )
         follows_rights = standing.wanted(self._options.policies)
         there = standing.read_standing(reader) if follows_rights else None
         schema = _Schema(dumped, choice, tables, there)
         self._restore(schema, "pre-data", CopyPhase.SCHEMA, jobs=1)
+        self._relax(tables)
         copy_run.flush(self._replica, run)  # workers outlive a crash of the replica, its tables must, too
         failpoint("copy.predata_restored")
         return schema
+
+    def _relax(self, tables: Sequence[SnapshotTable]) -> None:
+        for table in tables:
+            if table.has_list:
+                with self._replica.transaction():
+                    columns = relax(self._replica, table.table_name, table.columns)
+                self._meter.leave_out(
+                    f"values of {table.qualified_name}.{column}: the publication does not list it"
+                    for column in columns
+                )
 
     def _restore(self, schema: _Schema, section: str, phase: CopyPhase, *, jobs: int) -> None:
         choice = schema.choice.of(schema.dumped.entries(section))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.ddl.install import EVENT_TRIGGERS
-from connectors.postgres.source_schema import PG_CLASS, PG_CONSTRAINT, PG_NAMESPACE
+from connectors.postgres.source_schema import PG_CLASS, PG_NAMESPACE
 
 _LINE = re.compile(r"(\d+); (\d+) (\d+) (.*)")
 _ENTRY = re.compile(r"pg_restore: (?:from )?TOC entry \d+; \d+ \d+ (.*)")
@@ -83,13 +83,13 @@ def choose(
     existing_schemas: frozenset[int],
     existing_schema_names: frozenset[str],
     unavailable: frozenset[int],
-    foreign_keys: frozenset[int],
+    omitted: frozenset[tuple[int, int]],
 ) -> TocChoice:
     """What of the dump the replica gets.
 
     existing_schemas: OIDs, on the source, of schemas that the replica has already, and their names
     there. unavailable: OIDs of relations that cannot be had (foreign tables, views on them).
-    foreign_keys: OIDs of constraints that the replica is made without.
+    omitted: catalogs and OIDs of keys that the replica is made without.
     """
     comments = tuple(f"COMMENT - SCHEMA {name} " for name in existing_schema_names)
     kept, told = [], []
@@ -100,7 +100,7 @@ def choose(
             told += [entry.text] if entry.text.startswith(_TOLD) and not entry.text.startswith(_OURS) else []
         elif not (
             (entry.catalog == PG_NAMESPACE and entry.oid in existing_schemas)
-            or (entry.catalog == PG_CONSTRAINT and entry.oid in foreign_keys)
+            or (entry.catalog, entry.oid) in omitted
             or entry.text.startswith(comments)
         ):
             kept.append(entry)

@@ -23,7 +23,7 @@ from connectors.postgres.digest import (
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from connectors.postgres.snapshot_reader import SnapshotReader
-from connectors.postgres.snapshot_tables import Observer
+from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from pipeline.verify.differences import Differences, find_differences, name_columns, name_keys
 from pipeline.verify.jobs import Job, Jobs, Part, Side
 from pipeline.verify.meeting import Meeting, VerifyOptions
@@ -116,7 +116,9 @@ class Comparison:
         shape = part.job.pair.shape
         try:
             with reader.reading([part.table]) as session:
-                digest = table_digest(session, part.table.table_name, shape, part.blocks)
+                digest = table_digest(
+                    session, part.table.table_name, shape, part.blocks, row_filter=part.table.row_filter
+                )
         except RowTooLong:
             if not jobs.widen(part):
                 raise
@@ -160,14 +162,13 @@ class Comparison:
 
     def _look_for_rows(self, pair: Pair) -> tuple[Differences, tuple[DifferingKey, ...]]:
         self._watch.check()
-        names = [table.table_name for table in pair.replica]
         with (
             self._reader(Side.SOURCE) as ours,
             self._reader(Side.REPLICA) as theirs,
             ours.reading(pair.source.stored) as source,
             theirs.reading(pair.replica) as replica,
         ):
-            sides = ((source, [table.table_name for table in pair.source.stored]), (replica, names))
+            sides = ((source, pair.source.stored), (replica, pair.replica))
             found = find_differences(*differing_rows(sides, pair.shape))
             return found, _with_columns(name_keys(found, pair.shape.key), pair, sides)
 
@@ -181,19 +182,33 @@ class Comparison:
             yield SnapshotReader(session, self._snapshots[side], observer, check)
 
 
-Sides = Sequence[tuple[Session, Sequence[TableName]]]
+ReadTables = tuple[Session, Sequence[SnapshotTable]]
+Sides = Sequence[ReadTables]
 """The source's session with its table, the replica's with those that stand for it; both in a transaction."""
 
 
 def differing_rows(sides: Sides, shape: Shape) -> tuple[Iterator[KeyedRow], Iterator[KeyedRow]]:
     """The rows of both sides in order, without most of those that are equal."""
     with ThreadPoolExecutor(len(sides), thread_name_prefix="verify rows") as pool:
-        mine, other = pool.map(lambda side: bucket_digests(side[0], side[1], shape), sides)
+        mine, other = pool.map(
+            lambda side: bucket_digests(*_named(side), shape, row_filter=_filter(side)), sides
+        )
         buckets = sorted(n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n))
         if not buckets:
             return iter(()), iter(())
-        ours, theirs = pool.map(lambda side: _begun(rows_in_order(side[0], side[1], shape, buckets)), sides)
+        ours, theirs = pool.map(
+            lambda side: _begun(rows_in_order(*_named(side), shape, buckets, row_filter=_filter(side))), sides
+        )
         return ours, theirs
+
+
+def _named(side: ReadTables) -> tuple[Session, list[TableName]]:
+    return side[0], [table.table_name for table in side[1]]
+
+
+def _filter(side: ReadTables) -> str | None:
+    """The publication's, of the source's table; a replica's tables have none."""
+    return side[1][0].row_filter if side[1] else None
 
 
 def _begun(rows: Iterator[KeyedRow]) -> Iterator[KeyedRow]:
@@ -207,7 +222,7 @@ def _with_columns(keys: tuple[DifferingKey, ...], pair: Pair, sides: Sides) -> t
     changed = [tuple(key.key.values()) for key in keys if key.difference is Difference.CHANGED]
     if not changed or not pair.shape.key:
         return keys
-    ours, theirs = (column_digests(session, tables, pair.shape, changed) for session, tables in sides)
+    ours, theirs = (column_digests(*_named(side), pair.shape, changed) for side in sides)
     columns = [column.name for column in pair.shape.columns]
     differing = {
         key: tuple(

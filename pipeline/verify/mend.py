@@ -76,7 +76,6 @@ class TableMender:
 
     def _find_by(self, pair: Pair, shape: Shape) -> Mends | None:
         standing, options = self._standing, self._standing.options
-        names = [table.table_name for table in pair.replica]
         with (
             standing.reading(pair.source.stored) as source,
             standing.watch.session(options.replica_conninfo, purpose=options.purpose) as session,
@@ -84,8 +83,7 @@ class TableMender:
                 session, self._meeting.replica_snapshot, standing.replica_observer, standing.check
             ).reading(pair.replica) as replica,
         ):
-            ours = [table.table_name for table in pair.source.stored]
-            rows = differing_rows(((source, ours), (replica, names)), shape)
+            rows = differing_rows(((source, pair.source.stored), (replica, pair.replica)), shape)
             return find_mends(*rows, limit=self._limit)
 
     def _mend_rows(self, pair: Pair, found: Mends) -> None:

@@ -83,24 +83,25 @@ def _pair(
     ignored: frozenset[str],
 ) -> Pair:
     theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
+    sent = [column for column in ours if not table.has_list or column.name in table.columns]
     shared = tuple(
         DigestColumn(
             column.name,
             _holds(column) == _holds(theirs[column.name]) == BYTEA,
             _holds(column) == _holds(theirs[column.name]) == BYTEA_ARRAY,
         )
-        for column in ours
+        for column in sent
         if column.name in theirs
     )
     names = {column.name for column in shared}
-    missing = [column.name for column in ours if column.name not in theirs and not column.generated]
+    missing = [column.name for column in sent if column.name not in theirs and not column.generated]
     absent = tuple(name for name in missing if name in ignored) if there else ()
     return Pair(
         table.without(absent),
         there,
         Shape(shared, key if names.issuperset(key) else ()),
         _problem([name for name in missing if name not in absent], there=bool(there)),
-        tuple(_notes(table, ours, theirs)) if there else (),
+        tuple(_notes(table, ours, theirs)) + tuple(_limits(table, ours)) if there else (),
         absent,
     )
 
@@ -129,5 +130,14 @@ def _notes(
         if name not in known:
             yield f"{table.qualified_name}: column {name} is only on the replica"
     for column in ours:
-        if column.generated and column.name not in theirs:
+        if column.generated and column.name not in theirs and not table.has_list:
             yield f"{table.qualified_name}: generated column {column.name} is only on the source"
+
+
+def _limits(table: SnapshotTable, ours: Sequence[CatalogColumn]) -> Iterable[str]:
+    """What of the table the publication does not send, so that nothing of it is compared."""
+    unlisted = [column.name for column in ours if column.name not in table.columns]
+    if table.has_list and unlisted:
+        yield f"{table.qualified_name}: the publication does not list {', '.join(unlisted)}: not compared"
+    if table.row_filter is not None:
+        yield f"{table.qualified_name}: compared with the source's rows WHERE {table.row_filter}"

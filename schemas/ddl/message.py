@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 DDL_PREFIX: Final = "keepstream.ddl"
@@ -58,7 +58,10 @@ class ObjectChange:
 @dataclass(frozen=True, slots=True)
 class TableRows:
     """Rows of a rewritten table, or of a partition that was attached. first, last: of its messages. columns:
-    those that `records` have. whole: as `ObjectChange.whole`."""
+    those that `records` have. whole: as `ObjectChange.whole`.
+
+    For capture alone: `filters`, the publications that send some of the rows only (None: the source's event
+    triggers are older than that), and `sent`, of each record a digit for each of them: 1 if it sends it."""
 
     oid: int
     schema: str
@@ -68,6 +71,21 @@ class TableRows:
     last: bool
     records: tuple[str, ...]
     whole: tuple[str, ...] = ()
+    filters: tuple[str, ...] | None = None
+    sent: tuple[str, ...] = ()
+
+    def sent_by(self, publication: str) -> TableRows:
+        """Those that the publication sends. Raises ValueError where it cannot be told which."""
+        filters = self.filters or ()
+        if publication not in filters:
+            return replace(self, filters=None, sent=())
+        place = filters.index(publication)
+        if len(self.sent) != len(self.records):
+            raise ValueError("as many marks as records")
+        kept = tuple(
+            record for record, sent in zip(self.records, self.sent, strict=True) if sent[place] == "1"
+        )
+        return replace(self, records=kept, filters=None, sent=())
 
     @property
     def holder(self) -> tuple[str, str]:
@@ -161,6 +179,8 @@ def _rows(value: Mapping[str, Any]) -> TableRows:
         last=bool(value["last"]),
         records=tuple(value["records"]),
         whole=tuple(value.get("whole") or ()),
+        filters=tuple(value["filters"]) if "filters" in value else None,
+        sent=tuple(value.get("sent") or ()),
     )
 
 

@@ -133,6 +133,42 @@ def test_a_replica_identity_is_judged_as_the_application_would_meet_it(
             source.execute("update t set a = 2")
 
 
+LIMITS = [
+    ("alter table t replica identity default", "(a, b)", None),
+    (
+        "alter table t replica identity default",
+        "(b)",
+        "the publication's column list lacks a of its replica identity",
+    ),
+    (
+        "alter table t replica identity full",
+        "(a, b)",
+        "replica identity full with a column list in the publication",
+    ),
+    ("alter table t replica identity using index t_b_key", "(b) where (b > 0)", None),
+    ("alter table t replica identity full", "where (c > 0 and a > 0)", None),
+    (
+        "alter table t replica identity default",
+        "where (c > 0 and a > 0)",
+        "the publication's row filter uses c, not in its replica identity",
+    ),
+]
+
+
+@pytest.mark.parametrize(("identity", "limit", "problem"), LIMITS)
+def test_a_list_or_filter_is_judged_as_the_application_would_meet_it(
+    source: Database, session: Session, identity: str, limit: str, problem: str | None
+) -> None:
+    source.execute("create table t (a int primary key, b int not null unique, c int not null default 1)")
+    source.execute(f"{identity}; create publication p for table t {limit}; insert into t values (1, 1)")
+    assert table(session, "t").identity_problem == problem
+    if problem is None:
+        source.execute("update t set c = 2")
+    else:
+        with pytest.raises(psycopg.Error, match="cannot update table"):
+            source.execute("update t set c = 2")
+
+
 @needs_release("source", 18)
 def test_a_publication_that_does_not_send_generated_columns_makes_full_identities_fail(
     source: Database, session: Session

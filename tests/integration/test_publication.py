@@ -16,6 +16,7 @@ from connectors.postgres.publication import (
     full_identity_sql,
     publication_identity,
     read_publication,
+    read_row_filters,
     set_full_identity,
 )
 from connectors.postgres.session import Session, connect
@@ -56,7 +57,7 @@ def test_what_is_made_is_read_by_a_role_that_owns_nothing(owner: Session, sessio
     )
     assert found.published == {"insert", "update", "delete", "truncate"}
     assert [(table.schema, table.name) for table in found.tables] == [("S", "T t"), ("public", "a")]
-    assert all(table.columns is None and table.row_filter is None for table in found.tables)
+    assert all(table.columns is None and not table.is_filtered for table in found.tables)
 
 
 def test_an_empty_publication_can_be_made(owner: Session, session: Session) -> None:
@@ -75,7 +76,8 @@ def test_limits_that_somebody_set_are_seen(source: Database, session: Session) -
     assert found is not None
     assert found.published == {"insert"}
     assert found.tables[0].columns == ("id", "c")
-    assert found.tables[0].row_filter == "(id > 5)"
+    assert found.tables[0].is_filtered
+    assert read_row_filters(session, "p") == {("public", "a"): "(id > 5)"}
 
 
 def test_a_publication_of_a_whole_schema_or_of_all_tables_is_seen(source: Database, session: Session) -> None:

@@ -90,7 +90,7 @@ class Migrated:
 
 def accepted(session: Session, oid: int, anchored: str) -> dict[str, int | None] | None:
     """By column, what its rows from before it hold, as the log would tell; None where capture stops."""
-    shape = read_shape(session, oid)
+    shape = read_shape(session, oid, "p")
     assert shape is not None
     try:
         check_shape("t", anchored, shape)
@@ -129,7 +129,7 @@ def test_whatever_is_accepted_leaves_a_replica_with_the_rows_of_the_source(
         connection.execute("create table t (id int primary key, v int); insert into t values (1, 1), (2, 2)")
         connection.commit()
         ((oid,),) = connection.execute("select 't'::regclass::oid").fetchall()
-        before = read_shape(session, oid)
+        before = read_shape(session, oid, "p")
         assert before is not None
         migrated = Migrated(connection)
         migrated.told = {row["id"]: row for row in migrated.rows("table t")}

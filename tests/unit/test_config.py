@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import pickle
+import re
 import threading
 import time
 from datetime import timedelta
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.postgres.limits.limit import Limit
 from pipeline.app import policies
 from pipeline.config import Config, Initial, Keyless, load_config, parse_config, reading
 from schemas.ddl.kinds import DEFAULTS, Kind, Policy
@@ -212,6 +214,41 @@ def test_what_is_to_be_a_list_and_is_none_is_told_with_what_makes_it_one(key: st
     error = refused(f"name: a\nsource:\n  url: dbname=x\n  tables:\n    {key}: {value}\nlog: file:///x\n")
     seen = f"`source.tables.{key}` must be a list: write its values between [ and ]"
     assert error.message.endswith(f": {seen}")
+
+
+def limits(text: str) -> str:
+    return f"name: crm\nsource: {{url: service=crm, tables: {{limits: {{{text}}}}}}}\nlog: file:///log"
+
+
+def test_limits_are_of_one_table_each_by_the_name_that_postgresql_stores() -> None:
+    read = parse(limits('public.a: {columns: [id, "B"]}, \'"odd.one".t\': {where: "x = \') -- \' or (y)"}'))
+    assert read.source.tables.limits_by_name == {
+        ("public", "a"): Limit(("id", "B")),
+        ("odd.one", "t"): Limit(None, "x = ') -- ' or (y)"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("public.*: {columns: [id]}", "must name one table"),
+        ("public.a: {}", "needs `columns`, `where` or both"),
+        ("public.a: {columns: []}", "limits.public.a.columns"),
+        ("public.a: {columns: [id, id]}", "names a column twice"),
+        ("public.a: {where: ' '}", "must be an SQL expression"),
+        ("public.a: {where: 'id > 0) with (publish = (1'}", "its parentheses do not match"),
+        ("public.a: {where: '(id > 0'}", "its parentheses do not match"),
+        ("public.a: {where: 'id > 0; drop table a'}", "must be one SQL expression, without"),
+        ("public.a: {where: 'id > 0 -- all'}", "must be one SQL expression, without"),
+        ("public.a: {where: 'id > 0 /* all'}", "must be one SQL expression, without"),
+        ('public.a: {where: "n = \'x"}', "must be one SQL expression, without"),
+        ("public.a: {where: \"n = E'x\\\\'' or (n\"}", "must be one SQL expression, without"),
+        ("public.a: {where: 'n = $$$$x'}", "must be one SQL expression, without"),
+    ],
+)
+def test_a_limit_that_is_none_or_ends_its_statement_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse(limits(text))
 
 
 def test_all_errors_of_a_file_are_listed_in_its_order() -> None:

@@ -33,14 +33,14 @@ def chosen(
     *,
     existing: dict[int, str] | None = None,
     unavailable: frozenset[int] = frozenset(),
-    foreign_keys: frozenset[int] = frozenset(),
+    omitted: frozenset[tuple[int, int]] = frozenset(),
 ) -> tuple[list[int], tuple[str, ...]]:
     choice = choose(
         parse_toc(LISTING),
         existing_schemas=frozenset(existing or {}),
         existing_schema_names=frozenset((existing or {}).values()),
         unavailable=unavailable,
-        foreign_keys=foreign_keys,
+        omitted=omitted,
     )
     return [entry.dump_id for entry in choice.kept], choice.left_out
 
@@ -66,7 +66,7 @@ def test_schemas_that_are_there_already_and_their_comments_are_left_out() -> Non
 
 
 def test_foreign_keys_and_views_are_left_out_by_their_oid() -> None:
-    kept, left_out = chosen(unavailable=frozenset({16557}), foreign_keys=frozenset({16422, 16403}))
+    kept, left_out = chosen(unavailable=frozenset({16557}), omitted=frozenset({(2606, 16422), (1, 16403)}))
 
     assert kept == [2700, 7, 2, 221, 2538, 2533]
     assert "VIEW public v postgres" in left_out

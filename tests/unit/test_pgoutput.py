@@ -22,7 +22,7 @@ from connectors.postgres.pgoutput import (
 )
 from schemas.avro import RowCodec
 from schemas.change import UNCHANGED, Change, Message, Operation, TextValue, Truncate
-from schemas.errors import InternalError, KeepstreamError
+from schemas.errors import InternalError, KeepstreamError, RefusedData
 from schemas.lsn import Lsn
 from schemas.table import ReplicaIdentity, TableSchema
 
@@ -354,10 +354,13 @@ def test_an_old_tuple_or_an_insert_with_a_missing_value_is_refused() -> None:
     decoder = text_decoder(2)
     head = struct.pack(">I", 7)
     missing = encode_tuple([b"a", UNCHANGED])
-    for message in (b"I" + head + b"N" + missing, b"D" + head + b"O" + missing):
-        with pytest.raises(InternalError) as caught:
-            decoder.decode(message)
-        assert caught.value.code == "pgoutput-malformed"
+    with pytest.raises(InternalError) as caught:
+        decoder.decode(b"D" + head + b"O" + missing)
+    assert caught.value.code == "pgoutput-malformed"
+    with pytest.raises(RefusedData) as refused:
+        decoder.decode(b"I" + head + b"N" + missing)
+    assert refused.value.code == "row-incomplete"
+    assert 'alter table only "public"."t" replica identity full;' in refused.value.hint
 
 
 def test_a_binary_column_is_refused() -> None:

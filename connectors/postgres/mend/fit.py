@@ -10,10 +10,9 @@ from connectors.postgres import statements
 from connectors.postgres.apply_catalog import TargetTable, load_table
 from connectors.postgres.ddl import left_out
 from connectors.postgres.fitting import require_fit, require_quiet
-from connectors.postgres.relation import tables_of
+from connectors.postgres.limits.sent import lists_of, sent_columns, sent_versions
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.table_columns import read_table_columns
 from schemas.errors import OperatorNeeded
 
 
@@ -28,8 +27,9 @@ def fitting_target(
     """
     ignored = left_out.read(replica, pipeline).columns_of(*table.table_name)
     target = load_table(replica, table.schema, table.name, replica_role=replica_role).without(ignored)
-    columns = read_table_columns(source, [table.oid]).get(table.table_name)
-    for version in tables_of(source, [table.oid]):
+    lists = lists_of([table])
+    columns = sent_columns(source, [table.oid], lists).get(table.table_name)
+    for version in sent_versions(source, [table.oid], lists):
         require_fit(version, target, replica=name, source=columns)
     require_quiet(target, replica=name, replica_role=replica_role, verb="mending")
     return target

@@ -6,7 +6,7 @@ and not announced yet are announced here, and what cannot be followed stops capt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from connectors.postgres.catalog import CatalogColumn
@@ -14,7 +14,14 @@ from pipeline.capture.ddl.told import Told, shape_of_state, told_tables, with_to
 from pipeline.capture.history import left_tables, named_tables, renamed
 from pipeline.capture.partitions import known_members
 from pipeline.capture.schemachange import added_columns, describe_added
-from pipeline.capture.shapes import anchored_shapes, check_shape, first_shape, last_column, with_shape
+from pipeline.capture.shapes import (
+    anchored_shapes,
+    check_shape,
+    first_shape,
+    last_column,
+    listed_columns,
+    with_shape,
+)
 from schemas.change import ColumnsAdded
 from schemas.ddl.message import SchemaMessage, State
 from schemas.table import Column, ReplicaIdentity, TableSchema
@@ -29,7 +36,7 @@ def begun(entries: Entries, message: SchemaMessage) -> Entries:
     """
     for oid, state in _states(entries, message).items():
         _require_followed(entries, oid, state)
-        shape = shape_of_state(oid, state)
+        shape = shape_of_state(oid, state).only(listed_columns(entries, oid))
         before = told_tables(entries).get(oid)
         told = Told.of_shape(shape, state["schema"], state["name"])
         entries = with_told(entries, replace(told, entry=before.entry if before else ""))
@@ -45,11 +52,11 @@ def unannounced(
     found = []
     told = told_tables(entries)
     for oid, state in _states(entries, message).items():
-        previous = newest.get((state["schema"], state["name"]))
-        now = Told.of_shape(shape_of_state(oid, state), state["schema"], state["name"])
+        previous, listed = newest.get((state["schema"], state["name"])), listed_columns(entries, oid)
+        now = Told.of_shape(shape_of_state(oid, state).only(listed), state["schema"], state["name"])
         if previous is None or (oid in told and told[oid].columns == now.columns):
             continue
-        version = version_of(previous, state)
+        version = version_of(previous, state, listed)
         added = added_columns(previous, version)
         if added:
             catalog = {column["name"]: _column(column) for column in state["columns"]}
@@ -69,7 +76,8 @@ def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
 
 def _require_followed(entries: Entries, oid: int, state: State) -> None:
     """A look may have been ahead of this place: then it has compared what lies between."""
-    name, shape = f"{state['schema']}.{state['name']}", shape_of_state(oid, state)
+    name = f"{state['schema']}.{state['name']}"
+    shape = shape_of_state(oid, state).only(listed_columns(entries, oid))
     if (known := named_tables(entries).get(oid, name)) != name:
         raise renamed(known, name)
     entry = anchored_shapes(entries).get(oid)
@@ -77,15 +85,15 @@ def _require_followed(entries: Entries, oid: int, state: State) -> None:
         check_shape(name, entry, shape)
 
 
-def version_of(previous: TableSchema, state: State) -> TableSchema:
+def version_of(previous: TableSchema, state: State, listed: Collection[int] | None) -> TableSchema:
     """The version of the table's rows in this state, with the key that it had: its next Relation message may
-    tell another."""
+    tell another. `listed`: the numbers of those columns that rows have; None: of all."""
     keys = {column.name for column in previous.columns if column.key}
     is_full = state["replica_identity"] == ReplicaIdentity.FULL.value
     types = {column.name: column for column in previous.columns}
     columns = []
     for column in state["columns"]:
-        if column["generated"]:
+        if column["generated"] or (listed is not None and column["num"] not in listed):
             continue
         type_ = int(column["type_oid"]), int(column["typmod"])
         known = types.get(column["name"])

@@ -27,7 +27,15 @@ from pipeline.capture.ddl.told import (
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
 from pipeline.capture.partitions import Known, known_members, with_member, without_member
 from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import PREFIX, TYPE_PREFIX, check_rows, first_shape, type_entry, with_shape
+from pipeline.capture.shapes import (
+    PREFIX,
+    TYPE_PREFIX,
+    check_rows,
+    first_shape,
+    listed_columns,
+    type_entry,
+    with_shape,
+)
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
 from schemas.errors import HistoryBroken
 
@@ -106,10 +114,12 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
     if before is None or publication in before["published"]:
         _require_published(entries, told, state, publication)
     if before is not None and change.hidden and not change.rewritten:
-        then, now = shape_of_state(told.oid, before), shape_of_state(told.oid, state)
+        listed = listed_columns(entries, told.oid)
+        then = shape_of_state(told.oid, before).only(listed)
+        now = shape_of_state(told.oid, state).only(listed)
         check_rows(told.qualified_name, then, now, xid)
     if before is None or before["shape"]["columns"] != state["shape"]["columns"]:
-        shape = shape_of_state(told.oid, state)
+        shape = shape_of_state(told.oid, state).only(listed_columns(entries, told.oid))
         told = told.like(shape, *told.name)
         entries = with_shape(entries, first_shape(shape))
     if before is None or _name(before) != _name(state):

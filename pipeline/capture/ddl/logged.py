@@ -6,10 +6,11 @@ come with its joining.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from pipeline.capture.ddl.limited import relaxed
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, State
@@ -26,21 +27,29 @@ def for_log(
     message: SchemaMessage,
     known: Mapping[int, Told],
     tables: Selects,
+    listed: Mapping[int, Sequence[int]],
     *,
+    publication: str,
     wholes: Mapping[int, tuple[str, str]] | None = None,
     new: Collection[int] = (),
 ) -> SchemaMessage | None:
     """The part of it that replicas are told; None for nothing. `known`: by OID, tables of the log, before the
-    message and behind it; without those that left it. `wholes`: of the partitions among them, under which
-    name their rows are there. `new`: those that are partitions since this message.
+    message and behind it; without those that left it. `listed`: the numbers of their columns, of those with
+    a column list. `wholes`: of the partitions among them, under which name their rows are there. `new`: those
+    that are partitions since this message.
 
     Raises RefusedData (`schema-changed`) where the rows of a table were rewritten and are not in the stream.
     """
     told = {oid: table for oid, table in known.items() if not table.joining}
     wholes = wholes or {}
     if message.rows is not None:
-        rows = replace(message.rows, whole=wholes.get(message.rows.oid, ()))
-        return replace(message, rows=rows) if rows.oid in told else None
+        if message.rows.oid not in told or message.rows.oid in listed:
+            return None
+        rows = replace(message.rows.sent_by(publication), whole=wholes.get(message.rows.oid, ()))
+        return replace(message, rows=rows)
+    message = replace(
+        message, changes=tuple(relaxed(change, listed.get(change.oid)) for change in message.changes)
+    )
     if message.installed or message.removed:
         own = tuple(change for change in message.changes if change.oid in told)
         return replace(message, changes=own)

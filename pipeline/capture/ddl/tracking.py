@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
+from connectors.postgres.publication import read_publication
 from connectors.postgres.session import Session
 from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
 from pipeline.capture.ddl.judging import after_join, after_message, without_tracking
+from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import TRIGGERS, UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
@@ -27,8 +29,9 @@ from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import known_partitions, whole_names, without_shapes_below
 from pipeline.capture.schemachange import refuse_change
+from pipeline.capture.shapes import listed_columns
 from schemas.change import Message
-from schemas.ddl.message import SchemaMessage
+from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.errors import KeepstreamError, RefusedData
 from schemas.join import Join
 
@@ -159,6 +162,8 @@ class Tracking:
         if message.error:
             self._go_on_without(message)
             return None
+        if message.rows is not None and message.rows.filters is None:
+            self._require_unfiltered(message.rows)
         was_tracked, before = self.is_tracked, self.told
         entries = self._chain.publication
         if message.installed and was_tracked:
@@ -172,6 +177,8 @@ class Tracking:
                 message,
                 known,
                 self._options.tables,
+                self._listed(message),
+                publication=self._options.publication,
                 wholes={**whole_names(entries, before), **whole_names(now, self.told)},
                 new=known_partitions(now).keys() - known_partitions(entries).keys() - before.keys(),
             )
@@ -210,6 +217,30 @@ class Tracking:
         self.looks_soon = True
         said = {"command": message.tag, "error": message.error}
         logger.warning("schema change is told with the next one of the same object", extra=said)
+
+    def _require_unfiltered(self, rows: TableRows) -> None:
+        """Of event triggers that know no row filters. The catalog tells: a filter never changes (P11)."""
+        publication = read_publication(self._session, self._options.publication)
+        tables = publication.tables if publication is not None else ()
+        if any(table.oid == rows.oid and table.is_filtered for table in tables):
+            raise refuse_change(
+                f"{rows.schema}.{rows.table}",
+                "it was rewritten, and the source's event triggers are too old to know its row filter",
+            )
+
+    def _listed(self, message: SchemaMessage) -> dict[int, tuple[int, ...]]:
+        """The numbers of the columns of those of its tables that have a column list, or are to have one."""
+        known, entries = self.told, self._chain.publication
+        lists = {
+            change.oid: listed_columns(entries, change.oid)
+            if change.oid in known
+            else to_be_listed(change, self._options.tables)
+            for change in message.changes
+            if change.class_ == "table"
+        }
+        if message.rows is not None:
+            lists[message.rows.oid] = listed_columns(entries, message.rows.oid)
+        return {oid: listed for oid, listed in lists.items() if listed is not None}
 
     def _learn(self, message: SchemaMessage, xid: int) -> None:
         chain, was_tracked, before = self._chain, self.is_tracked, self.told

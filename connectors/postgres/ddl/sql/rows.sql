@@ -23,14 +23,28 @@ begin
 end
 $$;
 
+-- `sent`: of each record, for each publication in `filters`, whether that sends it: 1 or 0.
 create or replace function keepstream.emit_records(
-    head text, records text[], is_first boolean, is_last boolean
+    head text, records text[], sent text[], is_first boolean, is_last boolean
 ) returns void
 language plpgsql volatile as $$
 begin
     perform keepstream.emit(format(
-        '{"rows": %s, "first": %s, "last": %s, "records": %s}}',
-        rtrim(head, '}'), is_first::text, is_last::text, to_json(records)));
+        '{"rows": %s, "first": %s, "last": %s, "sent": %s, "records": %s}}',
+        rtrim(head, '}'), is_first::text, is_last::text, to_json(sent), to_json(records)));
+end
+$$;
+
+-- The row filters on the table: names of their publications, and one expression that has a digit for each, or null.
+create or replace function keepstream.row_filters(id oid, out publications jsonb, out digits text)
+language plpgsql stable as $$
+begin
+    select coalesce(jsonb_agg(p.pubname order by p.oid), '[]'),
+           coalesce(string_agg(format('case when %s then ''1'' else ''0'' end', pg_get_expr(r.prqual, id)),
+                               ' || ' order by p.oid), 'null::text')
+      into publications, digits
+      from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+     where r.prrelid = id and r.prqual is not null;
 end
 $$;
 
@@ -45,10 +59,15 @@ declare
     size_bytes bigint := 0;
     is_first boolean := true;
     record_text text;
+    sent text[] := '{}';
+    sent_by text;
+    filters record;
 begin
+    filters := keepstream.row_filters(id);
     select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
            format('%I.%I', min(n.nspname), min(c.relname)),
            jsonb_build_object('oid', c.oid::bigint, 'schema', min(n.nspname), 'table', min(c.relname),
+               'filters', filters.publications,
                'columns', coalesce(
                    jsonb_agg(a.attname order by a.attnum) filter (where a.attnum is not null), '[]'))
       into columns, qualified, head
@@ -58,17 +77,23 @@ begin
         on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
      where c.oid = id
      group by c.oid;
-    for record_text in execute format('select row(%s)::text from only %s', columns, qualified) loop
+    for record_text, sent_by in execute format(
+        'select row(%s)::text, %s from only %s', columns, filters.digits, qualified)
+    loop
         if size_bytes + octet_length(record_text) > 1000000 and size_bytes > 0 then
-            perform keepstream.emit_records(head, records, is_first, false);
+            perform keepstream.emit_records(head, records, sent, is_first, false);
             records := '{}';
+            sent := '{}';
             size_bytes := 0;
             is_first := false;
         end if;
         records := records || record_text;
+        if sent_by is not null then
+            sent := sent || sent_by;
+        end if;
         size_bytes := size_bytes + octet_length(record_text);
     end loop;
-    perform keepstream.emit_records(head, records, is_first, true);
+    perform keepstream.emit_records(head, records, sent, is_first, true);
 end
 $$;
 

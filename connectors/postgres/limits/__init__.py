@@ -1,0 +1,1 @@
+"""What a publication sends of a table: its column list, and its row filter (PostgreSQL 15 on)."""

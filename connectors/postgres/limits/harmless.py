@@ -1,0 +1,60 @@
+"""That no UPDATE or DELETE fails in the application because of a list or filter that we make."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+
+from connectors.postgres.catalog import TableKind, list_tables
+from connectors.postgres.limits.limit import Limit, Limits
+from connectors.postgres.publication import (
+    TableName,
+    create_publication,
+    read_publication,
+    read_row_filters,
+)
+from connectors.postgres.session import Session, wrapped
+from schemas.errors import OperatorNeeded
+
+
+def require_harmless(session: Session, publication: str, tables: Collection[TableName]) -> None:
+    """In the transaction that published these. Raises OperatorNeeded (`limit-unfit`)."""
+    for table in list_tables(session, publication=publication):
+        if (table.schema, table.name) in tables and table.kind is TableKind.PARTITIONED:
+            raise OperatorNeeded(
+                f"{table.qualified_name} is partitioned and followed as a whole: that is all of it",
+                code="limit-unfit",
+                hint="Take it out of source.tables.limits; or set `source.partitions: leaves` and name"
+                " partitions.",
+            )
+        if (table.schema, table.name) in tables and table.identity_problem is not None:
+            raise OperatorNeeded(
+                f"with what source.tables.limits says of {table.qualified_name}, its UPDATE and DELETE would"
+                f" fail in the application: {table.identity_problem}",
+                code="limit-unfit",
+                hint="List the columns of its replica identity, and let `where` use no others; or, without"
+                " `columns`, give it REPLICA IDENTITY FULL.",
+            )
+
+
+def preview(session: Session, limits: Limits, *, by_root: bool) -> dict[TableName, Limit]:
+    """As PostgreSQL would publish these tables, which are ours: tried in a transaction that is rolled back.
+
+    Raises OperatorNeeded (`limit-refused`, `limit-unfit`, `privilege-missing`), RetryLater (`lock-timeout`).
+    """
+    name = f"keepstream_preview_{secrets.token_hex(8)}"
+    with session.transaction(force_rollback=True):
+        with wrapped("trying source.tables.limits"):
+            session.execute("set local lock_timeout = '1s'")
+        create_publication(session, name, list(limits), by_root=by_root, limits=limits)
+        require_harmless(session, name, limits)
+        return read_limits(session, name)
+
+
+def read_limits(session: Session, publication: str) -> dict[TableName, Limit]:
+    """As the publication has its tables. Waits for whoever has a filtered one locked."""
+    found, filters = read_publication(session, publication), read_row_filters(session, publication)
+    return {
+        (table.schema, table.name): Limit(table.columns, filters.get((table.schema, table.name)))
+        for table in (found.tables if found is not None else ())
+    }

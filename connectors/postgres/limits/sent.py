@@ -1,0 +1,59 @@
+"""Tables as the log has them: of a table with a column list, the columns that the publication lists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from connectors.postgres.publication import TableName
+from connectors.postgres.relation import tables_of
+from connectors.postgres.session import Session, wrapped
+from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.table_columns import TableColumns, read_table_columns
+from schemas.table import TableSchema
+
+ColumnLists = Mapping[TableName, Collection[str]]
+"""Of those tables that have one."""
+
+_LISTS: Final = """
+    select n.nspname, c.relname, array_agg(a.attname::text)
+      from pg_publication p
+      join pg_publication_rel r on r.prpubid = p.oid
+      join pg_class c on c.oid = r.prrelid
+      join pg_namespace n on n.oid = c.relnamespace
+      join pg_attribute a on a.attrelid = c.oid and a.attnum = any (r.prattrs::int2[])
+     where p.pubname = %s
+     group by 1, 2
+"""
+
+
+def read_column_lists(session: Session, publication: str) -> ColumnLists:
+    """Of the tables that the publication lists with one."""
+    with wrapped(f"reading the column lists of publication {publication}"):
+        rows = session.execute(_LISTS, [publication])
+        return {(schema, name): frozenset(columns) for schema, name, columns in rows}
+
+
+def lists_of(tables: Iterable[SnapshotTable]) -> ColumnLists:
+    """The same of tables as a snapshot shows them."""
+    return {table.table_name: frozenset(table.columns) for table in tables if table.has_list}
+
+
+def sent_versions(session: Session, oids: Iterable[int], lists: ColumnLists) -> tuple[TableSchema, ...]:
+    """As `tables_of`."""
+    return tuple(_only(table, lists) for table in tables_of(session, oids))
+
+
+def sent_columns(
+    session: Session, oids: Collection[int], lists: ColumnLists
+) -> dict[TableName, TableColumns]:
+    """As `read_table_columns`."""
+    found = read_table_columns(session, oids)
+    return {name: columns.only(lists[name]) if name in lists else columns for name, columns in found.items()}
+
+
+def _only(table: TableSchema, lists: ColumnLists) -> TableSchema:
+    listed = lists.get((table.schema, table.name))
+    if listed is None:
+        return table
+    return table.without([i for i, name in enumerate(table.column_names) if name not in listed])

@@ -1,0 +1,81 @@
+"""What schema messages tell of a table with a column list (decision 015). Pure.
+
+A replica's table has all columns, and those that the publication does not list are NULL in each row. So of
+these it is told neither NOT NULL nor defaults nor what else their values would have to fit. PostgreSQL lets
+nobody alter the type of a column that is listed: what was rewritten is of no row's in the log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from pipeline.config.model import Tables
+from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
+
+_NOT_TOLD: Final = {
+    "not_null": False,
+    "default": None,
+    "identity": "",
+    "identity_options": None,
+    "missing": None,
+    "has_missing": False,
+}
+
+
+def relaxed(change: ObjectChange, listed: Collection[int] | None) -> ObjectChange:
+    """`listed`: the numbers of the columns that rows have; None: all."""
+    if listed is None or change.class_ != "table":
+        return change
+    rewritten = UNPUBLISHED if change.rewritten else ""
+    before, after = _relaxed(change.before, listed), _relaxed(change.after, listed)
+    return replace(change, before=before, after=after, rewritten=rewritten)
+
+
+def to_be_listed(change: ObjectChange, tables: Tables) -> tuple[int, ...] | None:
+    """The same of a table that is still to join, as the configuration has it."""
+    state = change.after or change.before or {}
+    limit = tables.limit_of(state["schema"], state["name"])
+    if limit is None or limit.columns is None:
+        return None
+    return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)
+
+
+def _relaxed(state: State | None, listed: Collection[int]) -> State | None:
+    if state is None:
+        return None
+    unlisted = [column["name"] for column in state["columns"] if column["num"] not in listed]
+    broken = {each["oid"] for each in state["constraints"] if _is_broken(each["def"], each["type"], unlisted)}
+    return {
+        **state,
+        "columns": [_column(column, listed) for column in state["columns"]],
+        "constraints": [each for each in state["constraints"] if each["oid"] not in broken],
+        "indexes": [each for each in state["indexes"] if not _is_broken_index(each, unlisted)],
+    }
+
+
+def _column(column: Mapping[str, Any], listed: Collection[int]) -> Mapping[str, Any]:
+    if column["num"] in listed:
+        return column
+    if column["generated"]:
+        return {**column, "not_null": False}
+    return {**column, **_NOT_TOLD}
+
+
+def _is_broken(definition: str, kind: str, unlisted: Iterable[str]) -> bool:
+    """A key of rows that are NULL there; UNIQUE and EXCLUDE take any number of them, foreign keys too."""
+    strict = kind in ("c", "n", "p") or (kind == "u" and "NULLS NOT DISTINCT" in definition)
+    return strict and any(_names(definition, column) for column in unlisted)
+
+
+def _is_broken_index(index: Mapping[str, Any], unlisted: Iterable[str]) -> bool:
+    kind = "p" if index["primary"] else "u" if index["unique"] else ""
+    return _is_broken(index["def"], kind, unlisted)
+
+
+def _names(definition: str, column: str) -> bool:
+    """Whether SQL names the column; or has a text that looks like its name."""
+    quoted = '"' + column.replace('"', '""') + '"'
+    return quoted in definition or bool(re.search(rf"(?<![\w$]){re.escape(column)}(?![\w$])", definition))

@@ -1,0 +1,57 @@
+"""What schema messages tell replicas of columns that the publication does not list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pipeline.capture.ddl.limited import relaxed
+from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, TableRows
+
+
+def column(num: int, name: str, **more: Any) -> dict[str, Any]:
+    known = {"identity": "", "identity_options": None, "missing": "1", "has_missing": True, "generated": ""}
+    return {"num": num, "name": name, "not_null": True, "default": "1", **known, **more}
+
+
+def constraint(oid: int, kind: str, definition: str) -> dict[str, Any]:
+    return {"oid": oid, "type": kind, "def": definition}
+
+
+STATE = {
+    "columns": [column(1, "id"), column(2, 'a"b'), column(3, "g", generated="s", default="id + 1")],
+    "constraints": [
+        constraint(1, "p", "PRIMARY KEY (id)"),
+        constraint(2, "c", 'CHECK (("a""b" > 0))'),
+        constraint(3, "u", 'UNIQUE (id, "a""b")'),
+        constraint(4, "u", 'UNIQUE NULLS NOT DISTINCT ("a""b")'),
+        constraint(5, "c", "CHECK ((idle > 0))"),
+    ],
+    "indexes": [
+        {"oid": 6, "primary": False, "unique": False, "def": 'CREATE INDEX i ON t USING btree ("a""b")'}
+    ],
+}
+
+
+def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> None:
+    change = relaxed(ObjectChange("table", 9, None, STATE, SENT), [1])
+    assert change.after is not None
+    told = {each["name"]: (each["not_null"], each["default"]) for each in change.after["columns"]}
+    assert told == {"id": (True, "1"), 'a"b': (False, None), "g": (False, "id + 1")}
+    assert [each["oid"] for each in change.after["constraints"]] == [1, 3, 5]
+    assert [each["oid"] for each in change.after["indexes"]] == [6]
+    assert change.rewritten == UNPUBLISHED
+
+
+def test_a_table_without_a_list_and_another_object_are_told_as_they_are() -> None:
+    table, other = ObjectChange("table", 9, None, STATE), ObjectChange("type", 9, None, {"name": "t"})
+    assert relaxed(table, None) is table
+    assert relaxed(other, [1]) is other
+
+
+def test_rewritten_rows_are_those_that_the_publication_sends() -> None:
+    rows = TableRows(9, "s", "t", ("id",), True, True, ("(1)", "(2)", "(3)"))
+    rows = replace(rows, filters=("p", "q"), sent=("10", "01", "11"))
+    assert rows.sent_by("p").records == ("(1)", "(3)")
+    assert rows.sent_by("q").records == ("(2)", "(3)")
+    assert rows.sent_by("other").records == rows.records
