@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from connectors.postgres.publication import POSTGRESQL_18, create_publication_sql
+from connectors.postgres.limits.limit import Limits
+from connectors.postgres.publication import POSTGRESQL_18, create_publication_sql, limit_sql
 from connectors.postgres.session import describe
 from schemas.errors import ConfigError
 
@@ -72,10 +73,11 @@ def _of_service(conninfo: str) -> dict[str, str]:
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """Tables that one pattern of `include` names and none of `exclude`; a pattern is a regular
-    expression for the schema and one for the table."""
+    expression for the schema and one for the table. `limits`: of those of which not all is published."""
 
     include: tuple[tuple[str, str], ...]
     exclude: tuple[tuple[str, str], ...]
+    limits: Limits = field(default_factory=dict)
 
 
 _CREATE_ROLE = """\
@@ -106,7 +108,8 @@ declare
     tables text;
     owners oid[];
 begin
-    select string_agg(format('only %I.%I', n.nspname, c.relname), ', ' order by n.nspname, c.relname),
+    select string_agg(format('only %I.%I', n.nspname, c.relname){limits}, ', '
+                      order by n.nspname, c.relname),
            array_agg(distinct c.relowner)
       into tables, owners
       from pg_catalog.pg_class c
@@ -169,6 +172,7 @@ def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
     create_publication = _CREATE_PUBLICATION.format(
         include=_any_of(chosen.include),
         exclude=_any_of(chosen.exclude),
+        limits=_limits(chosen.limits),
         publication_text=_literal(publication),
         version_18=str(POSTGRESQL_18),
         create=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18 - 1)),
@@ -179,6 +183,16 @@ def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
     return _fill(_SOURCE, login, role_sql=_role(login, "login replication")) + _fill(
         _PUBLICATION, login, create_publication=_block(create_publication)
     )
+
+
+def _limits(limits: Limits) -> str:
+    """What follows on a table's name."""
+    cases = [
+        f"\n when n.nspname = {_literal(schema)} and c.relname = {_literal(table)}"
+        f" then {_literal(limit_sql(limit))}"
+        for (schema, table), limit in limits.items()
+    ]
+    return f" || case{''.join(cases)}\n else '' end" if cases else ""
 
 
 def replica_grants(conninfo: str) -> str:

@@ -380,6 +380,11 @@ def _listed(tables: Iterable[TableName], limits: Limits) -> sql.Composed:
     return sql.SQL(", ").join(_only([table]) + _limited(limits.get(table, Limit())) for table in tables)
 
 
+def limit_sql(limit: Limit) -> str:
+    """What stands behind the table's name: its columns, and WHERE."""
+    return _limited(limit).as_string()
+
+
 def _limited(limit: Limit) -> sql.Composed:
     columns = sql.SQL(", ").join(map(sql.Identifier, limit.columns or ()))
     listed = sql.SQL(" ({})").format(columns) if limit.columns else sql.Composed([])

@@ -255,6 +255,7 @@ def _grants(config: Config, server: str | None) -> str:
     chosen = Chosen(
         tuple(pattern.regexes for pattern in tables.include),
         tuple(pattern.regexes for pattern in tables.exclude),
+        tables.limits_by_name,
     )
     source = source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)
     parts = [ServerSql("source", source.strip())]

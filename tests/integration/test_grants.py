@@ -36,6 +36,7 @@ if release("source") >= 18:
         create table virtual_full (x int, y int generated always as (x) virtual);
         alter table virtual_full replica identity full;
     """
+LIMITS = '{public.customer: {columns: [id, name], where: "id > 0 and id <> 7"}}'
 PUBLISHED = {"customer", 'Odd "Table', "full_identity", "generated_full", "part"}
 
 
@@ -53,7 +54,7 @@ def write_config(path: Path, source: Database, replica: Database, role: str) -> 
 
     path.write_text(
         f'name: crm\nsource: {{url: "{conninfo(source)}", keyless: exclude,'
-        f" tables: {{exclude: ['public.audit_*']}}}}\nlog: file://{path.parent}/log\n"
+        f" tables: {{exclude: ['public.audit_*'], limits: {LIMITS}}}}}\nlog: file://{path.parent}/log\n"
         f'replicas: {{standby: "{conninfo(replica)}"}}\n'
     )
     path.chmod(0o600)
@@ -87,6 +88,8 @@ def test_after_the_grants_check_finds_no_error(
         database.execute_as_admin(f"alter role \"{role}\" password 'first'")
     listed = source.execute("select tablename from pg_publication_tables where pubname = 'keepstream_crm'")
     assert {name for (name,) in listed} == PUBLISHED
+    limited = "select attnames::text, rowfilter from pg_publication_tables where tablename = 'customer'"
+    assert source.execute(limited) == [("{id,name}", "((id > 0) AND (id <> 7))")]
     owner = source.execute("select pg_get_userbyid(pubowner) from pg_publication")
     assert owner == [(source.owner,)]  # so that its rights can be lent when tables are to join
     findings = preflight(load_config(path))

@@ -304,3 +304,24 @@ def test_limits_that_would_make_writes_fail_or_that_postgresql_refuses_are_found
     assert "no_such" in found["public.line"]["message"]
     assert pipeline.run("run").code == 4
     assert pipeline.source.execute("select count(*) from pg_publication") == [(0,)]
+
+
+def test_a_row_that_comes_into_the_filter_without_all_of_its_values_stops_capture_and_was_warned_of(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute(
+        "create table t (id int primary key, note text); alter table t alter note set storage external;"
+        " insert into t values (1, repeat('x', 9999)), (2, 'short')"
+    )
+    publish(pipeline, "t where (id > 100)")
+    warned = {each["code"]: each["fix"] for each in pipeline.run("check", "--json").json["findings"]}
+    assert warned["filter-incomplete"] == 'alter table only "public"."t" replica identity full;'
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "log begun" in capture.output, "the log")
+    pipeline.source.execute("update t set id = 102 where id = 2")
+    pipeline.source.execute("update t set id = 101 where id = 1")
+    assert capture.wait(30) == 4
+    assert "error[row-incomplete]: an UPDATE of public.t brought a row into" in capture.output
+    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
+    assert '"short"' in told
