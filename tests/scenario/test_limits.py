@@ -320,8 +320,8 @@ def test_a_row_that_comes_into_the_filter_without_all_of_its_values_stops_captur
     capture = pipeline.start("capture")
     pipeline.until(lambda: "log begun" in capture.output, "the log")
     pipeline.source.execute("update t set id = 102 where id = 2")
+    tail = ("events", "tail", "--json", "--no-follow", "--from", "start")
+    pipeline.until(lambda: '"short"' in pipeline.run(*tail).stdout, "the row that is whole")
     pipeline.source.execute("update t set id = 101 where id = 1")
     assert capture.wait(30) == 4
     assert "error[row-incomplete]: an UPDATE of public.t brought a row into" in capture.output
-    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
-    assert '"short"' in told
