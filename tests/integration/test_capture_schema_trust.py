@@ -272,6 +272,32 @@ def test_a_trigger_that_was_disabled_for_a_while_without_ddl_changes_nothing(
     assert [message.tag for message in schema_messages(content)] == ["ALTER TABLE"]
 
 
+def test_what_is_committed_behind_a_schema_s_new_name_is_told_by_that(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    source.execute("create schema s; create table s.t (id int primary key)")
+    with capturing(options), source.connect(autocommit=False) as slow:
+        content = begun(change_log)
+        slow.execute(
+            "alter table s.t add c float8 default random(); create table s.u (id int primary key, n int);"
+            " create index i on s.u (n); alter table s.u add check (n > 0 and current_schema() <> 's.u')"
+        )
+        source.execute("alter schema s rename to z")
+        slow.commit()
+        source.execute("insert into z.t values (1, 1)")
+        content.wait(lambda c: c.ids("z.t") == [1], "the row")
+    names = [change.name for message in schema_messages(content) for change in message.changes]
+    assert names == ["z", "z.t", "z.u", "z.u", "z.u"]
+    ((index,),) = [
+        [index["def"] for index in change.after["indexes"] if index["name"] == "i"]
+        for message in schema_messages(content)
+        for change in message.changes
+        if message.tag == "CREATE INDEX" and change.after is not None
+    ]
+    assert index == 'CREATE INDEX i ON "z".u USING btree (n)'
+    assert [m.rows.schema for m in schema_messages(content) if m.rows] == ["z"]
+
+
 HANDS: dict[str, str] = {
     "a table is taken out": "alter publication keepstream_crm drop table customer",
     "a table is taken out and put back": (

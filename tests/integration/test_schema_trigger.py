@@ -338,7 +338,7 @@ def test_a_state_has_every_key(shared: Tracked, schema: str) -> None:
         "access_method", "acl", "columns", "comment", "constraints", "force_row_security", "indexes",
         "inherits", "kind", "name", "of_type", "options", "owner", "part_acl", "partition_bound",
         "partition_key", "partition_of", "persistence", "policies", "published", "replica_identity",
-        "row_security", "rules", "schema", "shape", "triggers",
+        "row_security", "rules", "schema", "schema_oid", "shape", "triggers",
     ]  # fmt: skip
     key = named(state, "columns", "id")
     assert key["identity"] == "a"

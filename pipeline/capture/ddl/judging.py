@@ -12,6 +12,7 @@ from typing import Any
 from connectors.postgres.shape import UsedType
 from pipeline.capture.ddl.begun import begun
 from pipeline.capture.ddl.told import (
+    SCHEMA_PREFIX,
     TOLD_PREFIX,
     TRACKED,
     TRACKED_PREFIX,
@@ -20,6 +21,7 @@ from pipeline.capture.ddl.told import (
     is_tracked,
     shape_of_state,
     told_tables,
+    with_schema_name,
     with_told,
     with_unseen,
     without_told,
@@ -61,7 +63,7 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
 
 def without_tracking(entries: Entries) -> Entries:
     """From here on the catalog says what became of tables, as without event triggers."""
-    prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX)
+    prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX, SCHEMA_PREFIX)
     return tuple(entry for entry in entries if not entry.startswith(prefixes))
 
 
@@ -188,9 +190,13 @@ def taken_out(publication: str, table: str) -> HistoryBroken:
 
 
 def _after_schema(entries: Entries, change: ObjectChange) -> Entries:
-    if change.before is None or change.after is None:
+    if change.before is None:
         return entries
+    if change.after is None:
+        return with_schema_name(entries, change.oid, None)
     old, new = change.before["name"], change.after["name"]
+    if old != new:
+        entries = with_schema_name(entries, change.oid, new)
     for told in told_tables(entries).values():
         if told.schema == old != new:
             entries = with_told(entries, replace(told, schema=new))

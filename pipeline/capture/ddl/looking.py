@@ -30,7 +30,15 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.judging import taken_out
-from pipeline.capture.ddl.told import TRACKED, TRACKED_PREFIX, Told, is_tracked, told_tables, unseen
+from pipeline.capture.ddl.told import (
+    SCHEMA_PREFIX,
+    TRACKED,
+    TRACKED_PREFIX,
+    Told,
+    is_tracked,
+    told_tables,
+    unseen,
+)
 from pipeline.capture.history import (
     announced_now,
     check_published,
@@ -123,7 +131,7 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
         *types,
         *announced_joins(entries),
         *(leave.to_token() for leave in leaving),
-        *(entry for entry in entries if entry.startswith((TRACKED_PREFIX, PARTITION_PREFIX))),
+        *(e for e in entries if e.startswith((TRACKED_PREFIX, SCHEMA_PREFIX, PARTITION_PREFIX))),
     )
     acting: Differences = {} if catalog.triggers_act else {TRIGGERS: triggers_missing()}
     renames = _renames(catalog, listed)

@@ -21,6 +21,7 @@ TRACKED: Final = "ddl:1"
 TRACKED_PREFIX: Final = "ddl:"
 TOLD_PREFIX: Final = "told:"
 UNSEEN_PREFIX: Final = "unseen:"
+SCHEMA_PREFIX: Final = "schema:"
 _DIGEST_DIGITS: Final = 16
 
 
@@ -100,6 +101,19 @@ def shape_of_state(oid: int, state: State) -> Shape:
 def is_tracked(entries: Iterable[str]) -> bool:
     """Whether from the ANCHOR's place on schema messages tell of every DDL."""
     return any(entry.startswith(TRACKED_PREFIX) for entry in entries)
+
+
+def with_schema_name(entries: Iterable[str], oid: int, name: str | None) -> tuple[str, ...]:
+    """The entries with a renamed schema's name; None: it was dropped."""
+    own = f"{SCHEMA_PREFIX}[{oid}, "
+    others = tuple(entry for entry in entries if not entry.startswith(own))
+    return others if name is None else (*others, SCHEMA_PREFIX + json.dumps([oid, name]))
+
+
+def schema_names(entries: Iterable[str]) -> dict[int, str]:
+    """Of schemas that were renamed, by OID."""
+    found = (entry.removeprefix(SCHEMA_PREFIX) for entry in entries if entry.startswith(SCHEMA_PREFIX))
+    return dict(map(json.loads, found))
 
 
 def with_unseen(entries: Iterable[str], xid: int) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from pipeline.capture.ddl.judging import after_join, after_message, without_trac
 from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import TRIGGERS, UNTRACKED, Differences, look
-from pipeline.capture.ddl.told import Told, is_tracked, told_tables, with_unseen
+from pipeline.capture.ddl.told import Told, is_tracked, schema_names, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import known_partitions, whole_names, without_shapes_below
@@ -32,6 +32,7 @@ from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import listed_columns
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage, TableRows
+from schemas.ddl.requalify import requalified
 from schemas.errors import KeepstreamError, RefusedData
 from schemas.join import Join
 
@@ -166,6 +167,7 @@ class Tracking:
             self._require_unfiltered(message.rows)
         was_tracked, before = self.is_tracked, self.told
         entries = self._chain.publication
+        message = self._in_schemas_of_now(message)
         if message.installed and was_tracked:
             message = self._missed(message, xid)
         try:
@@ -202,6 +204,17 @@ class Tracking:
     def _knew(self, oid: int, snapshot: str) -> bool:
         """Whether it shows what the newest message told of a table."""
         return oid not in self._told_by or not snapshot or is_visible(snapshot, self._told_by[oid])
+
+    def _in_schemas_of_now(self, message: SchemaMessage) -> SchemaMessage:
+        """Its command may have run before a schema was renamed, and be committed behind that."""
+        names = schema_names(self._chain.publication)
+        if not names:
+            return message
+        if message.rows is not None:
+            told = self.told.get(message.rows.oid)
+            named = told.name if told is not None else (message.rows.schema, message.rows.table)
+            return replace(message, rows=replace(message.rows, schema=named[0], table=named[1]))
+        return replace(message, changes=tuple(requalified(change, names) for change in message.changes))
 
     def _go_on_without(self, message: SchemaMessage) -> None:
         """The trigger failed. Its state of the object is still the one from before, so the next change of

@@ -645,7 +645,8 @@ begin
     if jsonb_typeof(state -> 'schema') is distinct from 'number' then
         return state;
     end if;
-    return state || jsonb_build_object('schema', keepstream.schema_name((state ->> 'schema')::oid))
+    return state || jsonb_build_object(
+            'schema', keepstream.schema_name((state ->> 'schema')::oid), 'schema_oid', state -> 'schema')
         || case when state ? 'inherits' then jsonb_build_object(
                'partition_of', keepstream.relation_name((state ->> 'partition_of')::oid),
                'inherits', (
