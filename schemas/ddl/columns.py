@@ -266,6 +266,9 @@ class ColumnDiff:
                 Name((constraint["name"],)),
             )
             yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)
+        if constraint["inherited"] and constraint["local"] and not before["local"]:
+            change = ("alter column ", Name((now["name"],)), " set not null")
+            yield self._step(Kind.NOT_NULL, now, change, since=18, only=self._can_be_alone)
         if constraint["validated"] and not before["validated"]:
             change = ("validate constraint ", Name((constraint["name"],)))
             yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)

@@ -244,6 +244,7 @@ ALONE = [
     "alter table only crm.p drop constraint c; alter table only crm.q drop constraint c",
     "truncate crm.q; alter table crm.p alter v drop not null;"
     " alter table crm.p alter v set not null, add constraint d check (v > 1)",
+    "alter table only crm.q alter v set not null; alter table only crm.q alter id set not null",
 ]
 """Only the parent changes, or only a child."""
 OF_TYPE = [

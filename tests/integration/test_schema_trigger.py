@@ -259,7 +259,10 @@ CASES = {
     "set schema": Case(
         "create table t (id serial); create schema {s}_a",
         "alter table t set schema {s}_a",
-        {**table("schema", "columns"), ("sequence", "t_id_seq"): {"schema"}},
+        {
+            **table("schema", "schema_oid", "columns"),
+            ("sequence", "t_id_seq"): {"schema", "schema_oid"},
+        },
     ),
     "other": Case(TABLE, "create statistics {s}.x on v, n from t", {("other", "None"): {"created"}}),
     "other dropped": Case(
