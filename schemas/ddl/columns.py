@@ -126,9 +126,9 @@ class ColumnDiff:
             was = self._was.get(number)
             if was is not None and was["name"] != column["name"]:
                 yield self._renamed(was, column)
-        for number, was in self._was.items():
-            if number not in self._now:
-                yield self._dropped(was)
+        gone = [was for number, was in self._was.items() if number not in self._now]
+        for was in sorted(gone, key=lambda was: not was["generated"]):  # PostgreSQL refuses what others need
+            yield self._dropped(was)
         for number, column in self._now.items():
             if number in self._was:
                 yield from self._altered(self._was[number], column)

@@ -119,7 +119,10 @@ TYPES = [
     "alter table crm.t add x crm.feeling default 'sad'; create type crm.color as enum ('r', 'g');"
     " create table crm.col (id int primary key, c crm.color not null default 'r', a crm.color[]);"
     " insert into crm.col values (1, 'g', '{r,g}')",
-    "alter table crm.t drop column s; drop type crm.span",
+    "alter table crm.t drop column s; drop type crm.span;"
+    " alter table crm.t add n int default 1, add twice int generated always as (id * 2) stored",
+    "alter table crm.t add thrice int generated always as (n * 3) stored;"
+    " alter table crm.t drop column thrice, drop column n, drop column twice",
     "alter table crm.t alter column x type text using upper(x::text)",
     "comment on type crm.feeling is 'f'; comment on domain crm.positive is 'p'",
     "drop type crm.color cascade; insert into crm.col values (2)",

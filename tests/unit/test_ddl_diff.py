@@ -137,6 +137,14 @@ def test_a_column_of_the_same_name_is_dropped_before_the_new_one_is_added() -> N
     ]
 
 
+def test_what_is_computed_of_a_column_is_dropped_before_it() -> None:
+    before = table("t", ID, column(2, "x"), column(3, "y", generated="s", default="(x + 1)"))
+    assert sql(change(before, table("t", ID))) == [
+        'alter table "crm"."t" drop column if exists "y";',
+        'alter table "crm"."t" drop column if exists "x";',
+    ]
+
+
 def test_a_rewritten_table_is_emptied_first_and_its_type_converts_no_row() -> None:
     before = table("t", ID, column(2, "x", default="5"))
     after = table("t", ID, column(2, "x", "text", 25, default="'5'::text"))
