@@ -326,6 +326,21 @@ begin
 end
 $$;
 
+-- A shape with the columns' xmin of now, which GRANT on a column changes; if nothing else is another.
+create or replace function keepstream.shape_around(id oid, held jsonb) returns jsonb
+language plpgsql stable as $$
+declare
+    now jsonb := keepstream.describe_shape(id);
+begin
+    return case when (select jsonb_agg(c.value - 2 order by c.ordinality)
+                        from jsonb_array_elements(now -> 'columns') with ordinality c)
+                 is not distinct from
+                     (select jsonb_agg(c.value - 2 order by c.ordinality)
+                        from jsonb_array_elements(held -> 'columns') with ordinality c)
+                then held || jsonb_build_object('columns', now -> 'columns') else held end;
+end
+$$;
+
 -- Of a table that the command has not locked: of it only that can be another than it was (`held`) which PostgreSQL
 -- changes without a lock on it. Nothing is read here that would wait for whoever alters the table.
 create or replace function keepstream.describe_around(id oid, held jsonb) returns jsonb
@@ -337,6 +352,7 @@ begin
         select held || jsonb_build_object(
             'acl', to_jsonb(c.relacl::text[]), 'published', keepstream.published_by(c.oid),
             'part_acl', keepstream.describe_part_acl(c.oid),
+            'shape', keepstream.shape_around(c.oid, held -> 'shape'),
             'indexes', keepstream.describe_indexes(c.oid),
             'constraints', keepstream.commented(held -> 'constraints', 'pg_constraint'),
             'triggers', keepstream.commented(held -> 'triggers', 'pg_trigger'),
