@@ -127,7 +127,7 @@ CASES = {
     "comment on column": Case(TABLE, "comment on column t.v is 'x'", table("columns")),
     "comment on constraint": Case(TABLE, "comment on constraint t_pkey on t is 'x'", table("constraints")),
     "grant": Case(TABLE, "grant select on t to public", table("acl")),
-    "grant on column": Case(TABLE, "grant select (v) on t to public", table("part_acl")),
+    "grant on column": Case(TABLE, "grant select (v) on t to public", table("part_acl", "shape")),
     "grant on identity": Case(
         "create table t (id int generated always as identity)",
         "grant usage on sequence t_id_seq to public",
