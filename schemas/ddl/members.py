@@ -26,6 +26,7 @@ _KINDS: Final = {
     "f": Kind.FOREIGN_KEY,
     "t": Kind.TRIGGER,
 }
+_OF_INDEX: Final = ("p", "u", "x")
 _DEFERRABLE: Final = re.compile(r"( DEFERRABLE)?( INITIALLY DEFERRED)?( NOT ENFORCED)?(?: NOT VALID)?$")
 _WITH: Final = re.compile(r" WITH \(([^()]*)\)")
 _ENABLE: Final = {"O": "enable", "D": "disable", "A": "enable always", "R": "enable replica"}
@@ -99,7 +100,7 @@ def _constraints(before: State | None, after: State, command: Command) -> Iterat
             yield from _add_constraint(before, after, member, command)
     for was, now in same:
         if now["type"] in _KINDS:
-            yield from _alter_constraint(after, was, now)
+            yield from _alter_constraint(before, after, was, now)
     for member in [*new, *(now for _, now in same)]:
         was_member = next((w for w, n in same if n is member), None)
         about = ("constraint ", Name((member["name"],)), " on ", Name(named(after)))
@@ -152,9 +153,10 @@ def _suffix(definition: str) -> str:
     return (found[1] or "") + (found[2] or "") if found else ""
 
 
-def _alter_constraint(after: State, was: Member, now: Member) -> Iterator[Step]:
+def _alter_constraint(before: State | None, after: State, was: Member, now: Member) -> Iterator[Step]:
     is_key = now["type"] == "f"
-    if was["name"] != now["name"] and _is_given(now) and now["index"]:
+    is_renamed = was["name"] != now["name"] and not _is_told_by_index(before, now)
+    if is_renamed and _is_given(now) and now["index"]:
         index = Name((after["schema"], was["name"]))  # ALTER TABLE renames none that a parent gave
         renaming: Pieces = ("alter index ", index, " rename to ", Name((now["name"],)))
         yield Step(
@@ -165,7 +167,7 @@ def _alter_constraint(after: State, was: Member, now: Member) -> Iterator[Step]:
             needs=named(after),
             member=now["name"],
         )
-    elif was["name"] != now["name"]:
+    elif is_renamed:
         change: Pieces = ("rename constraint ", Name((was["name"],)), " to ", Name((now["name"],)))
         yield _constraint_step(Phase.RENAME, after, now, change)
     label = Name((now["name"],))
@@ -246,7 +248,7 @@ def _with_partitions(member: Member) -> str:
 def _alter_index(before: State | None, after: State, was: Member, now: Member) -> Iterator[Step]:
     schema = after["schema"]
     label = Name((schema, now["name"]))
-    if was["name"] != now["name"] and not now["constraint"]:
+    if was["name"] != now["name"] and (not now["constraint"] or _lacks_constraint(after, now)):
         statement: Pieces = ("alter index ", Name((schema, was["name"])), " rename to ", Name((now["name"],)))
         yield _index_step(Phase.RENAME, after, now, statement, inherited=False)
     for change in changed_options(_with(was), _with(now)):
@@ -254,6 +256,22 @@ def _alter_index(before: State | None, after: State, was: Member, now: Member) -
     if now["parent"] and not was["parent"] and not _is_attached(before, after):
         statement = ("alter index ", Name(tuple(now["parent_name"])), " attach partition ", label)
         yield _index_step(Phase.DEPENDANT, after, now, statement)
+
+
+def _lacks_constraint(after: State, index: Member) -> bool:
+    """ALTER INDEX renames its constraint, too, which the message does not tell where somebody else is
+    altering the table."""
+    return not any(
+        member["index"] == index["oid"] and member["name"] == index["name"]
+        for member in after.get("constraints") or ()
+        if member["type"] in _OF_INDEX
+    )
+
+
+def _is_told_by_index(before: State | None, constraint: Member) -> bool:
+    """Whether an earlier message told the name as its index's."""
+    index = _known(before, "indexes").get(constraint["index"])
+    return constraint["type"] in _OF_INDEX and index is not None and index["name"] == constraint["name"]
 
 
 def _is_attached(before: State | None, after: State) -> bool:

@@ -251,6 +251,18 @@ def test_labels_of_an_enum_come_at_their_place() -> None:
     ]
 
 
+def keyed(key: str, of_index: str) -> dict[str, Any]:
+    held = index(5, of_index, f"CREATE UNIQUE INDEX {of_index} ON crm.t (id)", constraint=True)
+    return table("t", ID, constraints=[constraint(4, key, "p", "PRIMARY KEY (id)", index=5)], indexes=[held])
+
+
+def test_a_key_s_new_name_is_given_once_whichever_of_key_and_index_is_told_first() -> None:
+    old, half, new = keyed("a", "a"), keyed("a", "b"), keyed("b", "b")
+    assert sql(change(old, new)) == ['alter table "crm"."t" rename constraint "a" to "b";']
+    assert sql(change(old, half)) == ['alter index "crm"."a" rename to "b";']
+    assert sql(change(half, new)) == []
+
+
 def test_a_renamed_schema_takes_its_tables_along() -> None:
     schema = {"schema": "crm", "name": "crm", "owner": "crm", "acl": None, "comment": None}
     renamed = ObjectChange("schema", 3, schema, schema | {"name": "sales", "schema": "sales"})
