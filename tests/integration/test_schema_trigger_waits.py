@@ -100,6 +100,17 @@ def told(shared: Tracked) -> list[Json]:
     return [change for message in messages for change in message["changes"]]
 
 
+def await_lock(shared: Tracked, waiting: psycopg.Connection[Row], thread: threading.Thread) -> None:
+    """Or its thread's end."""
+    query = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+    pid = waiting.info.backend_pid
+    require(
+        lambda: not thread.is_alive() or bool(shared.database.execute_as_admin(query, [pid])),
+        5,
+        what="the wait",
+    )
+
+
 @pytest.mark.parametrize("case", WHILE_ALTERED)
 def test_whoever_alters_a_table_holds_up_nobody_whom_postgresql_lets_go_on(
     shared: Tracked, session: Callable[[str], psycopg.Connection[Row]], case: str
@@ -128,14 +139,44 @@ def test_ddl_of_a_parent_and_of_its_child_that_crosses_is_told_by_both(
     two.execute("alter table p set (fillfactor = 50)")
     crossing = threading.Thread(target=one.execute, args=("comment on table p is 'x'",), daemon=True)
     crossing.start()
-    waiting = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-    require(
-        lambda: bool(shared.database.execute_as_admin(waiting, [one.info.backend_pid])), 5, what="the wait"
-    )
+    await_lock(shared, one, crossing)
     two.commit()
     crossing.join()
     one.commit()
     assert [changed(c) for c in told(shared)] == [{"options"}, {"columns", "shape"}, {"comment"}]
+
+
+@pytest.mark.parametrize(
+    ("setup", "first", "what"),
+    [
+        (
+            "create function f() returns int return 1",
+            "create or replace function f() returns int return 2",
+            "function f()",
+        ),
+        ("create domain d as int", "alter domain d set default 3", "domain d"),
+        ("create type c as (a int)", "alter type c add attribute b int", "type c"),
+    ],
+)
+def test_two_that_alter_what_postgresql_locks_for_neither_do_not_deadlock(
+    shared: Tracked, session: Callable[[str], psycopg.Connection[Row]], setup: str, first: str, what: str
+) -> None:
+    schema = began(shared, setup)
+    one, two = session(schema), session(schema)
+    one.execute(first.encode())
+
+    def comment() -> None:
+        two.execute(f"comment on {what} is 'two'".encode())
+        two.commit()
+
+    crossing = threading.Thread(target=comment, daemon=True)
+    crossing.start()
+    await_lock(shared, two, crossing)
+    one.execute(f"comment on {what} is 'one'".encode())  # for which it needs what `two` has locked
+    one.commit()
+    crossing.join()
+    (failed,) = [message["error"] for message in shared.messages() if "error" in message]
+    assert failed.startswith("55P03")
 
 
 def test_a_child_s_state_names_its_parent_as_it_is_called_now(shared: Tracked) -> None:

@@ -216,6 +216,22 @@ begin
 end
 $$;
 
+-- The row of an object that PostgreSQL may let two alter at once, for us. Who has it may want next what our command
+-- has locked: then we give up, long before PostgreSQL looks for a deadlock, and the object's next change tells this one.
+create or replace function keepstream.held_shortly(of_class text, id oid) returns jsonb
+language plpgsql volatile
+set lock_timeout = '300ms'
+as $$
+declare
+    held jsonb;
+begin
+    select s.state - 'epoch' into held
+      from keepstream.schema_state s where s.class = of_class and s.oid = id
+       for update;
+    return held;
+end
+$$;
+
 -- The change of one object since it was last looked at, as the message has it; null for none. `is_locked`: whether
 -- the command has the table for itself. Then its row is waited for, which nobody holds who would wait for us; of a
 -- table that somebody else is altering, that one tells what is in its row.
@@ -239,10 +255,12 @@ begin
                     'indexes', after_state -> 'indexes');
                 held := keepstream.core(before_state);
             end if;
-        else
+        elsif of_class = 'table' then
             select s.state - 'epoch' into held
               from keepstream.schema_state s where s.class = of_class and s.oid = id
                for update;
+        else
+            held := keepstream.held_shortly(of_class, id);
         end if;
         if held is distinct from keepstream.core(before_state) then
             select * into before_state, after_state from keepstream.states_of(of_class, id, is_locked);
