@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
+from schemas.ddl.renaming import AS_QUALIFIER, AS_RELATION, with_names
 
 INSTALL: Final = (
     """create table if not exists keepstream.deferred_ddl (
@@ -96,12 +95,13 @@ def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...])
     there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
     if there != (True,):
         return
-    forms = tuple(zip(_written(conn, old), _written(conn, new), strict=True))
+    names = dict(zip(_written(conn, old), _written(conn, new), strict=True))
+    place = AS_QUALIFIER if len(old) == 1 else AS_RELATION
     kept = conn.execute(
         "select id, object, statement from keepstream.deferred_ddl where name = %s", [name]
     ).fetchall()
     for number, obj, statement in kept:
-        renamed = _renamed_object(obj, ".".join(old), ".".join(new)), _renamed(statement, forms, len(old))
+        renamed = _renamed(obj, ".".join(old), ".".join(new)), with_names(statement, names, place)
         if renamed != (obj, statement):
             conn.execute(
                 "update keepstream.deferred_ddl set object = %s, statement = %s where id = %s",
@@ -110,34 +110,18 @@ def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...])
 
 
 def _written(conn: Session, parts: tuple[str, ...]) -> tuple[str, str]:
-    """As we quote it, and as PostgreSQL does in definitions."""
+    """As PostgreSQL quotes it in definitions, and as we do."""
     row = conn.execute(
         "select string_agg(quote_ident(part), '.' order by n)"
         " from unnest(%s::text[]) with ordinality as u(part, n)",
         [list(parts)],
     ).fetchone()
     assert row is not None
-    return sql.Identifier(*parts).as_string(), row[0]
+    return row[0], sql.Identifier(*parts).as_string()
 
 
-def _renamed_object(obj: str, old: str, new: str) -> str:
+def _renamed(obj: str, old: str, new: str) -> str:
     return new + obj.removeprefix(old) if obj == old or obj.startswith(f"{old}.") else obj
-
-
-_KEPT: Final = r"'(?:[^']|'')*'(?!::regclass)|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
-
-
-def _renamed(statement: str, forms: tuple[tuple[str, str], ...], parts: int) -> str:
-    """Texts and bodies of functions stay, as on the source. A schema's name is one only before a dot."""
-    behind = r"(?=\.)" if parts == 1 else r"(?![\w$\"])"
-    for was, now in forms:
-        pattern = rf"{_KEPT}|(?P<name>(?<![\w$.\"]){re.escape(was)}{behind})"
-        statement = re.sub(pattern, partial(_put, now), statement, flags=re.DOTALL)
-    return statement
-
-
-def _put(now: str, found: re.Match[str]) -> str:
-    return now if found["name"] else found[0]
 
 
 def forget(conn: Session, name: str) -> None:

@@ -12,14 +12,28 @@ from dataclasses import replace
 from typing import Any, Final
 
 from schemas.ddl.message import ObjectChange, State
+from schemas.ddl.renaming import AS_QUALIFIER, with_names
 
 _TEXTS: Final = frozenset(
-    {"def", "default", "type", "of_type", "partition_bound", "partition_key", "base", "collation", "returns"}
-    | {"arguments"}
+    {
+        "arguments",
+        "base",
+        "collation",
+        "def",
+        "default",
+        "of_type",
+        "partition_bound",
+        "partition_key",
+        "returns",
+        "type",
+    }
 )
-_NAMES: Final = frozenset({"references", "partition_of", "parent_name", "function", "owned_by", "sequence"})
+"""Keys of SQL."""
+_NAMES: Final = frozenset(
+    {"references", "partition_of", "parent_name", "function", "owned_by", "sequence", "inherits"}
+)
+"""Keys of [schema, name], or of a list of these."""
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_$]*")
-_KEPT: Final = r"'(?:[^']|'')*'(?!::regclass)|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
 
 
 def requalified(change: ObjectChange, names: Mapping[int, str]) -> ObjectChange:
@@ -43,7 +57,7 @@ def _in(value: Any, key: str, old: str, new: str) -> Any:
     if isinstance(value, Mapping):
         return {name: _in(held, name, old, new) for name, held in value.items()}
     if isinstance(value, list):
-        if (key in _NAMES or key == "inherits") and value and value[0] == old:
+        if key in _NAMES and value and value[0] == old:
             return [new, *value[1:]]
         return [_in(each, key, old, new) for each in value]
     if not isinstance(value, str):
@@ -54,8 +68,6 @@ def _in(value: Any, key: str, old: str, new: str) -> Any:
 
 
 def _text(text: str, old: str, new: str) -> str:
-    """SQL: texts and bodies of functions stay."""
     quoted = ['"' + name.replace('"', '""') + '"' for name in (old, new)]
-    forms = [re.escape(quoted[0]), *([re.escape(old)] if _PLAIN.fullmatch(old) else [])]
-    pattern = rf'{_KEPT}|(?P<name>(?<![\w$."])(?:{"|".join(forms)})(?=\.))'
-    return re.sub(pattern, lambda found: quoted[1] if found["name"] else found[0], text, flags=re.DOTALL)
+    forms = [quoted[0], old] if _PLAIN.fullmatch(old) else quoted[:1]
+    return with_names(text, dict.fromkeys(forms, quoted[1]), AS_QUALIFIER)
