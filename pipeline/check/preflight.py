@@ -14,7 +14,7 @@ from connectors.postgres.ddl.standing import Standing
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
-from connectors.postgres.limits.sent import read_column_lists, sent_columns, sent_versions
+from connectors.postgres.limits.sent import lists_in, sent_columns, sent_versions
 from connectors.postgres.partitions.bounds import read_bounds
 from connectors.postgres.publication import Publication, read_publication
 from connectors.postgres.server import read_role, read_server
@@ -142,7 +142,7 @@ class Preflight:
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
         yield check_schema_trigger(session)
         wanted = [table.oid for table in selection.wanted]
-        lists = read_column_lists(session, publication_name)
+        lists = lists_in(publication)
         versions, columns = sent_versions(session, wanted, lists), sent_columns(session, wanted, lists)
         listed = publication.tables if publication else ()
         published = frozenset((table.schema, table.name) for table in listed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from connectors.postgres import leftovers, source_schema
 from connectors.postgres.ddl import standing
-from connectors.postgres.limits.sent import read_column_lists
+from connectors.postgres.limits.sent import ColumnLists, lists_in
 from connectors.postgres.pgtools import PgTools, find_pgtools
 from connectors.postgres.prepared import find_targets, require_types
 from connectors.postgres.publication import TableName, read_publication
@@ -30,14 +30,13 @@ def require_copyable(
     succeed; never writes.
     """
     if options.initial is Initial.NONE:
-        name = options.publication
-        lists = {} if name is None else read_column_lists(source, name)
-        require_types(source, replica, _replicated(options, source), lists, replica_role=replica_role)
+        tables, lists = _replicated(options, source)
+        require_types(source, replica, tables, lists, replica_role=replica_role)
         return ()
     _require_encoding(source, replica)
-    tables = tables_to_copy(options, source)
+    copied = tables_to_copy(options, source)
     if options.initial is Initial.DATA:
-        return list(find_targets(source, replica, tables, replica_role=replica_role).values())
+        return list(find_targets(source, replica, copied, replica_role=replica_role).values())
     facts = source_schema.read_source_schema(source)
     source_schema.require_extensions(replica, facts.extensions)
     source_schema.require_roles(replica, facts.policy_roles)
@@ -64,12 +63,13 @@ def tables_to_copy(options: CopyOptions, reader: Session) -> list[SnapshotTable]
     return named_tables(reader, options.tables)
 
 
-def _replicated(options: CopyOptions, source: Session) -> list[int]:
-    """The OIDs of the tables that nobody copies: they need not be readable."""
+def _replicated(options: CopyOptions, source: Session) -> tuple[list[int], ColumnLists]:
+    """The OIDs of the tables that nobody copies: they need not be readable. And their column lists."""
     if options.publication is None:
-        return [table.oid for table in named_tables(source, options.tables)]
+        return [table.oid for table in named_tables(source, options.tables)], {}
     publication = read_publication(source, options.publication)
-    return [] if publication is None else [table.oid for table in publication.tables]
+    oids = [] if publication is None else [table.oid for table in publication.tables]
+    return oids, lists_in(publication)
 
 
 def tools_for(options: CopyOptions, source: Session) -> PgTools:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.publication import Publication, TableName
 from connectors.postgres.relation import tables_of
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.session import Session
 from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.table_columns import TableColumns, read_table_columns
 from schemas.table import TableSchema
@@ -15,23 +14,14 @@ from schemas.table import TableSchema
 ColumnLists = Mapping[TableName, Collection[str]]
 """Of those tables that have one."""
 
-_LISTS: Final = """
-    select n.nspname, c.relname, array_agg(a.attname::text)
-      from pg_publication p
-      join pg_publication_rel r on r.prpubid = p.oid
-      join pg_class c on c.oid = r.prrelid
-      join pg_namespace n on n.oid = c.relnamespace
-      join pg_attribute a on a.attrelid = c.oid and a.attnum = any (r.prattrs::int2[])
-     where p.pubname = %s
-     group by 1, 2
-"""
 
-
-def read_column_lists(session: Session, publication: str) -> ColumnLists:
+def lists_in(publication: Publication | None) -> ColumnLists:
     """Of the tables that the publication lists with one."""
-    with wrapped(f"reading the column lists of publication {publication}"):
-        rows = session.execute(_LISTS, [publication])
-        return {(schema, name): frozenset(columns) for schema, name, columns in rows}
+    return {
+        (table.schema, table.name): frozenset(table.columns)
+        for table in (publication.tables if publication is not None else ())
+        if table.columns is not None
+    }
 
 
 def lists_of(tables: Iterable[SnapshotTable]) -> ColumnLists:
