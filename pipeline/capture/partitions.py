@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Protocol
 
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.partitions.tree import Member
+from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
+from pipeline.capture.shapes import PREFIX as SHAPE_PREFIX
 from pipeline.capture.shapes import anchored_shapes, filenode_of
 from schemas.errors import BEGIN_ANEW, RefusedData
 
@@ -61,7 +62,7 @@ def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tu
     kept = tuple(entries)
     earlier = {oid for oid, known in known_members(kept).items() if known.root == root}
     own = tuple(f"{PREFIX}{oid}:" for oid in earlier)
-    others = (entry for entry in kept if not entry.startswith(own)) if own else kept
+    others = (entry for entry in kept if not entry.startswith(own))
     return (*others, *map(member_entry, now))
 
 
@@ -98,18 +99,11 @@ def truncated(entries: Sequence[str], now: Iterable[Member]) -> dict[int, Refuse
 def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
     """The entries behind a TRUNCATE of the table at the top: its partitions have other files now."""
     known = tuple(entries)
-    own = {f"shape:{oid}:" for oid, each in known_partitions(known).items() if each.root == root}
-    return tuple(entry for entry in known if not any(entry.startswith(prefix) for prefix in own))
+    own = tuple(f"{SHAPE_PREFIX}{oid}:" for oid, each in known_partitions(known).items() if each.root == root)
+    return tuple(entry for entry in known if not entry.startswith(own))
 
 
-class Named(Protocol):
-    """`pipeline.capture.ddl.told.Told`."""
-
-    @property
-    def name(self) -> tuple[str, str]: ...
-
-
-def whole_names(entries: Iterable[str], told: Mapping[int, Named]) -> dict[int, tuple[str, str]]:
+def whole_names(entries: Iterable[str], told: Mapping[int, Told]) -> dict[int, tuple[str, str]]:
     """By the OID of each partition, the name of the table at the top."""
     partitions = known_partitions(entries)
     return {oid: told[known.root].name for oid, known in partitions.items() if known.root in told}
