@@ -18,7 +18,7 @@ from connectors.postgres import deferred
 from connectors.postgres.ddl import left_out, partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
-from connectors.postgres.ddl.refusals import refusal
+from connectors.postgres.ddl.refusals import LACKED, refusal
 from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
@@ -329,11 +329,11 @@ class SchemaFollower:
             self._keep(_DEFAULT, step, _said(error))
 
     def _take_rights(self, step: Step) -> None:
-        """What the replica goes without has no owner there."""
+        """What the replica goes without has no owner there; roles are there by now."""
         try:
             with self._conn.transaction():
                 rights.take(self._conn, step)
-        except rights.NOT_THERE as error:
+        except LACKED as error:
             logger.warning("schema change left out", extra={"object": step.shown, "reason": _said(error)})
         except psycopg.Error as error:
             raise Refused(step, error) from error
@@ -406,9 +406,8 @@ class SchemaFollower:
             deferred.rename(self._conn, self._pipeline, step.object, new)
 
     def _empty(self, step: Step) -> None:
-        """Of a partition of a whole all rows come again, where a change of columns has rewritten it."""
         self._set_aside.awaited += 1
-        table = step.whole if step.whole and step.kind is not Kind.ATTACH_PARTITION else step.object
+        table = step.whole if step.whole and partitions.empties_whole(step) else step.object
         try:
             self._make_empty((table[0], table[1]))
         except psycopg.Error as error:

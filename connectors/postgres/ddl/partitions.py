@@ -27,8 +27,6 @@ _BOUND: Final = """
     select pg_catalog.pg_get_expr(relpartbound, 0) from pg_catalog.pg_class
      where oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
 """
-
-
 _TAKING: Final = (Kind.DETACH_PARTITION, Kind.DROP_TABLE)
 """With which rows go."""
 
@@ -43,8 +41,8 @@ def is_mirrored(conn: Session, step: Step) -> bool:
         return bound is not None and plain_bound(bound) == plain_bound(step.bound)
     if step.kind is Kind.CREATE_TABLE and step.phase in (Phase.TABLE, Phase.ATTACH):
         return True
-    is_own = step.needs is not None and step.kind not in (Kind.ATTACH_PARTITION, Kind.DETACH_PARTITION)
-    tables = (step.object, step.needs) if is_own and step.needs else (step.object,)
+    is_own = step.kind not in (Kind.ATTACH_PARTITION, Kind.DETACH_PARTITION)  # else it needs the whole
+    tables = (step.object, step.needs) if is_own and step.needs is not None else (step.object,)
     return any(_one(conn, _IS_THERE, table) for table in tables if len(table) == 2)
 
 

@@ -14,13 +14,14 @@ from schemas.ddl.kinds import Kind
 from schemas.ddl.step import Step
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
-_LACKED: Final = (
+LACKED: Final = (
     psycopg.errors.UndefinedFunction,
     psycopg.errors.UndefinedObject,
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InvalidSchemaName,
 )
+"""What a statement says that names something which the replica does not have."""
 _OWNER: Final = re.compile(r"must be owner of (.+?) \"?([^\"]*)\"?$")
 _DENIED: Final = re.compile(r"permission denied for (\w+(?: \w+)*?) \"?([^\"]*)\"?$")
 _GRANTED: Final = {
@@ -47,7 +48,7 @@ def refusal(step: Step, error: psycopg.Error, *, replica: str, role: str) -> Kee
     meaning = sql_error(error, doing)
     if isinstance(meaning, RetryLater):
         return meaning
-    if isinstance(error, _LACKED):
+    if isinstance(error, LACKED):
         return OperatorNeeded(message, code="schema-refused", hint=_lacking(step, said))
     hint = _ANY.format(ignoring=_ignoring(step.kind))
     return OperatorNeeded(

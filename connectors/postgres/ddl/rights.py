@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import psycopg
 from psycopg import sql
 
 from connectors.postgres.ddl.render import become, statement
@@ -23,14 +22,6 @@ from schemas.errors import RetryLater
 logger = logging.getLogger("keepstream.apply")
 
 RIGHTS: Final = frozenset({Kind.OWNER, Kind.GRANTS})
-NOT_THERE: Final = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedObject,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.InvalidSchemaName,
-)
-"""What an object says that the replica lacks, once all roles are there."""
 
 _ROLES: Final = """
     select w.name, r.oid is not null,
