@@ -21,6 +21,8 @@ from schemas.errors import BEGIN_ANEW, KeepstreamError
 from schemas.finding import Finding
 
 SOURCE = Place("source")
+_NO_ROWS = "A partitioned table has no rows of its own: name its partitions."
+_WHOLE = "Partitions come as a part of the whole, of which all is published."
 
 
 def check_limits(
@@ -40,8 +42,7 @@ def check_limits(
                 "limit-unused",
                 ".".join(name),
                 "source.tables.limits names it, and it is no table that is replicated",
-                fix="Names are matched as PostgreSQL stores them. A partitioned table has no rows of its own:"
-                " name its partitions.",
+                fix=f"Names are matched as PostgreSQL stores them. {_WHOLE if by_root else _NO_ROWS}",
             )
     sent = read_limits(session, publication.name) if publication and selection.limits else {}
     owned = {(table.schema, table.name) for table in selection.wanted if table.owned}

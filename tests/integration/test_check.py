@@ -585,6 +585,19 @@ def test_the_whole_and_its_partitions_must_be_identified_alike(owning: Database,
     assert findings["partitions-untold"].message.startswith("published as a whole: public.ev; a partition")
 
 
+def test_a_limit_of_a_partition_is_of_no_use_where_the_whole_is_published(
+    owning: Database, log: Path
+) -> None:
+    owning.execute(PARTITIONED)
+    limited = "  partitions: root\n  tables: {limits: {public.ev1: {columns: [id, d]}}}\n"
+    found = by_code(preflight(configure(owning.dsn, log, more=limited)))["limit-unused"]
+    assert (found.subject, found.fix) == (
+        "public.ev1",
+        "Names are matched as PostgreSQL stores them. Partitions come as a part of the whole, of which all is"
+        " published.",
+    )
+
+
 def test_a_plain_table_of_a_replica_takes_no_rows_of_partitions_until_the_whole_is_published(
     owning: Database, replica: Database, log: Path
 ) -> None:
