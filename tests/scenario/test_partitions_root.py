@@ -101,10 +101,10 @@ def test_a_plain_table_takes_the_rows_of_a_partitioned_one(directory_pipeline: P
     pipeline.verify()
 
 
-def stopped_with(pipeline: Pipeline) -> str:
-    """The code of what capture ended with."""
+def output_to_the_end(pipeline: Pipeline) -> str:
+    """What the newest command said until it ended by itself."""
     run = pipeline.started[-1]
-    pipeline.until(lambda: not run.alive, "capture's end", 40)
+    pipeline.until(lambda: not run.alive, "its end", 40)
     return run.output
 
 
@@ -115,7 +115,7 @@ def test_a_partition_that_is_truncated_by_its_own_name_stops_capture(directory_p
     pipeline.start("capture")
     pipeline.until(lambda: pipeline.run("status", "--json").json["capture"]["position"], "a position")
     pipeline.source.execute("truncate ev1; insert into ev values (1, 1, 'new', 1)")
-    assert "partition-truncated" in stopped_with(pipeline)
+    assert "partition-truncated" in output_to_the_end(pipeline)
 
 
 def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_truncated(
@@ -196,8 +196,7 @@ def test_partitions_come_and_go_where_schema_changes_are_tracked(
     if is_plain:
         pipeline.verify()
         source.execute("alter table ev detach partition ev1")
-        told = stopped_with(pipeline)
-        assert "partition-rows-stay" in told
+        assert "partition-rows-stay" in output_to_the_end(pipeline)
         return
     source.execute(GONE + AGAIN)
     source.execute("update ev set d = d + 1 where d < 49; truncate ev; insert into ev (id, d) values (7, 7)")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -92,7 +92,7 @@ def site(folder: Path) -> Iterator[Pipeline]:
 class Fuzz:
     """Two sessions that alter, and kills; `said` hears of each transaction that was committed."""
 
-    def __init__(self, pipeline: Pipeline, seed: int, said: object) -> None:
+    def __init__(self, pipeline: Pipeline, seed: int, said: Callable[[str], object]) -> None:
         self._pipeline = pipeline
         self._chance = random.Random(seed)
         self._said = said
@@ -124,15 +124,17 @@ class Fuzz:
         self, session: psycopg.Connection[tuple[object, ...]], chance: random.Random, *, ddl: float
     ) -> None:
         statements, done = Statements(session, chance), []
-        with suppress(psycopg.Error), session.transaction(force_rollback=chance.random() < 0.1):
-            for _ in range(chance.randrange(1, 7)):
-                with suppress(psycopg.Error), session.transaction():
-                    statement = statements.ddl() if chance.random() < ddl else statements.dml()
-                    if statement:
-                        session.execute(statement.encode())
-                        done.append(statement)
-        assert callable(self._said)
-        self._said("begin;\n" + ";\n".join(done) + ";\ncommit;\n")
+        is_undone = chance.random() < 0.1
+        with suppress(psycopg.Error):
+            with session.transaction(force_rollback=is_undone):
+                for _ in range(chance.randrange(1, 7)):
+                    with suppress(psycopg.Error), session.transaction():
+                        statement = statements.ddl() if chance.random() < ddl else statements.dml()
+                        if statement:
+                            session.execute(statement.encode())
+                            done.append(statement)
+            if done and not is_undone:
+                self._said("begin;\n" + ";\n".join(done) + ";\ncommit;\n")
 
     def _kill(self) -> None:
         """One stage, or all of them, which are then started again."""

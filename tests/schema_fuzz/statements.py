@@ -45,7 +45,7 @@ _COLUMNS: Final = """
 
 
 class Statements:
-    """One session's. `make` returns SQL of one or several statements, or None where nothing fits."""
+    """One session's: `ddl` and `dml` return SQL of one or several statements, or None where nothing fits."""
 
     def __init__(self, session: psycopg.Connection[tuple[Any, ...]], chance: random.Random) -> None:
         self._session = session
