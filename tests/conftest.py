@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.fix_apply",
     "tests.fix_standby",
     "tests.fix_ddl",
+    "tests.fix_roles",
 ]
 
 # A busy machine makes an example slow: no failure. CI tries the same examples each time. `./test --thorough`

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from pipeline.config import parse_config
 from schemas.finding import Finding
-from tests.fix_postgres import PRODUCT, Database, Server
+from tests.fix_postgres import PRODUCT, Database
+from tests.fix_roles import Roles
 from tests.integration.test_check import preflight
-from tests.roles import Roles, new_roles
 from tests.tracked import install_triggers
 
 SUBJECT = "owners and privileges"
-
-
-@pytest.fixture
-def roles(source_server: Server, replica_server: Server) -> Iterator[Roles]:
-    with new_roles(source_server, replica_server) as made:
-        yield made
 
 
 def test_roles_that_the_replica_lacks_are_named_with_the_sql_that_makes_them(

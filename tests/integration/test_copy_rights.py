@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from schemas.ddl.kinds import DEFAULTS, Kind, Policy
 from schemas.errors import RetryLater
 from tests.copying import copy
 from tests.fix_ddl import dump
-from tests.fix_postgres import Database, Server
+from tests.fix_postgres import Database
+from tests.fix_roles import Roles
 from tests.integration.test_copy_kills import copy_again, run_killed_at
-from tests.roles import Roles, new_roles
 
 FOLLOWED = {**DEFAULTS, Kind.OWNER: Policy.APPLY, Kind.GRANTS: Policy.APPLY}
 OBJECTS = """
@@ -43,12 +42,6 @@ OBJECTS = """
     create table crm.owned (id int primary key);
     alter table crm.owned owner to <boss>;
 """
-
-
-@pytest.fixture
-def roles(source_server: Server, replica_server: Server) -> Iterator[Roles]:
-    with new_roles(source_server, replica_server) as made:
-        yield made
 
 
 def test_a_copy_has_the_sources_owners_and_privileges_also_after_a_kill(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-
-import pytest
 
 from schemas.ddl.kinds import Policy
 from tests.fix_ddl import Changing, dump
-from tests.fix_postgres import PRODUCT, Database, Server
+from tests.fix_postgres import PRODUCT, Database
+from tests.fix_roles import Roles
 from tests.integration.test_ddl_policies import policies
 from tests.postgres_releases import release
-from tests.roles import Roles, new_roles
 
 FOLLOWED = policies(owner=Policy.APPLY, grants=Policy.APPLY, drop_schema=Policy.APPLY)
 
@@ -74,12 +71,6 @@ TABLES = """
     alter table <s>.t owner to <app>;
     alter sequence <s>.s owner to <app>;
 """
-
-
-@pytest.fixture
-def roles(source_server: Server, replica_server: Server) -> Iterator[Roles]:
-    with new_roles(source_server, replica_server) as made:
-        yield made
 
 
 def begin(changing: Changing, roles: Roles, *schemas: str) -> None:

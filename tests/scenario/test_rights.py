@@ -3,14 +3,10 @@ they were changed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.fix_ddl import dump
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database, Server
-from tests.roles import Roles, new_roles
+from tests.fix_roles import Roles
 from tests.tracked import install_triggers
 
 BEFORE = """
@@ -44,18 +40,12 @@ DOWN = """
 """
 
 
-@pytest.fixture
-def roles(source_server: Server, replica_server: Server) -> Iterator[Roles]:
-    with new_roles(source_server, replica_server) as made:
-        made.lend(source_server)  # to publish their tables
-        yield made
-
-
 def test_owners_and_privileges_agree_whenever_they_were_changed(
-    roles: Roles, directory_pipeline: Pipeline
+    roles: Roles, source_server: Server, directory_pipeline: Pipeline
 ) -> None:
     pipeline = directory_pipeline
     source = pipeline.source
+    roles.lend(source_server)  # to publish their tables
     pipeline.settings["schema"] = {"policies": {"owner": "apply", "grants": "apply"}}
     pipeline.write_config()
     source.execute_as_admin(roles.fill(BEFORE))

@@ -1,14 +1,14 @@
-"""`roles`: an application's roles on both servers, gone after the test. The product is a member of those on
-the replica that own objects."""
+"""`roles`: an application's roles on both servers, gone after the test and the databases in which they own
+something. The product is a member of those on the replica that own objects."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
+import pytest
 
 from tests.fix_postgres import PRODUCT, Server
 
@@ -43,16 +43,15 @@ class Roles:
             connection.execute(self.fill(script).encode())
 
 
-@contextmanager
-def new_roles(source: Server, replica: Server) -> Iterator[Roles]:
-    """Outside of the databases in which they own something."""
+@pytest.fixture
+def roles(source_server: Server, replica_server: Server) -> Iterator[Roles]:
     token = secrets.token_hex(4)
-    roles = Roles(f"app_{token}", f"boss_{token}", f"chief_{token}", f'the "reader" of {token}')
+    made = Roles(f"app_{token}", f"boss_{token}", f"chief_{token}", f'the "reader" of {token}')
     try:
-        for server in (source, replica):
-            roles.make(server)
-        roles.lend(replica)
-        yield roles
+        for server in (source_server, replica_server):
+            made.make(server)
+        made.lend(replica_server)
+        yield made
     finally:
-        for server in (source, replica):
-            roles.drop(server)
+        for server in (source_server, replica_server):
+            made.drop(server)
