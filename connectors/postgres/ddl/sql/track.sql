@@ -105,8 +105,7 @@ begin
 end
 $$;
 
--- `before_state` and `after_state` are of one snapshot: what others committed since is not ours to store.
--- What of a state has the object's own row.
+-- What of a state stands in the object's own row.
 create or replace function keepstream.core(state jsonb) returns jsonb
 language plpgsql immutable as $$
 begin
@@ -114,6 +113,7 @@ begin
 end
 $$;
 
+-- Privileges have a row of their own, if there are any.
 create or replace function keepstream.store_acl(of_class text, id oid, before_acl jsonb, after_acl jsonb)
 returns void
 language plpgsql volatile as $$
@@ -128,6 +128,7 @@ begin
 end
 $$;
 
+-- `before_state` and `after_state` are of one snapshot: what others committed since is not ours to store.
 create or replace function keepstream.store(of_class text, id oid, before_state jsonb, after_state jsonb)
 returns void
 language plpgsql volatile as $$
