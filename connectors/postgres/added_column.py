@@ -18,14 +18,14 @@ from schemas.errors import OperatorNeeded
 
 logger = logging.getLogger("keepstream.apply")
 
-# What a default may name that the replica lacks or our role may not use: rows do not need it.
-_CANNOT_MAKE: Final = (
+CANNOT_MAKE: Final = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedObject,
     psycopg.errors.UndefinedFunction,
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.InsufficientPrivilege,
 )
+"""A default may name what the replica lacks or our role may not use: rows do not need it."""
 
 
 def add_column(conn: Session, pipeline: str, table: sql.Identifier, column: AddedColumn) -> None:
@@ -77,7 +77,7 @@ def _set_default(conn: Session, pipeline: str, table: sql.Identifier, column: st
     try:
         with conn.transaction():
             conn.execute(statement)
-    except _CANNOT_MAKE as error:
+    except CANNOT_MAKE as error:
         reason = error.diag.message_primary or type(error).__name__
         shown = f"{table.as_string()}.{sql.Identifier(column).as_string()}"
         deferred.keep(conn, pipeline, Deferred("default", shown, reason, f"{statement.as_string(conn)};"))

@@ -60,7 +60,7 @@ class Shape:
     def names_digest(self, last_number: int) -> str:
         """Of the columns up to `last_number`: which they are, of which type, and how PostgreSQL computes
         them."""
-        return _digest(
+        return digest(
             f"{c.number} {c.type} {c.default if c.generated else '-'} {c.name}"
             for c in self.columns
             if c.number <= last_number
@@ -69,7 +69,7 @@ class Shape:
     def rows_digest(self, last_number: int, by_default: Collection[int]) -> str:
         """Changes with any ALTER of one of these columns that rewrites rows. `by_default`: those
         whose pg_attribute rows a mere copying of the table changes, too; their default's tells more."""
-        return _digest(
+        return digest(
             f"{c.number} default {c.default}" if c.number in by_default else f"{c.number} {c.xmin}"
             for c in self.columns
             if c.number <= last_number
@@ -115,10 +115,11 @@ class UsedType:
 
     def digest(self, last_number: int) -> str:
         """Of the members up to `last_number`."""
-        return _digest(f"{number} {member}" for number, member in self.members if number <= last_number)
+        return digest(f"{number} {member}" for number, member in self.members if number <= last_number)
 
 
-def _digest(lines: Iterable[str]) -> str:
+def digest(lines: Iterable[str]) -> str:
+    """As ANCHORs have it."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 

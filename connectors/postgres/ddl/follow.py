@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import deferred
+from connectors.postgres.added_column import CANNOT_MAKE
 from connectors.postgres.ddl import left_out, partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
@@ -45,13 +46,6 @@ _CANNOT_KEEP_KEY: Final = (
     psycopg.IntegrityError,
     psycopg.NotSupportedError,
     psycopg.errors.LockNotAvailable,
-)
-_CANNOT_DEFAULT: Final = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedObject,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.InvalidSchemaName,
-    psycopg.errors.InsufficientPrivilege,
 )
 _DEPENDED_ON: Final = psycopg.errors.DependentObjectsStillExist
 
@@ -322,7 +316,7 @@ class SchemaFollower:
 
     def _take_default(self, step: Step) -> None:
         deferred.take_back(self._conn, self._pipeline, _DEFAULT, step.shown)
-        error = self._try_statement(step, *_CANNOT_DEFAULT)
+        error = self._try_statement(step, *CANNOT_MAKE)
         if error is not None:
             table, column = sql.Identifier(*step.object), sql.Identifier(step.column)
             self._conn.execute(sql.SQL("alter table only {} alter {} drop default").format(table, column))

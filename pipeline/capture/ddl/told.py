@@ -6,13 +6,12 @@ what it is at the ANCHOR's place in the stream. The catalog of now may be far ah
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from connectors.postgres.shape import Shape, ShapeColumn
+from connectors.postgres.shape import Shape, ShapeColumn, digest
 from schemas.ddl.message import State
 from schemas.errors import BEGIN_ANEW, InternalError
 from schemas.table import TableSchema
@@ -22,7 +21,6 @@ TRACKED_PREFIX: Final = "ddl:"
 TOLD_PREFIX: Final = "told:"
 UNSEEN_PREFIX: Final = "unseen:"
 SCHEMA_PREFIX: Final = "schema:"
-_DIGEST_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,8 @@ class Told:
     @classmethod
     def of_shape(cls, shape: Shape, schema: str, table: str) -> Told:
         plain = (column for column in shape.columns if not column.generated)
-        digest = _digest(f"{column.type} {column.name}" for column in plain)
-        return cls(shape.oid, schema, table, digest, tuple(sorted(shape.generated_columns)))
+        columns = digest(f"{column.type} {column.name}" for column in plain)
+        return cls(shape.oid, schema, table, columns, tuple(sorted(shape.generated_columns)))
 
     def like(self, shape: Shape, schema: str, table: str) -> Told:
         """The same table after a change of it."""
@@ -81,11 +79,7 @@ class Told:
     def confirms(self, table: TableSchema) -> bool:
         """Whether rows of this version, without generated columns, are what was told."""
         described = (f"{c.type_oid}:{c.type_modifier} {c.name}" for c in table.columns)
-        return _digest(described) == self.columns
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGEST_DIGITS]
+        return digest(described) == self.columns
 
 
 def shape_of_state(oid: int, state: State) -> Shape:
