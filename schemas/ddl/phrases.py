@@ -84,15 +84,16 @@ def moved(
     here, there = named(before), named(after)
     if here[0] != there[0]:
         statement: Pieces = (f"alter {what} ", Name(here), suffix, " set schema ", Name((there[0],)))
-        yield Step(set_schema or kind, Phase.RENAME, here, statement, needs=_needed(what, here))
+        yield Step(set_schema or kind, Phase.RENAME, here, statement, needs=needed(what, here))
     if here[1] != there[1]:
         at = (there[0], here[1])
         statement = (f"alter {what} ", Name(at), suffix, " rename to ", Name((there[1],)))
-        yield Step(kind, Phase.RENAME, at, statement, needs=_needed(what, at))
+        yield Step(kind, Phase.RENAME, at, statement, needs=needed(what, at))
 
 
 _RELATIONS = ("table", "view", "materialized view", "sequence")
 
 
-def _needed(what: str, at: tuple[str, str]) -> tuple[str, str] | None:
-    return at if what in _RELATIONS else None
+def needed(what: str, at: tuple[str, ...]) -> tuple[str, str] | None:
+    """What must be there for an ALTER of it (`Step.needs`): it, if it is a relation."""
+    return (at[0], at[1]) if what in _RELATIONS else None

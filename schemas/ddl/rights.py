@@ -9,10 +9,9 @@ from schemas.ddl.acl import PUBLIC, Acl, Act, Held, acts, default_acl, owned_by,
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.message import ObjectChange, State
-from schemas.ddl.phrases import Pieces, listed
+from schemas.ddl.phrases import Pieces, listed, needed
 from schemas.ddl.step import Name, Phase, Piece, Step
 
-_RELATIONS: Final = ("table", "view", "materialized view", "sequence")
 _NAMED_AS: Final = {"view": "table", "materialized view": "table"}
 """By GRANT, where that is not what ALTER calls it."""
 _CLASSES: Final = {**_NAMED_AS, "procedure": "function", "domain": "type"}
@@ -136,8 +135,7 @@ class _Rights:
         )
 
     def _step(self, kind: Kind, phase: Phase, statement: Pieces, **more: Any) -> Step:
-        is_relation = self._word in _RELATIONS
-        needs = (self._told[0], self._told[1]) if is_relation else None
+        needs = needed(self._word, self._told)
         is_new = self._before is None
         return Step(kind, phase, self._told, statement, needs=needs, is_new=is_new, **more)
 
