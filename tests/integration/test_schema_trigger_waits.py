@@ -263,7 +263,9 @@ def test_an_install_over_a_running_one_waits_for_who_alters_without_holding_them
     installing = threading.Thread(target=shared.install, daemon=True)
     installing.start()
     with closing(psycopg.connect(shared.database.admin_dsn, autocommit=True)) as watch:
-        asleep = "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
+        asleep = (
+            "select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+        )
         require(lambda: bool(watch.execute(asleep).fetchall()), 10, what="the install's wait")
     one.execute("alter table b add w int")
     one.commit()
