@@ -24,7 +24,7 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.told import TOLD_PREFIX
-from pipeline.capture.partitions import check_members, known_entry, known_members, member_entry
+from pipeline.capture.partitions import check_members, known_members, member_entry
 from pipeline.capture.shapes import (
     anchored_shapes,
     check_shape,
@@ -251,7 +251,7 @@ def check_published(
     announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
     joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
     rows_still_come = [known for known in known_members(anchored).values() if known.root in left]
-    told = (*map(type_entry, types), *map(member_entry, members), *map(known_entry, rows_still_come))
+    told = (*map(type_entry, types), *map(member_entry, members), *map(member_entry, rows_still_come))
     return (*current, *compared, *kept, *joining, *told, *announced)
 
 

@@ -37,18 +37,9 @@ class Known:
     name: str
 
 
-def member_entry(member: Member) -> str:
+def member_entry(member: Member | Known) -> str:
     """What an ANCHOR says of it: `part:oid:root:schema.name`."""
-    return _entry(member.oid, member.root, member.name)
-
-
-def _entry(oid: int, root: int, name: str) -> str:
-    return f"{PREFIX}{oid}:{root}:{name}"
-
-
-def known_entry(known: Known) -> str:
-    """The same of one that was known."""
-    return _entry(known.oid, known.root, known.name)
+    return f"{PREFIX}{member.oid}:{member.root}:{member.name}"
 
 
 def known_members(entries: Iterable[str]) -> dict[int, Known]:
@@ -111,7 +102,7 @@ def whole_names(entries: Iterable[str], told: Mapping[int, Told]) -> dict[int, t
 
 def with_member(entries: Iterable[str], member: Known) -> tuple[str, ...]:
     """The entries with this one instead of an earlier one of the same table."""
-    return (*without_member(entries, member.oid), known_entry(member))
+    return (*without_member(entries, member.oid), member_entry(member))
 
 
 def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
