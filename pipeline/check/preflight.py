@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from connectors.postgres.catalog import Table, count_large_objects, list_tables
-from connectors.postgres.ddl import standing
-from connectors.postgres.ddl.standing import Standing
+from connectors.postgres.ddl import rights_now
+from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import read_instance
@@ -167,12 +167,12 @@ class Preflight:
             publication=publication_name,
             is_published=publication is not None,
             is_established=established,
-            standing=self._standing(session),
+            rights=self._rights(session),
         )
 
-    def _standing(self, session: Session) -> Standing:
-        wanted = any(standing.wanted(policies(self._config, name)) for name in self._config.replicas)
-        return standing.read_standing(session) if wanted else Standing()
+    def _rights(self, session: Session) -> Rights:
+        wanted = any(rights_now.wanted(policies(self._config, name)) for name in self._config.replicas)
+        return rights_now.read_rights(session) if wanted else Rights()
 
     def _left(self, tables: Iterable[Table], publication: Publication) -> tuple[Endangered, ...]:
         """What capture said last of tables that left and are still to join. Nothing where the log cannot be

@@ -8,7 +8,7 @@ from itertools import chain
 
 from connectors.postgres import source_schema
 from connectors.postgres.apply_catalog import load_table
-from connectors.postgres.ddl.standing import Standing
+from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.firing import FOREIGN_KEY, Firing
 from connectors.postgres.fitting import Misfit, adding_labels, misfits, unfilled
 from connectors.postgres.held_types import HeldColumns, read_enums, read_held_columns
@@ -34,7 +34,7 @@ from schemas.table import TableSchema
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What a replica is compared with. `children`: each parent with each table that inherits from it.
-    `bounds`: of partitions. `sequences`: those that are followed. `large_objects`: how many. `standing`:
+    `bounds`: of partitions. `sequences`: those that are followed. `large_objects`: how many. `rights`:
     nothing where no replica follows owners or privileges."""
 
     server: Server
@@ -55,7 +55,7 @@ class SourceFacts:
     publication: str = ""
     is_published: bool = False
     is_established: bool = False
-    standing: Standing = field(default_factory=Standing)
+    rights: Rights = field(default_factory=Rights)
 
 
 class PreparedCheck:

@@ -89,7 +89,7 @@ class ReplicaCheck:
                 self._session,
                 self._place,
                 self._role.name,
-                self._source.standing,
+                self._source.rights,
                 self._policies,
                 told=self._source.tells_changes,
             )

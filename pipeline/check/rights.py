@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from connectors.postgres.ddl import standing
+from connectors.postgres.ddl import rights_now
 from connectors.postgres.ddl.follow import Policies
 from connectors.postgres.ddl.rights import lacking
-from connectors.postgres.ddl.standing import Standing
+from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.session import Session, wrapped
 from pipeline.check.findings import Place, named
 from schemas.finding import Finding
@@ -16,15 +16,15 @@ _SUBJECT = "owners and privileges"
 
 
 def check_rights(
-    session: Session, place: Place, role: str, there: Standing, policies: Policies, *, told: bool
+    session: Session, place: Place, role: str, there: Rights, policies: Policies, *, told: bool
 ) -> Iterator[Finding]:
     """`session`: on the replica, as `role`. `there`: on the source, whose event triggers tell if `told`.
 
     None of its errors keeps stages from running: copy and apply wait for roles, and go on by themselves.
     """
-    if not standing.wanted(policies):
+    if not rights_now.wanted(policies):
         return
-    steps = standing.making(there, policies)
+    steps = rights_now.making(there, policies)
     owners = {step.member_of for step in steps if step.member_of}
     with wrapped("looking for roles on the replica"):
         found = lacking(session, {name for step in steps for name in step.roles}, owners)

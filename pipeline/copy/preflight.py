@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from connectors.postgres import leftovers, source_schema
-from connectors.postgres.ddl import standing
+from connectors.postgres.ddl import rights_now
 from connectors.postgres.limits.sent import ColumnLists, lists_in
 from connectors.postgres.pgtools import PgTools, find_pgtools
 from connectors.postgres.prepared import find_targets, require_types
@@ -40,9 +40,9 @@ def require_copyable(
     facts = source_schema.read_source_schema(source)
     source_schema.require_extensions(replica, facts.extensions)
     source_schema.require_roles(replica, facts.policy_roles)
-    if standing.wanted(options.policies):
-        there = standing.read_standing(source)
-        standing.require_roles(replica, there, options.policies, replica=options.replica)
+    if rights_now.wanted(options.policies):
+        there = rights_now.read_rights(source)
+        rights_now.require_roles(replica, there, options.policies, replica=options.replica)
     tools_for(options, source)
     return ()
 

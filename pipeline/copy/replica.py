@@ -22,8 +22,8 @@ from connectors.failpoints import failpoint
 from connectors.postgres import copy_run, leftovers
 from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import CopyRun
-from connectors.postgres.ddl import standing
-from connectors.postgres.ddl.standing import Standing
+from connectors.postgres.ddl import rights_now
+from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.deferred import defer, forget
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.large_objects.writing import require_none
@@ -86,7 +86,7 @@ class _Schema:
     dumped: DumpedSchema
     choice: SchemaChoice
     tables: Sequence[SnapshotTable]
-    standing: Standing | None
+    rights: Rights | None
 
 
 class _FirstCopy:
@@ -207,7 +207,7 @@ class _FirstCopy:
 
     def _given_away(self) -> frozenset[tuple[str, str]]:
         """Objects that an earlier attempt may have given to others than our role."""
-        if not standing.owns(self._options.policies):
+        if not rights_now.owns(self._options.policies):
             return frozenset()
         with self._reader() as reader:
             return frozenset((each.kind, each.identity) for each in leftovers.user_objects(reader))
@@ -309,8 +309,8 @@ class _FirstCopy:
             replica_role=self._replica_role,
             unmakeable=read_unmakeable(reader, tables),
         )
-        follows_rights = standing.wanted(self._options.policies)
-        there = standing.read_standing(reader) if follows_rights else None
+        follows_rights = rights_now.wanted(self._options.policies)
+        there = rights_now.read_rights(reader) if follows_rights else None
         schema = _Schema(dumped, choice, tables, there)
         self._restore(schema, "pre-data", CopyPhase.SCHEMA, jobs=1)
         self._relax(tables)
@@ -390,9 +390,9 @@ class _FirstCopy:
         forget(self._replica, run.name)  # of an earlier life of this pipeline
         defer(self._replica, run.name, deferred)
         self._meter.leave_out(f"{d.kind} {d.object}: {d.reason}" for d in deferred)
-        if schema.standing is not None:
+        if schema.rights is not None:
             options = self._options
-            standing.level(self._replica, schema.standing, options.policies, replica=options.replica)
+            rights_now.level(self._replica, schema.rights, options.policies, replica=options.replica)
 
     def _finish(self, tables: list[SnapshotTable], sequences: list[SequenceValue]) -> None:
         behind = advance_sequences(self._replica, sequences)

@@ -90,19 +90,21 @@ _DEFAULTS: Final = """
      where d.defaclobjtype in ('r', 'S', 'f', 'T', 'n')
 """
 
+_WITH_COLUMNS: Final = ("table", "view", "materialized view")
+
 Key = tuple[str, str | None, str, str]
 """What ALTER calls it; its schema, name, and arguments."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Rights:
     """Objects by their key; default privileges by role, schema and kind of object."""
 
     objects: Mapping[Key, State] = field(default_factory=dict)
     defaults: Mapping[tuple[str, str | None, str], State] = field(default_factory=dict)
 
 
-def read_standing(session: Session) -> Standing:
+def read_rights(session: Session) -> Rights:
     """In the session's snapshot."""
     with wrapped("reading owners and privileges"):
         parts: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -126,10 +128,7 @@ def read_standing(session: Session) -> Standing:
             (role, schema, kind): {"owner": role, "schema": schema, "objects": kind, "acl": acl}
             for role, schema, kind, acl in session.execute(_DEFAULTS)
         }
-    return Standing(objects, defaults)
-
-
-_WITH_COLUMNS: Final = ("table", "view", "materialized view")
+    return Rights(objects, defaults)
 
 
 def wanted(policies: Policies) -> bool:
@@ -137,7 +136,7 @@ def wanted(policies: Policies) -> bool:
     return any(policies[kind] is not Policy.IGNORE for kind in rights.RIGHTS)
 
 
-def leading(here: Standing, there: Standing, policies: Policies) -> list[Step]:
+def leading(here: Rights, there: Rights, policies: Policies) -> list[Step]:
     """From what the replica has (`here`) to what the source has: of objects that both have."""
     both = sorted(here.objects.keys() & there.objects.keys(), key=_after_schemas)
     found = [step for key in both for step in _of_object(key, here.objects[key], there.objects[key])]
@@ -145,10 +144,10 @@ def leading(here: Standing, there: Standing, policies: Policies) -> list[Step]:
     return _taken(found, policies)
 
 
-def making(there: Standing, policies: Policies) -> list[Step]:
+def making(there: Rights, policies: Policies) -> list[Step]:
     """As if all were made anew: which roles does it take?"""
     found = [step for key, state in there.objects.items() for step in _of_object(key, None, state)]
-    return _taken([*found, *_of_defaults(Standing(), there)], policies)
+    return _taken([*found, *_of_defaults(Rights(), there)], policies)
 
 
 def _after_schemas(key: Key) -> tuple[bool, str]:
@@ -166,7 +165,7 @@ def _of_object(key: Key, before: State | None, after: State) -> Iterator[Step]:
     yield from owner_and_grants(about, before, {**after, "columns": columns})
 
 
-def _of_defaults(here: Standing, there: Standing) -> Iterator[Step]:
+def _of_defaults(here: Rights, there: Rights) -> Iterator[Step]:
     for key, state in there.defaults.items():
         yield from default_acl_steps(
             ObjectChange("default_acl", 0, here.defaults.get(key), state), Command(())
@@ -177,12 +176,12 @@ def _taken(found: Sequence[Step], policies: Policies) -> list[Step]:
     return sorted((step for step in found if not leaves_out(step, policies)), key=lambda step: step.phase)
 
 
-def level(conn: Session, there: Standing, policies: Policies, *, replica: str) -> None:
+def level(conn: Session, there: Rights, policies: Policies, *, replica: str) -> None:
     """Give the replica's objects the owners and privileges of the source's, in a few transactions.
 
     Raises RetryLater (`role-missing`, `role-not-granted`) before anything was done.
     """
-    found = rights.takeable(conn, leading(read_standing(conn), there, policies), replica)
+    found = rights.takeable(conn, leading(read_rights(conn), there, policies), replica)
     with wrapped("giving objects their owners and privileges"):
         for start in range(0, len(found), _BATCH):
             with conn.transaction():
@@ -190,7 +189,7 @@ def level(conn: Session, there: Standing, policies: Policies, *, replica: str) -
                     rights.take(conn, step)
 
 
-def require_roles(conn: Session, there: Standing, policies: Policies, *, replica: str) -> None:
+def require_roles(conn: Session, there: Rights, policies: Policies, *, replica: str) -> None:
     """Raises RetryLater (`role-missing`, `role-not-granted`)."""
     with wrapped("looking for roles on the replica"):
         rights.takeable(conn, making(there, policies), replica)
