@@ -70,9 +70,7 @@ def is_by_root(publication: Publication | None, partitions: Partitions) -> bool:
     return partitions is Partitions.ROOT if publication is None else publication.via_partition_root
 
 
-def select_tables(
-    tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, by_root: bool = False
-) -> Selection:
+def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, by_root: bool) -> Selection:
     """Decide for every table of the source's catalog. `by_root`: `is_by_root`'s."""
     wanted: list[Table] = []
     make_full: list[Table] = []

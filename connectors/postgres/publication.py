@@ -117,6 +117,12 @@ def read_publication(session: Session, name: str) -> Publication | None:
     return Publication(*values)
 
 
+def is_via_root(session: Session, name: str) -> bool:
+    """Whether it is there, and sends rows of partitions under the name of the table at the top."""
+    found = read_publication(session, name)
+    return found is not None and found.via_partition_root
+
+
 def _published_table(oid: int, schema: str, name: str, columns: Any, *rest: Any) -> PublishedTable:
     return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), *rest)
 

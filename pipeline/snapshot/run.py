@@ -13,7 +13,7 @@ from connectors.postgres.catalog import list_tables
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.mend.fit import fitting_target
-from connectors.postgres.publication import TableName
+from connectors.postgres.publication import TableName, is_via_root
 from connectors.postgres.session import Session
 from connectors.postgres.snapshot import TableChanged
 from connectors.postgres.snapshot_tables import SnapshotTable, published_tables
@@ -134,7 +134,8 @@ class _Copying:
     def _tables(self, source: Session) -> Sequence[SnapshotTable]:
         published = published_tables(source, self._options.publication)
         catalog = list_tables(source, publication=self._options.publication)
-        return choose_tables(published, catalog, self._scope)
+        by_root = is_via_root(source, self._options.publication)
+        return choose_tables(published, catalog, self._scope, by_root=by_root)
 
     def go_on(self, standing: Standing) -> list[TableName]:
         """Copy what is not copied yet; returns the tables that changed before they were."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.ddl import left_out
+from connectors.postgres.publication import is_via_root
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_reader import columns_of, user_tables
 from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
@@ -118,7 +119,8 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
             tick=watch.check,
         )
         tables, catalog, pairs = describe(options, meeting)
-        wanted = {table.oid for table in choose_tables(tables, catalog, scope)}
+        by_root = is_via_root(meeting.reader, options.publication)
+        wanted = {table.oid for table in choose_tables(tables, catalog, scope, by_root=by_root)}
         chosen = [
             pair for pair in pairs if pair.source.oid in wanted and (only is None or pair.source.oid in only)
         ]
@@ -134,7 +136,7 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
     return Round(
         results=compared.results,
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
-        not_replicated=not_replicated(scope, catalog, tables),
+        not_replicated=not_replicated(scope, catalog, tables, by_root=by_root),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         sequences=meeting.sequences,
         large_objects=large_objects,

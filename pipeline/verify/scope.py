@@ -24,9 +24,10 @@ class Scope:
 
 
 def choose_tables(
-    published: Sequence[SnapshotTable], catalog: tuple[Table, ...], scope: Scope
+    published: Sequence[SnapshotTable], catalog: tuple[Table, ...], scope: Scope, *, by_root: bool
 ) -> list[SnapshotTable]:
-    """The published tables that were asked for; a partitioned one means its partitions.
+    """The published tables that were asked for; a partitioned one means its partitions, or itself `by_root`:
+    the publication sends their rows under its name.
 
     Raises OperatorNeeded (`table-not-replicated`) for a pattern that names none of them.
     """
@@ -34,7 +35,8 @@ def choose_tables(
         return list(published)
     for pattern in scope.wanted:
         if not any(_names(pattern, table) for table in published):
-            raise _none_named(pattern, catalog, not_replicated(scope, catalog, published))
+            others = not_replicated(scope, catalog, published, by_root=by_root)
+            raise _none_named(pattern, catalog, published, others, by_root=by_root)
     return [table for table in published if any(_names(pattern, table) for pattern in scope.wanted)]
 
 
@@ -43,11 +45,9 @@ def _names(pattern: TablePattern, table: SnapshotTable) -> bool:
 
 
 def not_replicated(
-    scope: Scope, catalog: tuple[Table, ...], published: Iterable[SnapshotTable]
+    scope: Scope, catalog: tuple[Table, ...], published: Sequence[SnapshotTable], *, by_root: bool
 ) -> tuple[NotReplicated, ...]:
     """Every other table of the source, with the reason."""
-    published = tuple(published)
-    by_root = any(table.leaves is not None for table in published)
     selection = select_tables(catalog, scope.tables, scope.keyless, by_root=by_root)
     names = {table.table_name for table in published}
     qualified = {table.qualified_name for table in published}
@@ -60,16 +60,21 @@ def not_replicated(
 
 
 def _none_named(
-    pattern: TablePattern, catalog: Iterable[Table], left_out: Iterable[NotReplicated]
+    pattern: TablePattern,
+    catalog: Sequence[Table],
+    published: Sequence[SnapshotTable],
+    left_out: Iterable[NotReplicated],
+    *,
+    by_root: bool,
 ) -> OperatorNeeded:
-    catalog = tuple(catalog)
     reasons = {each.table: each.reason for each in left_out}
     there = [table.qualified_name for table in catalog if pattern.matches(table.schema, table.name)]
-    wholes = {table.oid: table.qualified_name for table in catalog}
+    tops = {table.oid: table.qualified_name for table in catalog} if by_root else {}
+    wholes = {table.qualified_name for table in published}
     for table in catalog:
-        if table.root in wholes:
-            seen = f"it is a partition of {wholes[table.root]}, which is replicated as a whole"
-            reasons.setdefault(table.qualified_name, seen)
+        if (top := tops.get(table.root)) is not None:
+            how = "replicated as a whole" if top in wholes else "not replicated"
+            reasons.setdefault(table.qualified_name, f"it is a partition of {top}, which is {how}")
     why = [f"{name}: {reasons.get(name, 'none of its partitions is replicated')}" for name in there[:5]]
     return OperatorNeeded(
         f"`{pattern}` names no replicated table ({'; '.join(why) or 'the source has no such table'})",
