@@ -73,11 +73,13 @@ def _of_service(conninfo: str) -> dict[str, str]:
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """Tables that one pattern of `include` names and none of `exclude`; a pattern is a regular
-    expression for the schema and one for the table. `limits`: of those of which not all is published."""
+    expression for the schema and one for the table. `limits`: of those of which not all is published.
+    `by_root`: rows of partitions come under the name of the table at the top."""
 
     include: tuple[tuple[str, str], ...]
     exclude: tuple[tuple[str, str], ...]
     limits: Limits = field(default_factory=dict)
+    by_root: bool = False
 
 
 _CREATE_ROLE = """\
@@ -101,6 +103,9 @@ _SOURCE = """\
 grant pg_read_all_stats to {role};
 """
 
+_LEAVES: Final = "c.relkind = 'r'"
+_WHOLES: Final = "c.relkind in ('r', 'p') and not c.relispartition"
+
 # Only tables whose rows can be told apart: on any other, publishing makes the application's UPDATE
 # and DELETE fail.
 _CREATE_PUBLICATION = """\
@@ -114,7 +119,7 @@ begin
       into tables, owners
       from pg_catalog.pg_class c
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     where c.relkind = 'r' and c.relpersistence = 'p'
+     where {candidates} and c.relpersistence = 'p'
        and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
        and ({include})
        and not ({exclude})
@@ -169,14 +174,19 @@ grant set on parameter session_replication_role to {role};
 def source_grants(conninfo: str, *, publication: str, chosen: Chosen) -> str:
     """SQL for the source: the role, and the publication made by the owner of the tables."""
     login = login_of(conninfo)
+    earlier, since_18 = (
+        create_publication_sql(publication, (), server_version=version, by_root=chosen.by_root)
+        for version in (POSTGRESQL_18 - 1, POSTGRESQL_18)
+    )
     create_publication = _CREATE_PUBLICATION.format(
+        candidates=_WHOLES if chosen.by_root else _LEAVES,
         include=_any_of(chosen.include),
         exclude=_any_of(chosen.exclude),
         limits=_limits(chosen.limits),
         publication_text=_literal(publication),
         version_18=str(POSTGRESQL_18),
-        create=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18 - 1)),
-        create_18=_literal(create_publication_sql(publication, (), server_version=POSTGRESQL_18)),
+        create=_literal(earlier),
+        create_18=_literal(since_18),
         add=_literal(f"alter publication {_identifier(publication)} add table "),
         give=_literal(f"alter publication {_identifier(publication)} owner to "),
     )

@@ -15,7 +15,7 @@ import typer
 from pipeline.cli.invocation import invocation
 from pipeline.cli.output import print_sql, print_text
 from pipeline.cli.serversql import SERVER_HELP, SERVER_METAVAR, ServerSql, choose, place_of, require_sql
-from pipeline.config import Config, Keyless, faults_of, parse_config
+from pipeline.config import Config, Keyless, Partitions, faults_of, parse_config
 from pipeline.config.model import NAME
 from pipeline.config.template import Choices, render_config
 from pipeline.logs import say
@@ -256,6 +256,7 @@ def _grants(config: Config, server: str | None) -> str:
         tuple(pattern.regexes for pattern in tables.include),
         tuple(pattern.regexes for pattern in tables.exclude),
         tables.limits_by_name,
+        by_root=config.source.partitions is Partitions.ROOT,
     )
     source = source_grants(config.source.url.reveal(), publication=config.publication_name, chosen=chosen)
     parts = [ServerSql("source", source.strip())]

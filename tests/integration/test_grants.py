@@ -97,6 +97,21 @@ def test_after_the_grants_check_finds_no_error(
     assert not [f for f in findings if f.code == "tables-not-published"]
 
 
+def test_the_grants_publish_partitioned_tables_as_the_file_has_them(
+    source: Database, replica: Database, role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.execute(SCHEMA)
+    path = tmp_path / "keepstream.yaml"
+    write_config(path, source, replica, role)
+    path.write_text(path.read_text().replace("keyless: exclude,", "keyless: exclude, partitions: root,"))
+    source.execute_as_admin(grants(path, "source", capsys))
+    source.execute_as_admin(f"alter role \"{role}\" password 'first'")
+    listed = source.execute("select tablename from pg_publication_tables where pubname = 'keepstream_crm'")
+    assert {name for (name,) in listed} == PUBLISHED - {"part"} | {"parent"}
+    findings = [f.code for f in preflight(load_config(path)) if f.subject == "publication keepstream_crm"]
+    assert findings == ["publication"]
+
+
 def test_the_grants_of_all_servers_change_nothing_where_they_are_piped_into_psql(
     source: Database, replica: Database, role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
