@@ -30,8 +30,8 @@ def for_log(
     listed: Mapping[int, Sequence[int]],
     *,
     publication: str,
-    wholes: Mapping[int, tuple[str, str]] | None = None,
-    new: Collection[int] = (),
+    wholes: Mapping[int, tuple[str, str]],
+    new: Collection[int],
 ) -> SchemaMessage | None:
     """The part of it that replicas are told; None for nothing. `known`: by OID, tables of the log, before the
     message and behind it; without those that left it. `listed`: the numbers of their columns, of those with
@@ -41,7 +41,6 @@ def for_log(
     Raises RefusedData (`schema-changed`) where the rows of a table were rewritten and are not in the stream.
     """
     told = {oid: table for oid, table in known.items() if not table.joining}
-    wholes = wholes or {}
     if message.rows is not None:
         if message.rows.oid not in told or message.rows.oid in listed:
             return None
