@@ -296,9 +296,9 @@ def give_publication_sql(name: str, owner: str | None) -> str:
     return statement.format(sql.Identifier(name), role).as_string()
 
 
-def drop_table_sql(name: str, table: TableName) -> str:
-    """ALTER PUBLICATION … DROP TABLE."""
-    statement = sql.SQL("alter publication {} drop table {}").format(sql.Identifier(name), _only([table]))
+def drop_table_sql(name: str, *tables: TableName) -> str:
+    """ALTER PUBLICATION … DROP TABLE, for at least one table."""
+    statement = sql.SQL("alter publication {} drop table {}").format(sql.Identifier(name), _only(tables))
     return statement.as_string()
 
 
@@ -315,13 +315,8 @@ def by_root_sql(name: str) -> str:
 
 def whole_sql(name: str, whole: TableName, partitions: Sequence[TableName]) -> str:
     """SQL that lets a partitioned table be published as a whole, instead of these partitions of it."""
-    dropping = sql.SQL("alter publication {} drop table {};")
-    statements = (
-        dropping.format(sql.Identifier(name), _only(partitions)).as_string(),
-        f"{add_tables_sql(name, [whole])};",
-        f"{by_root_sql(name)};",
-    )
-    return "\n".join(statements)
+    statements = (drop_table_sql(name, *partitions), add_tables_sql(name, [whole]), by_root_sql(name))
+    return "\n".join(f"{statement};" for statement in statements)
 
 
 def drop_publication(session: Session, name: str) -> None:
