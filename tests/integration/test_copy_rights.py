@@ -30,6 +30,9 @@ OBJECTS = """
     grant select (id), update (mood) on crm.t to <reader>;
     grant usage on all sequences in schema crm to <reader>;
     grant select on crm.t to <chief> with grant option;
+    create table crm.p (id int, d int, primary key (id, d)) partition by range (d);
+    create table crm.p1 partition of crm.p for values from (0) to (9);
+    grant select on crm.p to <reader>;
     create view crm.v as select id from crm.t;
     grant select on crm.v to public;
     create function crm.f(int) returns int language sql as 'select 1';

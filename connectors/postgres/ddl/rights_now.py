@@ -37,7 +37,7 @@ _OBJECTS: Final = sql.SQL("""
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p', 'v', 'm', 'S') and c.relpersistence <> 't' and {followed}
        and not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_class'::regclass
-                        and e.objid = c.oid and e.deptype in ('e', 'i'))
+                        and e.objid = c.oid and e.objsubid = 0 and e.deptype in ('e', 'i'))
     union all
     select case p.prokind when 'p' then 'procedure' else 'function' end, n.nspname, p.proname,
            '(' || pg_get_function_identity_arguments(p.oid) || ')', pg_get_userbyid(p.proowner),
