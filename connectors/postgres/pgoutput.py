@@ -331,7 +331,14 @@ def _begin(message: bytes) -> Begin:
     if len(message) != 21:
         raise _malformed(message)
     commit_lsn, time, xid = _BEGIN.unpack_from(message, 1)
+    _require_int64(message, commit_lsn, time + _EPOCH_MICROSECONDS)
     return Begin(commit_lsn, time + _EPOCH_MICROSECONDS, xid)
+
+
+def _require_int64(message: bytes, *numbers: int) -> None:
+    """As Avro's long, which the log has them in."""
+    if any(number >> 63 not in (0, -1) for number in numbers):
+        raise _malformed(message)
 
 
 def _commit(message: bytes) -> Commit:
@@ -341,6 +348,7 @@ def _commit(message: bytes) -> Commit:
     flags, commit_lsn, end_lsn, time = _COMMIT.unpack_from(message, 1)
     if flags:
         raise _malformed(message)
+    _require_int64(message, commit_lsn, end_lsn, time + _EPOCH_MICROSECONDS)
     return Commit(commit_lsn, end_lsn, time + _EPOCH_MICROSECONDS)
 
 

@@ -254,6 +254,20 @@ def test_bytes_to_spare_are_refused(index: int, junk: bytes) -> None:
     assert caught.value.code == "pgoutput-malformed"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        struct.pack(">cQqI", b"B", 1 << 63, 0, 7),
+        struct.pack(">cQqI", b"B", 8, (1 << 63) - 1, 7),
+        struct.pack(">cBQQq", b"C", 0, 8, 1 << 63, 0),
+    ],
+)
+def test_numbers_that_the_log_cannot_hold_are_refused(message: bytes) -> None:
+    with pytest.raises(InternalError) as caught:
+        Decoder().decode(message)
+    assert caught.value.code == "pgoutput-malformed"
+
+
 @pytest.mark.parametrize("kind", [kind for kind in range(256) if kind not in b"BCIUDTRYMO"])
 def test_a_kind_that_was_not_asked_for_is_refused(kind: int) -> None:
     with pytest.raises(InternalError) as caught:

@@ -155,7 +155,7 @@ class Stream(RuleBasedStateMachine):
         plain |= {701: "double precision", 1700: "numeric", 1114: "timestamp without time zone"}
         return (plain | {1184: "timestamp with time zone"})[oid]
 
-    @rule(lsn=st.integers(0, 2**63 - 1), time=st.integers(0, 2**52), xid=st.integers(3, 2**32 - 1))
+    @rule(lsn=st.integers(0, 2**62), time=st.integers(0, 2**52), xid=st.integers(3, 2**32 - 1))
     def a_transaction_begins_and_ends(self, lsn: int, time: int, xid: int) -> None:
         message = b"B" + struct.pack(">QqI", lsn, time, xid)
         assert self._send(message) == Begin(lsn, EPOCH_US + time, xid)  # type: ignore[arg-type]
