@@ -39,7 +39,8 @@ def replica_obstacle(replica: str, progress: Progress | None) -> Obstacle | None
     if progress is None:
         return Obstacle(
             "has no progress row yet",
-            "Start `keepstream run`, which copies the replica if it is empty.",
+            "Start `keepstream run`, which copies the replica if it is empty. Where it runs, `keepstream"
+            " status` says what the copy waits for.",
         )
     if progress.state is ReplicaState.COPYING:
         if progress.alive:
