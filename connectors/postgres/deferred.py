@@ -89,6 +89,15 @@ def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
         conn.execute(query, [name, kind, obj])
 
 
+def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
+    """Whether the replica was made without something of this table."""
+    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
+    if there != (True,):
+        return False
+    query = "select exists (select from keepstream.deferred_ddl where name = %s and starts_with(object, %s))"
+    return conn.execute(query, [name, f"{'.'.join(table)}."]).fetchone() == (True,)
+
+
 def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
     """A table, or a whole schema (one part), is called otherwise on the source, too: so it is in what is
     kept of it."""

@@ -380,4 +380,4 @@ def _target(column: Column) -> int:
 
 def _comment(table: State, was: Column | None, now: Column) -> Iterator[Step]:
     about = ("column ", Name((*named(table), now["name"])))
-    yield from comment(about, was, now, named(table))
+    yield from comment(about, was, now, named(table), needs=named(table), column=now["name"])

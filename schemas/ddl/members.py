@@ -104,7 +104,7 @@ def _constraints(before: State | None, after: State, command: Command) -> Iterat
     for member in [*new, *(now for _, now in same)]:
         was_member = next((w for w, n in same if n is member), None)
         about = ("constraint ", Name((member["name"],)), " on ", Name(named(after)))
-        yield from comment(about, was_member, member, named(after))
+        yield from comment(about, was_member, member, named(after), needs=named(after))
 
 
 def _is_given(member: Member) -> bool:
@@ -218,7 +218,7 @@ def _indexes(before: State | None, after: State, command: Command) -> Iterator[S
     for member in [*new, *(now for _, now in same)]:
         was_member = next((w for w, n in same if n is member), None)
         about = ("index ", Name((after["schema"], member["name"])))
-        yield from comment(about, was_member, member, named(after))
+        yield from comment(about, was_member, member, named(after), needs=named(after))
     yield from _clustered(before, after)
 
 
@@ -334,7 +334,7 @@ def _triggers(before: State | None, after: State) -> Iterator[Step]:
         if not member["parent"]:
             was_member = next((w for w, n in same if n is member), None)
             about = ("trigger ", Name((member["name"],)), " on ", Name(named(after)))
-            yield from comment(about, was_member, member, named(after))
+            yield from comment(about, was_member, member, named(after), needs=named(after))
 
 
 def _rules(before: State | None, after: State) -> Iterator[Step]:

@@ -67,14 +67,21 @@ def changed_options(before: Sequence[str] | None, after: Sequence[str] | None) -
 
 
 def comment(
-    about: Pieces, before: Mapping[str, Any] | None, after: Mapping[str, Any], told: tuple[str, ...]
+    about: Pieces,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any],
+    told: tuple[str, ...],
+    *,
+    needs: tuple[str, str] | None = None,
+    column: str = "",
 ) -> Iterator[Step]:
-    """COMMENT ON `about`, where that changed. `told`: the object's name for people."""
+    """COMMENT ON `about`, where that changed. `told`: the object's name for people. `needs`, `column`: as
+    `Step` has them."""
     was = before.get("comment") if before else None
     now = after.get("comment")
     if was != now:
         statement = ("comment on ", *about, " is ", Literal(now))
-        yield Step(Kind.COMMENT, Phase.LAST, told, statement)
+        yield Step(Kind.COMMENT, Phase.LAST, told, statement, needs=needs, column=column)
 
 
 def moved(

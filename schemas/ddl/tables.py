@@ -44,7 +44,7 @@ def table_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
         yield from ColumnDiff(before, after, command).steps()
     yield from of_table(before, after, command)
     yield from _properties(before, after, command)
-    yield from comment(("table ", Name(named(after))), before, after, named(after))
+    yield from comment(("table ", Name(named(after))), before, after, named(after), needs=named(after))
     yield from owner_and_grants(("table ", Name(named(after))), before, after)
 
 

@@ -162,6 +162,38 @@ def test_a_column_that_a_policy_ignores_is_left_out_of_every_row(changing: Chang
     assert changing.replica.execute("select * from keepstream.schema_left_out") == []
 
 
+def test_what_is_said_of_a_column_that_a_policy_ignores_stops_nothing(changing: Changing) -> None:
+    changing.begin(TABLE)
+    leaving = policies(add_column=Policy.IGNORE, create_table=Policy.IGNORE)
+    changing.follow(
+        "alter table crm.t add x int; create index i on crm.t (x); create table crm.u (id int)",
+        policies=leaving,
+    )
+    changing.follow(
+        "comment on column crm.t.x is 'x'; comment on index crm.i is 'i'; comment on table crm.u is 'u';"
+        " comment on column crm.u.id is 'id'; alter index crm.i rename to j; alter table crm.t alter x set"
+        " statistics 9; comment on column crm.t.a is 'a'; insert into crm.t values (2)",
+        policies=leaving,
+    )
+    assert ids(changing.replica) == [1, 2]
+    assert changing.replica.execute("select col_description('crm.t'::regclass, 2)") == [("a",)]
+    kept = [(of, statement) for _, of, statement in deferred(changing.replica)]
+    assert ("crm.t.x", 'comment on column "crm"."t"."x" is \'x\';') in kept
+
+
+def test_a_view_of_a_column_that_a_policy_ignores_says_what_is_lacking(changing: Changing) -> None:
+    changing.begin(TABLE)
+    with pytest.raises(OperatorNeeded) as stopped:
+        changing.follow(
+            "alter table crm.t add x int; create view crm.v as select x from crm.t",
+            policies=policies(add_column=Policy.IGNORE),
+        )
+    assert stopped.value.code == "schema-refused"
+    assert stopped.value.hint.startswith(
+        'The replica lacks a column that crm.v uses (column "x" does not exist): a policy left it out, or the'
+    )
+
+
 def test_a_table_that_a_policy_ignores_gets_no_rows(changing: Changing) -> None:
     changing.begin(TABLE)
     leaving = policies(create_table=Policy.IGNORE)

@@ -47,6 +47,11 @@ _CANNOT_KEEP_KEY: Final = (
     psycopg.NotSupportedError,
     psycopg.errors.LockNotAvailable,
 )
+_GONE_WITH_COLUMN: Final = (
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.UndefinedTable,
+)
 _DEPENDED_ON: Final = psycopg.errors.DependentObjectsStillExist
 
 # What long statements need is not what single rows do; bodies may name what comes later.
@@ -333,8 +338,9 @@ class SchemaFollower:
             raise Refused(step, error) from error
 
     def _take_if_it_can(self, step: Step) -> None:
-        """It may be about a column that the replica goes without."""
-        error = self._try_statement(step, psycopg.errors.UndefinedColumn)
+        """It may be about a column that the replica goes without, or about what was left out for one."""
+        noted = deferred.has_of_table(self._conn, self._pipeline, step.object)
+        error = self._try_statement(step, *(_GONE_WITH_COLUMN if noted else _GONE_WITH_COLUMN[:1]))
         if error is not None:
             self._keep(_IGNORED, step, _said(error))
 

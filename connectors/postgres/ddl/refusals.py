@@ -49,7 +49,7 @@ def refusal(step: Step, error: psycopg.Error, *, replica: str, role: str) -> Kee
     if isinstance(meaning, RetryLater):
         return meaning
     if isinstance(error, LACKED):
-        return OperatorNeeded(message, code="schema-refused", hint=_lacking(step, said))
+        return OperatorNeeded(message, code="schema-refused", hint=_lacking(step, error, said))
     hint = _ANY.format(ignoring=_ignoring(step.kind))
     return OperatorNeeded(
         message,
@@ -68,7 +68,13 @@ def _ignoring(kind: Kind) -> str:
     return f"`schema: {{policies: {{{kind}: ignore}}}}` in keepstream.yaml"
 
 
-def _lacking(step: Step, said: str) -> str:
+def _lacking(step: Step, error: psycopg.Error, said: str) -> str:
+    if isinstance(error, psycopg.errors.UndefinedColumn):
+        return (
+            f"The replica lacks a column that {step.shown} uses ({said}): a policy left it out, or the"
+            " publication does not list it. Add it there by hand, with the source's type and nullable, and"
+            f" start again: it is tried anew. Or leave changes of this kind out: {_ignoring(step.kind)}."
+        )
     return (
         f"The replica lacks what {step.shown} uses ({said}); aggregates, operators, casts and the like are"
         " not followed. Create it on the replica by hand, as it is on the source, and start again: it is"
