@@ -46,6 +46,8 @@ def steps(message: SchemaMessage) -> tuple[Step, ...]:
 
 def _of_change(change: ObjectChange, command: Command) -> Iterator[Step]:
     found = _BY_CLASS.get(change.class_, objects.other_steps)(change, command)
+    if change.unlisted:
+        found = (replace(step, unlisted=change.unlisted) for step in found)
     if not change.whole:
         return found
     bound = (change.before or {}).get("partition_bound") or ""

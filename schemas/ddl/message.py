@@ -36,7 +36,8 @@ class ObjectChange:
     one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not) or `unpublished`
     (the log has none of them). whole: of a partition, before the change or after it, schema and name of the
     table under whose name its rows are in the log; () if that is its own. hidden: an event trigger was
-    disabled since `before`, so that the change may hide others."""
+    disabled since `before`, so that the change may hide others. unlisted: names, before or after it, of the
+    table's columns that no row in the log has, because a publication has a column list."""
 
     class_: str
     oid: int
@@ -45,6 +46,7 @@ class ObjectChange:
     rewritten: str = ""
     whole: tuple[str, ...] = ()
     hidden: bool = False
+    unlisted: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -156,13 +158,15 @@ def _change(value: Mapping[str, Any]) -> ObjectChange:
         rewritten=value.get("rewritten") or "",
         whole=tuple(value.get("whole") or ()),
         hidden=bool(value.get("hidden")),
+        unlisted=tuple(value.get("unlisted") or ()),
     )
 
 
 def _change_value(change: ObjectChange) -> dict[str, Any]:
     value = {"class": change.class_, "oid": change.oid, "before": change.before, "after": change.after}
     rewritten = {"rewritten": change.rewritten} if change.rewritten else {}
-    return value | rewritten | _whole_value(change.whole)
+    unlisted = {"unlisted": list(change.unlisted)} if change.unlisted else {}
+    return value | rewritten | _whole_value(change.whole) | unlisted
 
 
 def _whole_value(whole: tuple[str, ...]) -> dict[str, Any]:

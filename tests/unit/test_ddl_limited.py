@@ -41,6 +41,7 @@ def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> Non
     assert [each["oid"] for each in change.after["constraints"]] == [1, 3, 5]
     assert [each["oid"] for each in change.after["indexes"]] == [6]
     assert change.rewritten == UNPUBLISHED
+    assert change.unlisted == ('a"b', "g")
 
 
 def test_a_table_without_a_list_and_another_object_are_told_as_they_are() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from schemas.ddl.message import ObjectChange, SchemaMessage, TableRows, is_ddl
 
-CHANGE = ObjectChange("table", 16385, {"schema": "sales", "name": "ord"}, None, "sent", ("sales", "whole"))
+STATE = {"schema": "sales", "name": "ord"}
+CHANGE = ObjectChange("table", 16385, STATE, None, "sent", ("sales", "whole"), unlisted=("a", "ü"))
 MESSAGES = [
     SchemaMessage("733", 0, tag="ALTER TABLE", role="crm", changes=(CHANGE,)),
     SchemaMessage(

@@ -38,6 +38,7 @@ Policies = Mapping[Kind, Policy]
 _FOREIGN_KEY: Final = "foreign key"
 _DEFAULT: Final = "default"
 _IGNORED: Final = "ignored"
+_WITHOUT_COLUMN: Final = "the replica goes without this column"
 _UNTOLD: Final = frozenset({Kind.OWNER, Kind.GRANTS, Kind.OTHER, Kind.COMMENT})
 """What is ignored of these is not kept: a replica has its own."""
 
@@ -262,7 +263,7 @@ class SchemaFollower:
             return True
         if step.needs is not None and not self._is_there(step.needs):
             return self._is_moot_without(step, step.needs)
-        if step.column and (*step.object, step.column) in self._left_out.columns:
+        if step.column and self._goes_without(step):
             self._note_left_out(step)
             return True
         return step.inherited and self._has_parent(step.object)
@@ -304,8 +305,19 @@ class SchemaFollower:
         )
         return self._conn.execute(query, table).fetchone() == (True,)
 
+    def _goes_without(self, step: Step) -> bool:
+        """Whether the replica has no such column: by a policy, or prepared without what is not listed."""
+        if (*step.object, step.column) in self._left_out.columns:
+            return True
+        is_unlisted = step.column in step.unlisted and step.kind is not Kind.ADD_COLUMN
+        return is_unlisted and bool(left_out.lacking(self._conn, _table_of(step), (step.column,)))
+
     def _lacks_columns(self, step: Step) -> bool:
-        return step.needs is not None and any(self._left_out.columns_of(*step.needs))
+        """A sequence may be owned by such a column of a table that its step does not know."""
+        if step.needs is None or step.kind is Kind.SEQUENCE:
+            return step.kind is Kind.SEQUENCE
+        is_without = any(self._left_out.columns_of(*step.needs))
+        return is_without or bool(left_out.lacking(self._conn, step.needs, step.unlisted))
 
     # What may be missing
 
@@ -364,9 +376,9 @@ class SchemaFollower:
         if step.kind not in _UNTOLD:
             self._keep(_IGNORED, step, f"the policy for {step.kind} leaves it out")
         if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE:
-            self._leave_out((step.object[0], step.object[1]))
+            self._leave_out(_table_of(step))
         elif step.kind is Kind.ADD_COLUMN:
-            self._leave_out((step.object[0], step.object[1]), step.column)
+            self._leave_out(_table_of(step), step.column)
 
     def _leave_out(self, table: tuple[str, str], column: str = "") -> None:
         left_out.add(self._conn, self._pipeline, table, column)
@@ -374,13 +386,14 @@ class SchemaFollower:
 
     def _note_left_out(self, step: Step) -> None:
         """A column that the replica goes without changed on the source."""
-        table = (step.object[0], step.object[1])
+        table = _table_of(step)
         if step.renamed:
             left_out.rename_column(self._conn, self._pipeline, table, step.column, to=step.renamed)
+            logger.info("schema change left out", extra={"object": step.shown, "reason": _WITHOUT_COLUMN})
         elif step.drops:
             left_out.forget(self._conn, self._pipeline, table, step.column)
         else:
-            self._keep(_IGNORED, step, "the replica goes without this column")
+            self._keep(_IGNORED, step, _WITHOUT_COLUMN)
         self._left_out = left_out.read(self._conn, self._pipeline)
 
     def _rename_left_out(self, step: Step, table: tuple[str, str]) -> None:
@@ -395,14 +408,14 @@ class SchemaFollower:
         """What is kept of it in the replica is called otherwise, or not wanted any more."""
         new = _new_name(step)
         if step.kind is Kind.DROP_TABLE:
-            left_out.forget(self._conn, self._pipeline, (step.object[0], step.object[1]))
+            left_out.forget(self._conn, self._pipeline, _table_of(step))
         elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
             deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
         elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
             left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=_last_name(step))
             deferred.rename(self._conn, self._pipeline, step.object, (_last_name(step),))
         elif new is not None:
-            left_out.rename(self._conn, self._pipeline, (step.object[0], step.object[1]), to=new)
+            left_out.rename(self._conn, self._pipeline, _table_of(step), to=new)
             deferred.rename(self._conn, self._pipeline, step.object, new)
 
     def _empty(self, step: Step) -> None:
@@ -427,6 +440,10 @@ class SchemaFollower:
 def _goes(step: Step) -> bool:
     """Whether it drops an object as a whole."""
     return step.drops and step.needs is None
+
+
+def _table_of(step: Step) -> tuple[str, str]:
+    return (step.object[0], step.object[1])
 
 
 def _new_name(step: Step) -> tuple[str, str] | None:

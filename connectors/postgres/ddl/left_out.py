@@ -5,7 +5,7 @@ Their rows and values are in the log all the same: apply leaves them out as long
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +74,17 @@ def take_up(conn: Session, name: str) -> list[tuple[str, str, str]]:
     return conn.execute(_MADE, [name]).fetchall()
 
 
+def lacking(conn: Session, table: tuple[str, str], columns: Sequence[str]) -> frozenset[str]:
+    """Those of the columns that the replica's table does not have; all where there is no such table."""
+    if not columns:
+        return frozenset()
+    query = (
+        "select attname from pg_catalog.pg_attribute where attnum > 0 and not attisdropped"
+        " and attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
+    )
+    return frozenset(columns) - {name for (name,) in conn.execute(query, table)}
+
+
 def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:
     """In the session's open transaction. `column`: only this one of the table."""
     for statement in _INSTALL:
@@ -105,11 +116,12 @@ def rename_schema(conn: Session, name: str, schema: str, *, to: str) -> None:
 
 
 def rename_column(conn: Session, name: str, table: tuple[str, str], column: str, *, to: str) -> None:
-    conn.execute(
-        "update keepstream.schema_left_out set column_name = %s"
-        " where (name, schema_name, table_name, column_name) = (%s, %s, %s, %s)",
-        [to, name, *table, column],
-    )
+    if _is_there(conn):
+        conn.execute(
+            "update keepstream.schema_left_out set column_name = %s"
+            " where (name, schema_name, table_name, column_name) = (%s, %s, %s, %s)",
+            [to, name, *table, column],
+        )
 
 
 def forget(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:

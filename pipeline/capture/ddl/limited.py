@@ -31,7 +31,8 @@ def relaxed(change: ObjectChange, listed: Collection[int] | None) -> ObjectChang
         return change
     rewritten = UNPUBLISHED if change.rewritten else ""
     before, after = _relaxed(change.before, listed), _relaxed(change.after, listed)
-    return replace(change, before=before, after=after, rewritten=rewritten)
+    unlisted = sorted({*_unlisted(change.before, listed), *_unlisted(change.after, listed)})
+    return replace(change, before=before, after=after, rewritten=rewritten, unlisted=tuple(unlisted))
 
 
 def to_be_listed(change: ObjectChange, tables: Tables) -> tuple[int, ...] | None:
@@ -46,7 +47,7 @@ def to_be_listed(change: ObjectChange, tables: Tables) -> tuple[int, ...] | None
 def _relaxed(state: State | None, listed: Collection[int]) -> State | None:
     if state is None:
         return None
-    unlisted = [column["name"] for column in state["columns"] if column["num"] not in listed]
+    unlisted = _unlisted(state, listed)
     broken = {each["oid"] for each in state["constraints"] if _is_broken(each["def"], each["type"], unlisted)}
     return {
         **state,
@@ -54,6 +55,11 @@ def _relaxed(state: State | None, listed: Collection[int]) -> State | None:
         "constraints": [each for each in state["constraints"] if each["oid"] not in broken],
         "indexes": [each for each in state["indexes"] if not _is_broken_index(each, unlisted)],
     }
+
+
+def _unlisted(state: State | None, listed: Collection[int]) -> list[str]:
+    columns = state["columns"] if state is not None else ()
+    return [column["name"] for column in columns if column["num"] not in listed]
 
 
 def _column(column: Mapping[str, Any], listed: Collection[int]) -> Mapping[str, Any]:
