@@ -166,9 +166,26 @@ class ColumnDiff:
         change = ("add column ", *definition(self._after, column, default=default))
         inherited = is_inherited(column)
         yield self._step(Kind.ADD_COLUMN, column, change, inherited=inherited)
+        if default and inherited and missing is not None and not column["has_missing"]:
+            yield from self._emptied(column)
         if default and (column["default"] is not None or has_missing or _keeps_null_default(column)):
             yield self._defaulted(column, kind=Kind.ADD_COLUMN)
         yield from created(self._after, column)
+
+    def _emptied(self, column: Column) -> Iterator[Step]:
+        """Its parent's gave it the other children's value, which older rows of a table with a column list do
+        not have."""
+        if self._after["kind"] == "r":
+            label = Name((column["name"],))
+            statement: Pieces = ("update only ", Name(self._table), " set ", label, " = null where ", label)
+            yield Step(
+                Kind.ADD_COLUMN,
+                Phase.TABLE,
+                self._table,
+                (*statement, " is not null"),
+                needs=self._table,
+                column=column["name"],
+            )
 
     def _defaulted(self, column: Column, *, kind: Kind = Kind.DEFAULT) -> Step:
         what: Pieces = ("drop default",) if column["default"] is None else ("set default ", column["default"])

@@ -140,25 +140,96 @@ def test_ddl_of_columns_that_a_prepared_replica_lacks_stops_nothing(directory_pi
     pipeline.start("run")
     pipeline.wait()
     source.execute(
-        "create index i on t (s); create index on t (n) where s is null; "
-        "alter table t add constraint u unique (s); create policy p on t using (s <> ''); "
-        "create trigger g after update of s on t for each row execute function"
-        " suppress_redundant_updates_trigger(); "
-        "create sequence q owned by t.s; alter table t add z int generated always as (length(s)) stored"
+        "create index i on t (s); create index on t (n) where s is null;"
+        " alter table t add constraint u unique (s); create policy p on t using (s <> '');"
+        " create trigger g after update of s on t for each row execute function"
+        " suppress_redundant_updates_trigger();"
+        " create sequence q owned by t.s; alter table t add z int generated always as (length(s)) stored"
     )
     source.execute(
-        "comment on column t.s is 's'; comment on index i is 'i'; alter index i rename to j; "
-        "alter table t alter s set statistics 9, alter s set storage external, alter s set default 'x',"
-        " alter r type bytea using r::bytea; "
-        "alter policy p on t using (s <> 'q'); alter trigger g on t rename to h; "
-        "alter table t disable trigger h; alter table t rename s to s2; alter table t rename n to m; "
-        "drop index j; alter table t drop r"
+        "comment on column t.s is 's'; comment on index i is 'i'; alter index i rename to j;"
+        " alter table t alter s set statistics 9, alter s set storage external, alter s set default 'x',"
+        " alter r type bytea using r::bytea;"
+        " alter policy p on t using (s <> 'q'); alter trigger g on t rename to h;"
+        " alter table t disable trigger h; alter table t rename s to s2; alter table t rename n to m;"
+        " drop index j; alter table t drop r"
     )
     source.execute("alter table t add late text; insert into t (id, m) values (1, 'one')")
     pipeline.wait()
     assert rows(pipeline, "select id, m, late from t") == [(1, "one", None)]
     kept = rows(pipeline, "select object from keepstream.deferred_ddl where kind = 'ignored'")
     assert {"public.t.i", "public.t.u", "public.t.p", "public.t.g", "public.t.z"} <= {of for (of,) in kept}
+
+
+def test_what_a_parent_gives_a_table_with_a_list_is_not_told_of_its_unlisted_columns(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.execute(
+        "create table p (id int, d int, s text not null default 's', primary key (id, d)) partition by"
+        " range (d);"
+        " create table p1 partition of p for values from (0) to (10);"
+        " create table p2 partition of p for values from (10) to (20);"
+        " create table h (id int primary key, n text); create table c (primary key (id)) inherits (h);"
+        " insert into p values (1, 1), (2, 11); insert into h values (1, 'h');"
+        " insert into c values (2, 'c')"
+    )
+    publish(pipeline, "only p1 (id, d)", "only p2", "only h", "only c (id)")
+    install_triggers(source)
+    pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "alter table p add u text default 'D', add v text not null default 'V';"
+        " insert into p (id, d) values (3, 3), (4, 14);"
+        " alter table p alter u set default 'E', alter u set not null;"
+        " alter table p add check (s <> ''), add unique nulls not distinct (d, s);"
+        " alter table h alter n set default 'N', add w int default 7;"
+        " update h set n = 'n' where n is null; alter table h alter n set not null;"
+        " insert into c (id) values (5)"
+    )
+    source.execute(
+        "alter table p add r text default random()::text; insert into p (id, d) values (6, 6), (7, 17)"
+    )
+    pipeline.wait()
+    pipeline.verify()
+    assert rows(pipeline, "select id, s, u, v, r from p1 order by 1") == [(i, *[None] * 4) for i in (1, 3, 6)]
+    assert rows(pipeline, "select id, s, u, v, r is null from p2 order by 1") == [
+        (2, "s", "D", "V", False),
+        (4, "s", "D", "V", False),
+        (7, "s", "E", "V", False),
+    ]
+    assert rows(pipeline, "select id, n, w from only c order by 1") == [(2, None, None), (5, None, None)]
+
+
+def test_a_table_whose_columns_are_to_be_listed_gets_nothing_else_from_its_parent(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    listing = {"columns": ["id", "d"]}
+    pipeline.settings["source"]["tables"] = {
+        "limits": {f"public.{name}": listing for name in ("p2", "c", "e")}
+    }
+    pipeline.write_config()
+    pipeline.source.execute(
+        "create table p (id int, d int, s text not null default 's', primary key (id, d)) partition by"
+        " range (d);"
+        " create table h (id int, d int, s text not null default 's' check (s <> ''))"
+    )
+    install_triggers(pipeline.source)
+    pipeline.start("run")
+    pipeline.wait()
+    pipeline.source.execute(
+        "create table p2 partition of p for values from (10) to (20);"
+        " create table c (primary key (id)) inherits (h);"
+        " create table e (like h including all, primary key (id)); alter table e inherit h;"
+        " insert into p values (1, 11); insert into c values (2, 2); insert into e values (3, 3)"
+    )
+    pipeline.source.execute("insert into p values (4, 14)")
+    pipeline.until(lambda: len(rows(pipeline, "select from p union all select from h")) == 4, "the rows")
+    assert rows(pipeline, "select id, s from p2 union all select id, s from h order by 1") == [
+        (i, None) for i in range(1, 5)
+    ]
 
 
 def test_another_list_or_filter_is_a_change_of_the_publication(directory_pipeline: Pipeline) -> None:

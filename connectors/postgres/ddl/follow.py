@@ -24,6 +24,7 @@ from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
 from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred
+from connectors.postgres.limits.relaxing import relax_but
 from connectors.postgres.session import Session
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy
@@ -211,6 +212,8 @@ class SchemaFollower:
     def _take(self, step: Step) -> None:
         if self._is_moot(step):
             return
+        if step.phase is Phase.ATTACH and step.unlisted:
+            relax_but(self._conn, _parent_of(step), step.unlisted)
         if step.manner is Manner.EMPTY:
             self._empty(step)
         elif step.manner is Manner.KEY:
@@ -231,6 +234,8 @@ class SchemaFollower:
             self._take_if_it_can(step)
         else:
             self._run(step)
+        if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE and step.unlisted:
+            relax_but(self._conn, _table_of(step), step.unlisted)
         self._note_gone(step)
 
     def _run(self, step: Step) -> None:
@@ -444,6 +449,13 @@ def _goes(step: Step) -> bool:
 
 def _table_of(step: Step) -> tuple[str, str]:
     return (step.object[0], step.object[1])
+
+
+def _parent_of(step: Step) -> tuple[str, str]:
+    """Of a step that attaches a table, or lets it inherit."""
+    named = step.statement[-1 if step.kind is Kind.INHERITANCE else 1]
+    assert isinstance(named, Name)
+    return (named.parts[0], named.parts[1])
 
 
 def _new_name(step: Step) -> tuple[str, str] | None:

@@ -61,6 +61,21 @@ def relax(session: Session, table: TableName, listed: Collection[str]) -> tuple[
     return found
 
 
+_LISTED: Final = """
+    select a.attname
+      from pg_attribute a
+     where a.attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and a.attnum > 0
+       and not a.attisdropped and a.attname <> all (%s)
+"""
+
+
+def relax_but(session: Session, table: TableName, unlisted: Sequence[str]) -> None:
+    """The same, of a table that exactly these columns of hold nothing in one below it."""
+    with wrapped(f"reading the columns of {'.'.join(table)}"):
+        listed = [name for (name,) in session.execute(_LISTED, [*table, list(unlisted)]).fetchall()]
+    relax(session, table, listed)
+
+
 def relaxing_sql(session: Session, oid: int, table: TableName, listed: Collection[str]) -> str:
     """What `relax` does, as a script for a table that is made elsewhere as it is here."""
     names, place = list(listed), sql.Identifier(*table)

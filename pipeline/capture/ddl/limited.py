@@ -8,29 +8,82 @@ nobody alter the type of a column that is listed: what was rewritten is of no ro
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pipeline.config.model import Tables
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
-_NOT_TOLD: Final = {
-    "not_null": False,
-    "default": None,
-    "identity": "",
-    "identity_options": None,
-    "missing": None,
-    "has_missing": False,
-}
+_NOT_TOLD_ABOVE: Final = {"not_null": False, "default": None, "identity": "", "identity_options": None}
+_NOT_TOLD: Final = {**_NOT_TOLD_ABOVE, "missing": None, "has_missing": False}
+
+
+def all_relaxed(
+    changes: Sequence[ObjectChange], listed: Mapping[int, Collection[int]]
+) -> tuple[ObjectChange, ...]:
+    """`listed`: by OID, as `relaxed` has it. What is above a table gives its columns what they have: so it is
+    told no more of them than the table itself, as a first copy makes it."""
+    unlisted = _unlisted_with_those_above(changes, listed)
+    return tuple(
+        _of_command(change, unlisted[change.oid], has_list=change.oid in listed)
+        if change.oid in unlisted and change.class_ == "table"
+        else change
+        for change in changes
+    )
+
+
+def _of_command(change: ObjectChange, unlisted: Collection[int], *, has_list: bool) -> ObjectChange:
+    listed = _numbers(change).difference(unlisted)
+    if has_list:
+        return relaxed(change, listed)
+    return replace(_of_table(change, listed, _NOT_TOLD_ABOVE), rewritten=change.rewritten)
+
+
+def _unlisted_with_those_above(
+    changes: Sequence[ObjectChange], listed: Mapping[int, Collection[int]]
+) -> dict[int, set[int]]:
+    """By OID, numbers of columns."""
+    tables = [change for change in changes if change.class_ == "table"]
+    found = {each.oid: _numbers(each).difference(listed[each.oid]) for each in tables if each.oid in listed}
+    pending = [each for each in tables if each.oid in found]
+    while pending:
+        child = pending.pop()
+        for holder in tables:
+            more = _given(holder.before, child.before, found[child.oid])
+            more |= _given(holder.after, child.after, found[child.oid])
+            if more - found.get(holder.oid, set()):
+                found.setdefault(holder.oid, set()).update(more)
+                pending.append(holder)
+    return found
+
+
+def _given(holder: State | None, child: State | None, numbers: Collection[int]) -> set[int]:
+    """The numbers of the same columns in the table above."""
+    if holder is None or child is None:
+        return set()
+    above = [*child["inherits"], child["partition_of"]]
+    if [holder["schema"], holder["name"]] not in above:
+        return set()
+    names = {column["name"] for column in child["columns"] if column["num"] in numbers}
+    return {column["num"] for column in holder["columns"] if column["name"] in names}
+
+
+def _numbers(change: ObjectChange) -> set[int]:
+    return {column["num"] for state in (change.before, change.after) if state for column in state["columns"]}
 
 
 def relaxed(change: ObjectChange, listed: Collection[int] | None) -> ObjectChange:
     """`listed`: the numbers of the columns that rows have; None: all."""
     if listed is None or change.class_ != "table":
         return change
+    return _of_table(change, listed, _NOT_TOLD)
+
+
+def _of_table(change: ObjectChange, listed: Collection[int], not_told: Mapping[str, Any]) -> ObjectChange:
     rewritten = UNPUBLISHED if change.rewritten else ""
-    before, after = _relaxed(change.before, listed), _relaxed(change.after, listed)
+    before = _relaxed(change.before, listed, not_told)
+    after = _relaxed(change.after, listed, not_told)
     unlisted = sorted({*_unlisted(change.before, listed), *_unlisted(change.after, listed)})
     return replace(change, before=before, after=after, rewritten=rewritten, unlisted=tuple(unlisted))
 
@@ -44,14 +97,14 @@ def to_be_listed(change: ObjectChange, tables: Tables) -> tuple[int, ...] | None
     return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)
 
 
-def _relaxed(state: State | None, listed: Collection[int]) -> State | None:
+def _relaxed(state: State | None, listed: Collection[int], not_told: Mapping[str, Any]) -> State | None:
     if state is None:
         return None
     unlisted = _unlisted(state, listed)
     broken = {each["oid"] for each in state["constraints"] if _is_broken(each["def"], each["type"], unlisted)}
     return {
         **state,
-        "columns": [_column(column, listed) for column in state["columns"]],
+        "columns": [_column(column, listed, not_told) for column in state["columns"]],
         "constraints": [each for each in state["constraints"] if each["oid"] not in broken],
         "indexes": [each for each in state["indexes"] if not _is_broken_index(each, unlisted)],
     }
@@ -62,12 +115,14 @@ def _unlisted(state: State | None, listed: Collection[int]) -> list[str]:
     return [column["name"] for column in columns if column["num"] not in listed]
 
 
-def _column(column: Mapping[str, Any], listed: Collection[int]) -> Mapping[str, Any]:
+def _column(
+    column: Mapping[str, Any], listed: Collection[int], not_told: Mapping[str, Any]
+) -> Mapping[str, Any]:
     if column["num"] in listed:
         return column
     if column["generated"]:
         return {**column, "not_null": False}
-    return {**column, **_NOT_TOLD}
+    return {**column, **not_told}
 
 
 def _is_broken(definition: str, kind: str, unlisted: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pipeline.capture.ddl.limited import relaxed
+from pipeline.capture.ddl.limited import all_relaxed
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, State
@@ -46,9 +46,7 @@ def for_log(
             return None
         rows = replace(message.rows.sent_by(publication), whole=wholes.get(message.rows.oid, ()))
         return replace(message, rows=rows)
-    message = replace(
-        message, changes=tuple(relaxed(change, listed.get(change.oid)) for change in message.changes)
-    )
+    message = replace(message, changes=all_relaxed(message.changes, listed))
     if message.installed or message.removed:
         own = tuple(change for change in message.changes if change.oid in told)
         return replace(message, changes=own)
