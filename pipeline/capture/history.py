@@ -24,6 +24,7 @@ from pipeline.capture.announcements import (
     read_outcomes,
 )
 from pipeline.capture.ddl.told import TOLD_PREFIX
+from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import check_members, known_members, member_entry
 from pipeline.capture.shapes import (
     anchored_shapes,
@@ -174,14 +175,16 @@ def published_now(session: Session, publication: str) -> tuple[str, ...]:
     tables that swap their names would be taken for each other's."""
     shapes, types = read_shapes(session, publication), read_used_types(session, publication)
     members = map(member_entry, read_members(session, publication))
-    return (*_listed_now(session, publication), *map(first_shape, shapes), *map(type_entry, types), *members)
+    listed = _listed_now(session, publication, ())
+    return (*listed, *map(first_shape, shapes), *map(type_entry, types), *members)
 
 
-def _listed_now(session: Session, publication: str) -> tuple[str, ...]:
+def _listed_now(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
     found = publications.read_publication(session, publication)
     tables = found.tables if found else ()
     names = sorted(f"{_TABLE}{table.oid}:{table.schema}.{table.name}" for table in tables)
-    return (*publications.publication_identity(session, publication), *names)
+    limited = limited_now(anchored, tables, {})
+    return (*publications.publication_identity(session, publication), *names, *limited)
 
 
 def named_tables(entries: Iterable[str]) -> dict[int, str]:
@@ -229,7 +232,7 @@ def check_published(
             check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
     types = read_used_types(session, publication)
     check_types(anchored, types)
-    current = _listed_now(session, publication)
+    current = _listed_now(session, publication, anchored)
     leaves = announced_leaves(anchored)
     outcomes = read_outcomes(session, leaves)
     if promoted:

@@ -20,6 +20,7 @@ from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table, require_joinable
+from pipeline.capture.limitednames import limit_before, limit_to_say
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.protection import Protected, Protection
@@ -276,7 +277,11 @@ class Joins:
         return joined
 
     def _join(self, table: Table, packer: FramePacker, *, as_large: bool) -> TableSchema | str | None:
+        entries = self._capture.chain.publication
+        limit = limit_before(entries, (table.schema, table.name), self._options.tables)
         if not self._definitions.is_reading(table):
+            if limit is not None:
+                return limit_to_say(limit)
             self._give_identity(table)
             awaited = self._protection.awaited_by(table)
             if awaited is not None:
@@ -285,6 +290,8 @@ class Joins:
         definition = self._definitions.take(table)
         if definition is None:
             return None
+        if limit is not None:
+            return limit_to_say(limit)
         return join_table(self._capture, self._options, packer, table, definition, as_large=as_large)
 
     def _is_early(self, table: Table, tried: Tried) -> bool:

@@ -124,8 +124,8 @@ def altered(before: Iterable[str], after: Iterable[str]) -> bool:
 
 
 def _told(entries: Iterable[str]) -> set[str]:
-    """What schema messages told, and which partitions there are."""
-    return {entry for entry in entries if entry.startswith(("ddl:", "told:", "part:"))}
+    """What schema messages told, which partitions there are, and which names are limited ones."""
+    return {entry for entry in entries if entry.startswith(("ddl:", "told:", "part:", "limited:"))}
 
 
 def without_files(entries: Iterable[str]) -> set[str]:

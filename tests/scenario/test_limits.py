@@ -430,3 +430,74 @@ def test_a_row_that_comes_into_the_filter_without_all_of_its_values_stops_captur
     pipeline.source.execute("update t set id = 101 where id = 1")
     assert capture.wait(30) == 4
     assert "error[row-incomplete]: an UPDATE of public.t brought a row into" in capture.output
+
+
+REBUILT = """
+    begin; alter table person rename to person_old;
+    create table person (id int primary key, name text, secret text not null default 'made up');
+    insert into person select id, name, secret from person_old;
+    alter table plain rename to plain_old; create table plain (like plain_old including all); commit
+"""
+
+
+def test_a_table_that_is_built_anew_does_not_join_with_more_than_the_one_whose_name_it_has(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.grant_ownership()
+    source.execute(PEOPLE)
+    publish(pipeline, LISTED, "plain where (id < 100)")
+    install_triggers(source)
+    pipeline.settings["schema"] = {"policies": {"drop_table": "apply"}}
+    pipeline.write_config()
+    run = pipeline.start("run")
+    pipeline.wait()
+    source.execute(REBUILT)
+    source.execute("create table other (id int primary key); drop table person_old, plain_old")
+    names = "select tablename from pg_publication_tables where pubname = %s order by 1"
+    pipeline.until(lambda: ("other",) in source.execute(names, [pipeline.slot]), "the other table", 60)
+    pipeline.until(lambda: run.output.count("table left out") == 2, "the refusal of both", 60)
+    assert "limits: {public.person: {columns: ['id', 'name', 'doc']}}" in run.output
+    assert "limits: {public.plain: {where: …}}" in run.output
+    assert source.execute(names, [pipeline.slot]) == [("other",)]
+    run.end()
+    pipeline.settings["source"]["tables"] = {"limits": {"public.person": {"columns": ["id", "name"]}}}
+    pipeline.write_config()
+    pipeline.start("run")
+    pipeline.until(lambda: ("person",) in source.execute(names, [pipeline.slot]), "its joining", 60)
+    pipeline.wait()
+    pipeline.verify()
+    assert rows(pipeline, "select count(*), count(secret) from person") == [(500, 0)]
+    assert source.execute(names, [pipeline.slot]) == [("other",), ("person",)]
+
+
+def test_capture_stops_where_a_table_without_a_limit_takes_the_name_of_one_that_has_it(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.execute(
+        "create table t (id int primary key, n text, secret text);"
+        " create table t_new (like t including all); create table u (like t including all)"
+    )
+    install_triggers(source)
+    pipeline.settings["source"]["tables"] = {"limits": {"public.t": {"columns": ["id", "n"]}}}
+    pipeline.write_config()
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "log begun" in capture.output, "the log")
+    source.execute(
+        "alter table t rename to u_old; alter table u_old rename to t; insert into u values (1, 'a')"
+    )
+    source.execute(
+        "begin; alter table t rename to t_old; alter table t_new rename to t; commit;"
+        " insert into t values (2, 'b', 'hidden')"
+    )
+    assert capture.wait(30) == 4
+    assert "error[limit-differs]: table public.t_new was renamed to public.t" in capture.output
+    again = pipeline.start("capture")
+    assert again.wait(30) == 4
+    assert "error[limit-differs]" in again.output
+    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
+    assert '"a"' in told
+    assert "hidden" not in told

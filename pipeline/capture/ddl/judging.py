@@ -27,6 +27,7 @@ from pipeline.capture.ddl.told import (
     without_told,
 )
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
+from pipeline.capture.limitednames import with_limited_name, without_limited_oid
 from pipeline.capture.partitions import Known, known_members, with_member, without_member
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
@@ -126,6 +127,7 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
         entries = with_shape(entries, first_shape(shape))
     if before is None or _name(before) != _name(state):
         told = replace(told, schema=state["schema"], table=state["name"])
+        entries = with_limited_name(entries, told.oid, told.name)
     entries = _with_told_name(with_told(entries, told), told.oid)
     return _after_partition(entries, told, state)
 
@@ -200,6 +202,7 @@ def _after_schema(entries: Entries, change: ObjectChange) -> Entries:
     for told in told_tables(entries).values():
         if told.schema == old != new:
             entries = with_told(entries, replace(told, schema=new))
+            entries = with_limited_name(entries, told.oid, (new, told.table))
             entries = _with_told_name(entries, told.oid)
     return entries
 
@@ -212,7 +215,7 @@ def _with_told_name(entries: Entries, oid: int) -> Entries:
 
 
 def _without_table(entries: Entries, told: Told) -> Entries:
-    entries = with_name(without_told(entries, told.oid), told.oid, None)
+    entries = without_limited_oid(with_name(without_told(entries, told.oid), told.oid, None), told.oid)
     own = f"{PREFIX}{told.oid}:"
     return tuple(entry for entry in entries if not entry.startswith(own) and entry != told.entry)
 

@@ -15,7 +15,7 @@ from typing import Final
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_members
-from connectors.postgres.publication import ListedTable
+from connectors.postgres.publication import ListedTable, PublishedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
@@ -48,6 +48,7 @@ from pipeline.capture.history import (
     renamed,
     with_name,
 )
+from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import PREFIX as PARTITION_PREFIX
 from pipeline.capture.partitions import known_partitions, truncated, untold
 from pipeline.capture.schemachange import refuse_change
@@ -87,6 +88,7 @@ class _Catalog:
 
     identity: frozenset[str]
     listed: Mapping[int, ListedTable]
+    published: tuple[PublishedTable, ...]
     existing: frozenset[int]
     shapes: Mapping[int, Shape]
     types: tuple[UsedType, ...]
@@ -130,6 +132,7 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
         *(table.to_token() for table in kept.values()),
         *types,
         *announced_joins(entries),
+        *limited_now(entries, catalog.published, {oid: table.name for oid, table in told.items()}),
         *(leave.to_token() for leave in leaving),
         *(e for e in entries if e.startswith((TRACKED_PREFIX, SCHEMA_PREFIX, PARTITION_PREFIX))),
     )
@@ -206,9 +209,11 @@ def _read(session: Session, publication: str, entries: tuple[str, ...]) -> _Cata
     with wrapped(f"comparing publication {publication}"), _one_snapshot(session):
         known = {*told_tables(entries), *named_tables(entries)}
         listed = publications.listed_tables(session, publication)
+        found = publications.read_publication(session, publication)
         return _Catalog(
             frozenset(publications.publication_identity(session, publication)),
             {table.oid: table for table in listed},
+            found.tables if found is not None else (),
             publications.existing_tables(session, known),
             {shape.oid: shape for shape in read_shapes(session, publication)},
             read_used_types(session, publication),

@@ -10,6 +10,7 @@ object clears it; once the stream has passed the look without one, capture stops
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,12 +21,13 @@ from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
-from pipeline.capture.ddl.judging import after_join, after_message, without_tracking
+from pipeline.capture.ddl.judging import Entries, after_join, after_message, without_tracking
 from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import TRIGGERS, UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, schema_names, told_tables, with_unseen
 from pipeline.capture.history import left_tables
+from pipeline.capture.limitednames import limit_before, limited_names, more_than_limited, require_no_more
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import known_partitions, whole_names, without_shapes_below
 from pipeline.capture.schemachange import refuse_change
@@ -152,8 +154,8 @@ class Tracking:
     def follow(self, payload: Message, xid: int) -> Followed | None:
         """A message of this prefix; None of one that says nothing here.
 
-        From here on the log knows what it tells. Raises RefusedData (`schema-changed`, `schema-error`), and
-        what `Authenticity.genuine` raises.
+        From here on the log knows what it tells. Raises RefusedData (`schema-changed`, `schema-error`,
+        `limit-differs`), and what `Authenticity.genuine` raises.
         """
         message = self._authenticity.genuine(
             payload.prefix, payload.content, xid=xid, is_tracked=self.is_tracked
@@ -172,6 +174,7 @@ class Tracking:
             message = self._missed(message, xid)
         try:
             self._learn(message, xid)
+            self._require_limited(entries, before)
             left = left_tables(self._chain.publication)
             known = {oid: told for oid, told in {**before, **self.told}.items() if oid not in left}
             now = self._chain.publication
@@ -267,6 +270,15 @@ class Tracking:
             self._suspicions.clear()
             self.looks_soon = True
 
+    def _require_limited(self, entries: Entries, before: Mapping[int, Told]) -> None:
+        """`entries`, `before`: of before the message. Raises RefusedData (`limit-differs`) if a table took
+        the name of one with a list or filter."""
+        parts = known_partitions(self._chain.publication)
+        for oid, told in self.told.items():
+            if oid not in parts and oid in before and before[oid].name != told.name:
+                old = before[oid].qualified_name
+                require_no_more(entries, oid, old, told.name, self._options.tables)
+
     def truncated(self, oid: int) -> None:
         """The stream tells that this table was: its partitions have other files, whoever looks at them."""
         for partition in known_partitions(self._chain.publication).values():
@@ -275,8 +287,17 @@ class Tracking:
         self._chain.publication_is(without_shapes_below(self._chain.publication, oid))
 
     def joined(self, join: Join) -> None:
-        """A table joins at this place."""
+        """A table joins at this place. Raises RefusedData (`limit-differs`) where the stream only told behind
+        its transaction's beginning that its name stands for some columns or rows."""
+        self._require_known_limit((join.schema, join.table))
         self._chain.publication_is(after_join(self._chain.publication, join.schema, join.table))
+
+    def _require_known_limit(self, name: tuple[str, str]) -> None:
+        entries = self._chain.publication
+        limited = {each.oid for each in limited_names(entries)}
+        joining = [oid for oid, told in self.told.items() if told.joining and told.name == name]
+        if limit_before(entries, name, self._options.tables) and limited.isdisjoint(joining):
+            raise more_than_limited(f"table {'.'.join(name)} joins with all of it")
 
 
 def _failed(message: SchemaMessage) -> RefusedData:

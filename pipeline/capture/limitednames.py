@@ -1,0 +1,144 @@
+"""Names under which the publication has, or had, only some columns or rows of a table (decision 015). Pure.
+
+An ANCHOR keeps them, so that no other table gets into the log in full under such a name: a table that is
+built anew and renamed is the same to who chose the columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from connectors.postgres.publication import PublishedTable, TableName
+from pipeline.config.model import Tables
+from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
+
+PREFIX: Final = "limited:"
+_DROPPED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedName:
+    """oid: of the table that had the limit; 0: it was dropped. columns: its list as it was first seen; None:
+    all."""
+
+    oid: int
+    schema: str
+    table: str
+    columns: tuple[str, ...] | None
+    is_filtered: bool
+
+    @property
+    def name(self) -> TableName:
+        return self.schema, self.table
+
+    def to_token(self) -> str:
+        """The entry in an ANCHOR's `publication`."""
+        return PREFIX + json.dumps([self.oid, self.schema, self.table, self.columns, self.is_filtered])
+
+    @classmethod
+    def from_token(cls, token: str) -> LimitedName:
+        """InternalError: `anchor-malformed`."""
+        try:
+            oid, schema, table, columns, is_filtered = json.loads(token.removeprefix(PREFIX))
+        except ValueError:
+            raise InternalError(
+                "an ANCHOR's entry about a table's column list or row filter cannot be read",
+                code="anchor-malformed",
+                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
+            ) from None
+        return cls(oid, schema, table, None if columns is None else tuple(columns), is_filtered)
+
+
+def limited_entries(entries: Iterable[str]) -> tuple[str, ...]:
+    return tuple(entry for entry in entries if entry.startswith(PREFIX))
+
+
+def limited_names(entries: Iterable[str]) -> tuple[LimitedName, ...]:
+    """InternalError: `anchor-malformed`."""
+    return tuple(map(LimitedName.from_token, limited_entries(entries)))
+
+
+def limited_now(
+    entries: Iterable[str], tables: Iterable[PublishedTable], names: Mapping[int, TableName]
+) -> tuple[str, ...]:
+    """Those entries, and of tables that have got a list or filter. `names`: by OID, as of the stream."""
+    kept = limited_entries(entries)
+    known = {each.oid for each in limited_names(kept)}
+    limited = (table for table in tables if table.columns is not None or table.is_filtered)
+    new = (
+        LimitedName(
+            table.oid,
+            *names.get(table.oid, (table.schema, table.name)),
+            table.columns,
+            table.is_filtered,
+        )
+        for table in limited
+        if table.oid not in known
+    )
+    return (*kept, *(each.to_token() for each in new))
+
+
+def with_limited_name(entries: tuple[str, ...], oid: int, name: TableName) -> tuple[str, ...]:
+    """The entries in which a table with a list or filter has this name, too."""
+    own = [each for each in limited_names(entries) if each.oid == oid]
+    if not own or any(each.name == name for each in own):
+        return entries
+    return (*entries, replace(own[0], schema=name[0], table=name[1]).to_token())
+
+
+def without_limited_oid(entries: tuple[str, ...], oid: int) -> tuple[str, ...]:
+    """The entries once it was dropped: its names stay, and its OID may become another table's."""
+    own = [each for each in limited_names(entries) if each.oid == oid]
+    tokens = {each.to_token() for each in own}
+    kept = tuple(entry for entry in entries if entry not in tokens)
+    return (*kept, *(replace(each, oid=_DROPPED).to_token() for each in own))
+
+
+def limit_before(entries: Iterable[str], name: TableName, tables: Tables) -> LimitedName | None:
+    """The limit that a table of this name has, or had, and that source.tables.limits does not say."""
+    if tables.limit_of(*name) is not None:
+        return None
+    return next((each for each in limited_names(entries) if each.name == name), None)
+
+
+def limit_to_say(limit: LimitedName) -> str:
+    """Why a table of this name does not join, and what lets it."""
+    columns = ", ".join("'" + column.replace("'", "''") + "'" for column in limit.columns or ())
+    entry = ", ".join([*([f"columns: [{columns}]"] if columns else []), *["where: …"] * limit.is_filtered])
+    return (
+        "the publication has, or had, only some columns or rows of a table of this name, and this one would"
+        " join with all: stop, say in keepstream.yaml what it shall have, as in `source.tables.limits:"
+        f" {{{'.'.join(limit.name)}: {{{entry}}}}}` (`columns` may name all of them), or exclude it"
+        " (source.tables.exclude), and start"
+    )
+
+
+def require_no_more(entries: Iterable[str], oid: int, old: str, name: TableName, tables: Tables) -> None:
+    """Of a table in the log that was called `old`, and of the entries of then. Raises RefusedData
+    (`limit-differs`) if its rows would come in full, or with other columns, under a name that stands for some
+    columns or rows. Of two filters the text is not compared."""
+    known, limit = limited_names(entries), tables.limit_of(*name)
+    own = [each for each in known if each.oid == oid]
+    if not own:
+        differs = limit is not None or any(each.name == name for each in known)
+    elif limit is None or any(each.name == name for each in own):
+        differs = False
+    else:
+        columns = [None if each is None else set(each) for each in (own[0].columns, limit.columns)]
+        differs = columns[0] != columns[1] or own[0].is_filtered != (limit.where is not None)
+    if differs:
+        raise more_than_limited(f"table {old} was renamed to {'.'.join(name)}")
+
+
+def more_than_limited(seen: str) -> RefusedData:
+    """Rows would come under a name that stands for some columns or rows."""
+    return RefusedData(
+        f"{seen}, under which name only some columns or rows are replicated; of this table it is others",
+        code="limit-differs",
+        hint="Nothing of it is in the log under that name. Give a table that is to take another one's place"
+        " an entry in source.tables.limits under the name that it is made with, too, or make and rename it in"
+        f" one transaction. To go on with the table as it is, {BEGIN_ANEW}.",
+    )
