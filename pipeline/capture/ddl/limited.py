@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
@@ -88,10 +89,11 @@ def _of_table(change: ObjectChange, listed: Collection[int], not_told: Mapping[s
     return replace(change, before=before, after=after, rewritten=rewritten, unlisted=tuple(unlisted))
 
 
-def to_be_listed(change: ObjectChange, tables: Tables) -> tuple[int, ...] | None:
-    """The same of a table that is still to join, as the configuration has it."""
+def to_be_listed(change: ObjectChange, tables: Tables, entries: Iterable[str]) -> tuple[int, ...] | None:
+    """The same of a table that is still to join: as the configuration has it, or as its name had it."""
     state = change.after or change.before or {}
-    limit = tables.limit_of(state["schema"], state["name"])
+    name = state["schema"], state["name"]
+    limit = tables.limit_of(*name) or limit_before(entries, name, tables)
     if limit is None or limit.columns is None:
         return None
     return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)

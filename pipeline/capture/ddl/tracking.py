@@ -250,7 +250,7 @@ class Tracking:
         lists = {
             change.oid: listed_columns(entries, change.oid)
             if change.oid in known
-            else to_be_listed(change, self._options.tables)
+            else to_be_listed(change, self._options.tables, entries)
             for change in message.changes
             if change.class_ == "table"
         }
