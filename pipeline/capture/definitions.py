@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.dependencies import read_dependencies
-from connectors.postgres.limits.relaxing import relaxing_sql
+from connectors.postgres.limits.relaxing import relaxing_sql, unmaking_sql
 from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.session import Session, wrapped
@@ -134,7 +134,8 @@ def _describe(session: Session, table: Table, dumped: TableDdl, listed: tuple[st
     name = (table.schema, table.name)
     columns = copied_columns(session, name)
     relaxing = "" if listed is None else relaxing_sql(session, table.oid, name, listed)
-    ddl = tuple(script for script in (dumped.before, relaxing, dumped.after) if script)
+    unmaking = "" if listed is None else unmaking_sql(session, table.oid, name, listed)
+    ddl = tuple(script for script in (dumped.before, relaxing, dumped.after, unmaking) if script)
     parent = session.execute(_PARENT, name).fetchone() or ()
     attach = (dumped.attach,) if parent and dumped.attach else ()
     if table.kind is TableKind.PARTITIONED:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from pipeline.capture.ddl.limited import relaxed
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, TableRows
 
@@ -42,6 +44,35 @@ def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> Non
     assert [each["oid"] for each in change.after["indexes"]] == [6]
     assert change.rewritten == UNPUBLISHED
     assert change.unlisted == ('a"b', "g")
+
+
+@pytest.mark.parametrize(
+    ("kind", "definition", "told"),
+    [
+        ("", 'CREATE UNIQUE INDEX i ON s.t USING btree (id) WHERE ("a""b" IS NULL)', False),
+        ("", 'CREATE UNIQUE INDEX i ON s.t USING btree (COALESCE("a""b", 0))', False),
+        ("", "CREATE UNIQUE INDEX i ON s.t USING btree (((t.*)::text))", False),
+        ("", "CREATE UNIQUE INDEX i ON s.t USING btree (h)", False),
+        ("", "CREATE UNIQUE INDEX i ON s.t USING btree (g)", True),
+        ("", 'CREATE UNIQUE INDEX i ON s.t USING btree ("a""b", id)', True),
+        ("", 'CREATE UNIQUE INDEX i ON s.t USING btree (lower(id)) INCLUDE ("a""b")', True),
+        ("x", 'EXCLUDE USING gist (id WITH =) WHERE ("a""b")', False),
+        ("x", 'EXCLUDE USING gist (id WITH =, "a""b" WITH &&)', True),
+        ("f", 'FOREIGN KEY (id, "a""b") REFERENCES s.o(x, y) MATCH FULL', False),
+        ("f", 'FOREIGN KEY (id, "a""b") REFERENCES s.o(x, y)', True),
+        ("f", 'FOREIGN KEY (id) REFERENCES s.o("a""b") MATCH FULL', True),
+        ("f", "FOREIGN KEY (h) REFERENCES s.o(x)", False),
+        ("c", "CHECK ((num_nulls(t.*) = 0))", False),
+    ],
+)
+def test_keys_that_null_may_break_are_not_told(kind: str, definition: str, told: bool) -> None:
+    index = {"oid": 8, "primary": False, "unique": True, "def": definition}
+    computed = column(4, "h", generated="s", default='COALESCE("a""b", 0)')
+    members = {"constraints": [constraint(8, kind, definition)]} if kind else {"indexes": [index]}
+    state = {"columns": [*STATE["columns"], computed], "constraints": [], "indexes": [], **members}
+    change = relaxed(ObjectChange("table", 9, None, state, SENT), [1])
+    assert change.after is not None
+    assert bool(change.after["constraints"] or change.after["indexes"]) == told
 
 
 def test_a_table_without_a_list_and_another_object_are_told_as_they_are() -> None:

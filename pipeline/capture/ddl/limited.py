@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
+_INCLUDED: Final = re.compile(r" INCLUDE \([^)]*\)")
 _NOT_TOLD_ABOVE: Final = {"not_null": False, "default": None, "identity": "", "identity_options": None}
 _NOT_TOLD: Final = {**_NOT_TOLD_ABOVE, "missing": None, "has_missing": False}
 
@@ -102,8 +103,8 @@ def to_be_listed(change: ObjectChange, tables: Tables, entries: Iterable[str]) -
 def _relaxed(state: State | None, listed: Collection[int], not_told: Mapping[str, Any]) -> State | None:
     if state is None:
         return None
-    unlisted = _unlisted(state, listed)
-    broken = {each["oid"] for each in state["constraints"] if _is_broken(each["def"], each["type"], unlisted)}
+    unlisted = _Unlisted.of(state["columns"], listed)
+    broken = {each["oid"] for each in state["constraints"] if unlisted.breaks(each["def"], each["type"])}
     return {
         **state,
         "columns": [_column(column, listed, not_told) for column in state["columns"]],
@@ -127,15 +128,48 @@ def _column(
     return {**column, **not_told}
 
 
-def _is_broken(definition: str, kind: str, unlisted: Iterable[str]) -> bool:
-    """A key of rows that are NULL there; UNIQUE and EXCLUDE take any number of them, foreign keys too."""
-    strict = kind in ("c", "n", "p") or (kind == "u" and "NULLS NOT DISTINCT" in definition)
-    return strict and any(_names(definition, column) for column in unlisted)
+@dataclass(frozen=True, slots=True)
+class _Unlisted:
+    """Names of a table's columns. `columns`: all that are not listed. `empty`: of these, those that hold
+    nothing on replicas. `computed`: of those, the generated ones, which may make a value of NULL."""
+
+    columns: tuple[str, ...]
+    empty: tuple[str, ...]
+    computed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, columns: Iterable[Mapping[str, Any]], listed: Collection[int]) -> _Unlisted:
+        unlisted = [column for column in columns if column["num"] not in listed]
+        plain = [column["name"] for column in unlisted if not column["generated"]]
+        computed = [
+            column["name"]
+            for column in unlisted
+            if column["generated"] and _name_any(column["default"] or "", plain)
+        ]
+        return cls(tuple(column["name"] for column in unlisted), (*plain, *computed), tuple(computed))
+
+    def breaks(self, definition: str, kind: str) -> bool:
+        """Whether rows that are NULL in these columns may break a constraint or an index."""
+        if kind in ("c", "n"):
+            return _name_any(definition, self.columns)
+        if kind == "f":
+            own, _, other = definition.partition(" REFERENCES ")
+            return _name_any(own, self.empty if " MATCH FULL" in other else self.computed)
+        if kind not in ("p", "u", "x"):
+            return False
+        keys = _INCLUDED.sub("", definition)
+        # of columns alone, UNIQUE and EXCLUDE take any number of NULLs
+        strict = kind == "p" or "NULLS NOT DISTINCT" in keys or keys.count("(") > 1
+        return _name_any(keys, self.empty if strict else self.computed)
 
 
-def _is_broken_index(index: Mapping[str, Any], unlisted: Iterable[str]) -> bool:
+def _is_broken_index(index: Mapping[str, Any], unlisted: _Unlisted) -> bool:
     kind = "p" if index["primary"] else "u" if index["unique"] else ""
-    return _is_broken(index["def"], kind, unlisted)
+    return unlisted.breaks(index["def"], kind)
+
+
+def _name_any(definition: str, columns: Iterable[str]) -> bool:
+    return any(".*" in definition or _names(definition, column) for column in columns)
 
 
 def _names(definition: str, column: str) -> bool:
