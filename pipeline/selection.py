@@ -7,7 +7,7 @@ with all their rows, where the publication has publish_via_partition_root.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.limits.limit import Limits
@@ -26,13 +26,15 @@ UNDECIDED = "undecided: set source.keyless, or give it a key"
 class Selection:
     """The decision. `wanted`: to be replicated. `make_full`: of these, those that need REPLICA
     IDENTITY FULL first (`keyless: full`). `undecided`: keyless tables that `keyless: refuse` stops at.
-    `limits`: of these, those of which not all is wanted."""
+    `limits`: of these, those of which not all is wanted. `unheld`: names with a limit whose rows come under
+    the names of other tables, without it."""
 
     wanted: tuple[Table, ...]
     make_full: tuple[Table, ...]
     undecided: tuple[Table, ...]
     not_replicated: tuple[NotReplicated, ...]
     limits: Limits = field(default_factory=dict)
+    unheld: tuple[TableName, ...] = ()
 
     @property
     def names(self) -> tuple[TableName, ...]:
@@ -47,7 +49,14 @@ class Selection:
 
         left_out = tuple(each for each in self.not_replicated if each.table not in tables)
         kept = {name: limit for name, limit in self.limits.items() if ".".join(name) not in tables}
-        return Selection(others(self.wanted), others(self.make_full), others(self.undecided), left_out, kept)
+        return replace(
+            self,
+            wanted=others(self.wanted),
+            make_full=others(self.make_full),
+            undecided=others(self.undecided),
+            not_replicated=left_out,
+            limits=kept,
+        )
 
 
 def parse_tables(texts: Iterable[str]) -> tuple[TablePattern, ...]:
@@ -76,8 +85,10 @@ def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, 
     make_full: list[Table] = []
     undecided: list[Table] = []
     left_out: list[NotReplicated] = []
+    elsewhere: set[TableName] = set()
     for table in tables:
         if table.root if by_root else table.kind is TableKind.PARTITIONED:
+            elsewhere.add((table.schema, table.name))
             continue
         reason = _exclusion(table, chosen)
         if reason is None and table.identity_problem is not None:
@@ -92,7 +103,23 @@ def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, 
             left_out.append(NotReplicated(table=table.qualified_name, reason=reason))
     names = {(table.schema, table.name) for table in wanted}
     limits = {name: limit for name, limit in chosen.limits_by_name.items() if name in names}
-    return Selection(tuple(wanted), tuple(make_full), tuple(undecided), tuple(left_out), limits)
+    unheld = tuple(name for name in chosen.limits_by_name if name in elsewhere)
+    return Selection(tuple(wanted), tuple(make_full), tuple(undecided), tuple(left_out), limits, unheld)
+
+
+def unheld(*, by_root: bool) -> tuple[str, str]:
+    """What is wrong with the limit of such a table, and what to do."""
+    if by_root:
+        return (
+            "source.tables.limits names it, and its rows come as a part of the whole, of which all is"
+            " published",
+            "Take it out of source.tables.limits; or set `source.partitions: leaves`.",
+        )
+    return (
+        "source.tables.limits names it, and a partitioned table has no rows of its own: all of its"
+        " partitions' are published",
+        "Name its partitions in source.tables.limits.",
+    )
 
 
 def _exclusion(table: Table, chosen: Tables) -> str | None:

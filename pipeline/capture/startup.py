@@ -24,6 +24,7 @@ from connectors.postgres import slot as slots
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.failover.primary import require_failover_slots, require_primary, require_same_server
 from connectors.postgres.limits.harmless import require_harmless
+from connectors.postgres.limits.unfit import require_fit_columns
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import name_blockers, slot_blockers
@@ -41,8 +42,8 @@ from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
-from pipeline.selection import Selection, is_by_root, select_tables
-from schemas.errors import HistoryBroken, LogFenced, RetryLater
+from pipeline.selection import Selection, is_by_root, select_tables, unheld
+from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
 from schemas.lsn import ZERO, Lsn, Position
@@ -180,7 +181,12 @@ class Startup:
 
     def _ensure_publication(self, sql: Session, selection: Selection) -> None:
         options = self._options
-        if publications.read_publication(sql, options.publication) is not None:
+        published = publications.read_publication(sql, options.publication)
+        for name in selection.unheld:
+            seen, hint = unheld(by_root=is_by_root(published, options.partitions))
+            raise OperatorNeeded(f"{'.'.join(name)}: {seen}", code="limit-unused", hint=hint)
+        if published is not None:
+            require_fit_columns(sql, options.publication)
             return
         for table in selection.make_full:
             self._set_full_identity(sql, table)

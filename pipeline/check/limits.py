@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from connectors.postgres.limits.harmless import preview, read_limits
+from connectors.postgres.limits.harmless import Preview, preview, read_limits
 from connectors.postgres.limits.limit import Limit
+from connectors.postgres.limits.unfit import read_unfit
 from connectors.postgres.publication import (
     Publication,
     TableName,
@@ -15,14 +16,13 @@ from connectors.postgres.publication import (
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment
+from pipeline.check.publication import filter_incomplete
 from pipeline.config.model import Tables
-from pipeline.selection import Selection
+from pipeline.selection import Selection, unheld
 from schemas.errors import BEGIN_ANEW, KeepstreamError
 from schemas.finding import Finding
 
 SOURCE = Place("source")
-_NO_ROWS = "A partitioned table has no rows of its own: name its partitions."
-_WHOLE = "Partitions come as a part of the whole, of which all is published."
 
 
 def check_limits(
@@ -36,26 +36,42 @@ def check_limits(
     established: bool,
 ) -> Iterator[Finding]:
     """`established`: the slot exists, so that a list or filter is part of the history (P11)."""
+    yield from _unused(selection, chosen, by_root=by_root, established=established)
+    unfit = read_unfit(session, publication.name) if publication else []
+    for each in unfit:
+        yield SOURCE.error(
+            "limit-unfit", each.qualified_name, each.problem, fix=each.remedy, blocks=not established
+        )
+    sent = read_limits(session, publication.name) if publication and selection.limits else {}
+    owned = {(table.schema, table.name) for table in selection.wanted if table.owned}
+    for name, limit in selection.limits.items():
+        wanted: Preview | None = None
+        if name in owned and role.creates_in_database:
+            try:
+                wanted = preview(session, name, limit, by_root=by_root)
+            except KeepstreamError as error:
+                if name not in {each.table for each in unfit}:
+                    yield SOURCE.caught(error, ".".join(name))
+                continue
+        if wanted is not None and name not in sent:
+            yield from filter_incomplete(wanted.table, wanted.toastable)
+        tried = wanted.limit if wanted is not None else None
+        if publication is not None and name in sent and _differs(sent[name], limit, tried):
+            yield _differing(publication, name, limit, established=established)
+
+
+def _unused(selection: Selection, chosen: Tables, *, by_root: bool, established: bool) -> Iterator[Finding]:
     for name in chosen.limits_by_name:
-        if name not in selection.limits:
+        if name in selection.unheld:
+            message, fix = unheld(by_root=by_root)
+            yield SOURCE.error("limit-unused", ".".join(name), message, fix=fix, blocks=not established)
+        elif name not in selection.limits:
             yield SOURCE.warning(
                 "limit-unused",
                 ".".join(name),
                 "source.tables.limits names it, and it is no table that is replicated",
-                fix=f"Names are matched as PostgreSQL stores them. {_WHOLE if by_root else _NO_ROWS}",
+                fix="Names are matched as PostgreSQL stores them.",
             )
-    sent = read_limits(session, publication.name) if publication and selection.limits else {}
-    owned = {(table.schema, table.name) for table in selection.wanted if table.owned}
-    for name, limit in selection.limits.items():
-        wanted: Limit | None = None
-        if name in owned and role.creates_in_database:
-            try:
-                wanted = preview(session, {name: limit}, by_root=by_root).get(name)
-            except KeepstreamError as error:
-                yield SOURCE.caught(error, ".".join(name))
-                continue
-        if publication is not None and name in sent and _differs(sent[name], limit, wanted):
-            yield _differing(publication, name, limit, established=established)
 
 
 def _differs(sent: Limit, limit: Limit, wanted: Limit | None) -> bool:

@@ -109,15 +109,20 @@ def check_filtered(
     """Filtered tables of which a row can come without all of its values."""
     toastable = read_toastable(session, publication.name) if publication is not None else {}
     for table in tables:
-        unsent = [name for name in toastable.get(table.oid, ()) if name not in table.identity_columns]
-        if unsent:
-            yield SOURCE.warning(
-                "filter-incomplete",
-                table.qualified_name,
-                "an UPDATE of its key that brings a row into the row filter comes without long values that it"
-                f" leaves as they are ({', '.join(unsent)}): capture stops there (row-incomplete)",
-                **_filter_remedy(table),
-            )
+        yield from filter_incomplete(table, toastable.get(table.oid, ()))
+
+
+def filter_incomplete(table: Table, toastable: Iterable[str]) -> Iterator[Finding]:
+    """`toastable`: columns of a filtered table, as `read_toastable` has them."""
+    unsent = [name for name in toastable if name not in table.identity_columns]
+    if unsent:
+        yield SOURCE.warning(
+            "filter-incomplete",
+            table.qualified_name,
+            "an UPDATE of its key that brings a row into the row filter comes without long values that it"
+            f" leaves as they are ({', '.join(unsent)}): capture stops there (row-incomplete)",
+            **_filter_remedy(table),
+        )
 
 
 def _filter_remedy(table: Table) -> dict[str, str]:

@@ -585,17 +585,68 @@ def test_the_whole_and_its_partitions_must_be_identified_alike(owning: Database,
     assert findings["partitions-untold"].message.startswith("published as a whole: public.ev; a partition")
 
 
-def test_a_limit_of_a_partition_is_of_no_use_where_the_whole_is_published(
-    owning: Database, log: Path
+@pytest.mark.parametrize(
+    ("partitions", "limited", "fix"),
+    [
+        ("root", "ev1", "Take it out of source.tables.limits; or set `source.partitions: leaves`."),
+        ("leaves", "ev", "Name its partitions in source.tables.limits."),
+    ],
+)
+def test_a_limit_that_cannot_hold_because_rows_come_under_another_name_is_an_error(
+    owning: Database, log: Path, partitions: str, limited: str, fix: str
 ) -> None:
     owning.execute(PARTITIONED)
-    limited = "  partitions: root\n  tables: {limits: {public.ev1: {columns: [id, d]}}}\n"
-    found = by_code(preflight(configure(owning.dsn, log, more=limited)))["limit-unused"]
-    assert (found.subject, found.fix) == (
-        "public.ev1",
-        "Names are matched as PostgreSQL stores them. Partitions come as a part of the whole, of which all is"
-        " published.",
-    )
+    limits = f"  partitions: {partitions}\n  tables: {{limits: {{public.{limited}: {{columns: [id, d]}}}}}}\n"
+    findings = preflight(configure(owning.dsn, log, more=limits))
+    found = by_code(findings)["limit-unused"]
+    assert (found.subject, found.severity, found.fix) == (f"public.{limited}", Severity.ERROR, fix)
+    assert isinstance(refusal(findings), OperatorNeeded)
+
+
+UNFIT = """
+    create domain base as text not null; create domain one as base;
+    create domain yes as int check (value > 0);
+    create table t (id int primary key, s one, y yes, n int, g int generated always as (n + 1) stored)
+"""
+
+
+@pytest.mark.parametrize(
+    ("listed", "fix"),
+    [
+        ("id, n", "List s, too; or give it another type, with NOT NULL of its own."),
+        pytest.param(
+            "id, s, g", "List n, too; or list g no longer.", marks=needs_release("source", 18), id="generated"
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_made", [False, True], ids=["of-the-file", "made"])
+def test_lists_are_unfit_that_leave_a_column_wrong_on_replicas(
+    owning: Database, log: Path, listed: str, fix: str, is_made: bool
+) -> None:
+    owning.execute(UNFIT)
+    limits = f"  tables: {{limits: {{public.t: {{columns: [{listed}]}}}}}}\n"
+    if is_made:
+        owning.execute_as_admin(f"create publication keepstream_crm for table t ({listed})")
+    for more in ("", limits) if is_made else (limits,):
+        findings = preflight(configure(owning.dsn, log, more=more))
+        assert [(each.subject, each.fix) for each in findings if each.code == "limit-unfit"] == [
+            ("public.t", fix)
+        ]
+        assert "limit-unfit" in errors(findings)
+
+
+def test_an_incomplete_row_filter_of_the_file_is_told_before_the_publication_is_made(
+    owning: Database, log: Path
+) -> None:
+    owning.execute("create table t (id int primary key, note text)")
+    more = '  tables: {limits: {public.t: {where: "id > 5"}}}\n'
+    config = configure(owning.dsn, log, more=more)
+    before = by_code(preflight(config))["filter-incomplete"]
+    owning.execute_as_admin("create publication keepstream_crm for table t where (id > 5)")
+    told = [each for each in preflight(config) if each.code == "filter-incomplete"]
+    assert told == [before]
+    owning.execute(before.fix)
+    assert "filter-incomplete" not in by_code(preflight(config))
 
 
 def test_a_plain_table_of_a_replica_takes_no_rows_of_partitions_until_the_whole_is_published(

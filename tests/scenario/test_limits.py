@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.fix_pipeline import Pipeline
+from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows
 from tests.tracked import install_triggers
-
-PEOPLE = """
-    create table person (
-        id int generated always as identity primary key, name text, secret text not null default 'made up'
-            check (secret <> ''), doc text not null, age int generated always as (length(secret)) stored
-    );
-    create unique index on person (secret) nulls not distinct;
-    create table plain (id int primary key, secret text not null default 'kept');
-    insert into person (name, secret, doc)
-        select 'name ' || i, 'secret ' || i, repeat(sha256(i::text::bytea)::text, 200)
-          from generate_series(1, 500) i;
-    insert into plain values (1)
-"""
-LISTED = "person (doc, name, id)"
-
-
-def publish(pipeline: Pipeline, *tables: str) -> None:
-    pipeline.source.execute(
-        f"create publication {pipeline.slot} for table {', table '.join(tables)}"
-        " with (publish_via_partition_root = false)"
-    )
-
-
-def rows(pipeline: Pipeline, query: str) -> list[Any]:
-    return pipeline.replica.execute(query)
 
 
 def test_a_replica_has_what_the_publications_column_list_names_and_null_elsewhere(
@@ -248,22 +222,6 @@ def test_another_list_or_filter_is_a_change_of_the_publication(directory_pipelin
     assert "error[publication-changed]" in again.output
 
 
-ORDERS = """
-    create table orders (id int, region text, note text, photo bytea, primary key (id, region));
-    create table ticket (id int primary key, status text, body text);
-    alter table ticket replica identity full, alter body set storage external;
-    create table line (id int primary key, order_id int, region text,
-                       foreign key (order_id, region) references orders);
-    create table log (id int, kind text, primary key (id, kind)) partition by list (kind);
-    create table log_a partition of log for values in ('a');
-    create table log_b partition of log for values in ('b');
-    insert into orders select i, case i % 3 when 0 then 'eu' else 'us' end, 'n' || i, sha256(i::text::bytea)
-      from generate_series(1, 300) i;
-    insert into ticket select i, case i % 2 when 0 then 'open' else 'closed' end, repeat('body ' || i, 900)
-      from generate_series(1, 100) i;
-    insert into line select i, i, case i % 3 when 0 then 'eu' else 'us' end from generate_series(1, 300) i;
-    insert into log select i, case i % 2 when 0 then 'a' else 'b' end from generate_series(1, 100) i
-"""
 FILTERED = (
     "orders (id, region, note, photo) where (region = 'eu')",
     "ticket where (status <> 'closed' and id % 100 <> 50)",
@@ -381,123 +339,3 @@ def test_the_configurations_limits_hold_for_the_first_tables_and_for_those_that_
     pipeline.settings["source"]["tables"] = {"limits": other}
     pipeline.write_config()
     assert "limit-differs" in pipeline.run("check", "--json").stdout
-
-
-def test_limits_that_would_make_writes_fail_or_that_postgresql_refuses_are_found_before_anything_is_made(
-    directory_pipeline: Pipeline,
-) -> None:
-    pipeline = directory_pipeline
-    pipeline.source.grant_ownership()
-    pipeline.source.execute(ORDERS)
-    pipeline.settings["source"]["tables"] = {
-        "limits": {
-            "public.orders": {"columns": ["note"]},
-            "public.line": {"where": "no_such > 1"},
-            "public.log_a": {"where": "id > (select 1)"},
-            "public.gone": {"columns": ["id"]},
-        }
-    }
-    pipeline.write_config()
-    check = pipeline.run("check", "--json")
-    found = {each["subject"]: each for each in check.json["findings"] if each["code"].startswith("limit-")}
-    assert {subject: each["code"] for subject, each in found.items()} == {
-        "public.orders": "limit-unfit",
-        "public.line": "limit-refused",
-        "public.log_a": "limit-refused",
-        "public.gone": "limit-unused",
-    }
-    assert "no_such" in found["public.line"]["message"]
-    assert pipeline.run("run").code == 4
-    assert pipeline.source.execute("select count(*) from pg_publication") == [(0,)]
-
-
-def test_a_row_that_comes_into_the_filter_without_all_of_its_values_stops_capture_and_was_warned_of(
-    directory_pipeline: Pipeline,
-) -> None:
-    pipeline = directory_pipeline
-    pipeline.source.execute(
-        "create table t (id int primary key, note text); alter table t alter note set storage external;"
-        " insert into t values (1, repeat('x', 9999)), (2, 'short')"
-    )
-    publish(pipeline, "t where (id > 100)")
-    warned = {each["code"]: each["fix"] for each in pipeline.run("check", "--json").json["findings"]}
-    assert warned["filter-incomplete"] == 'alter table only "public"."t" replica identity full;'
-    capture = pipeline.start("capture")
-    pipeline.until(lambda: "log begun" in capture.output, "the log")
-    pipeline.source.execute("update t set id = 102 where id = 2")
-    tail = ("events", "tail", "--json", "--no-follow", "--from", "start")
-    pipeline.until(lambda: '"short"' in pipeline.run(*tail).stdout, "the row that is whole")
-    pipeline.source.execute("update t set id = 101 where id = 1")
-    assert capture.wait(30) == 4
-    assert "error[row-incomplete]: an UPDATE of public.t brought a row into" in capture.output
-
-
-REBUILT = """
-    begin; alter table person rename to person_old;
-    create table person (id int primary key, name text, secret text not null default 'made up');
-    insert into person select id, name, secret from person_old;
-    alter table plain rename to plain_old; create table plain (like plain_old including all); commit
-"""
-
-
-def test_a_table_that_is_built_anew_does_not_join_with_more_than_the_one_whose_name_it_has(
-    directory_pipeline: Pipeline,
-) -> None:
-    pipeline = directory_pipeline
-    source = pipeline.source
-    source.grant_ownership()
-    source.execute(PEOPLE)
-    publish(pipeline, LISTED, "plain where (id < 100)")
-    install_triggers(source)
-    pipeline.settings["schema"] = {"policies": {"drop_table": "apply"}}
-    pipeline.write_config()
-    run = pipeline.start("run")
-    pipeline.wait()
-    source.execute(REBUILT)
-    source.execute("create table other (id int primary key); drop table person_old, plain_old")
-    names = "select tablename from pg_publication_tables where pubname = %s order by 1"
-    pipeline.until(lambda: ("other",) in source.execute(names, [pipeline.slot]), "the other table", 60)
-    pipeline.until(lambda: run.output.count("table left out") == 2, "the refusal of both", 60)
-    assert "limits: {public.person: {columns: ['id', 'name', 'doc']}}" in run.output
-    assert "limits: {public.plain: {where: …}}" in run.output
-    assert source.execute(names, [pipeline.slot]) == [("other",)]
-    run.end()
-    pipeline.settings["source"]["tables"] = {"limits": {"public.person": {"columns": ["id", "name"]}}}
-    pipeline.write_config()
-    pipeline.start("run")
-    pipeline.until(lambda: ("person",) in source.execute(names, [pipeline.slot]), "its joining", 60)
-    pipeline.wait()
-    pipeline.verify()
-    assert rows(pipeline, "select count(*), count(secret) from person") == [(500, 0)]
-    assert source.execute(names, [pipeline.slot]) == [("other",), ("person",)]
-
-
-def test_capture_stops_where_a_table_without_a_limit_takes_the_name_of_one_that_has_it(
-    directory_pipeline: Pipeline,
-) -> None:
-    pipeline = directory_pipeline
-    source = pipeline.source
-    source.execute(
-        "create table t (id int primary key, n text, secret text);"
-        " create table t_new (like t including all); create table u (like t including all)"
-    )
-    install_triggers(source)
-    pipeline.settings["source"]["tables"] = {"limits": {"public.t": {"columns": ["id", "n"]}}}
-    pipeline.write_config()
-    capture = pipeline.start("capture")
-    pipeline.until(lambda: "log begun" in capture.output, "the log")
-    source.execute(
-        "alter table t rename to u_old; alter table u_old rename to t; insert into u values (1, 'a')"
-    )
-    source.execute(
-        "begin; alter table t rename to t_old; alter table t_new rename to t; commit;"
-        " insert into t values (2, 'b', 'hidden')"
-    )
-    assert capture.wait(30) == 4
-    assert "error[limit-differs]: table public.t_new was renamed to public.t" in capture.output
-    again = pipeline.start("capture")
-    assert again.wait(30) == 4
-    assert "error[limit-differs]" in again.output
-    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
-    assert '"a"' in told
-    assert "hidden" not in told

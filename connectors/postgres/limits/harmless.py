@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from connectors.postgres.catalog import TableKind, list_tables
-from connectors.postgres.limits.limit import Limit, Limits
+from connectors.postgres.catalog import Table, TableKind, list_tables
+from connectors.postgres.limits.limit import Limit
+from connectors.postgres.limits.unfit import require_fit_columns
+from connectors.postgres.limits.unsent import read_toastable
 from connectors.postgres.publication import (
     TableName,
     create_publication,
@@ -19,6 +22,7 @@ from schemas.errors import OperatorNeeded
 
 def require_harmless(session: Session, publication: str, tables: Collection[TableName]) -> None:
     """In the transaction that published these. Raises OperatorNeeded (`limit-unfit`)."""
+    require_fit_columns(session, publication)
     for table in list_tables(session, publication=publication):
         if (table.schema, table.name) in tables and table.kind is TableKind.PARTITIONED:
             raise OperatorNeeded(
@@ -37,18 +41,33 @@ def require_harmless(session: Session, publication: str, tables: Collection[Tabl
             )
 
 
-def preview(session: Session, limits: Limits, *, by_root: bool) -> dict[TableName, Limit]:
-    """As PostgreSQL would publish these tables, which are ours: tried in a transaction that is rolled back.
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Of one table as it would be published. `toastable`: see `read_toastable`."""
+
+    table: Table
+    limit: Limit
+    toastable: tuple[str, ...]
+
+
+def preview(session: Session, name: TableName, limit: Limit, *, by_root: bool) -> Preview | None:
+    """As PostgreSQL would publish this table, which is ours: tried in a transaction that is rolled back.
+    None: it has gone.
 
     Raises OperatorNeeded (`limit-refused`, `limit-unfit`, `privilege-missing`), RetryLater (`lock-timeout`).
     """
-    name = f"keepstream_preview_{secrets.token_hex(8)}"
+    limits, tried = {name: limit}, f"keepstream_preview_{secrets.token_hex(8)}"
     with session.transaction(force_rollback=True):
         with wrapped("trying source.tables.limits"):
             session.execute("set local lock_timeout = '1s'")
-        create_publication(session, name, list(limits), by_root=by_root, limits=limits)
-        require_harmless(session, name, limits)
-        return read_limits(session, name)
+        create_publication(session, tried, list(limits), by_root=by_root, limits=limits)
+        require_harmless(session, tried, limits)
+        toastable = read_toastable(session, tried)
+        read = read_limits(session, tried)
+        for table in list_tables(session, publication=tried):
+            if (table.schema, table.name) == name and name in read:
+                return Preview(table, read[name], toastable.get(table.oid, ()))
+    return None
 
 
 def read_limits(session: Session, publication: str) -> dict[TableName, Limit]:
