@@ -12,7 +12,9 @@ GROUP_S = 1.0
 """How long a target transaction should take at most when the replica is behind."""
 CHANGES_LIMIT = 40_000
 """At a target transaction's end the replica works and we wait: a few large ones take less time."""
-_SMOOTHING = 0.3
+_FADING = 0.7
+"""What is left of a measurement when the next one comes. Each counts by its changes: a transaction of
+one row, which waits for the replica alone, says little about how long thousands take together."""
 
 
 @dataclass(slots=True)
@@ -30,7 +32,8 @@ class Counters:
     behind_at: float = 0.0
     beat_at: float = field(default_factory=time.monotonic)
     log_end_at: float = 0.0
-    _change_s: float | None = None
+    _lately: tuple[float, float] = (0.0, 0.0)
+    """Seconds, and changes that were applied in them; what was measured before, less."""
     _taken_at: float = field(default_factory=time.monotonic)
     _taken: tuple[int, int] = (0, 0)
 
@@ -41,14 +44,15 @@ class Counters:
         self.bytes += size_bytes
         self.last_change_at = time.monotonic()
         if changes:
-            change_s, known = took_s / changes, self._change_s
-            self._change_s = change_s if known is None else known + _SMOOTHING * (change_s - known)
+            seconds, applied = self._lately
+            self._lately = _FADING * seconds + took_s, _FADING * applied + changes
 
     def limits(self) -> Limits:
         """A group that should take about `GROUP_S` at the speed measured so far."""
-        if self._change_s is None:
+        took_s, changes = self._lately
+        if not changes:
             return Limits()
-        return Limits(changes=min(CHANGES_LIMIT, max(100, int(GROUP_S / self._change_s))))
+        return Limits(changes=min(CHANGES_LIMIT, max(100, int(GROUP_S * changes / took_s))))
 
     def take_rates(self) -> tuple[float, float]:
         """(changes/s, bytes/s) since the last call."""

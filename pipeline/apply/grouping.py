@@ -27,6 +27,9 @@ from schemas.lsn import Lsn, Position
 from schemas.sequence import SequenceValue
 
 CAUGHT_UP_TRANSACTIONS = 4
+READY_CHANGES = 1_000
+"""A group of so many that was made ready is taken as it is: with more, all of it would be made ready anew
+while the replica waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +312,8 @@ class Planner:
             return _Gathered.beginning_with(first)
         if following is None or braked or following.wholes[0] is not first or not following.is_within(limits):
             following = _Gathered.beginning_with(first)
+        elif following.changes >= READY_CHANGES:
+            return following
         following.extend(
             islice(self._wholes(), len(following.wholes), None),
             limits,

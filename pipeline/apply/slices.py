@@ -86,12 +86,12 @@ class Slice:
     def take(self, wholes: Sequence[Whole], at: int) -> int:
         """Take whole transactions from index `at` on, until it is full or one has more than some rows; the
         index after them. Raises RefusedData (`frame-format`)."""
-        self._by_table = None
         for index in range(at, len(wholes)):
             whole = wholes[index]
             transaction = whole.transaction
             if self.is_full or transaction.change_count > SLICE_CHANGES or not whole.plain:
                 return index
+            self._by_table = None
             size_bytes = len(transaction.changes)
             self.runs.append(whole)
             self.changes += transaction.change_count

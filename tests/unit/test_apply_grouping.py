@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.apply import backlog
+from pipeline.apply import backlog, grouping
 from pipeline.apply.backlog import Item, Whole
 from pipeline.apply.grouping import (
     ApplyPart,
@@ -478,3 +478,17 @@ def test_what_was_looked_at_while_a_group_was_under_way_is_not_looked_at_again(
     made.done(first)
     assert group(made.next(FREE, limits)) == list(range(11, 21))
     assert looked == list(range(11, 21))
+
+
+@pytest.mark.parametrize(("at_hand", "taken"), [(6, 10), (7, 7)])
+def test_a_group_that_was_made_ready_is_taken_as_it_is_where_it_is_not_a_small_one(
+    monkeypatch: pytest.MonkeyPatch, at_hand: int, taken: int
+) -> None:
+    monkeypatch.setattr(grouping, "READY_CHANGES", 7)
+    made, limits = planner(several(range(1, 11 + at_hand))), Limits(changes=10)
+    first = made.next(FREE, limits)
+    assert isinstance(first, Group)
+    made.following(first, limits)
+    made.done(first)
+    feed(made, several(range(11 + at_hand, 31)))
+    assert group(made.next(FREE, limits)) == list(range(11, 11 + taken))
