@@ -209,9 +209,6 @@ class _Pgbench:
         (self._slot,) = self._scene.new_anchors(1)
         self._native = self._scene.new_replica("native")
         self._marker = 0
-        for server in (bench.servers.replica, bench.servers.kafka):
-            if server.exists() and server.pid is not None:
-                put_last(server.pid)
 
     def ours(self, _number: int) -> _Turn:
         with self._pipeline.running(("capture",), ("apply", "standby")) as stages:
@@ -228,6 +225,7 @@ class _Pgbench:
         """The replica has caught up before, and again before the server's work is read."""
         self._mark(replica, stages)
         self._bench.servers.settle()
+        self._put_followers_last()
         worked = self._server_cpu_s()
         rate, transactions = self._pgbench()
         ended = time.monotonic()
@@ -236,6 +234,12 @@ class _Pgbench:
         server_us = (self._server_cpu_s() - worked) / transactions * 1e6
         self._bench.say(f"{who} {rate:.0f} transactions/s, {server_us:.0f} µs each, {behind_s:.1f} s behind")
         return _Turn(rate, server_us, behind_s)
+
+    def _put_followers_last(self) -> None:
+        """The servers' processes as they are now: each session of PostgreSQL is a process."""
+        for server in (self._bench.servers.replica, self._bench.servers.kafka):
+            if server.exists() and server.pid is not None:
+                put_last(server.pid)
 
     def _pgbench(self) -> tuple[float, int]:
         """Transactions a second, and how many."""

@@ -38,7 +38,9 @@ class StageFailed(Exception):
 
 
 class Stage:
-    """One process that waits for `go`. Its logs go to a file beside its configuration."""
+    """One process that waits for `go`, in a session of its own, as a service manager starts it and PostgreSQL
+    starts each of its processes: Linux may share processor time among sessions. Its logs go to a file beside
+    its configuration."""
 
     def __init__(self, pipeline: Pipeline, *verb: str) -> None:
         self.name = f"{pipeline.name} {' '.join(verb)}"
@@ -47,6 +49,7 @@ class Stage:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.stage", str(pipeline.config_path), *verb],
                 preexec_fn=tied_to_us(),
+                start_new_session=True,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME, _CSTIME = 11, 14  # counted from the state, the first field after the name
+_LEAST = b"19"
+_REFUSED_S = 0.1
 
 
 def cpu_s(pid: int) -> float:
@@ -15,14 +19,31 @@ def cpu_s(pid: int) -> float:
 
 
 def put_last(pid: int) -> None:
-    """The process, its descendants and whatever they start work only while nobody else wants to
-    (SCHED_IDLE)."""
+    """The process and its descendants work only while nobody else wants to (SCHED_IDLE). So does what they
+    start, unless that makes a session of its own, as each of PostgreSQL's processes does."""
     for member in family(pid):
-        for task in Path(f"/proc/{member}/task").iterdir():
-            try:
+        try:
+            for task in Path(f"/proc/{member}/task").iterdir():
                 os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-            except ProcessLookupError:
-                continue
+            _put_session_last(member)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def _put_session_last(pid: int) -> None:
+    """Where Linux shares processor time among sessions (sched_autogroup_enabled), a process's own priority
+    counts among those of its session only."""
+    path = Path(f"/proc/{pid}/autogroup")
+    while path.exists():
+        try:
+            path.write_bytes(_LEAST)
+            return
+        except BlockingIOError:  # ten a second are allowed to an ordinary user
+            time.sleep(_REFUSED_S)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # of a process that is about to end
+                raise
+            return
 
 
 def family(pid: int) -> list[int]:
