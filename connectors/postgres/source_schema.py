@@ -113,7 +113,7 @@ def _create_extensions(extensions: Sequence[tuple[str, str]]) -> str:
 
 
 def require_roles(replica: Session, roles: Collection[str]) -> None:
-    """Raises OperatorNeeded (`role-missing`) unless the roles that policies name exist on the replica."""
+    """Raises OperatorNeeded (`policy-role-missing`) unless those that policies name exist on the replica."""
     with wrapped("looking for roles on the replica"):
         query = "select w from unnest(%s::text[]) w where w not in (select rolname from pg_catalog.pg_roles)"
         missing = [name for (name,) in replica.execute(query, [list(roles)])]
@@ -121,7 +121,7 @@ def require_roles(replica: Session, roles: Collection[str]) -> None:
         creates = " ".join(sql.SQL("create role {};").format(sql.Identifier(r)).as_string() for r in missing)
         raise OperatorNeeded(
             f"policies of the source name roles that the replica lacks: {', '.join(missing)}",
-            code="role-missing",
+            code="policy-role-missing",
             hint=f"Run on the replica's server as a superuser: {creates}",
         )
 

@@ -386,7 +386,7 @@ def test_a_role_that_a_policy_names_is_asked_for(source: Database, replica: Data
     finally:
         source.execute_as_admin("drop policy p on t; drop role auditor")
 
-    assert refused.value.code == "role-missing"
+    assert refused.value.code == "policy-role-missing"
     assert refused.value.hint == 'Run on the replica\'s server as a superuser: create role "auditor";'
 
 
