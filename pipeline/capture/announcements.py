@@ -21,7 +21,7 @@ import psycopg
 
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
-from schemas.errors import BEGIN_ANEW, InternalError
+from pipeline.capture.malformed import entry_malformed
 from schemas.lsn import Lsn
 
 _PREFIX: Final = "join:"
@@ -81,11 +81,7 @@ class Leave:
             entry, xid, oid, schema, table, last_rows, *generated = json.loads(token.removeprefix(_LEFT))
             return cls(entry, xid, oid, schema, table, tuple(generated), Lsn(int(last_rows)) or None)
         except ValueError:
-            raise InternalError(
-                "an ANCHOR's entry about a table that left cannot be read",
-                code="anchor-malformed",
-                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
-            ) from None
+            raise entry_malformed("a table that left") from None
 
 
 def announced_leaves(anchored: Iterable[str]) -> tuple[Leave, ...]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.postgres.publication import PublishedTable, TableName
+from pipeline.capture.malformed import entry_malformed
 from pipeline.config.model import Tables
-from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
+from schemas.errors import BEGIN_ANEW, RefusedData
 
 PREFIX: Final = "limited:"
 _DROPPED: Final = 0
@@ -44,11 +45,7 @@ class LimitedName:
         try:
             oid, schema, table, columns, is_filtered = json.loads(token.removeprefix(PREFIX))
         except ValueError:
-            raise InternalError(
-                "an ANCHOR's entry about a table's column list or row filter cannot be read",
-                code="anchor-malformed",
-                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
-            ) from None
+            raise entry_malformed("a table's column list or row filter") from None
         return cls(oid, schema, table, None if columns is None else tuple(columns), is_filtered)
 
 

@@ -24,8 +24,8 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from connectors.postgres.shape import Shape, UsedType
+from pipeline.capture.malformed import entry_malformed
 from pipeline.capture.schemachange import refuse_change
-from schemas.errors import BEGIN_ANEW, InternalError
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -64,11 +64,7 @@ def _fields(entry: str, now: Shape) -> list[str]:
     fields = entry.removeprefix(PREFIX).split(":")
     is_whole = len(fields) == _FIELDS or (len(fields) == _FIELDS + 1 and fields[-1] != "")
     if not is_whole or int(fields[0]) != now.oid:
-        raise InternalError(
-            f"an ANCHOR's entry about table {now.oid} cannot be read",
-            code="anchor-malformed",
-            hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
-        )
+        raise entry_malformed(f"table {now.oid}")
     return fields
 
 

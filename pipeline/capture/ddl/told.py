@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.postgres.shape import Shape, ShapeColumn, digest
+from pipeline.capture.malformed import entry_malformed
 from schemas.ddl.message import State
-from schemas.errors import BEGIN_ANEW, InternalError
 from schemas.table import TableSchema
 
 TRACKED: Final = "ddl:1"
@@ -58,11 +58,7 @@ class Told:
                 token.removeprefix(TOLD_PREFIX)
             )
         except ValueError:
-            raise InternalError(
-                "an ANCHOR's entry about a table's schema messages cannot be read",
-                code="anchor-malformed",
-                hint=f"Another version of Keepstream wrote it: capture with that one, or {BEGIN_ANEW}.",
-            ) from None
+            raise entry_malformed("a table's schema messages") from None
         return cls(oid, schema, table, columns, tuple(generated), entry, joining)
 
     @classmethod
