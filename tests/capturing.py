@@ -52,6 +52,11 @@ class RunningCapture:
         error = self._stage.snapshot().last_error
         return error.code if error else None
 
+    @property
+    def schema_changes(self) -> Any:
+        """What it says of their tracking."""
+        return self._stage.snapshot().details["schema_changes"]
+
     def end(self) -> None:
         self.stop.set()
         self._thread.join(20)

@@ -23,6 +23,7 @@ from pipeline.capture.announcements import (
     leaves_still,
     read_outcomes,
 )
+from pipeline.capture.ddl.ended import ended_entries
 from pipeline.capture.ddl.told import TOLD_PREFIX
 from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import check_members, known_members, member_entry
@@ -255,7 +256,7 @@ def check_published(
     joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
     rows_still_come = [known for known in known_members(anchored).values() if known.root in left]
     told = (*map(type_entry, types), *map(member_entry, members), *map(member_entry, rows_still_come))
-    return (*current, *compared, *kept, *joining, *told, *announced)
+    return (*current, *compared, *kept, *joining, *told, *announced, *ended_entries(anchored))
 
 
 def check_publication(

@@ -120,8 +120,10 @@ def altered(before: Iterable[str], after: Iterable[str]) -> bool:
 
 
 def _told(entries: Iterable[str]) -> set[str]:
-    """What schema messages told, which partitions there are, and which names are limited ones."""
-    return {entry for entry in entries if entry.startswith(("ddl:", "told:", "part:", "limited:"))}
+    """What schema messages told, or that they do no more, which partitions there are, and which names are
+    limited ones."""
+    prefixes = ("ddl:", "told:", "untracked:", "part:", "limited:")
+    return {entry for entry in entries if entry.startswith(prefixes)}
 
 
 def without_files(entries: Iterable[str]) -> set[str]:

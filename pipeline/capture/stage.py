@@ -15,6 +15,7 @@ from connectors.postgres.failover.hosts import at_server
 from connectors.postgres.slot import read_slot
 from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
+from pipeline.capture.ddl.ended import tracking_details
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.joins import Joins, Tables
 from pipeline.capture.options import CaptureOptions
@@ -53,6 +54,7 @@ class CaptureStage:
         self._tables = Tables()
         self._stream: bytes | None = None
         self._lineage: Lineage | None = None
+        self._entries: tuple[str, ...] | None = None
         self._sequences: Sequences | None = None
         self._form = SendForm()
         self._asked_at = 0.0
@@ -94,6 +96,7 @@ class CaptureStage:
             self._capture = startup.open()
         finally:
             self._lineage = startup.lineage or self._lineage
+            self._entries = startup.entries or self._entries
         if self._capture is None:
             return
         capture = self._capture
@@ -113,7 +116,7 @@ class CaptureStage:
                 self._pump(capture, options, sequences)
         finally:
             capture.close()
-            self._capture = None
+            self._entries, self._capture = capture.chain.publication, None
 
     def _pump(self, capture: OpenCapture, options: CaptureOptions, sequences: Sequences) -> None:
         """Until `stop`, or until rows are to come in another form."""
@@ -191,9 +194,11 @@ class CaptureStage:
         """What the stage says of itself now."""
         changes_per_s, bytes_per_s = self._rates.take_rates()
         commit_lsn = self._rates.last_commit_lsn
+        capture = self._capture  # which the other thread may close and forget meanwhile
+        entries = self._entries if capture is None else capture.chain.publication
         return StageReport(
             stage=CAPTURE_STAGE,
-            state=self._shown_state(),
+            state=self._shown_state(capture),
             owner=(owner := self._state is StageState.STREAMING),
             hung_s=round(time.monotonic() - self._rates.beat_at, 1) if owner else 0.0,
             stream=self._stream.hex() if self._stream is not None else None,
@@ -218,11 +223,11 @@ class CaptureStage:
                 "complete_at": self._rates.complete_at,
                 "unchanged_s": round(time.monotonic() - self._rates.last_change_at, 1),
                 "sequences": None if self._sequences is None else self._sequences.to_json(),
+                "schema_changes": None if entries is None else tracking_details(entries),
             },
         )
 
-    def _shown_state(self) -> StageState:
-        capture = self._capture  # which the other thread may close and forget meanwhile
+    def _shown_state(self, capture: OpenCapture | None) -> StageState:
         if self._state is not StageState.STREAMING or capture is None:
             return self._state
         idle = time.monotonic() - self._rates.last_change_at > IDLE_AFTER_S

@@ -87,7 +87,8 @@ class OpenCapture:
 class Startup:
     """One attempt to begin. Everything it opened is closed again if it fails. `binary`: see `SlotStream`.
 
-    lineage: which source the log follows, once that was read; also of an attempt that failed.
+    lineage, entries: which source the log follows, and what its newest ANCHOR says, once that was read; also
+    of an attempt that failed.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Startup:
         self._stop = stop
         self._waiting = waiting
         self.lineage: Lineage | None = None
+        self.entries: tuple[str, ...] | None = None
         self._opened: list[Callable[[], None]] = []
         self._behind = Behind()
         self._walsenders = Ahead(self._new_walsender, Walsender.close)
@@ -140,6 +142,7 @@ class Startup:
         follower.close()
         if follower.last_anchor is not None:
             self.lineage = Lineage.of(follower.last_anchor)
+            self.entries = follower.last_anchor.publication
         return follower
 
     # a log that has promised nothing

@@ -115,7 +115,7 @@ class TableVersions:
             raise _unpublished(changed.oid)
         table = _named_as_told(changed.table, told)
         if not told.confirms(table):
-            self._tracking.end(_unconfirmed(told.qualified_name))
+            self._tracking.end(_differs_from_told(told.qualified_name))
             return None
         self._described[table.id] = changed.oid, table
         self._look_at(told)
@@ -355,9 +355,13 @@ def _unpublished(oid: int) -> InternalError:
     return InternalError(f"rows of an unpublished table came: {oid}", code="relation-unknown")
 
 
+def _differs_from_told(table: str) -> str:
+    return f"rows of {table} have other columns than its schema messages told"
+
+
 def _unconfirmed(table: str) -> RefusedData:
     return RefusedData(
-        f"rows of {table} have other columns than its schema messages told",
+        _differs_from_told(table),
         code="schema-unconfirmed",
         hint=f"The table was altered while an event trigger of the source was disabled or missing. The log"
         f" ends before these rows and stays valid; to go on, {BEGIN_ANEW}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connectors.postgres.activity import SEE_WAITS
+from pipeline.capture.ddl.ended import BEGIN_TRACKING
 from schemas.errors import BEGIN_ANEW
 
 HINTS = {
@@ -35,6 +36,7 @@ HINTS = {
     "epoch-broken": "Start `keepstream run` or `keepstream capture`, or restart the one that runs: at its"
     " start it begins a new epoch where the log was last valid, and what came after comes again, or it says"
     " why it cannot. Without a new epoch apply stops after five minutes.",
+    "ddl-not-tracked": f"{BEGIN_TRACKING} To go on so for good, run `keepstream schema uninstall`.",
     "table-undecided": "`keepstream check --fix-sql` prints each way: a key, REPLICA IDENTITY FULL, or"
     " leaving it out.",
     "sequences-unread": "Capture tries again every ten seconds; until then replicas' sequences stay where"

@@ -25,7 +25,7 @@ from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.observation import Observation, ReplicaSeen, is_end_needed
-from pipeline.control.status import Replica, Stage, Status, StatusFinding, warning
+from pipeline.control.status import Replica, Stage, Status, StatusFinding, told_by, warning
 from pipeline.control.surroundings import look_around
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
 from schemas.errors import KeepstreamError
@@ -417,8 +417,8 @@ def _number(report: StageReport | None, name: str) -> float | None:
 
 
 def _unread_sequences(capture: Stage) -> Iterator[StatusFinding]:
-    said = capture.report.details.get("sequences") if capture.report is not None else None
-    if not isinstance(said, dict):
+    said = told_by(capture.report, "sequences")
+    if said is None:
         return
     if said.get("error"):
         yield warning(

@@ -97,9 +97,7 @@ class Status:
     @property
     def sequences(self) -> Mapping[str, Any] | None:
         """What capture says of its reading of sequences; None: nothing yet."""
-        report = self.capture.report
-        said = report.details.get("sequences") if report is not None else None
-        return said if isinstance(said, dict) else None
+        return told_by(self.capture.report, "sequences")
 
     def to_json(self) -> dict[str, Any]:
         """The JSON contract of `status --json`; fields are only ever added."""
@@ -115,6 +113,7 @@ class Status:
                 "position": capture["end_lsn"],
                 "confirmed_lsn": self.slot["confirmed_lsn"],
                 "sequences": self.sequences,
+                "schema_changes": told_by(self.capture.report, "schema_changes"),
                 "form": self.capture.report.details.get("form") if self.capture.report else None,
             },
             "log": dict(self.log),
@@ -131,6 +130,12 @@ class Status:
                 for f in self.findings
             ],
         }
+
+
+def told_by(report: StageReport | None, subject: str) -> Mapping[str, Any] | None:
+    """What a stage says of this, where it says several things of it; None: nothing yet."""
+    said = report.details.get(subject) if report is not None else None
+    return said if isinstance(said, dict) else None
 
 
 def _standby(report: StageReport | None) -> dict[str, Any] | None:

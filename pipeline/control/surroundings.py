@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from connectors.postgres.slot import SlotState
 from pipeline.capture.history import slot_foreign, slot_missing, slot_past_end
@@ -10,7 +11,8 @@ from pipeline.capture.timelines import Lineage, old_timeline
 from pipeline.capture.witnesses import CAPTURE, reported
 from pipeline.control.hearsay import Heard
 from pipeline.control.observation import Observation, ReplicaSeen
-from pipeline.control.status import StatusFinding, warning
+from pipeline.control.status import StatusFinding, told_by, warning
+from pipeline.reports import StageReport
 from schemas.errors import HistoryBroken, KeepstreamError
 from schemas.lsn import Lsn
 
@@ -21,6 +23,7 @@ def look_around(seen: Observation, capture: Heard) -> Iterator[StatusFinding]:
     yield from _of_timeline(seen)
     yield from _of_no_slot(seen) if seen.own_slot is None else _of_slot(seen, seen.own_slot)
     yield from _of_tables(capture)
+    yield from _of_schema_changes(capture.report)
 
 
 def _of_log(seen: Observation) -> Iterator[StatusFinding]:
@@ -111,6 +114,17 @@ def _of_tables(capture: Heard) -> Iterator[StatusFinding]:
         yield warning("writes-fail", "source", told, hint=each.fix)
     for each in capture.report.left:
         yield warning("table-left", "source", f"{each.table} {each.left_seen}", hint=each.fix)
+
+
+def _of_schema_changes(capture: StageReport | None) -> Iterator[StatusFinding]:
+    """A report of any age says it: without a capture the log does not come to another installation."""
+    said = told_by(capture, "schema_changes") or {}
+    if said.get("reason"):
+        since = datetime.fromtimestamp(said["ended_at"], UTC)
+        message = (
+            f"schema changes are not tracked any more since {since:%Y-%m-%d %H:%M:%S} UTC: {said['reason']}"
+        )
+        yield warning("ddl-not-tracked", "capture", message)
 
 
 def _of_error(error: HistoryBroken) -> StatusFinding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import closing
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import connect
 from pipeline.capture.ddl.authentic import seal
+from pipeline.capture.ddl.ended import ended_entries
 from pipeline.capture.options import CaptureOptions
+from pipeline.dev.process import require
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers, schema_messages, told, uninstall_triggers
@@ -139,7 +142,7 @@ def test_ddl_while_a_trigger_is_disabled_stops_capture_as_without_triggers(
 def test_columns_that_are_added_while_a_trigger_is_disabled_are_followed_as_without_triggers(
     source: Database, options: CaptureOptions, change_log: ChangeLog, again: bool
 ) -> None:
-    with capturing(options):
+    with capturing(options) as running:
         content = begun(change_log)
         disable(source)
         source.execute("alter table customer add b int default 5; insert into customer values (1, 1, 1)")
@@ -150,6 +153,7 @@ def test_columns_that_are_added_while_a_trigger_is_disabled_are_followed_as_with
         install_triggers(source)
         source.execute("alter table customer rename b to d; insert into customer values (3, 3, 3, 3)")
         written(content, 3)
+        assert running.schema_changes == {"tracked": True, "ended_at": None, "reason": None}
     shown = [one for one in told(content) if one[0] != "ALTER TABLE" or one[1] != "public.customer"]
     assert ("columns added", "b") in shown
     assert [one[2] for one in shown if one[0] == "insert"] == [
@@ -181,6 +185,30 @@ def test_a_trigger_that_is_disabled_without_ddl_does_not_stop_capture(
         source.execute("insert into customer values (1, 1)")
         written(content, 1)
     assert content.ids("public.customer") == [1]
+
+
+def test_that_tracking_ended_is_said_across_restarts_until_somebody_decides(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    def is_anchored(content: LogContent) -> bool:
+        anchor = content.follower.last_anchor
+        return anchor is not None and ended_entries(anchor.publication) != ()
+
+    with capturing(options) as running:
+        content = begun(change_log)
+        disable(source)
+        content.wait(is_anchored, "the end of tracking")
+        ended = running.schema_changes
+    assert ended["reason"] == "the source's event triggers are missing or disabled"
+    assert not ended["tracked"]
+    assert abs(ended["ended_at"] - time.time()) < 60
+    with capturing(options) as running:
+        source.execute("insert into customer values (1, 1)")
+        written(content, 1)
+        assert running.schema_changes == ended
+        uninstall_triggers(source)
+        unsaid = {"tracked": False, "ended_at": None, "reason": None}
+        require(lambda: running.schema_changes == unsaid, 10, what="the decision")
 
 
 def test_a_change_that_is_told_does_not_hide_rows_that_were_rewritten_without_a_word(

@@ -30,7 +30,7 @@ def test_a_capture_that_is_closed_while_it_reports_does_not_end_its_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = capture_stage(tmp_path, threading.Event())
-    seen = [SimpleNamespace(stream=SimpleNamespace(queued_bytes=0))]
+    seen = [SimpleNamespace(stream=SimpleNamespace(queued_bytes=0), chain=SimpleNamespace(publication=()))]
     monkeypatch.setattr(
         CaptureStage, "_capture", property(lambda _stage: seen.pop() if seen else None), raising=False
     )

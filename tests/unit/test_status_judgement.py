@@ -743,6 +743,27 @@ def test_a_table_that_left_for_the_applications_sake_is_a_finding_with_the_way_b
     )
 
 
+@pytest.mark.parametrize("age_s", [1.0, 3600.0])
+def test_schema_changes_that_are_not_tracked_any_more_are_a_finding_also_without_a_capture(
+    age_s: float,
+) -> None:
+    said = {"tracked": False, "ended_at": 1_700_000_000, "reason": "an event trigger is disabled"}
+    status = judged(capture=report(details={"schema_changes": said}, age_s=age_s))
+    (finding,) = [each for each in status.findings if each.code == "ddl-not-tracked"]
+    assert finding.message == (
+        "schema changes are not tracked any more since 2023-11-14 22:13:20 UTC: an event trigger is disabled"
+    )
+    assert "`keepstream schema install`" in finding.hint
+    assert status.to_json()["capture"]["schema_changes"] == said
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_schema_changes_that_are_tracked_or_never_were_are_no_finding(tracked: bool) -> None:
+    said = {"tracked": tracked, "ended_at": None, "reason": None}
+    status = judged(capture=report(details={"schema_changes": said}))
+    assert "ddl-not-tracked" not in {each.code for each in status.findings}
+
+
 def test_a_rate_next_to_nothing_fills_no_disk() -> None:
     status = judged(source=replace(SOURCE, wal_bytes_per_s=5e-324))
     assert status.to_json()["slot"]["time_to_full_s"] is None

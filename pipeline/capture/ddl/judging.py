@@ -11,6 +11,7 @@ from typing import Any
 
 from connectors.postgres.shape import UsedType
 from pipeline.capture.ddl.begun import begun
+from pipeline.capture.ddl.ended import without_end
 from pipeline.capture.ddl.told import (
     SCHEMA_PREFIX,
     TOLD_PREFIX,
@@ -51,10 +52,10 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
     a table left the publication by somebody else's hand; KeyError, TypeError or ValueError where a state has
     another form."""
     if message.installed:
-        entries = begun(entries, message)
+        entries = without_end(begun(entries, message))
         return entries if is_tracked(entries) else (*entries, TRACKED)
     if not is_tracked(entries):
-        return entries
+        return without_end(entries) if message.removed else entries
     if message.removed:
         return without_tracking(entries)
     for change in message.changes:

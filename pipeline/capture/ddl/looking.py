@@ -63,23 +63,24 @@ from pipeline.capture.shapes import (
     type_entry,
     with_shape,
 )
-from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, RefusedData
+from schemas.errors import HistoryBroken, KeepstreamError, RefusedData
 
 Differences = Mapping[object, KeepstreamError]
 """By the OID of what differs: what is raised if no message tells of it."""
 
 VISIBLE_LIMIT_S: Final = 10.0
 """How long a transaction that altered something may stay invisible before capture begins again."""
-TRIGGERS: Final = "event triggers"
 UNTRACKED: Final = "what is not tracked yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the next ANCHOR says, and what differs."""
+    """What the next ANCHOR says, and what differs. triggers_act: False where tracking lacks its event
+    triggers."""
 
     entries: tuple[str, ...]
     differences: Differences
+    triggers_act: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,11 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
         *(leave.to_token() for leave in leaving),
         *(e for e in entries if e.startswith((TRACKED_PREFIX, SCHEMA_PREFIX, PARTITION_PREFIX))),
     )
-    acting: Differences = {} if catalog.triggers_act else {TRIGGERS: triggers_missing()}
     renames = _renames(catalog, listed)
     differences: dict[object, KeepstreamError] = {**missing, **renames, **shape_differences}
-    differences |= {**type_differences, **acting}
+    differences |= type_differences
     differences.update(partitions.items())
-    return Seen(current, differences)
+    return Seen(current, differences, catalog.triggers_act)
 
 
 def _look_untracked(session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool) -> Seen:
@@ -188,14 +188,6 @@ def _lacks_dropped(session: Session, publication: str, entries: tuple[str, ...])
     known = named_tables(entries)
     gone = len(known) - len(publications.existing_tables(session, known))
     return not added and len(lost) <= gone
-
-
-def triggers_missing() -> OperatorNeeded:
-    return OperatorNeeded(
-        "the source's event triggers are missing or disabled, and the log relies on them",
-        code="ddl-not-tracked",
-        hint="Run `keepstream schema install`; or, to go on without them, `keepstream schema uninstall`.",
-    )
 
 
 @contextmanager

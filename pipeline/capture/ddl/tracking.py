@@ -10,6 +10,7 @@ object clears it; once the stream has passed the look without one, capture stops
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,10 +22,11 @@ from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
+from pipeline.capture.ddl.ended import BEGIN_TRACKING, Ended
 from pipeline.capture.ddl.judging import Entries, after_join, after_message, without_tracking
 from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
-from pipeline.capture.ddl.looking import TRIGGERS, UNTRACKED, Differences, look
+from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, schema_names, told_tables, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.limitednames import limit_before, limited_names, more_than_limited, require_no_more
@@ -42,10 +44,7 @@ logger = logging.getLogger("keepstream.capture")
 
 LOOK_PREFIX: Final = "keepstream.look"
 _ENDED: Final = "schema changes are not tracked any more"
-BEGIN_TRACKING: Final = (
-    "An event trigger of the source was disabled or missing while something was altered, or is so now. Until"
-    " you run `keepstream schema install`, only ADD COLUMN is followed."
-)
+_TRIGGERS_MISSING: Final = "the source's event triggers are missing or disabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class Tracking:
         self._authenticity = Authenticity(session)
         self._announcements = Announcements()
         self._suspicions: dict[object, KeepstreamError] = {}
+        self._lacks_triggers = False
         self._passed_at = 0
         self._told_by: dict[int, int] = {}
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
@@ -79,7 +79,7 @@ class Tracking:
     @property
     def waits(self) -> bool:
         """Whether something is not explained yet: a heartbeat would say that nothing happened."""
-        return bool(self._suspicions)
+        return bool(self._suspicions) or self._lacks_triggers
 
     @property
     def told(self) -> dict[int, Told]:
@@ -108,13 +108,14 @@ class Tracking:
         seen = look(session, self._options.publication, chain.publication)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
-        self.suspect(seen.differences)
+        self.suspect(seen.differences, triggers_act=seen.triggers_act)
 
-    def suspect(self, differences: Differences) -> None:
-        """What messages that are still to come may explain. What was suspected before is judged first."""
-        if not differences or self._suspicions:
+    def suspect(self, differences: Differences, *, triggers_act: bool = True) -> None:
+        """What messages that are still to come may explain: that of their removal, that the event triggers do
+        not act. What was suspected before is judged first."""
+        if self.waits or (triggers_act and not differences):
             return
-        self._suspicions = dict(differences)
+        self._suspicions, self._lacks_triggers = dict(differences), not triggers_act
         self._passed_at = emit_look(self._session, LOOK_PREFIX)
 
     @property
@@ -132,24 +133,31 @@ class Tracking:
     def passed(self, lsn: int) -> None:
         """All transactions that were committed below `lsn` were taken. Raises what is not explained by
         now."""
-        if not self._suspicions or lsn < self._passed_at:
+        if not self.waits or lsn < self._passed_at:
             return
-        unexplained, self._suspicions = self._suspicions, {}
-        if not self.is_tracked:
+        unexplained, lacked_triggers = self._suspicions, self._lacks_triggers
+        self._forget_suspicions()
+        if unexplained and not self.is_tracked:
             raise next(iter(unexplained.values()))
         self.looks_soon = True
-        if unexplained.keys() == {TRIGGERS} and triggers_act(self._session):
-            return  # only for a while: what was altered then is another difference
-        if UNTRACKED not in unexplained:
-            self.end(next(iter(unexplained.values())))
+        if UNTRACKED in unexplained:
+            return
+        if unexplained:
+            self.end(next(iter(unexplained.values())).message)
+        elif lacked_triggers and not triggers_act(self._session):
+            self.end(_TRIGGERS_MISSING)  # else it was only for a while: what was altered then is a difference
 
-    def end(self, reason: KeepstreamError) -> None:
+    def end(self, reason: str) -> None:
         """Something was altered, and nothing told of it: from here on it is judged as without event
         triggers."""
-        self._chain.publication_is(without_tracking(self._chain.publication))
-        self._suspicions.clear()
+        ended = Ended(int(time.time()), reason)
+        self._chain.publication_is((*without_tracking(self._chain.publication), ended.to_token()))
+        self._forget_suspicions()
         self.looks_soon = True
-        logger.error(_ENDED, extra={"reason": reason.message, "hint": BEGIN_TRACKING})
+        logger.error(_ENDED, extra={"reason": reason, "hint": BEGIN_TRACKING})
+
+    def _forget_suspicions(self) -> None:
+        self._suspicions, self._lacks_triggers = {}, False
 
     def follow(self, payload: Message, xid: int) -> Followed | None:
         """A message of this prefix; None of one that says nothing here.
@@ -267,7 +275,7 @@ class Tracking:
             self._suspicions.pop(oid, None)
         if message.installed or (message.removed and was_tracked):
             logger.info("schema changes are tracked from here on" if message.installed else _ENDED)
-            self._suspicions.clear()
+            self._forget_suspicions()
             self.looks_soon = True
 
     def _require_limited(self, entries: Entries, before: Mapping[int, Told]) -> None:
