@@ -85,6 +85,7 @@ class TableVersions:
         self._add = add
         self._publication = publication
         self._described: dict[bytes, tuple[int, TableSchema]] = {}
+        self._called: dict[bytes, str] = {}
         self._names = logged_tables(capture.chain.publication)
         self._logged = {table.id for table in capture.live_tables}
         self._newest = {(table.schema, table.name): table for table in capture.live_tables}
@@ -94,6 +95,7 @@ class TableVersions:
     def described(self, changed: RelationChanged) -> Described:
         """pgoutput's Relation: the same table as before, in perhaps another version. Raises HistoryBroken and
         others where rows of it must not be logged."""
+        self._called[changed.table.id] = changed.table.qualified_name
         if self._tracking.is_tracked:
             described = self._described_as_told(changed)
             if described is not None:
@@ -234,7 +236,7 @@ class TableVersions:
         """A row of this version, or a TRUNCATE, comes next: the log knows it from here on. Its OID, too."""
         described = self._described.get(table_id)
         if described is None:
-            raise _unconfirmed("a table")
+            raise _unconfirmed(self._called[table_id])
         if table_id not in self._logged:
             self._announce(*described)
         return described
