@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from connectors.postgres.publication import full_identity_sql
+from connectors.postgres.replica_identity import full_identity_sql
 from schemas.avro import key_encoder, row_encoder
 from schemas.change import UNCHANGED, Change, Message, Operation, TextValue, Truncate
 from schemas.errors import BEGIN_ANEW, InternalError, KeepstreamError, RefusedData

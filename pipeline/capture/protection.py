@@ -27,6 +27,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, find_table, list_tables
 from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.publication import Publication
+from connectors.postgres.replica_identity import identity_remedy, set_full_identity
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import read_shape
@@ -107,7 +108,7 @@ class Protection:
 
     def set_full(self, table: Table) -> None:
         """In a transaction of its own. RetryLater: `lock-timeout`; OperatorNeeded: `privilege-missing`."""
-        publications.set_full_identity(self._capture.sql, table)
+        set_full_identity(self._capture.sql, table)
         logger.warning("replica identity set to full", extra={"table": table.qualified_name})
 
     def _mended(self, table: Table, publication: Publication, packer: FramePacker | None) -> bool:
@@ -181,7 +182,7 @@ class Protection:
         )
 
     def _endangered(self, table: Table) -> Endangered:
-        fix = publications.identity_remedy(table, self._options.publication)
+        fix = identity_remedy(table, self._options.publication)
         return Endangered(table=table.qualified_name, seen=table.identity_problem or "", fix=fix)
 
     def _left(self, tables: Collection[Table]) -> list[Endangered]:

@@ -26,6 +26,7 @@ from connectors.postgres.failover.primary import require_failover_slots, require
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.unfit import require_fit_columns
 from connectors.postgres.relation import published_tables
+from connectors.postgres.replica_identity import set_full_identity
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import name_blockers, slot_blockers
 from connectors.postgres.stream import SlotStream
@@ -208,7 +209,7 @@ class Startup:
     def _set_full_identity(self, sql: Session, table: Table) -> None:
         while True:
             try:
-                publications.set_full_identity(sql, table)
+                set_full_identity(sql, table)
             except RetryLater as error:
                 if error.code != "lock-timeout" or self._stop.is_set():
                     raise

@@ -15,11 +15,9 @@ from connectors.postgres.publication import (
     add_tables_sql,
     create_publication_sql,
     drop_table_sql,
-    full_identity_sql,
     give_publication_sql,
-    identity_sql,
-    index_identity_sql,
 )
+from connectors.postgres.replica_identity import full_identity_sql, identity_sql, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment, losing

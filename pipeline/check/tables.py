@@ -15,7 +15,8 @@ from connectors.postgres.catalog import (
 )
 from connectors.postgres.instance import read_oid_columns
 from connectors.postgres.large_objects.reading import count_hidden
-from connectors.postgres.publication import Publication, full_identity_of, index_identity_sql
+from connectors.postgres.publication import Publication
+from connectors.postgres.replica_identity import full_identity_of, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import Place, comment, identifier, named

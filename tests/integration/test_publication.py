@@ -13,12 +13,11 @@ from connectors.postgres.publication import (
     create_publication,
     create_publication_sql,
     drop_publication,
-    full_identity_sql,
     publication_identity,
     read_publication,
     read_row_filters,
-    set_full_identity,
 )
+from connectors.postgres.replica_identity import full_identity_sql, set_full_identity
 from connectors.postgres.session import Session, connect
 from schemas.errors import OperatorNeeded, RetryLater
 from tests.fix_postgres import Database
