@@ -13,6 +13,7 @@ from typing import Final
 
 from psycopg import sql
 
+from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 
@@ -87,16 +88,7 @@ _FIRING: Final = """
 """
 
 # What is written to a partitioned table goes to its partitions, which may have triggers of their own.
-_TREE: Final = """
-    with recursive tree (oid) as (
-        select %s::oid
-         union all
-        select i.inhrelid
-          from tree t join pg_inherits i on i.inhparent = t.oid
-          join pg_class c on c.oid = i.inhrelid and c.relispartition
-    )
-    select array_agg(oid) from tree
-"""
+_TREE: Final = sql.SQL("select array_agg(oid) from {} tree").format(with_partitions("select %s::oid"))
 
 
 def read_firing(

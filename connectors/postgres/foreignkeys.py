@@ -7,6 +7,7 @@ from typing import Final
 
 from psycopg import sql
 
+from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.join import JoinKey, JoinKeys
@@ -41,23 +42,19 @@ _ALL: Final = """
 _ORDER: Final = " order by n.nspname, c.relname, k.conname"
 
 # A partitioned table has rows as soon as one of its partitions is published, and they as soon as it is.
-_PUBLISHED: Final = """
+_PUBLISHED: Final = (
+    sql.SQL("""
     select distinct a.relid
       from pg_catalog.pg_publication p
       join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
      cross join lateral (
-               select r.prrelid union select pg_partition_ancestors(r.prrelid)::oid
-                union (
-                   with recursive below (oid) as (
-                       select r.prrelid
-                       union all
-                       select i.inhrelid
-                         from below b
-                         join pg_catalog.pg_class up on up.oid = b.oid and up.relkind = 'p'
-                         join pg_catalog.pg_inherits i on i.inhparent = b.oid)
-                   select oid from below)) a (relid)
+               select pg_partition_ancestors(r.prrelid)::oid
+                union {tree}) a (relid)
      where p.pubname = %(publication)s
-"""
+""")
+    .format(tree=with_partitions("select r.prrelid"))
+    .as_string()
+)
 # A partition's copy of its parent's key counts for itself; the copies that a key to a partitioned table has
 # for each partition there do not.
 _GIVEN: Final = """(k.conparentid = 0 or c.relispartition and exists (

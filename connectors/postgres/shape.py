@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.session import Session, wrapped
 
 _DIGEST_DIGITS: Final = 16
@@ -136,18 +137,11 @@ _SHAPES: Final = """
      order by c.oid, a.attnum
 """
 
+_LISTED: Final = """
+    select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+     where p.pubname = %(publication)s"""
 _PUBLISHED_SHAPES: Final = _SHAPES.format(
-    which="""c.oid in (with recursive published (oid, as_whole) as (
-                           select r.prrelid, p.pubviaroot
-                             from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                            where p.pubname = %(publication)s
-                           union all
-                           select i.inhrelid, true
-                             from published t
-                             join pg_class up on up.oid = t.oid and up.relkind = 'p'
-                             join pg_inherits i on i.inhparent = t.oid
-                            where t.as_whole)
-                       select oid from published)"""
+    which=f"c.oid in ({_LISTED} union {with_partitions(_LISTED + ' and p.pubviaroot').as_string()})"
 )
 _ONE_SHAPE: Final = _SHAPES.format(which="c.oid = %(oid)s::oid")
 

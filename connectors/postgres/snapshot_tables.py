@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.copystream import Tick, run_query
+from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
@@ -133,14 +134,7 @@ _FINGERPRINTS: Final = """
      where c.oid = any(%(oids)s::oid[])
 """
 
-_TABLES: Final = """
-    with recursive tree(oid) as (
-        select unnest(%(oids)s::oid[])
-        union
-        select i.inhrelid from tree t
-          join pg_catalog.pg_class p on p.oid = t.oid and p.relkind = 'p'
-          join pg_catalog.pg_inherits i on i.inhparent = t.oid
-    )
+_TABLES: Final = sql.SQL("""
     select c.oid, n.nspname, c.relname, col.names, col.types, up.schemas, up.names,
            case when am.amname = 'heap'
                 then pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint else 0 end,
@@ -148,7 +142,7 @@ _TABLES: Final = """
            r.prattrs is not null, pg_catalog.pg_get_expr(r.prqual, r.prrelid),
            pg_catalog.row_security_active(c.oid),
            pg_catalog.has_table_privilege(c.oid, 'select') or col.readable
-      from tree t
+      from {tree} t
       join pg_catalog.pg_class c on c.oid = t.oid and c.relkind = 'r'
            and (c.relpersistence = 'p' or not %(only_logged)s)
       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -157,8 +151,8 @@ _TABLES: Final = """
         on r.prrelid = c.oid and r.prpubid = (select p.oid from pg_catalog.pg_publication p
                                                where p.pubname = %(publication)s)
      cross join lateral (
-        select coalesce(array_agg(a.attname::text order by a.attnum), '{}') as names,
-               coalesce(array_agg(a.atttypid::int8 order by a.attnum), '{}') as types,
+        select coalesce(array_agg(a.attname::text order by a.attnum), '{{}}') as names,
+               coalesce(array_agg(a.atttypid::int8 order by a.attnum), '{{}}') as types,
                coalesce(bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'select')), false)
                    as readable
           from pg_catalog.pg_attribute a
@@ -173,14 +167,14 @@ _TABLES: Final = """
             select i.inhparent, p.depth + 1 from parents p
               join pg_catalog.pg_inherits i on i.inhrelid = p.oid
         )
-        select coalesce(array_agg(pn.nspname::text order by p.depth), '{}') as schemas,
-               coalesce(array_agg(pc.relname::text order by p.depth), '{}') as names
+        select coalesce(array_agg(pn.nspname::text order by p.depth), '{{}}') as schemas,
+               coalesce(array_agg(pc.relname::text order by p.depth), '{{}}') as names
           from parents p
           join pg_catalog.pg_class pc on pc.oid = p.oid
           join pg_catalog.pg_namespace pn on pn.oid = pc.relnamespace
      ) up
      order by n.nspname, c.relname
-"""
+""").format(tree=with_partitions("select unnest(%(oids)s::oid[])"))
 
 
 def published_tables(reader: Session, publication: str) -> list[SnapshotTable]:

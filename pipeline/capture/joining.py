@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import sql
 
@@ -35,6 +35,7 @@ from connectors.postgres.catalog import Table, TableKind, find_table
 from connectors.postgres.foreignkeys import read_keys_of
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.limit import Limit
+from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.relation import published_tables
 from connectors.postgres.server import current_xid
@@ -292,16 +293,8 @@ class _Joining:
 
 def _size_bytes(session: Session, oid: int) -> int:
     """With its partitions."""
-    query = """
-        with recursive tree (oid) as (
-            select %s::oid
-            union all
-            select i.inhrelid
-              from tree t
-              join pg_class up on up.oid = t.oid and up.relkind = 'p'
-              join pg_inherits i on i.inhparent = t.oid)
-        select coalesce(sum(pg_table_size(oid)), 0) from tree"""
-    return int(_one(session, query, [oid])[0])
+    query = sql.SQL("select coalesce(sum(pg_table_size(oid)), 0) from {} tree")
+    return int(_one(session, query.format(with_partitions("select %s::oid")), [oid])[0])
 
 
 def _lock_statement(name: tuple[str, str], mode: str, *, is_whole: bool) -> sql.Composed:
@@ -309,7 +302,7 @@ def _lock_statement(name: tuple[str, str], mode: str, *, is_whole: bool) -> sql.
     return sql.SQL(f"lock table {only}{{}} in {mode} mode").format(sql.Identifier(*name))
 
 
-def _one(session: Session, query: str, values: list[Any]) -> tuple[Any, ...]:
+def _one(session: Session, query: LiteralString | sql.Composed, values: list[Any]) -> tuple[Any, ...]:
     row = session.execute(query, values).fetchone()
     assert row is not None
     return row
