@@ -63,6 +63,8 @@ def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> Non
         ("f", 'FOREIGN KEY (id) REFERENCES s.o("a""b") MATCH FULL', True),
         ("f", "FOREIGN KEY (h) REFERENCES s.o(x)", False),
         ("c", "CHECK ((num_nulls(t.*) = 0))", False),
+        ("c", "CHECK ((id ~ '^a.*'::text))", True),
+        ("c", "CHECK ((h(id) <> 'h'::h))", True),
     ],
 )
 def test_keys_that_null_may_break_are_not_told(kind: str, definition: str, told: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
+from schemas.ddl.mentioned import mentions_any
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
 _INCLUDED: Final = re.compile(r" INCLUDE \([^)]*\)")
@@ -144,35 +145,25 @@ class _Unlisted:
         computed = [
             column["name"]
             for column in unlisted
-            if column["generated"] and _name_any(column["default"] or "", plain)
+            if column["generated"] and mentions_any(column["default"] or "", plain)
         ]
         return cls(tuple(column["name"] for column in unlisted), (*plain, *computed), tuple(computed))
 
     def breaks(self, definition: str, kind: str) -> bool:
         """Whether rows that are NULL in these columns may break a constraint or an index."""
         if kind in ("c", "n"):
-            return _name_any(definition, self.columns)
+            return mentions_any(definition, self.columns)
         if kind == "f":
             own, _, other = definition.partition(" REFERENCES ")
-            return _name_any(own, self.empty if " MATCH FULL" in other else self.computed)
+            return mentions_any(own, self.empty if " MATCH FULL" in other else self.computed)
         if kind not in ("p", "u", "x"):
             return False
         keys = _INCLUDED.sub("", definition)
         # of columns alone, UNIQUE and EXCLUDE take any number of NULLs
         strict = kind == "p" or "NULLS NOT DISTINCT" in keys or keys.count("(") > 1
-        return _name_any(keys, self.empty if strict else self.computed)
+        return mentions_any(keys, self.empty if strict else self.computed)
 
 
 def _is_broken_index(index: Mapping[str, Any], unlisted: _Unlisted) -> bool:
     kind = "p" if index["primary"] else "u" if index["unique"] else ""
     return unlisted.breaks(index["def"], kind)
-
-
-def _name_any(definition: str, columns: Iterable[str]) -> bool:
-    return any(".*" in definition or _names(definition, column) for column in columns)
-
-
-def _names(definition: str, column: str) -> bool:
-    """Whether SQL names the column; or has a text that looks like its name."""
-    quoted = '"' + column.replace('"', '""') + '"'
-    return quoted in definition or bool(re.search(rf"(?<![\w$]){re.escape(column)}(?![\w$])", definition))
