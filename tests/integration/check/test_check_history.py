@@ -18,7 +18,7 @@ from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding, Severity
 from tests.fix_postgres import Database
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START_S = 30.0
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline.config import parse_config
 from schemas.finding import Finding
+from tests.checking import preflight
 from tests.fix_postgres import PRODUCT, Database
 from tests.fix_roles import Roles
-from tests.integration.test_check import preflight
 from tests.tracked import install_triggers
 
 SUBJECT = "owners and privileges"
