@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ class Tables(Part):
                 raise ValueError(f"`{pattern}` must name one table: schema.table, without *")
         return limits
 
-    @property
+    @cached_property
     def limits_by_name(self) -> Limits:
         """By schema and name."""
         return {pattern.name: one.limit for pattern, one in self.limits.items() if pattern.name is not None}
