@@ -118,17 +118,21 @@ class Changing:
 
 def dump(database: Database, *, rights: bool = False) -> str:
     """The schema, without what a replica has otherwise. `rights`: with owners and privileges."""
-    program = [
-        str(binaries() / "pg_dump"),
-        "--schema-only",
-        "--exclude-schema=keepstream",
-        "--no-publications",
-        *(() if rights else ("--no-owner", "--no-privileges")),
-        f"--dbname={database.admin_dsn}",
-    ]
-    text = subprocess.run(program, capture_output=True, check=True, text=True).stdout
+    left_out = () if rights else ("--no-owner", "--no-privileges")
+    text = pg_dump(database, "--schema-only", "--exclude-schema=keepstream", *left_out)
     statements = re.split(r"\n{2,}", re.sub(r"^(--|\\|set_config).*\n", "", text, flags=re.MULTILINE))
     return "\n\n".join(s for s in statements if "EVENT TRIGGER" not in s and not s.startswith("SET "))
+
+
+def dumped_lines(database: Database) -> list[str]:
+    """Its lines, for sides whose tables may have their columns in another order."""
+    return sorted(line.rstrip(",") for line in dump(database).splitlines() if line)
+
+
+def pg_dump(database: Database, *options: str) -> str:
+    """As it writes it."""
+    command = [str(binaries() / "pg_dump"), "--no-publications", *options, f"--dbname={database.admin_dsn}"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
 def rows(database: Database) -> Mapping[str, list[str]]:

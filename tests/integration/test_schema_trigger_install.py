@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,11 +15,11 @@ from connectors.postgres.ddl.install import EVENT_TRIGGERS, VERSION, install, in
 from connectors.postgres.ddl.installed import installed_version, read_installed
 from connectors.postgres.session import Session, connect
 from pipeline.check.schema_trigger import check_schema_trigger
-from pipeline.dev.postgres_server import binaries
 from pipeline.dev.process import require
 from schemas.errors import OperatorNeeded, RetryLater
 from schemas.finding import Severity
 from tests.copying import copy
+from tests.fix_ddl import pg_dump
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import OWNER, PRODUCT, Database, Server, psql
 from tests.schema_messages import Tracked
@@ -216,7 +215,8 @@ def test_a_dump_of_the_source_restores_and_what_came_with_it_is_no_install(
     tracked.database.execute("create table t (id int primary key); insert into t values (1)")
     restored = source_server.new_database()
     try:
-        dumped = _pg_dump(tracked.database)
+        dumped = pg_dump(tracked.database)
+        dumped = dumped.replace("SET transaction_timeout = 0;", "")  # of 18, to servers that do not know it
         ran = psql(restored, dumped, "-v", "ON_ERROR_STOP=1")
         assert (ran.returncode, ran.stderr) == (0, "")
         with closing(connect(restored.admin_dsn, purpose="test")) as session:
@@ -235,13 +235,6 @@ def test_a_first_copy_carries_nothing_of_it_to_the_replica(tracked: Tracked, rep
     assert replica.execute_as_admin(made) == []
     assert replica.execute_as_admin("select evtname from pg_event_trigger") == []
     assert "EVENT TRIGGER" not in repr(told)
-
-
-def _pg_dump(database: Database) -> str:
-    """Without what pg_dump of 18 says to servers that do not know it."""
-    command = [str(binaries() / "pg_dump"), "--no-publications", database.admin_dsn]
-    dumped = subprocess.run(command, text=True, capture_output=True, check=True).stdout
-    return dumped.replace("SET transaction_timeout = 0;", "")
 
 
 def test_the_verbs_install_show_and_remove(pipeline: Pipeline) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.dev.postgres_server import binaries
 from schemas.ddl.kinds import NEVER_APPLIED, Kind
+from tests.fix_ddl import dumped_lines
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers
@@ -84,15 +83,6 @@ def traffic(source: Database) -> Iterator[None]:
         thread.join()
 
 
-def dumped(database: Database) -> list[str]:
-    """The schema as pg_dump writes it, but for what belongs to one side."""
-    options = ["--schema-only", "--no-owner", "--no-acl", "--no-publications", "-N", "keepstream"]
-    command = [str(binaries() / "pg_dump"), *options, database.admin_dsn]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    ours = ("--", "\\", "CREATE EVENT TRIGGER", "ALTER EVENT TRIGGER", "   EXECUTE")
-    return sorted(line.rstrip(",") for line in text.splitlines() if line and not line.startswith(ours))
-
-
 def joined(pipeline: Pipeline, table: str) -> bool:
     query = "select count(*) from pg_publication_tables where schemaname || '.' || tablename = %s"
     return bool(pipeline.source.execute(query, [table])[0][0])
@@ -128,7 +118,7 @@ def test_a_replica_follows_all_kinds_of_ddl_under_traffic(directory_pipeline: Pi
     )
     pipeline.wait()
     pipeline.verify()
-    assert dumped(replica) == dumped(source)
+    assert dumped_lines(replica) == dumped_lines(source)
 
 
 def test_a_replica_waits_for_approval_and_everybody_is_told(directory_pipeline: Pipeline) -> None:

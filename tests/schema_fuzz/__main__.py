@@ -19,9 +19,9 @@ from typing import Final
 import psycopg
 
 from schemas.ddl.kinds import NEVER_APPLIED, Kind
+from tests.fix_ddl import dumped_lines
 from tests.fix_pipeline import Pipeline, Running, make_pipeline
 from tests.fix_postgres import Database, start_replica, start_source
-from tests.scenario.test_schema_changes import dumped
 from tests.schema_fuzz.statements import Statements
 from tests.tracked import install_triggers
 
@@ -168,7 +168,7 @@ def _session(database: Database) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _schema(database: Database) -> list[str]:
-    return [_CHOSEN_NAME.sub(" NOT NULL", line) for line in dumped(database)]
+    return [_CHOSEN_NAME.sub(" NOT NULL", line) for line in dumped_lines(database)]
 
 
 def _rows(database: Database) -> list[str]:
