@@ -25,6 +25,7 @@ from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.failover.primary import require_failover_slots, require_primary, require_same_server
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.unfit import require_fit_columns
+from connectors.postgres.publication import Publication
 from connectors.postgres.relation import published_tables
 from connectors.postgres.replica_identity import set_full_identity
 from connectors.postgres.session import Session, connect, wrapped
@@ -158,8 +159,9 @@ class Startup:
         walsender = self._walsender(sql, stream_id)
         system = walsender.identify_system()
         writer, chain = self._open_epoch(stream_id, tail, system)
-        selection = self._select(sql)
-        self._ensure_publication(sql, selection)
+        published = publications.read_publication(sql, options.publication)
+        selection = self._select(sql, published)
+        self._ensure_publication(sql, published, selection)
         if leftover is not None:
             slots.drop_slot(sql, options.slot)
         created = self._create_slot(sql, walsender)
@@ -183,9 +185,8 @@ class Startup:
         purpose = slots.owner_purpose(options.name, stream_id)
         slots.terminate_owner(sql, options.slot, purpose=purpose, take_over=options.take_over)
 
-    def _ensure_publication(self, sql: Session, selection: Selection) -> None:
+    def _ensure_publication(self, sql: Session, published: Publication | None, selection: Selection) -> None:
         options = self._options
-        published = publications.read_publication(sql, options.publication)
         for name in selection.unheld:
             seen, hint = unheld(by_root=is_by_root(published, options.partitions))
             raise OperatorNeeded(f"{'.'.join(name)}: {seen}", code="limit-unused", hint=hint)
@@ -291,7 +292,8 @@ class Startup:
         writing.anchor(live)
         failpoint("capture.after_anchor")
         logger.info("log continued", extra={"position": str(chain.tail), "epoch": chain.epoch})
-        return OpenCapture(sql, stream, writer, writing, resent, live, self._select(sql), tracking)
+        selection = self._select(sql, publications.read_publication(sql, options.publication))
+        return OpenCapture(sql, stream, writer, writing, resent, live, selection, tracking)
 
     def _find_own_tail(self, seen: Follower) -> Follower:
         """The tail, once the slot is ours. Until then its owner moved slot, log and publication, so none
@@ -373,10 +375,10 @@ class Startup:
 
     # shared
 
-    def _select(self, sql: Session) -> Selection:
+    def _select(self, sql: Session, published: Publication | None) -> Selection:
         options = self._options
         tables = list_tables(sql, publication=options.publication)
-        by_root = is_by_root(publications.read_publication(sql, options.publication), options.partitions)
+        by_root = is_by_root(published, options.partitions)
         selection = select_tables(tables, options.tables, options.keyless, by_root=by_root)
         if selection.undecided:
             names = ", ".join(table.qualified_name for table in selection.undecided)
