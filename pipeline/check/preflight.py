@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, count_large_objects, list_tables
 from connectors.postgres.ddl import rights_now
 from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.inheritance import read_children
-from connectors.postgres.instance import read_instance
+from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.limits.sent import lists_in, sent_columns, sent_versions
 from connectors.postgres.partitions.bounds import read_bounds
 from connectors.postgres.publication import Publication, read_publication
-from connectors.postgres.server import read_role, read_server
+from connectors.postgres.sequences.reading import KnownSequence
+from connectors.postgres.server import Role, Server, read_role, read_server
 from connectors.postgres.session import Session, connect
 from connectors.postgres.slot import read_slot
 from connectors.postgres.source_schema import read_source_schema
@@ -39,7 +41,7 @@ from pipeline.check.tables import check_identities, check_tables, check_uncarrie
 from pipeline.check.tools import check_tools
 from pipeline.config import Config, Initial, readable_by_others
 from pipeline.reports import CAPTURE_STAGE, Endangered
-from pipeline.selection import is_by_root, select_tables
+from pipeline.selection import Selection, is_by_root, select_tables
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
 
@@ -52,6 +54,19 @@ def preflight(config: Config, *, purpose: str = "check") -> list[Finding]:
     findings = list(Preflight(config, purpose).findings())
     places = list(dict.fromkeys(finding.where for finding in findings))
     return sorted(findings, key=lambda finding: places.index(finding.where))
+
+
+@dataclass(frozen=True, slots=True)
+class _SeenTables:
+    """The source's tables and what is published of them. `by_root`: `is_by_root`'s. `tells_changes`: whether
+    event triggers do."""
+
+    tables: tuple[Table, ...]
+    publication: Publication | None
+    selection: Selection
+    by_root: bool
+    established: bool
+    tells_changes: bool
 
 
 class Preflight:
@@ -101,72 +116,83 @@ class Preflight:
         established = slot is not None and not slot.foreign
         yield from check_source(server, instance, role, config, established=established)
         yield from check_failover(session, slot, config, purpose=self._purpose)
-        publication_name = config.publication_name
-        tables = list_tables(session, publication=publication_name)
-        publication = read_publication(session, publication_name)
-        by_root = is_by_root(publication, config.source.partitions)
-        selection = select_tables(tables, config.source.tables, config.source.keyless, by_root=by_root)
+        seen = self._read_tables(session, established=established)
+        yield from self._look_at_tables(session, seen, role)
+        yield from check_uncarried_objects(session, role)
+        sequences = source_sequences(session, config.publication_name if seen.publication else None)
+        yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
+        yield check_schema_trigger(session)
+        self._source = self._facts(session, server, instance, seen, sequences)
+
+    def _read_tables(self, session: Session, *, established: bool) -> _SeenTables:
+        source, name = self._config.source, self._config.publication_name
+        tables, publication = list_tables(session, publication=name), read_publication(session, name)
+        by_root = is_by_root(publication, source.partitions)
+        selection = select_tables(tables, source.tables, source.keyless, by_root=by_root)
+        return _SeenTables(tables, publication, selection, by_root, established, triggers_act(session))
+
+    def _look_at_tables(self, session: Session, seen: _SeenTables, role: Role) -> Iterator[Finding]:
+        source, publication, established = self._config.source, seen.publication, seen.established
         yield from check_tables(
-            tables, selection, publication, role, chosen=config.source.tables, established=established
+            seen.tables, seen.selection, publication, role, chosen=source.tables, established=established
         )
-        left = self._left(tables, publication) if publication is not None and established else ()
+        left = self._left(seen.tables, publication) if publication is not None and established else ()
         yield from check_left(left)
-        others = selection.without({each.table for each in left})
-        yield from check_identities(others, config.source.keyless, publication, established=established)
+        others = seen.selection.without({each.table for each in left})
+        yield from check_identities(others, source.keyless, publication, established=established)
         yield from check_publication(
             session,
-            publication_name,
+            self._config.publication_name,
             publication,
             others,
             role,
             established=established,
-            partitions=config.source.partitions,
+            partitions=source.partitions,
         )
         yield from check_endangered(
-            session, tables, publication, config.source.keyless, established=established
+            session, seen.tables, publication, source.keyless, established=established
         )
-        yield from check_filtered(session, tables, publication)
+        yield from check_filtered(session, seen.tables, publication)
         yield from check_limits(
             session,
             publication,
-            selection,
-            config.source.tables,
+            seen.selection,
+            source.tables,
             role,
-            by_root=by_root,
+            by_root=seen.by_root,
             established=established,
         )
-        follows_schema = triggers_act(session)
-        yield from check_wholes(others, follows_schema=follows_schema)
-        yield from check_uncarried_objects(session, role)
-        sequences = source_sequences(session, publication_name if publication else None)
-        yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
-        yield check_schema_trigger(session)
-        wanted = [table.oid for table in selection.wanted]
-        lists = lists_in(publication)
-        versions, columns = sent_versions(session, wanted, lists), sent_columns(session, wanted, lists)
-        listed = publication.tables if publication else ()
-        published = frozenset((table.schema, table.name) for table in listed)
-        schema = read_source_schema(session)
+        yield from check_wholes(others, follows_schema=seen.tells_changes)
+
+    def _facts(
+        self,
+        session: Session,
+        server: Server,
+        instance: Instance,
+        seen: _SeenTables,
+        sequences: tuple[KnownSequence, ...],
+    ) -> SourceFacts:
+        selection, publication = seen.selection, seen.publication
+        wanted, lists = [table.oid for table in selection.wanted], lists_in(publication)
         partitions = [partition.oid for table in selection.wanted for partition in table.partitions]
-        children, bounds = frozenset(read_children(session)), read_bounds(session, [*wanted, *partitions])
-        large_objects = count_large_objects(session)
-        self._source = SourceFacts(
+        listed = publication.tables if publication else ()
+        return SourceFacts(
             server,
             instance,
             selection,
-            schema,
-            versions,
-            columns,
-            published,
-            children,
-            bounds,
+            read_source_schema(session),
+            sent_versions(session, wanted, lists),
+            sent_columns(session, wanted, lists),
+            frozenset((table.schema, table.name) for table in listed),
+            frozenset(read_children(session)),
+            read_bounds(session, [*wanted, *partitions]),
             sequences,
-            large_objects,
-            tells_changes=follows_schema,
-            wholes=wholes_of(tables),
-            publication=publication_name,
+            count_large_objects(session),
+            tells_changes=seen.tells_changes,
+            wholes=wholes_of(seen.tables),
+            publication=self._config.publication_name,
             is_published=publication is not None,
-            is_established=established,
+            is_established=seen.established,
             rights=self._rights(session),
         )
 
