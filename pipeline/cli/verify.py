@@ -86,11 +86,7 @@ def verify(
         config, replica, workers=workers, timeout_s=timeout_s, large_objects=large_objects
     )
     if reason and not repair:
-        raise UsageError(
-            "nothing is written without --repair, so there is nothing to give a --reason for",
-            code="reason-without-repair",
-            hint=f"Leave it out, or: keepstream verify {replica} --repair --reason …",
-        )
+        raise _no_reason(replica)
     scope = Scope(config.source.tables, config.source.keyless, parse_tables(tables or ()))
     mending = RepairOptions(repair_limit, reason) if repair else None
     stop = stop_on_signals()
@@ -106,6 +102,14 @@ def verify(
         _print(result)
     if not result.identical:
         raise typer.Exit(DIFFERENT)
+
+
+def _no_reason(replica: str) -> UsageError:
+    return UsageError(
+        "nothing is written without --repair, so there is nothing to give a --reason for",
+        code="reason-without-repair",
+        hint=f"Leave it out, or: keepstream verify {replica} --repair --reason …",
+    )
 
 
 def _run(

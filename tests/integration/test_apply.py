@@ -517,61 +517,62 @@ def test_a_value_that_somebody_put_into_a_column_before_it_came_stops(
     assert replicating.start().ended_with().code == "column-differs"
 
 
+JOIN = Join(
+    schema="public",
+    table="deal",
+    columns=("id", "customer", "title"),
+    ddl=(
+        "create table public.deal (id int primary key, customer int, title text)",
+        "create trigger loud before update on public.deal for each row"
+        " execute function suppress_redundant_updates_trigger();"
+        " alter table public.deal enable always trigger loud",
+        "alter table public.deal enable row level security, force row level security",
+    ),
+)
+
+
+def _key(name: str, column: str, referenced: str) -> JoinKey:
+    made = f"alter table public.deal add constraint {name} foreign key ({column}) references {referenced};"
+    return JoinKey(f"public.deal.{name}", referenced, made)
+
+
+KEYS = JoinKeys(
+    own=(
+        _key("c", "customer", "public.customer"),
+        _key("x", "customer", "public.x"),
+        _key("v", "id", "public.customer"),
+    ),
+    left_out=(_key("o", "id", "public.other"),),
+)
+DEAL = Rows(
+    TableSchema(
+        "public",
+        "deal",
+        ReplicaIdentity.DEFAULT,
+        (
+            Column("id", 23, -1, "integer", True),
+            Column("customer", 23, -1, "integer", False),
+            Column("title", 25, -1, "text", False),
+        ),
+    )
+)
+
+
 def test_a_joining_table_is_made_and_filled_where_it_joined(
     replica: Database, made_log: MadeLog, replicating: Replicating, customer: Rows
 ) -> None:
-    join = Join(
-        schema="public",
-        table="deal",
-        columns=("id", "customer", "title"),
-        ddl=(
-            "create table public.deal (id int primary key, customer int, title text)",
-            "create trigger loud before update on public.deal for each row"
-            " execute function suppress_redundant_updates_trigger();"
-            " alter table public.deal enable always trigger loud",
-            "alter table public.deal enable row level security, force row level security",
-        ),
-    )
-
-    def key(name: str, column: str, referenced: str) -> JoinKey:
-        made = (
-            f"alter table public.deal add constraint {name} foreign key ({column}) references {referenced};"
-        )
-        return JoinKey(f"public.deal.{name}", referenced, made)
-
-    keys = JoinKeys(
-        own=(
-            key("c", "customer", "public.customer"),
-            key("x", "customer", "public.x"),
-            key("v", "id", "public.customer"),
-        ),
-        left_out=(key("o", "id", "public.other"),),
-    )
-    deal = Rows(
-        TableSchema(
-            "public",
-            "deal",
-            ReplicaIdentity.DEFAULT,
-            (
-                Column("id", 23, -1, "integer", True),
-                Column("customer", 23, -1, "integer", False),
-                Column("title", 25, -1, "text", False),
-            ),
-        )
-    )
-
     def message(prefix: str, content: bytes) -> Change:
         return Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
 
     made_log.commit(customer.insert("1", None, None, None), tables=[customer.table])
     made_log.commit(
-        message(JOIN_PREFIX, join.to_json()),
+        message(JOIN_PREFIX, JOIN.to_json()),
         message(JOIN_ROWS_PREFIX, b"1\t1\tA\\tB\n2\t\\N\tC\n"),
         message(JOIN_ROWS_PREFIX, b"3\t1\tD\n"),
-        message(JOIN_KEYS_PREFIX, keys.to_json()),
+        message(JOIN_KEYS_PREFIX, KEYS.to_json()),
         message("somebody.else", b"\0\1"),
     )
-    made_log.commit(deal.update("2", "1", "E"), tables=[deal.table])
+    made_log.commit(DEAL.update("2", "1", "E"), tables=[DEAL.table])
     replicating.catch_up()
     assert replica.execute("select * from public.deal order by id") == [
         (1, 1, "A\tB"),
