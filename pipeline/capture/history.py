@@ -5,12 +5,13 @@ Comparisons; each raises HistoryBroken and says what was expected, what was seen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from connectors.postgres import publication as publications
-from connectors.postgres.partitions.tree import read_members
+from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.session import Session
-from connectors.postgres.shape import read_shapes, read_used_types
+from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.announcements import (
@@ -224,15 +225,12 @@ def check_published(
     Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`,
     `partition-attached`, `partition-gone`).
     """
-    members = read_members(session, publication)
-    names = {member.oid: member.name for member in members} | named_tables(anchored)
-    shapes = anchored_shapes(anchored)
-    now = read_shapes(session, publication)
-    for shape in now:
-        if shape.oid in shapes:
-            check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
-    types = read_used_types(session, publication)
-    check_types(anchored, types)
+    seen = _Seen(
+        read_members(session, publication),
+        read_shapes(session, publication),
+        read_used_types(session, publication),
+    )
+    _check_rows(anchored, seen)
     current = _listed_now(session, publication, anchored)
     leaves = announced_leaves(anchored)
     outcomes = read_outcomes(session, leaves)
@@ -241,22 +239,45 @@ def check_published(
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
     check_publication(publication, anchored, current, gone)
     listed = named_tables(current)
-    check_members(anchored, members, listed)
-    partitions = {member.oid for member in members if member.oid != member.root}
-    compared = [
-        first_shape(shape)
-        if shape.oid in partitions and shape.oid not in shapes
-        else next_shape(shape, shapes.get(shape.oid))
-        for shape in now
-    ]
+    check_members(anchored, seen.members, listed)
     leaving = leaves_still(leaves, outcomes, current, listed)
     left = {leave.oid for leave in leaving} - listed.keys()
-    kept = [shape for oid, shape in shapes.items() if oid in left]
     announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
-    joining = [e for e in anchored if e.startswith(TOLD_PREFIX)] if announced_joins(anchored) else []
-    rows_still_come = [known for known in known_members(anchored).values() if known.root in left]
-    told = (*map(type_entry, types), *map(member_entry, members), *map(member_entry, rows_still_come))
-    return (*current, *compared, *kept, *joining, *told, *announced, *ended_entries(anchored))
+    return (*current, *_entries_of_rows(anchored, seen, left), *announced, *ended_entries(anchored))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the catalog says of published rows now."""
+
+    members: Sequence[Member]
+    shapes: Sequence[Shape]
+    types: Sequence[UsedType]
+
+
+def _check_rows(anchored: Sequence[str], seen: _Seen) -> None:
+    """Raises RefusedData (`schema-changed`)."""
+    names = {member.oid: member.name for member in seen.members} | named_tables(anchored)
+    shapes = anchored_shapes(anchored)
+    for shape in seen.shapes:
+        if shape.oid in shapes:
+            check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
+    check_types(anchored, seen.types)
+
+
+def _entries_of_rows(anchored: Sequence[str], seen: _Seen, left: Collection[int]) -> Iterator[str]:
+    """Of what was compared, and as they were of tables that `left`, whose rows may still come."""
+    shapes = anchored_shapes(anchored)
+    partitions = {member.oid for member in seen.members if member.oid != member.root}
+    for shape in seen.shapes:
+        is_new = shape.oid in partitions and shape.oid not in shapes
+        yield first_shape(shape) if is_new else next_shape(shape, shapes.get(shape.oid))
+    yield from (shape for oid, shape in shapes.items() if oid in left)
+    if announced_joins(anchored):
+        yield from (entry for entry in anchored if entry.startswith(TOLD_PREFIX))
+    yield from map(type_entry, seen.types)
+    yield from map(member_entry, seen.members)
+    yield from (member_entry(known) for known in known_members(anchored).values() if known.root in left)
 
 
 def check_publication(
