@@ -25,7 +25,9 @@ from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed
 
 # Until a consumer has the topic's metadata, it sleeps through each poll: short ones, shorter while it is new.
+# Whose poll brought records has it; and each poll of an idle log costs processor time.
 _SLICE_S = 0.25
+_LONG_SLICE_S = 1.0
 _FIRST_SLICES = ((0.06, 0.005), (0.5, 0.025))
 _MAX_RECORDS = 500
 # How often Kafka is asked whether it is there, and the topic still the one we know.
@@ -46,6 +48,7 @@ class KafkaReader:
         self._begun_at = 0.0
         self._consumer: Any = None
         self._answered = False
+        self._has_read = False
 
     def read(self, timeout_s: float) -> list[Record]:
         """See `LogReader.read`."""
@@ -82,6 +85,8 @@ class KafkaReader:
         self._begun_at = time.monotonic()
 
     def _slice_s(self) -> float:
+        if self._has_read:
+            return _LONG_SLICE_S
         age_s = time.monotonic() - self._begun_at
         return next((slice_s for until_s, slice_s in _FIRST_SLICES if age_s < until_s), _SLICE_S)
 
@@ -97,6 +102,7 @@ class KafkaReader:
         ]
         if records:
             self._next, self._answered = records[-1].next_place, True
+            self._has_read = True
         return records
 
     def _read_error(self, error: KafkaError) -> KeepstreamError:
