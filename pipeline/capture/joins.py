@@ -15,6 +15,7 @@ from psycopg import sql
 from connectors.postgres import publication as publications
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.instance import has_role, lending_sql, superusers
+from connectors.postgres.limits.harmless import require_addable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
@@ -241,8 +242,13 @@ class Joins:
 
     def _give_identity(self, table: Table) -> None:
         """In a transaction of its own: pg_dump must be able to read the table while it joins."""
-        if table.identity_problem is not None and self._options.keyless is Keyless.FULL:
-            self._protection.set_full(table)
+        if table.identity_problem is None or self._options.keyless is not Keyless.FULL:
+            return
+        limit = self._options.tables.limit_of(table.schema, table.name)
+        if limit is not None:
+            name = (table.schema, table.name)
+            require_addable(self._capture.sql, self._options.publication, name, limit)
+        self._protection.set_full(table)
 
     def _leave_out(self, table: Table, reason: str) -> None:
         if self._left_out.get(table.oid) != reason:

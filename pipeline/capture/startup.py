@@ -193,19 +193,24 @@ class Startup:
         if published is not None:
             require_fit_columns(sql, options.publication)
             return
+        if selection.make_full and selection.limits:
+            with sql.transaction(force_rollback=True):  # what is refused is so before a table is altered
+                self._create_publication(sql, selection)
         for table in selection.make_full:
             self._set_full_identity(sql, table)
-        tables, by_root = selection.names, options.partitions is Partitions.ROOT
         with sql.transaction():
-            publications.create_publication(
-                sql, options.publication, tables, by_root=by_root, limits=selection.limits
-            )
-            require_harmless(sql, options.publication, selection.limits)
+            self._create_publication(sql, selection)
         failpoint("capture.publication_created")
         logger.info(
             "publication created",
-            extra={"publication": options.publication, "tables": len(tables)},
+            extra={"publication": options.publication, "tables": len(selection.names)},
         )
+
+    def _create_publication(self, sql: Session, selection: Selection) -> None:
+        name, by_root = self._options.publication, self._options.partitions is Partitions.ROOT
+        publications.create_publication(sql, name, selection.names, by_root=by_root, limits=selection.limits)
+        full = {(table.schema, table.name) for table in selection.make_full}
+        require_harmless(sql, name, selection.limits, make_full=full)
 
     def _set_full_identity(self, sql: Session, table: Table) -> None:
         while True:

@@ -44,11 +44,12 @@ def check_limits(
         )
     sent = read_limits(session, publication.name) if publication and selection.limits else {}
     owned = {(table.schema, table.name) for table in selection.wanted if table.owned}
+    made_full = {(table.schema, table.name) for table in selection.make_full}
     for name, limit in selection.limits.items():
         wanted: Preview | None = None
         if name in owned and role.creates_in_database:
             try:
-                wanted = preview(session, name, limit, by_root=by_root)
+                wanted = preview(session, name, limit, by_root=by_root, make_full=name in made_full)
             except KeepstreamError as error:
                 if name not in {each.table for each in unfit}:
                     yield SOURCE.caught(error, ".".join(name))

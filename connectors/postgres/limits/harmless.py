@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from connectors.postgres.catalog import Table, TableKind, list_tables
 from connectors.postgres.limits.limit import Limit
@@ -12,18 +13,31 @@ from connectors.postgres.limits.unfit import require_fit_columns
 from connectors.postgres.limits.unsent import read_toastable
 from connectors.postgres.publication import (
     TableName,
+    add_tables,
     create_publication,
     read_publication,
     read_row_filters,
 )
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.table import ReplicaIdentity
+
+LOCK_WAIT: Final = "set local lock_timeout = '1s'"
 
 
-def require_harmless(session: Session, publication: str, tables: Collection[TableName]) -> None:
-    """In the transaction that published these. Raises OperatorNeeded (`limit-unfit`)."""
+def require_harmless(
+    session: Session,
+    publication: str,
+    tables: Collection[TableName],
+    *,
+    make_full: Collection[TableName] = (),
+) -> None:
+    """In the transaction that published these. `make_full`: they are judged as with REPLICA IDENTITY FULL,
+    which they are to get. Raises OperatorNeeded (`limit-unfit`)."""
     require_fit_columns(session, publication)
     for table in list_tables(session, publication=publication):
+        if (table.schema, table.name) in make_full:
+            table = replace(table, replica_identity=ReplicaIdentity.FULL)
         if (table.schema, table.name) in tables and table.kind is TableKind.PARTITIONED:
             raise OperatorNeeded(
                 f"{table.qualified_name} is partitioned and followed as a whole: that is all of it",
@@ -36,9 +50,19 @@ def require_harmless(session: Session, publication: str, tables: Collection[Tabl
                 f"with what source.tables.limits says of {table.qualified_name}, its UPDATE and DELETE would"
                 f" fail in the application: {table.identity_problem}",
                 code="limit-unfit",
-                hint="List the columns of its replica identity, and let `where` use no others; or, without"
-                " `columns`, give it REPLICA IDENTITY FULL.",
+                hint="Let it have a key (or another replica identity) of columns that are listed, and let"
+                " `where` use no others; or, without `columns`, give it REPLICA IDENTITY FULL.",
             )
+
+
+def require_addable(session: Session, publication: str, name: TableName, limit: Limit) -> None:
+    """As PostgreSQL would add this table, which is to get REPLICA IDENTITY FULL: tried in a transaction that
+    is rolled back. Raises as `preview`."""
+    with session.transaction(force_rollback=True):
+        with wrapped(f"trying to add {'.'.join(name)} to publication {publication}"):
+            session.execute(LOCK_WAIT)
+        add_tables(session, publication, [name], {name: limit})
+        require_harmless(session, publication, [name], make_full=[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +74,20 @@ class Preview:
     toastable: tuple[str, ...]
 
 
-def preview(session: Session, name: TableName, limit: Limit, *, by_root: bool) -> Preview | None:
+def preview(
+    session: Session, name: TableName, limit: Limit, *, by_root: bool, make_full: bool = False
+) -> Preview | None:
     """As PostgreSQL would publish this table, which is ours: tried in a transaction that is rolled back.
-    None: it has gone.
+    `make_full`: it is to get REPLICA IDENTITY FULL before. None: it has gone.
 
     Raises OperatorNeeded (`limit-refused`, `limit-unfit`, `privilege-missing`), RetryLater (`lock-timeout`).
     """
     limits, tried = {name: limit}, f"keepstream_preview_{secrets.token_hex(8)}"
     with session.transaction(force_rollback=True):
         with wrapped("trying source.tables.limits"):
-            session.execute("set local lock_timeout = '1s'")
+            session.execute(LOCK_WAIT)
         create_publication(session, tried, list(limits), by_root=by_root, limits=limits)
-        require_harmless(session, tried, limits)
+        require_harmless(session, tried, limits, make_full=limits if make_full else ())
         toastable = read_toastable(session, tried)
         read = read_limits(session, tried)
         for table in list_tables(session, publication=tried):
