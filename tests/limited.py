@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from connectors.interfaces import ChangeLog
+from pipeline.capture.options import CaptureOptions
+from pipeline.config.limits import TableLimit
+from pipeline.config.model import Keyless, Tables
+from pipeline.config.values import TablePattern
+from tests.capturing import capture_options
 from tests.fix_pipeline import Pipeline
+from tests.fix_postgres import Database
 
 PEOPLE = """
     create table person (
@@ -46,3 +53,9 @@ def publish(pipeline: Pipeline, *tables: str) -> None:
 
 def rows(pipeline: Pipeline, query: str) -> list[Any]:
     return pipeline.replica.execute(query)
+
+
+def limiting(source: Database, log: ChangeLog, **limits: TableLimit) -> CaptureOptions:
+    """A capture that makes a publication of tables of `public`."""
+    patterns = {TablePattern.parse(f"public.{table}"): limit for table, limit in limits.items()}
+    return capture_options(source, log, keyless=Keyless.FULL, tables=Tables(limits=patterns))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.limits.dumped import NOTHING, Untold
 from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
 from connectors.postgres.session import Session, describe
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
@@ -89,13 +90,21 @@ def definition_version(session: Session, table: int) -> str:
 
 
 def dump_table(
-    tools: PgTools, conninfo: str, *, schema: str, table: str, snapshot: str, stop: threading.Event
+    tools: PgTools,
+    conninfo: str,
+    *,
+    schema: str,
+    table: str,
+    snapshot: str,
+    stop: threading.Event,
+    untold: Untold = NOTHING,
 ) -> TableDdl:
-    """Dump one table's definition, as an exported snapshot shows it. Raises OperatorNeeded
-    (`pg-dump-failed`) and RetryLater (`connection-lost`, `lock-timeout`)."""
+    """Dump one table's definition, as an exported snapshot shows it, without what is `untold`. Raises
+    OperatorNeeded (`pg-dump-failed`) and RetryLater (`connection-lost`, `lock-timeout`)."""
 
     def entries(section: str) -> list[tuple[str, str]]:
-        return _entries(_dump(tools, conninfo, schema, table, section, snapshot, stop))
+        found = _entries(_dump(tools, conninfo, schema, table, section, snapshot, stop))
+        return [(kind, untold.without(kind, text)) for kind, text in found]
 
     before, after = entries("pre-data"), entries("post-data")
     return TableDdl(
@@ -172,4 +181,4 @@ def _entries(script: str) -> list[tuple[str, str]]:
 
 
 def _joined(entries: list[tuple[str, str]], wanted: Callable[[str], bool]) -> str:
-    return "\n".join(text for kind, text in entries if wanted(kind))
+    return "\n".join(text for kind, text in entries if text and wanted(kind))

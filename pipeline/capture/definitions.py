@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.dependencies import read_dependencies
+from connectors.postgres.limits.dumped import NOTHING, Untold, read_untold
 from connectors.postgres.limits.relaxing import relaxing_sql, unmaking_sql
 from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
@@ -101,7 +102,8 @@ def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definiti
         limit = options.tables.limit_of(table.schema, table.name)
         listed = limit.columns if limit is not None else None
         lists = {} if listed is None else {(table.schema, table.name): listed}
-        join = _describe(session, table, _dump(options, session, table), listed)
+        untold = NOTHING if listed is None else read_untold(session, table.oid, listed)
+        join = _describe(session, table, _dump(options, session, table, untold), listed)
         (described,) = sent_versions(session, [table.oid], lists) or (None,)
         columns = sent_columns(session, [table.oid], lists)
     if described is None:
@@ -110,7 +112,7 @@ def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definiti
     return Definition(version, join)
 
 
-def _dump(options: CaptureOptions, session: Session, table: Table) -> TableDdl:
+def _dump(options: CaptureOptions, session: Session, table: Table, untold: Untold) -> TableDdl:
     row = session.execute("select pg_export_snapshot()").fetchone()
     assert row is not None
     return dump_table(
@@ -122,6 +124,7 @@ def _dump(options: CaptureOptions, session: Session, table: Table) -> TableDdl:
         table=table.name,
         snapshot=row[0],
         stop=threading.Event(),
+        untold=untold,
     )
 
 

@@ -7,20 +7,12 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.limits.harmless import preview
 from connectors.postgres.session import connect
-from pipeline.capture.options import CaptureOptions
 from pipeline.config.limits import TableLimit
-from pipeline.config.model import Keyless, Tables
-from pipeline.config.values import TablePattern
 from pipeline.dev.process import require
 from schemas.errors import OperatorNeeded
-from tests.capturing import RunningCapture, begun, capture_options, capturing
+from tests.capturing import RunningCapture, begun, capturing
 from tests.fix_postgres import Database
-
-
-def limited(source: Database, log: ChangeLog, **limits: TableLimit) -> CaptureOptions:
-    patterns = {TablePattern.parse(f"public.{table}"): limit for table, limit in limits.items()}
-    return capture_options(source, log, keyless=Keyless.FULL, tables=Tables(limits=patterns))
-
+from tests.limited import limiting
 
 LISTED, FILTERED = TableLimit(columns=("id", "n")), TableLimit(where="n <> 'x'")
 TABLES = "create table {} (id int, n text, secret text); create table {} (id int, n text)"
@@ -40,7 +32,7 @@ def test_a_list_is_refused_before_any_replica_identity_is_altered(
     owned: Database, change_log: ChangeLog
 ) -> None:
     owned.execute(TABLES.format("a_listed", "b_filtered"))
-    running = RunningCapture(limited(owned, change_log, a_listed=LISTED, b_filtered=FILTERED))
+    running = RunningCapture(limiting(owned, change_log, a_listed=LISTED, b_filtered=FILTERED))
     assert running.ended_with().code == "limit-unfit"
     assert identities(owned) == {"a_listed": "d", "b_filtered": "d"}
     with connect(owned.dsn, purpose="test") as session:
@@ -54,7 +46,7 @@ def test_a_table_that_would_join_with_a_list_is_refused_before_its_replica_ident
     owned: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
-    with capturing(limited(owned, change_log, c_listed=LISTED, d_filtered=FILTERED)) as running:
+    with capturing(limiting(owned, change_log, c_listed=LISTED, d_filtered=FILTERED)) as running:
         begun(change_log)
         owned.execute(TABLES.format("c_listed", "d_filtered"))
         require(lambda: identities(owned)["d_filtered"] == "f", 20.0, what="the other one's joining")

@@ -100,7 +100,7 @@ def _of_columns(columns: Sequence[tuple[str, bool, bool, bool, bool]]) -> Iterat
 
 def _of_checks(session: Session, oid: int, names: list[str]) -> Iterator[sql.Composed]:
     for (name,) in session.execute(_CHECKS, [oid, names]).fetchall():
-        yield sql.SQL("drop constraint {}").format(sql.Identifier(name))
+        yield sql.SQL("drop constraint if exists {}").format(sql.Identifier(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""pg_dump's SQL of a table without what it says of values of columns that are not listed (decision 015): the
+defaults and CHECKs that `relaxing` would take off again. What is in the log stays there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.postgres.session import Session, wrapped
+
+# Their type and collation, as pg_dump writes them: as it does, our sessions have an empty search_path. Those
+# of a typed table come with its type.
+_DEFAULTS: Final = """
+    select a.attname, case when c.reloftype <> 0 then '' else ' ' || format_type(a.atttypid, a.atttypmod)
+           || case when a.attcollation <> t.typcollation
+                   then ' COLLATE ' || a.attcollation::regcollation::text else '' end end
+      from pg_attribute a
+      join pg_class c on c.oid = a.attrelid
+      join pg_type t on t.oid = a.atttypid
+     where a.attrelid = %s::oid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%s)
+       and a.atthasdef and a.attgenerated = ''
+"""
+_CONSTRAINTS: Final = """
+    select k.conname
+      from pg_constraint k
+     where k.conrelid = %s::oid and k.contype in ('c', 'n')
+       and exists (select from pg_attribute a
+                    where a.attrelid = k.conrelid and a.attnum > 0 and not a.attisdropped
+                      and (a.attnum = any (k.conkey) or k.conbin::text like '%%:varattno 0 %%')
+                      and a.attname <> all (%s))
+"""
+_QUOTED: Final = r"""
+    (?<![A-Za-z0-9_$]) [Ee] ' (?: [^'\\] | \\. | '' )* ' | ' (?: [^'] | '' )* ' | " (?: [^"] | "" )* "
+"""
+_TOKEN: Final = re.compile(_QUOTED + "| .", re.DOTALL | re.VERBOSE)
+_NAME: Final = r'"(?:[^"]|"")*"|[^\s".,()]+'
+_COLUMN: Final = re.compile(rf"\s*(?P<name>{_NAME})")
+_CONSTRAINT: Final = re.compile(rf"\s*CONSTRAINT (?P<name>{_NAME}) ")
+_ALTERED: Final = re.compile(
+    rf"ALTER TABLE (?:ONLY )?(?:{_NAME})\.(?:{_NAME})\s+"
+    rf"(?:ALTER COLUMN (?P<column>{_NAME}) SET DEFAULT|ADD CONSTRAINT (?P<constraint>{_NAME}) )"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Of one table. columns: what is left behind the name of those with a default. constraints: by name."""
+
+    columns: Mapping[str, str]
+    constraints: frozenset[str]
+
+    def without(self, kind: str, statement: str) -> str:
+        """One entry of pg_dump's, by its type; '' if nothing of it is left."""
+        if kind == "TABLE":
+            return self._in_create(statement)
+        altered = _ALTERED.match(statement)
+        if altered is None:
+            return statement
+        column, constraint = altered["column"], altered["constraint"]
+        is_untold = _named(column) in self.columns if column else _named(constraint) in self.constraints
+        return "" if is_untold else statement
+
+    def _in_create(self, statement: str) -> str:
+        head, elements, rest = _divided(statement)
+        return f"{head}{','.join(self._elements(elements))}{rest}"
+
+    def _elements(self, elements: Collection[str]) -> Iterator[str]:
+        for element in elements:
+            constraint, column = _CONSTRAINT.match(element), _COLUMN.match(element)
+            if constraint is not None:
+                if _named(constraint["name"]) not in self.constraints:
+                    yield element
+            elif column is not None and _named(column["name"]) in self.columns:
+                yield column[0] + self.columns[_named(column["name"])]
+            else:
+                yield element
+
+
+NOTHING: Final = Untold({}, frozenset())
+
+
+def read_untold(session: Session, oid: int, listed: Collection[str]) -> Untold:
+    """As the session sees the table."""
+    names = list(listed)
+    with wrapped("reading the defaults of columns that are not listed"):
+        columns: dict[str, str] = dict(session.execute(_DEFAULTS, [oid, names]).fetchall())
+        constraints = session.execute(_CONSTRAINTS, [oid, names]).fetchall()
+    return Untold(columns, frozenset(name for (name,) in constraints))
+
+
+def _divided(statement: str) -> tuple[str, list[str], str]:
+    """CREATE TABLE up to its first parenthesis and with it, what stands there between commas, and the
+    rest."""
+    depth, opened, began, elements = 0, 0, 0, list[str]()
+    for token in _TOKEN.finditer(statement):
+        if token[0] in ("(", "["):
+            depth += 1
+            if depth == 1:
+                opened = began = token.end()
+        elif depth == 1 and token[0] in (",", ")"):
+            elements.append(statement[began : token.start()])
+            began = token.end()
+            if token[0] == ")":
+                return statement[:opened], elements, statement[token.start() :]
+        elif token[0] in (")", "]"):
+            depth -= 1
+    return statement, [], ""
+
+
+def _named(written: str) -> str:
+    return written[1:-1].replace('""', '"') if written.startswith('"') else written
