@@ -12,6 +12,7 @@ follow:
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -29,7 +30,8 @@ def is_join(prefix: str) -> bool:
 class Join:
     """A joining table. `ddl` makes it, with indexes, constraints and triggers, without foreign keys.
     `columns`: those that the rows have. parent: (schema, name) of the partitioned table that `attach` makes
-    it a partition of, where that is there; () if it is none."""
+    it a partition of, where that is there; () if it is none. rights: owner and privileges of the table and of
+    the sequences that go with it, as `rights_now` tells them; earlier releases tell none."""
 
     schema: str
     table: str
@@ -37,6 +39,7 @@ class Join:
     ddl: tuple[str, ...]
     parent: tuple[str, ...] = ()
     attach: tuple[str, ...] = ()
+    rights: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -52,6 +55,7 @@ class Join:
             tuple(value["ddl"]),
             tuple(value["parent"]),
             tuple(value["attach"]),
+            tuple(map(dict, value.get("rights", ()))),
         )
 
 

@@ -18,6 +18,7 @@ from connectors.postgres.ddl import approvals
 from connectors.postgres.ddl.approvals import Decision
 from connectors.postgres.ddl.follow import ApprovalNeeded, SchemaFollower
 from connectors.postgres.ddl.refill import refill
+from connectors.postgres.ddl.rights_now import give_table
 from connectors.postgres.fitting import require_quiet
 from connectors.postgres.joined_keys import make_keys, without_inherited
 from connectors.postgres.joined_table import Place, Taken, join_refused, take_in
@@ -193,6 +194,8 @@ class BarrierWriter:
         version = self._plans.find_version(join.schema, join.table, join.columns)
         with self._session(ref, refused=join_refused), self._limited_waits():
             self._taken = take_in(self._conn, join, version, at=self._place)
+            if not self._taken.is_prepared:
+                give_table(self._conn, join.rights, self._schema.policies, replica=self._replica)
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         name = sql.Identifier(join.schema, join.table)
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)

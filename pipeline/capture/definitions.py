@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.ddl.rights_now import table_rights
 from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.limits.dumped import NOTHING, Untold, read_untold
 from connectors.postgres.limits.relaxing import relaxing_sql, unmaking_sql
@@ -144,7 +145,7 @@ def _describe(session: Session, table: Table, dumped: TableDdl, listed: tuple[st
     if table.kind is TableKind.PARTITIONED:
         ddl = _unpartitioned(session, table, ddl)
     sent = columns if listed is None else tuple(column for column in columns if column in listed)
-    return Join(*name, sent, ddl, parent, attach)
+    return Join(*name, sent, ddl, parent, attach, table_rights(session, table.oid))
 
 
 def _unpartitioned(session: Session, table: Table, ddl: tuple[str, ...]) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ def check_rights(
         yield place.warning(
             "rights-untold",
             _SUBJECT,
-            "come with the first copy alone: without event triggers on the source nothing tells of changes",
+            "come with the first copy and with a table that joins: without event triggers on the source"
+            " nothing tells of changes",
             fix="Run `keepstream schema install`.",
         )
     elif not (found.missing or found.foreign):

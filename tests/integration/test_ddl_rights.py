@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
+from connectors.postgres.catalog import list_tables
+from connectors.postgres.session import connect
+from pipeline.capture import definitions
+from pipeline.capture.replicas import Replicas
+from schemas.change import Change, Message, Operation
 from schemas.ddl.kinds import Policy
+from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
+from tests.capturing import capture_options
 from tests.fix_ddl import Changing, dump
 from tests.fix_postgres import PRODUCT, Database
 from tests.fix_roles import Roles
@@ -169,3 +176,38 @@ def test_a_replica_that_pauses_at_owners_makes_new_objects_with_theirs(
     with changing.replicating.running(policies=policies(owner=Policy.PAUSE)):
         changing.replicating.wait_for(changing.made_log.lsn)
     assert owners(changing.replica) == [roles.boss, roles.app]
+
+
+JOINING = """
+    set role <boss>;
+    create table s.n (id serial primary key, i int generated always as identity, note text);
+    grant select (note) on s.n to <reader>;
+    grant insert on s.n to <chief> with grant option;
+    grant usage on sequence s.n_id_seq, s.n_i_seq to <reader>;
+    insert into s.n (note) values ('here');
+    set role <chief>;
+    grant insert on s.n to <app>
+"""
+
+
+def test_a_table_of_which_no_message_told_joins_with_its_owner_and_privileges(
+    roles: Roles, changing: Changing
+) -> None:
+    begin(changing, roles, "s")
+    changing.source.execute_as_admin(roles.fill(JOINING))
+    options = capture_options(changing.source, changing.made_log.log)
+    with connect(changing.source.dsn, purpose="test") as session:
+        (table,) = (each for each in list_tables(session, publication="changing") if each.name == "n")
+    join = definitions._read(options, table, Replicas(options)).join
+    contents = {JOIN_PREFIX: join.to_json(), JOIN_ROWS_PREFIX: b"1\t1\there\n"}
+    changing.made_log.commit(
+        *(
+            Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
+            for prefix, content in contents.items()
+        )
+    )
+    with changing.replicating.running(policies=FOLLOWED):
+        changing.replicating.wait_for(changing.made_log.lsn)
+    assert changing.replica.execute_as_admin("select * from s.n") == [(1, 1, "here")]
+    if release("source") == release("replica"):
+        assert written(changing.replica) == written(changing.source)

@@ -112,7 +112,7 @@ class SchemaFollower:
         self._pipeline = pipeline
         self._replica = replica
         self._replica_role = replica_role
-        self._policies = policies
+        self.policies = policies
         self._left_out = LeftOut()
         self._set_aside = SetAside()
         self._dropped: frozenset[tuple[str, ...]] = frozenset()
@@ -124,7 +124,7 @@ class SchemaFollower:
         `schema-object-missing`), RetryLater (`role-missing`, `role-not-granted` and others).
         """
         found = steps_of(message)
-        if decision is None and any(pauses(step, self._policies) for step in found):
+        if decision is None and any(pauses(step, self.policies) for step in found):
             raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
         self._left_out = left_out.read(self._conn, self._pipeline)
         self._set_aside = SetAside()
@@ -169,8 +169,8 @@ class SchemaFollower:
     def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
         if step.manner in (Manner.EMPTY, Manner.NOTHING):
             return step.manner is Manner.NOTHING
-        is_refused = decision is Decision.IGNORE and pauses(step, self._policies)
-        return is_refused or leaves_out(step, self._policies)
+        is_refused = decision is Decision.IGNORE and pauses(step, self.policies)
+        return is_refused or leaves_out(step, self.policies)
 
     def _take_all(self, found: Sequence[Step]) -> None:
         """Those that go together are tried until they go, in whatever order they depend on each other."""

@@ -1,5 +1,5 @@
 """Owners and privileges of all objects of a database as they are now: for a first copy, which makes them on
-the replica what they are on the source."""
+the replica what they are on the source. And those of one table, which joins."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ _BATCH: Final = 50  # what a transaction locks: max_locks_per_transaction
 
 _FOLLOWED: Final = sql.SQL("n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')")
 
+# A table, and its sequences but for identity columns'.
+_ONE_TABLE: Final = sql.SQL("""
+    (c.oid = %(table)s::oid or c.oid in (
+        select o.objid from pg_catalog.pg_depend o
+         where o.classid = 'pg_class'::regclass and o.refclassid = 'pg_class'::regclass
+           and o.refobjid = %(table)s::oid and o.refobjsubid > 0 and o.deptype = 'a'))
+""")
 # As the event triggers' functions describe them, which only their owner may call.
-_OBJECTS: Final = sql.SQL("""
+_RELATIONS: Final = sql.SQL("""
     select case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence'
                           else 'table' end,
            n.nspname, c.relname, '', pg_get_userbyid(c.relowner),
@@ -38,6 +45,9 @@ _OBJECTS: Final = sql.SQL("""
      where c.relkind in ('r', 'p', 'v', 'm', 'S') and c.relpersistence <> 't' and {followed}
        and not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_class'::regclass
                         and e.objid = c.oid and e.objsubid = 0 and e.deptype in ('e', 'i'))
+""")
+_OBJECTS: Final = sql.SQL("""
+    {relations}
     union all
     select case p.prokind when 'p' then 'procedure' else 'function' end, n.nspname, p.proname,
            '(' || pg_get_function_identity_arguments(p.oid) || ')', pg_get_userbyid(p.proowner),
@@ -62,7 +72,7 @@ _OBJECTS: Final = sql.SQL("""
      where {followed}
        and not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_namespace'::regclass
                         and e.objid = n.oid and e.deptype in ('e', 'i'))
-""").format(followed=_FOLLOWED)
+""").format(relations=_RELATIONS.format(followed=_FOLLOWED), followed=_FOLLOWED)
 _PARTS: Final = sql.SQL("""
     select n.nspname, c.relname, a.attname, null, null, a.attacl::text[]
       from pg_catalog.pg_attribute a
@@ -80,7 +90,7 @@ _PARTS: Final = sql.SQL("""
       join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid
      where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype = 'i'
        and d.refobjsubid > 0 and {followed}
-""").format(followed=_FOLLOWED)
+""")
 _DEFAULTS: Final = """
     select pg_get_userbyid(d.defaclrole), n.nspname,
            case d.defaclobjtype when 'r' then 'table' when 'S' then 'sequence' when 'f' then 'function'
@@ -107,28 +117,58 @@ class Rights:
 def read_rights(session: Session) -> Rights:
     """In the session's snapshot."""
     with wrapped("reading owners and privileges"):
-        parts: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for schema, table, column, sequence_schema, sequence, acl in session.execute(_PARTS):
-            part = {"num": column, "acl": acl}
-            if sequence is not None:
-                part["sequence"] = [sequence_schema, sequence]
-            parts.setdefault((schema, table), []).append(part)
-        objects = {
-            (word, schema, name, arguments): {
-                "schema": schema,
-                "name": name,
-                "owner": owner,
-                "acl": acl,
-                "owned_by": owned,
-                "part_acl": parts.get((schema, name), []) if word in _WITH_COLUMNS else [],
-            }
-            for word, schema, name, arguments, owner, acl, owned in session.execute(_OBJECTS)
-        }
+        objects = _read_objects(session, _OBJECTS, _PARTS.format(followed=_FOLLOWED), {})
         defaults = {
             (role, schema, kind): {"owner": role, "schema": schema, "objects": kind, "acl": acl}
             for role, schema, kind, acl in session.execute(_DEFAULTS)
         }
     return Rights(objects, defaults)
+
+
+def _read_objects(
+    session: Session, objects: sql.Composed, parts: sql.Composed, values: Mapping[str, Any]
+) -> dict[Key, State]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for schema, table, column, sequence_schema, sequence, acl in session.execute(parts, values):
+        part = {"num": column, "acl": acl}
+        if sequence is not None:
+            part["sequence"] = [sequence_schema, sequence]
+        found.setdefault((schema, table), []).append(part)
+    return {
+        (word, schema, name, arguments): {
+            "schema": schema,
+            "name": name,
+            "owner": owner,
+            "acl": acl,
+            "owned_by": owned,
+            "part_acl": found.get((schema, name), []) if word in _WITH_COLUMNS else [],
+        }
+        for word, schema, name, arguments, owner, acl, owned in session.execute(objects, values)
+    }
+
+
+def table_rights(session: Session, table: int) -> tuple[State, ...]:
+    """Of the table with this OID and its sequences, as a join tells them. The caller wraps errors."""
+    relations, parts = (each.format(followed=_ONE_TABLE) for each in (_RELATIONS, _PARTS))
+    objects = _read_objects(session, relations, parts, {"table": table})
+    return tuple({**state, "called": word} for (word, *_), state in objects.items())
+
+
+def give_table(conn: Session, told: Sequence[State], policies: Policies, *, replica: str) -> None:
+    """What `table_rights` told, to a table that was made in the open transaction. Raises psycopg.Error, and
+    RetryLater as `level`."""
+    tables = [state for state in told if state["called"] == "table"]
+    if not tables or not wanted(policies):
+        return
+    name = sql.Identifier(tables[0]["schema"], tables[0]["name"]).as_string()
+    (oid,) = conn.execute("select to_regclass(%s)::oid::bigint", [name]).fetchone() or (None,)
+    here, there = _by_key(table_rights(conn, oid)), _by_key(told)
+    for step in rights.takeable(conn, leading(here, there, policies), replica):
+        rights.take(conn, step)
+
+
+def _by_key(told: Sequence[State]) -> Rights:
+    return Rights({(state["called"], state["schema"], state["name"], ""): state for state in told})
 
 
 def wanted(policies: Policies) -> bool:
