@@ -19,7 +19,8 @@ Columns = Mapping[int, Sequence[CatalogColumn]]
 class Pair:
     """A table of the source and what has its name on the replica: one table, the leaves of a partitioned
     one, or nothing. shape: the columns that both have. left_out: columns that a policy has the replica go
-    without, which `source` is told without. problem, notes: see TableResult, VerifyResult."""
+    without, which `source` is told without. is_left_out: it goes without the whole table. problem, notes: see
+    TableResult, VerifyResult."""
 
     source: SnapshotTable
     replica: tuple[SnapshotTable, ...]
@@ -27,6 +28,7 @@ class Pair:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    is_left_out: bool = False
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ def pair_tables(
             standing[table.oid],
             replica_columns,
             keys.get(table.oid, ()),
-            frozenset(left_out.columns_of(*table.table_name)),
+            left_out,
         )
         for table in source
     ]
@@ -80,8 +82,10 @@ def _pair(
     there: tuple[SnapshotTable, ...],
     replica_columns: Columns,
     key: tuple[str, ...],
-    ignored: frozenset[str],
+    left_out: LeftOut,
 ) -> Pair:
+    ignored = frozenset(left_out.columns_of(*table.table_name))
+    is_left_out = not there and table.table_name in left_out.tables
     theirs = {column.name: column for column in replica_columns[there[0].oid]} if there else {}
     sent = [column for column in ours if not table.has_list or column.name in table.columns]
     shared = tuple(
@@ -100,9 +104,12 @@ def _pair(
         table.without(absent),
         there,
         Shape(shared, key if names.issuperset(key) else ()),
-        _problem([name for name in missing if name not in absent], there=bool(there)),
+        None
+        if is_left_out
+        else _problem([name for name in missing if name not in absent], there=bool(there)),
         tuple(_notes(table, ours, theirs)) + tuple(_limits(table, ours)) if there else (),
         absent,
+        is_left_out,
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.postgres.catalog import Table, list_tables
 from connectors.postgres.ddl import left_out
@@ -33,6 +34,7 @@ from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.verify")
 
+_LEFT_OUT: Final = "a policy has this replica go without it"
 
 Only = Mapping[int, tuple[str, str]] | None
 """Which tables are to be compared: names by the source's OIDs; None: all."""
@@ -122,7 +124,11 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         by_root = is_via_root(meeting.reader, options.publication)
         wanted = {table.oid for table in choose_tables(tables, catalog, scope, by_root=by_root)}
         chosen = [
-            pair for pair in pairs if pair.source.oid in wanted and (only is None or pair.source.oid in only)
+            pair
+            for pair in pairs
+            if pair.source.oid in wanted
+            and (only is None or pair.source.oid in only)
+            and not pair.is_left_out
         ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
@@ -136,7 +142,8 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
     return Round(
         results=compared.results,
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
-        not_replicated=not_replicated(scope, catalog, tables, by_root=by_root),
+        not_replicated=not_replicated(scope, catalog, tables, by_root=by_root)
+        + tuple(NotReplicated(table=pair.name, reason=_LEFT_OUT) for pair in pairs if pair.is_left_out),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         sequences=meeting.sequences,
         large_objects=large_objects,

@@ -1,5 +1,5 @@
-"""A column that a policy has a replica go without: compared and mended without it, and taken up once it is
-there."""
+"""A column or table that a policy has a replica go without: compared and mended without it, and a column is
+taken up once it is there."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def table(found: Any) -> Any:
 def test_a_column_left_out_is_compared_mended_and_taken_up(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     source, replica = pipeline.source, pipeline.replica
-    pipeline.settings["schema"] = {"policies": {"add_column": "ignore"}}
+    pipeline.settings["schema"] = {"policies": {"add_column": "ignore", "create_table": "ignore"}}
     pipeline.write_config()
     source.execute("create table customer (id int primary key, name text)")
     source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
     install_triggers(source)
     running = pipeline.start("run")
     pipeline.wait()
-    source.execute("alter table customer add phone text default 'none'")
+    source.execute(
+        "create table ignored (id int primary key); alter table customer add phone text default 'none'"
+    )
     source.execute("insert into customer values (51, 'x', 'y')")
     pipeline.wait()
     assert "identical, without phone, which a policy leaves out" in pipeline.run("verify", "standby").stdout
@@ -38,10 +40,15 @@ def test_a_column_left_out_is_compared_mended_and_taken_up(directory_pipeline: P
     source.execute("update customer set phone = 'new' where id = 1")
     pipeline.wait()
     assert replica.execute("select phone from customer where id in (1, 2) order by id") == [("new",), (None,)]
-    assert replica.execute("select * from keepstream.schema_left_out") == []
+    assert replica.execute("select table_name from keepstream.schema_left_out") == [("ignored",)]
     audited = "select details->>'column', reason from keepstream.audit where action = 'column-taken-up'"
     assert replica.execute(audited) == [("phone", f"rows from before {OLDER_ROWS}")]
     assert "column taken up" in running.output
     assert pipeline.run("snapshot", "standby", "public.customer").code == 0
-    found = table(pipeline.run("verify", "standby", "--json").json)
-    assert (found["identical"], found["left_out"]) == (True, [])
+    published = "select count(*) from pg_publication_tables where pubname = %s and tablename = 'ignored'"
+    pipeline.until(lambda: source.execute(published, [pipeline.slot]) == [(1,)], "the other table's joining")
+    done = pipeline.run("verify", "standby", "--json").json
+    assert (done["identical"], table(done)["left_out"]) == (True, [])
+    assert done["not_replicated"] == [
+        {"table": "public.ignored", "reason": "a policy has this replica go without it"}
+    ]

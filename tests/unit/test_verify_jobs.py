@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.digest import Digest, DigestColumn
 from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.verify.jobs import PART_BLOCKS, Job, Jobs, Side, cut
@@ -97,7 +98,14 @@ def test_leaves_of_a_partitioned_table_stand_for_a_plain_one() -> None:
 def test_a_table_that_is_not_there_is_read_on_the_source_alone() -> None:
     job = Job(pair([ID], None))
     assert [part.side for part in job.parts()] == [Side.SOURCE]
-    assert job.pair.problem == "the replica has no such table"
+    assert (job.pair.problem, job.pair.is_left_out) == ("the replica has no such table", False)
+
+
+def test_a_table_that_a_policy_has_the_replica_go_without_is_no_problem_while_it_is_not_there() -> None:
+    ignored = LeftOut(tables=frozenset({TABLE.table_name}))
+    for there, is_left_out in (([], True), ([replace(TABLE, oid=7)], False)):
+        (made,) = pair_tables([TABLE], {1: [ID]}, there, {7: [ID]}, {1: ("id",)}, ignored)
+        assert (made.problem, made.is_left_out) == (None, is_left_out)
 
 
 class Reading:
