@@ -17,7 +17,8 @@ from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.ddl.rights_now import table_rights
 from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.limits.dumped import NOTHING, Untold, read_untold
-from connectors.postgres.limits.relaxing import relaxing_sql, unmaking_sql
+from connectors.postgres.limits.keys import unmaking_sql
+from connectors.postgres.limits.relaxing import relaxing_sql
 from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.session import Session, wrapped

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
 from connectors.postgres.foreignkeys import ForeignKey
-from connectors.postgres.limits.relaxing import Unmakeable
+from connectors.postgres.limits.keys import Unmakeable
 from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.source_schema import PG_CONSTRAINT, SourceSchema

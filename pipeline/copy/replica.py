@@ -27,7 +27,8 @@ from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.deferred import defer, forget
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.large_objects.writing import require_none
-from connectors.postgres.limits.relaxing import read_unmakeable, relax
+from connectors.postgres.limits.keys import read_unmakeable
+from connectors.postgres.limits.relaxing import relax
 from connectors.postgres.part_copier import CopierSetup, PartCopier
 from connectors.postgres.prepared import find_targets, silence_triggers
 from connectors.postgres.publication import TableName

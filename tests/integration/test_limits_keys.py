@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
-from connectors.postgres.limits.relaxing import read_unmakeable, unmaking_sql
+from connectors.interfaces import ChangeLog
+from connectors.postgres.limits.harmless import require_harmless
+from connectors.postgres.limits.keys import read_unmakeable, unmaking_sql
+from connectors.postgres.limits.unfit import read_unfit
 from connectors.postgres.session import Session, connect
 from connectors.postgres.snapshot_tables import SnapshotTable
+from tests.capturing import RunningCapture, capture_options
+from tests.copying import copy
 from tests.fix_postgres import Database
 
 KEYS = """
@@ -63,3 +69,71 @@ def test_a_table_that_joins_is_made_without_them(source: Database, session: Sess
     source.execute(unmaking_sql(session, oid_of_t(session), ("public", "t"), LISTED))
     kept = source.execute("select relname from pg_class where relname ~ '^(ix|ex)' order by 1")
     assert kept == [("ex",), ("ix_common",), ("ix_listed",), ("ix_plain",), ("ix_twice",)]
+
+
+def test_a_primary_key_goes_with_its_not_null(source: Database) -> None:
+    source.execute("create table t (id int, s text, primary key (id, s))")
+    with connect(source.dsn, purpose="test") as session:
+        source.execute(unmaking_sql(session, oid_of_t(session), ("public", "t"), ("id",)))
+    source.execute("insert into t (id) values (1), (1)")
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        source.execute("insert into t (s) values ('x')")
+
+
+PARTITIONS = """
+    create table o (x int, y int, unique (x, y));
+    create table p (
+        id int, d int, s int, note text, unique (id, d, s), constraint fine unique (id, d),
+        constraint whole foreign key (d, s) references o (x, y) match full
+    ) partition by range (d);
+    create table p1 partition of p for values from (0) to (10) partition by range (d);
+    create table p11 partition of p1 (primary key (id, d)) for values from (0) to (10);
+    create table p2 partition of p (primary key (id, d)) for values from (10) to (20);
+    create table q (id int primary key, d int, s int,
+        constraint to_p foreign key (id, d, s) references p (id, d, s));
+    insert into o values (1, 1), (11, 1); insert into p values (1, 1, 1), (2, 11, 1);
+    insert into q values (1, 1, 1)
+"""
+
+
+def publish(source: Database, *tables: str) -> None:
+    source.grant_ownership()
+    source.execute(f"create publication keepstream_crm for table {', '.join(tables)}")
+
+
+def test_a_parent_s_foreign_keys_are_left_out_where_a_partition_does_not_list_their_columns(
+    source: Database, replica: Database
+) -> None:
+    source.execute(PARTITIONS)
+    publish(source, "o", "p11 (id, d)", "p2", "q")
+    copy(source, replica, publication="keepstream_crm")
+    kept = "select object from keepstream.deferred_ddl where kind = 'foreign key'"
+    assert set(replica.execute(kept)) == {("public.p.whole",), ("public.q.to_p",)}
+    assert replica.execute("select id, s from p order by id") == [(1, None), (2, 1)]
+
+
+ABOVE = {
+    "alter table p add constraint up unique nulls not distinct (d, s)": "key up of public.p is on s, too",
+    "create unique index ix on p (d, s) nulls not distinct": "key ix of public.p is on s, too",
+    "create unique index ix on p (id, d, coalesce(s, 0))": "key ix of public.p is on s, too",
+    "alter table p1 add constraint k unique nulls not distinct (d, s)": "key k of public.p1 is on s, too",
+}
+
+
+def test_a_list_that_breaks_a_unique_key_of_the_parent_is_refused_with_what_drops_it(
+    source: Database, change_log: ChangeLog
+) -> None:
+    source.execute(PARTITIONS)
+    publish(source, "o", "p11 (id, d)", "p2", "q")
+    with connect(source.dsn, purpose="test") as session:
+        for statement, problem in ABOVE.items():
+            source.execute(statement)
+            (unfit,) = read_unfit(session, "keepstream_crm")
+            assert unfit.problem.startswith(problem)
+            assert unfit.remedy.startswith("List s, too; or make the key on single partitions")
+            if statement == list(ABOVE)[-1]:
+                running = RunningCapture(capture_options(source, change_log))
+                assert running.ended_with().code == "limit-unfit"
+                require_harmless(session, "keepstream_crm", [("public", "p2")])
+            source.execute(unfit.remedy.rpartition(": ")[2])
+        assert read_unfit(session, "keepstream_crm") == []

@@ -34,7 +34,7 @@ def require_harmless(
 ) -> None:
     """In the transaction that published these. `make_full`: they are judged as with REPLICA IDENTITY FULL,
     which they are to get. Raises OperatorNeeded (`limit-unfit`)."""
-    require_fit_columns(session, publication)
+    require_fit_columns(session, publication, tables)
     for table in list_tables(session, publication=publication):
         if (table.schema, table.name) in make_full:
             table = replace(table, replica_identity=ReplicaIdentity.FULL)

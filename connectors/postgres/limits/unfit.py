@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.limits.keys import BrokenAbove, read_broken_above
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
@@ -47,6 +49,19 @@ _UNFIT: Final = r"""
 """
 
 
+_LISTED_PARTITIONS: Final = """
+    select c.oid::bigint, n.nspname, c.relname, array_agg(a.attname::text)
+      from pg_publication p
+      join pg_publication_rel r on r.prpubid = p.oid
+      join pg_class c on c.oid = r.prrelid and c.relispartition
+      join pg_namespace n on n.oid = c.relnamespace
+      join pg_attribute a on a.attrelid = c.oid and a.attnum = any (r.prattrs::int2[])
+     where p.pubname = %s
+     group by 1, 2, 3
+     order by 2, 3
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Unfit:
     """One such column of a published table."""
@@ -65,18 +80,30 @@ def read_unfit(session: Session, publication: str) -> list[Unfit]:
     """Of the publication's tables with a column list."""
     with wrapped(f"reading the column lists of publication {publication}"):
         rows = session.execute(_UNFIT, [publication]).fetchall()
+        partitions = session.execute(_LISTED_PARTITIONS, [publication]).fetchall()
+        broken = [
+            ((schema, table), key)
+            for oid, schema, table, listed in partitions
+            for key in read_broken_above(session, oid, listed)
+        ]
     return [
-        Unfit((schema, table), *(_refuses_null(column) if inputs is None else _computed(column, inputs)))
-        for schema, table, column, inputs in rows
+        *(
+            Unfit((schema, table), *(_refuses_null(column) if inputs is None else _computed(column, inputs)))
+            for schema, table, column, inputs in rows
+        ),
+        *(Unfit(table, *_breaks(key)) for table, key in broken),
     ]
 
 
-def require_fit_columns(session: Session, publication: str) -> None:
-    """Raises OperatorNeeded (`limit-unfit`)."""
+def require_fit_columns(
+    session: Session, publication: str, among: Collection[TableName] | None = None
+) -> None:
+    """Of all its tables, or these. Raises OperatorNeeded (`limit-unfit`)."""
     for unfit in read_unfit(session, publication):
-        raise OperatorNeeded(
-            f"{unfit.qualified_name}: {unfit.problem}", code="limit-unfit", hint=unfit.remedy
-        )
+        if among is None or unfit.table in among:
+            raise OperatorNeeded(
+                f"{unfit.qualified_name}: {unfit.problem}", code="limit-unfit", hint=unfit.remedy
+            )
 
 
 def _refuses_null(column: str) -> tuple[str, str]:
@@ -93,4 +120,14 @@ def _computed(column: str, inputs: list[str]) -> tuple[str, str]:
         f"generated column {column} is listed, and {names}, of which it is made, not: replicas would compute"
         " it from NULL",
         f"List {names}, too; or list {column} no longer.",
+    )
+
+
+def _breaks(key: BrokenAbove) -> tuple[str, str]:
+    names = ", ".join(key.columns)
+    return (
+        f"key {key.name} is on {names}, too, which this partition does not list: on replicas its rows may"
+        " break the key",
+        f"List {names}, too; or make the key on single partitions instead of the whole:"
+        f" {key.dropping.replace('alter table only', 'alter table', 1)}",
     )
