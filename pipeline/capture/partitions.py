@@ -76,15 +76,40 @@ def check_members(entries: Sequence[str], now: Sequence[Member], listed: Collect
             raise _attached(member.name, names[member.root])
 
 
-def truncated(entries: Sequence[str], now: Iterable[Member]) -> dict[int, RefusedData]:
-    """By OID, what is raised for partitions with another file than before if no TRUNCATE explains that."""
-    shapes, known = anchored_shapes(entries), known_partitions(entries)
-    found: dict[int, RefusedData] = {}
+def with_other_files(entries: Sequence[str], now: Iterable[Member]) -> list[Member]:
+    """Known partitions with another file than before, those of which the stream told that the whole was
+    truncated, and new ones, but for what was a table before."""
+    shapes, known = anchored_shapes(entries), known_members(entries)
+    return [
+        member
+        for member in now
+        if member.filenode
+        and member.root in known
+        and (member.oid in known or not member.attached)
+        and (member.oid not in shapes or filenode_of(shapes[member.oid]) != member.filenode)
+    ]
+
+
+def truncated(
+    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[frozenset[str]] = ()
+) -> dict[int, RefusedData]:
+    """By OID, what is raised for partitions with another file than before if no TRUNCATE explains that.
+    `truncates`: the tables of each TRUNCATE since then, in order. Of one of a partition by its own name
+    nothing else tells but its file, until ANALYZE or the whole's."""
+    shapes, known = anchored_shapes(entries), known_members(entries)
+    names = {oid: {each.name} for oid, each in known.items()}
     for member in now:
-        entry = shapes.get(member.oid) if member.oid in known else None
-        if entry is not None and member.emptied and filenode_of(entry) != member.filenode:
-            found[member.oid] = _truncated(member.name)
-    return found
+        names.setdefault(member.oid, set()).add(member.name)
+    changed = with_other_files(entries, now)
+    alone: dict[int, bool] = {}
+    for tables in truncates:
+        named = (each for each in changed if names[each.oid] & tables)
+        alone |= {each.oid: not names[each.root] & tables for each in named}
+    return {
+        member.oid: _truncated(member.name)
+        for member in changed
+        if alone.get(member.oid, member.emptied and member.oid in shapes)
+    }
 
 
 def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
@@ -110,10 +135,13 @@ def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
     return tuple(entry for entry in entries if not entry.startswith(own))
 
 
-def untold(entries: Sequence[str], now: Sequence[Member]) -> dict[int, RefusedData]:
-    """By OID, what is raised for partitions that came or went if no schema message tells of it."""
+def untold(
+    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[frozenset[str]] = ()
+) -> dict[int, RefusedData]:
+    """By OID, what is raised for partitions that came or went if no schema message tells of it. `truncates`:
+    as `truncated` has them."""
     known, there = known_members(entries), {member.oid: member for member in now}
-    found = dict(truncated(entries, now))
+    found = truncated(entries, now, truncates)
     roots = {member.root for member in now}  # of one that left, rows may still come
     for oid, each in known.items():
         if oid not in there and each.root in roots:

@@ -238,10 +238,14 @@ class Pump:
 
     def _confirm(self, timeout_s: float) -> None:
         durable = self._chain.settle(timeout_s)
-        if self._resent.proven and durable.lsn > self._capture.stream.confirmed_lsn:
+        if not self._resent.proven:
+            return
+        confirmable = self._tracking.confirmable(durable.lsn)
+        if confirmable > self._capture.stream.confirmed_lsn:
             failpoint("capture.after_durable")
-            self._capture.stream.confirm(durable.lsn)
+            self._capture.stream.confirm(confirmable)
             failpoint("capture.after_confirm")
+        if durable.lsn > self._rates.durable_lsn:
             self._rates.confirm(durable)
 
     def _append(self, bodies: Iterable[PackedBody]) -> None:

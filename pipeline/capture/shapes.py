@@ -105,6 +105,11 @@ def with_shape(entries: Iterable[str], shape: str) -> tuple[str, ...]:
     return (*(entry for entry in entries if not entry.startswith(own)), shape)
 
 
+def without_shape(entries: Iterable[str], oid: int) -> tuple[str, ...]:
+    """The entries without that of this table."""
+    return tuple(entry for entry in entries if not entry.startswith(f"{PREFIX}{oid}:"))
+
+
 def with_types(entries: Iterable[str], types: Iterable[UsedType]) -> tuple[str, ...]:
     """The entries with those types that stand in none of them."""
     known = tuple(entries)

@@ -337,7 +337,7 @@ class Startup:
             promoted=promoted,
         )
         assert slot is not None
-        seen = look(sql, options.publication, known.entries, promoted=promoted)
+        seen = look(sql, options.publication, known.entries, promoted=promoted, slot=options.slot)
         return SourceIdentity(
             system.system_id, system.timeline, seen.entries
         ), slot.confirmed_flush_lsn or ZERO

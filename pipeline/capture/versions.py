@@ -37,6 +37,7 @@ from pipeline.capture.shapes import (
     anchored_shapes,
     check_order,
     check_shape,
+    filenode_of,
     first_shape,
     listed_columns,
     next_shape,
@@ -340,6 +341,7 @@ class TableVersions:
             anchored = anchored_shapes(self._chain.publication).get(partition.oid)
             if shape is not None and anchored is not None:
                 check_shape(partition.name, anchored, shape)
+                shape = replace(shape, filenode=filenode_of(anchored))  # of another one the next look judges
                 self._chain.publication_is(with_shape(self._chain.publication, first_shape(shape)))
 
     def _see_transaction(self) -> None:

@@ -85,6 +85,45 @@ def test_rows_that_come_or_go_with_a_partition_are_not_taken_for_the_stream_s(
     assert caught.value.code == code
 
 
+ODD = """
+    create table "Ev, 3" partition of ev for values from (20) to (30);
+    create table notes (id int primary key, note text);
+"""
+TRUNCATES = {
+    "truncate ev1; analyze ev1; alter table ev1 rename to renamed": {"renamed"},
+    "insert into ev values (1, 2); truncate ev1; insert into ev values (1, 3); vacuum analyze ev1": {"ev1"},
+    "vacuum full ev1; analyze; insert into notes values (1, ': TRUNCATE: (no-flags)')": set(),
+    "truncate ev; insert into ev values (1, 2); truncate ev1; analyze": {"ev1"},
+    "truncate ev1; analyze; truncate ev restart identity cascade; insert into ev values (1, 1)": set(),
+    'truncate ev2, "Ev, 3" cascade; analyze': {"ev2_1", "Ev, 3"},
+    "begin; truncate ev1; rollback; truncate notes; vacuum full": set(),
+    "create table ev4 partition of ev default; insert into ev values (1, 99); truncate ev4; analyze": {"ev4"},
+}
+
+
+@pytest.mark.parametrize(("statements", "emptied"), TRUNCATES.items())
+def test_a_partition_that_was_truncated_by_its_own_name_is_known_whoever_looked_at_it_since(
+    session: Session, source: Database, statements: str, emptied: set[str]
+) -> None:
+    source.execute(ODD)
+    slot = f"slot_{source.name}"
+    source.execute_as_admin("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    try:
+        entries = published_now(session, NAME)
+        for statement in statements.split("; "):
+            source.execute(statement)
+        names = {member.oid: member.table for member in read_members(session, NAME)}
+        if {"truncate ev", "truncate ev restart identity cascade"}.intersection(statements.split("; ")):
+            (root,) = {member.root for member in read_members(session, NAME)}
+            entries = without_shapes_below(entries, root)
+        for known in (entries, look(session, NAME, entries, slot=slot).entries):
+            found = look(session, NAME, known, slot=slot).differences
+            assert {names[oid] for oid in found if isinstance(oid, int)} == emptied
+            assert {error.code for error in found.values()} <= {"partition-truncated"}
+    finally:
+        source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
+
+
 def test_an_emptied_partition_is_a_suspicion_until_the_whole_s_truncate_is_met(
     session: Session, source: Database
 ) -> None:

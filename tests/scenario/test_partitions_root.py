@@ -114,7 +114,7 @@ def test_a_partition_that_is_truncated_by_its_own_name_stops_capture(directory_p
     pipeline.source.execute(SOURCE)
     pipeline.start("capture")
     pipeline.until(lambda: pipeline.run("status", "--json").json["capture"]["position"], "a position")
-    pipeline.source.execute("truncate ev1; insert into ev values (1, 1, 'new', 1)")
+    pipeline.source.execute("truncate ev1; insert into ev values (1, 1, 'new', 1); analyze ev1")
     assert "partition-truncated" in output_to_the_end(pipeline)
 
 

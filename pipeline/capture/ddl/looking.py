@@ -7,7 +7,8 @@ message could explain raises at once: a publication that somebody else altered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_members
+from connectors.postgres.partitions.truncates import read_truncates
 from connectors.postgres.publication import ListedTable, PublishedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
@@ -50,7 +52,14 @@ from pipeline.capture.history import (
 )
 from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import PREFIX as PARTITION_PREFIX
-from pipeline.capture.partitions import known_partitions, truncated, untold
+from pipeline.capture.partitions import (
+    known_partitions,
+    truncated,
+    untold,
+    with_member,
+    with_other_files,
+    without_member,
+)
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     TYPE_PREFIX,
@@ -62,8 +71,11 @@ from pipeline.capture.shapes import (
     next_shape,
     type_entry,
     with_shape,
+    without_shape,
 )
 from schemas.errors import HistoryBroken, KeepstreamError, RefusedData
+
+logger = logging.getLogger("keepstream.capture")
 
 Differences = Mapping[object, KeepstreamError]
 """By the OID of what differs: what is raised if no message tells of it."""
@@ -71,6 +83,10 @@ Differences = Mapping[object, KeepstreamError]
 VISIBLE_LIMIT_S: Final = 10.0
 """How long a transaction that altered something may stay invisible before capture begins again."""
 UNTRACKED: Final = "what is not tracked yet"
+_TO_TELL: Final = (
+    "It takes PostgreSQL's output plugin test_decoding, a replication slot to spare (max_replication_slots)"
+    " and the REPLICATION attribute. Run `keepstream verify`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +113,16 @@ class _Catalog:
     members: tuple[Member, ...]
 
 
-def look(session: Session, publication: str, anchored: Iterable[str], *, promoted: bool = False) -> Seen:
-    """As `check_published`, which it is where nothing is tracked. The session must be in autocommit.
+def look(
+    session: Session,
+    publication: str,
+    anchored: Iterable[str],
+    *,
+    promoted: bool = False,
+    slot: str | None = None,
+) -> Seen:
+    """As `check_published`, which it is where nothing is tracked. The session must be in autocommit. `slot`:
+    ours, which was confirmed no further than the last look that found nothing.
 
     It waits until the session sees all that messages told: that would look as if it had been undone, and no
     later message would explain it. Raises RetryLater (`commit-not-visible`), HistoryBroken
@@ -108,7 +132,7 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
     for xid in unseen(entries):
         wait_until_transaction_visible(session, xid, limit_s=VISIBLE_LIMIT_S)
     if not is_tracked(entries):
-        return _look_untracked(session, publication, entries, promoted=promoted)
+        return _look_untracked(session, publication, entries, promoted=promoted, slot=slot)
     catalog = _read(session, publication, entries)
     leaves = announced_leaves(entries)
     outcomes = read_outcomes(session, leaves)
@@ -122,7 +146,7 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
     leaving = leaves_still(leaves, outcomes, catalog.identity, listed.keys())
     parts = {oid: told[oid] for oid in known_partitions(entries) if oid in told}
     kept = _kept(entries, told, {**listed, **parts}, leaving)
-    partitions = untold(entries, catalog.members)
+    partitions = untold(entries, catalog.members, _truncates(session, slot, entries, catalog.members))
     compared = {oid: table for oid, table in {**listed, **parts}.items() if oid not in partitions}
     shapes, shape_differences = _shapes(entries, catalog, compared, kept)
     types, type_differences = _types(entries, catalog.types)
@@ -144,15 +168,16 @@ def look(session: Session, publication: str, anchored: Iterable[str], *, promote
     return Seen(current, differences, catalog.triggers_act)
 
 
-def _look_untracked(session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool) -> Seen:
+def _look_untracked(
+    session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool, slot: str | None
+) -> Seen:
     """Where the event triggers are there by now, the stream may be about to come to their installation, and
     to messages about what is found here."""
     is_ahead = triggers_act(session)
     try:
         current = check_published(session, publication, entries, promoted=promoted)
-        if is_ahead:
-            return Seen(_with_shapes_of(entries, current), {})
-        return _with_truncated(session, publication, entries, current)
+        current = _with_shapes_of(entries, current) if is_ahead else current
+        return _with_truncated(session, publication, entries, current, slot)
     except (HistoryBroken, RefusedData) as error:
         if not is_ahead:
             raise
@@ -162,16 +187,39 @@ def _look_untracked(session: Session, publication: str, entries: tuple[str, ...]
 
 
 def _with_truncated(
-    session: Session, publication: str, entries: tuple[str, ...], current: tuple[str, ...]
+    session: Session,
+    publication: str,
+    entries: tuple[str, ...],
+    current: tuple[str, ...],
+    slot: str | None,
 ) -> Seen:
-    """A partition that is as a TRUNCATE leaves it keeps its shape until the stream has told of that."""
+    """A partition that is as a TRUNCATE leaves it stays as it was known until the stream has told of that."""
     if not known_partitions(entries):
         return Seen(current, {})
-    differences = truncated(entries, read_members(session, publication))
-    shapes = anchored_shapes(entries)
-    for oid in differences.keys() & shapes.keys():
-        current = with_shape(current, shapes[oid])
+    members = read_members(session, publication)
+    differences = truncated(entries, members, _truncates(session, slot, entries, members))
+    shapes, known = anchored_shapes(entries), known_partitions(entries)
+    for oid in differences:
+        current = without_shape(current, oid)
+        current = (*current, shapes[oid]) if oid in shapes else current
+        current = with_member(current, known[oid]) if oid in known else without_member(current, oid)
     return Seen(current, dict(differences.items()))
+
+
+def _truncates(
+    session: Session, slot: str | None, entries: tuple[str, ...], members: Sequence[Member]
+) -> list[frozenset[str]]:
+    changed = with_other_files(entries, members) if slot is not None else []
+    if slot is None or not changed:
+        return []
+    found = read_truncates(session, slot)
+    if found is None:
+        names = ", ".join(member.name for member in changed)
+        logger.warning(
+            "partitions have other files, and the source cannot tell whether TRUNCATE emptied them",
+            extra={"tables": names, "hint": _TO_TELL},
+        )
+    return found or []
 
 
 def _with_shapes_of(entries: tuple[str, ...], current: tuple[str, ...]) -> tuple[str, ...]:

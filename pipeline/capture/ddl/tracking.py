@@ -39,6 +39,7 @@ from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.ddl.requalify import requalified
 from schemas.errors import KeepstreamError, RefusedData
 from schemas.join import Join
+from schemas.lsn import ZERO, Lsn
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -69,6 +70,8 @@ class Tracking:
         self._passed_at = 0
         self._told_by: dict[int, int] = {}
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
+        self._has_partitions: tuple[tuple[str, ...], bool] = ((), False)
+        self._clear_at = ZERO
         self.looks_soon = False
 
     @property
@@ -105,10 +108,21 @@ class Tracking:
         """
         chain, session = self._chain, self._session
         self.looks_soon = False
-        seen = look(session, self._options.publication, chain.publication)
+        at = chain.position.lsn
+        seen = look(session, self._options.publication, chain.publication, slot=self._options.slot)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences, triggers_act=seen.triggers_act)
+        if not self._suspicions:
+            self._clear_at = at
+
+    def confirmable(self, durable: Lsn) -> Lsn:
+        """How far the slot may be confirmed: what explains a partition's new file must still be behind it
+        when that is seen."""
+        entries = self._chain.publication
+        if self._has_partitions[0] is not entries:
+            self._has_partitions = entries, bool(known_partitions(entries))
+        return min(durable, self._clear_at) if self._has_partitions[1] else durable
 
     def suspect(self, differences: Differences, *, triggers_act: bool = True) -> None:
         """What messages that are still to come may explain: that of their removal, that the event triggers do

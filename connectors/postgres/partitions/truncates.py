@@ -1,0 +1,64 @@
+"""What TRUNCATE has emptied, also of partitions whose rows a publication sends under the name of their whole.
+
+pgoutput says nothing of a TRUNCATE of such a partition by its own name, but it stands in the WAL. So for a
+moment our slot is copied for `test_decoding`, another output plugin of PostgreSQL's own: that tells of each,
+from where our slot stands on. The copy goes with the session at the latest.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+
+from connectors.postgres.session import Session, wrapped
+
+_COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
+_READ: Final = """
+    select data
+      from pg_logical_slot_peek_changes(%s, null, null, 'skip-empty-xacts', '1', 'include-xids', '0')
+     where data ~ %s
+"""
+_NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
+_STATEMENT: Final = rf"^table {_NAME}(, {_NAME})*: TRUNCATE: (\(no-flags\)|restart_seqs|cascade)"
+_TABLE: Final = re.compile(r'("(?:[^"]|"")*"|[^\s".,:]+)\.("(?:[^"]|"")*"|[^\s".,:]+)')
+_CANNOT: Final = (
+    psycopg.errors.UndefinedFile,  # the plugin
+    psycopg.errors.ConfigurationLimitExceeded,  # max_replication_slots
+    psycopg.errors.ProgramLimitExceeded,  # a row that text cannot carry
+    psycopg.errors.InsufficientPrivilege,
+)
+
+
+def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
+    """Of each TRUNCATE that was committed behind what the slot's consumer has confirmed, in that order, the
+    tables that it emptied, by their names of then, as `schema.table`. None: the server cannot tell. The
+    session must be in autocommit."""
+    copy = f"keepstream_truncates_{secrets.token_hex(8)}"
+    with wrapped(f"looking for TRUNCATE behind slot {slot}"):
+        try:
+            session.execute(_COPY, [slot, copy])
+            try:
+                rows = session.execute(_READ, [copy, _STATEMENT]).fetchall()
+            finally:
+                with suppress(psycopg.Error):
+                    session.execute("select pg_drop_replication_slot(%s)", [copy])
+        except _CANNOT:
+            return None
+    return [tables_of_truncate(data) for (data,) in rows]
+
+
+def tables_of_truncate(line: str) -> frozenset[str]:
+    """Of `test_decoding`'s line, which begins with them."""
+    found, at = set(), len("table ")
+    while (table := _TABLE.match(line, at)) is not None:
+        found.add(".".join(map(_unquoted, table.groups())))
+        at = table.end() + len(", ")
+    return frozenset(found)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name

@@ -1,0 +1,68 @@
+"""Capture of a table as a whole, and what happens to its partitions while it looks elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.interfaces import ChangeLog
+from pipeline.capture.options import CaptureOptions
+from pipeline.config.model import Partitions
+from pipeline.dev.process import require
+from tests.capturing import RunningCapture, begun, capture_options, capturing
+from tests.fix_postgres import Database
+from tests.tracked import install_triggers
+
+TREE = """
+    create table ev (id int, d int, primary key (id, d)) partition by range (d);
+    create table ev1 partition of ev for values from (0) to (10);
+    create table ev2 partition of ev for values from (10) to (20);
+    insert into ev values (1, 1), (2, 11)
+"""
+
+
+@pytest.fixture
+def options(source: Database, change_log: ChangeLog) -> CaptureOptions:
+    source.grant_ownership()
+    source.execute(TREE)
+    return capture_options(source, change_log, partitions=Partitions.ROOT)
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, every_s: float) -> None:
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", every_s)
+    monkeypatch.setattr("pipeline.capture.housekeeping.HEARTBEAT_EVERY_S", every_s)
+
+
+def test_what_vacuum_full_does_to_partitions_is_told_from_truncate_and_the_slot_goes_on(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking(monkeypatch, 0.1)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("insert into ev values (3, 3)")
+        source.execute("vacuum full ev1")
+        source.execute("begin; delete from ev1; truncate ev; insert into ev values (4, 4); commit")
+        ((at,),) = source.execute_as_admin("select pg_current_wal_insert_lsn()")
+        content.wait(lambda c: c.ids("public.ev")[-1:] == [4], "the rows")
+        confirmed = "select confirmed_flush_lsn >= %s from pg_replication_slots where slot_name = %s"
+        require(lambda: source.execute(confirmed, [at, options.slot]) == [(True,)], 20.0, what="the slot")
+
+
+@pytest.mark.parametrize("is_tracked", [False, True], ids=["untracked", "tracked"])
+def test_a_truncated_and_analyzed_partition_is_known_after_a_restart_whatever_came_behind_it(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    is_tracked: bool,
+) -> None:
+    if is_tracked:
+        install_triggers(source)
+    looking(monkeypatch, 3600)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("insert into ev values (3, 3)")
+        content.wait(lambda c: c.ids("public.ev") == [3], "the first row")
+        source.execute("truncate ev1; analyze ev1; insert into ev values (4, 4)")
+        content.wait(lambda c: c.ids("public.ev") == [3, 4], "the second row")
+    looking(monkeypatch, 0.1)
+    assert RunningCapture(options).ended_with().code == "partition-truncated"
