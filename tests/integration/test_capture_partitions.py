@@ -45,6 +45,12 @@ def test_what_vacuum_full_does_to_partitions_is_told_from_truncate_and_the_slot_
         content.wait(lambda c: c.ids("public.ev")[-1:] == [4], "the rows")
         confirmed = "select confirmed_flush_lsn >= %s from pg_replication_slots where slot_name = %s"
         require(lambda: source.execute(confirmed, [at, options.slot]) == [(True,)], 20.0, what="the slot")
+    assert [operation for operation, _ in content.rows("public.ev")] == [
+        "INSERT",
+        "DELETE",
+        "DELETE",
+        "INSERT",
+    ]
 
 
 @pytest.mark.parametrize("is_tracked", [False, True], ids=["untracked", "tracked"])

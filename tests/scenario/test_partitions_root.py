@@ -161,6 +161,16 @@ PARTITIONS = """
     insert into late select n / 3.0, n, 'from before', 40 + n % 10 from generate_series(5001, 5100) n;
     alter table ev attach partition late for values from (40) to (50);
     update ev set note = 'attached', d = (d + 4) % 50 where id between 5020 and 5060;
+    create table more (d int not null, amount numeric, note text, id int not null) partition by list (id);
+    create table more11 (id int not null, d int not null, amount numeric, note text);
+    create table more1 (id int not null, d int not null, amount numeric, note text) partition by hash (d);
+    alter table more attach partition more1 for values in (6001);
+    alter table more1 attach partition more11 for values with (modulus 1, remainder 0);
+    create table more2 (id int not null, amount numeric, note text, d int not null);
+    alter table more attach partition more2 default;
+    insert into more select 50 + n, n, 'from below', 6000 + n % 3 from generate_series(1, 9) n;
+    alter table ev attach partition more for values from (50) to (60);
+    update ev set note = 'attached below' where id = 6001; delete from ev where id = 6002 and d > 54;
     alter table ev alter column amount type text using 'about ' || amount, add column c int default 3;
     update ev set c = id, d = (d + 11) % 50 where id % 7 = 0; delete from ev where id % 13 = 0;
     alter table ev rename to evs; alter table ev2 rename to ev_two; alter table evs rename to ev;
@@ -169,6 +179,7 @@ PARTITIONS = """
 GONE = """
     alter table ev detach partition ev1; insert into ev1 (id, d) values (9999, 1);
     drop table ev2; insert into ev (id, d) values (10000, 45);
+    alter table ev detach partition more; insert into more (id, d) values (6001, 59), (7, 59);
 """
 AGAIN = "create table ev2 partition of ev default; insert into ev (id, d) values (1, 12), (2, 5);"
 

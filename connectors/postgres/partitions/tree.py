@@ -45,6 +45,10 @@ _MEMBERS: Final = """
           join pg_publication_rel r on r.prpubid = p.oid
           join pg_class c on c.oid = r.prrelid
          where p.pubname = %s and p.pubviaroot and c.relkind = 'p'
+           and not exists (
+               select from pg_partition_ancestors(c.oid) a
+                 join pg_publication_rel above on above.prrelid = a.relid and above.prpubid = p.oid
+                where a.relid <> c.oid)
         union all
         select i.inhrelid, t.root, t.attached or not exists (
                    select from pg_attribute first

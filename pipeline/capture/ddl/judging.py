@@ -6,6 +6,7 @@ types come from there, and what the catalog of now says is only compared with it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,9 +59,27 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
         return without_end(entries) if message.removed else entries
     if message.removed:
         return without_tracking(entries)
-    for change in message.changes:
+    for change in sorted(message.changes, key=_depths(message.changes)):
         entries = _after_change(entries, change, publication, int(message.xid) % (1 << 32))
     return with_unseen(entries, int(message.xid)) if message.changes else entries
+
+
+def _depths(changes: Sequence[ObjectChange]) -> Callable[[ObjectChange], int]:
+    """How many of the tables that one is a partition of, however far above, are among the changes, too."""
+    states = [change.after for change in changes if change.class_ == "table" and change.after is not None]
+    parents: dict[tuple[str, ...], tuple[str, ...]] = {
+        _name(state): tuple(state["partition_of"] or ()) for state in states
+    }
+
+    def depth(change: ObjectChange) -> int:
+        if change.class_ != "table" or change.after is None:
+            return 0
+        above, found = parents[_name(change.after)], 0
+        while above in parents:
+            above, found = parents[above], found + 1
+        return found
+
+    return depth
 
 
 def without_tracking(entries: Entries) -> Entries:
@@ -130,6 +149,8 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
         told = replace(told, schema=state["schema"], table=state["name"])
         entries = with_limited_name(entries, told.oid, told.name)
     entries = _with_told_name(with_told(entries, told), told.oid)
+    if _whole_of(entries, state) is not None:
+        _require_told(change, state)
     return _after_partition(entries, told, state)
 
 
@@ -139,29 +160,37 @@ def _after_new_partition(entries: Entries, change: ObjectChange) -> Entries:
     whole = _whole_of(entries, state)
     if state is None or whole is None:
         return entries
-    _require_plain(change, state)
+    _require_told(change, state)
     shape = shape_of_state(change.oid, state)
     told = Told.of_shape(shape, *_name(state))
     entries = with_shape(with_told(entries, told), first_shape(shape))
     return with_member(entries, Known(told.oid, whole, told.qualified_name))
 
 
-def _require_plain(change: ObjectChange, state: State) -> None:
-    """Raises RefusedData (`schema-changed`)."""
-    if change.before is not None and state["kind"] == "p":
+def _require_told(change: ObjectChange, state: State) -> None:
+    """Raises RefusedData (`schema-changed`) where event triggers of an earlier release told nothing of what
+    is below the table."""
+    before = change.before
+    if before is not None and not before["partition_of"] and state["kind"] == "p" and not change.rewritten:
         raise refuse_change(change.name, "it was attached with partitions of its own")
 
 
 def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
     known, whole = known_members(entries).get(told.oid), _whole_of(entries, state)
-    if known is not None and known.root == told.oid:
-        return with_member(entries, Known(told.oid, told.oid, told.qualified_name))
+    if known is not None and known.root == told.oid and whole is None:
+        return with_member(entries, _as_whole(told))
     if whole is not None:
         return with_member(entries, Known(told.oid, whole, told.qualified_name))
     if known is None:
         return entries
     entries = without_member(entries, told.oid)
-    return entries if told.oid in named_tables(entries) else _without_table(entries, told)
+    if told.oid not in named_tables(entries):
+        return _without_table(entries, told)
+    return with_member(entries, _as_whole(told)) if state["kind"] == "p" else entries
+
+
+def _as_whole(told: Told) -> Known:
+    return Known(told.oid, told.oid, told.qualified_name)
 
 
 def _whole_of(entries: Entries, state: State | None) -> int | None:

@@ -62,10 +62,10 @@ def _change(
         return change
     if change.oid not in told and not _selected(change.after or change.before, tables):
         return None
-    if _but_published(change.before) == _but_published(change.after):
-        return None
     is_untold = change.oid not in told or change.oid in new
     is_new = change.after is not None and not _selected(change.before, tables) and is_untold
+    if not is_new and _but_published(change.before) == _but_published(change.after):
+        return None
     return _with_rows_told(replace(change, before=None) if is_new else change, told)
 
 

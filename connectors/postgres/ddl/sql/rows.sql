@@ -48,8 +48,8 @@ begin
 end
 $$;
 
--- All rows, as record_out writes them, in messages of about a MiB.
-create or replace function keepstream.emit_rows(id oid) returns void
+-- All rows, as record_out writes them, in messages of about a MiB. `ends`: no others follow for the same change.
+create or replace function keepstream.emit_part(id oid, ends boolean) returns void
 language plpgsql volatile as $$
 declare
     columns text;
@@ -93,7 +93,23 @@ begin
         end if;
         size_bytes := size_bytes + octet_length(record_text);
     end loop;
-    perform keepstream.emit_records(head, records, sent, is_first, true);
+    perform keepstream.emit_records(head, records, sent, is_first, ends);
+end
+$$;
+
+-- Those of a partitioned table are its partitions'.
+create or replace function keepstream.emit_rows(id oid) returns void
+language plpgsql volatile as $$
+declare
+    leaf oid;
+begin
+    for leaf in
+        select t.relid from pg_partition_tree(id) t join pg_class c on c.oid = t.relid
+         where t.relid <> id and c.relkind = 'r' order by t.level, t.relid
+    loop
+        perform keepstream.emit_part(leaf, false);
+    end loop;
+    perform keepstream.emit_part(id, true);
 end
 $$;
 
@@ -104,8 +120,33 @@ begin
     return change ->> 'class' = 'table'
        and change -> 'before' ->> 'partition_of' is null
        and change -> 'after' ->> 'partition_of' is not null
-       and change -> 'before' ->> 'kind' = 'r'
+       and change -> 'before' ->> 'kind' in ('r', 'p')
        and keepstream.is_of_whole((change ->> 'oid')::oid);
+end
+$$;
+
+-- Whether partitions come to a whole, or leave one, with the table that they belong to.
+create or replace function keepstream.moves_tree(change jsonb) returns boolean
+language plpgsql immutable as $$
+begin
+    return change ->> 'class' = 'table'
+       and change -> 'before' ->> 'kind' = 'p' and change -> 'after' ->> 'kind' = 'p'
+       and change -> 'before' -> 'partition_of' is distinct from change -> 'after' -> 'partition_of';
+end
+$$;
+
+-- What is below these tables and not among the changes, as it is: for those who do not know it.
+create or replace function keepstream.below(tables oid[], changes jsonb[]) returns jsonb[]
+language plpgsql stable as $$
+begin
+    return array(
+        select jsonb_build_object('class', 'table', 'oid', t.relid::oid::bigint, 'before', d.state, 'after', d.state)
+          from unnest(tables) moved cross join lateral pg_partition_tree(moved) t
+         cross join lateral (select keepstream.named(keepstream.describe('table', t.relid)) as state) d
+         where t.relid <> moved and not exists (
+               select from unnest(changes) c
+                where c ->> 'class' = 'table' and (c ->> 'oid')::bigint = t.relid::oid::bigint)
+         order by t.level, t.relid);
 end
 $$;
 
@@ -115,7 +156,9 @@ language plpgsql stable as $$
 begin
     return case
         when not keepstream.is_published(id) then 'unpublished'
-        when pg_table_size(id) > (select s.max_rows_bytes from keepstream.schema_settings s) then 'too-large'
+        when pg_table_size(id) + coalesce((
+                 select sum(pg_table_size(t.relid)) from pg_partition_tree(id) t where t.relid <> id), 0)
+             > (select s.max_rows_bytes from keepstream.schema_settings s) then 'too-large'
         else 'sent'
     end;
 end

@@ -39,6 +39,7 @@ declare
     verdict text;
     row_tables oid[] := '{}';
     row_table oid;
+    moved oid[] := '{}';
 begin
     if keepstream.home() <> (select s.home from keepstream.schema_settings s) then
         perform keepstream.emit(
@@ -78,6 +79,9 @@ begin
         if change is null then
             continue;
         end if;
+        if keepstream.moves_tree(change) then
+            moved := moved || ids[place];
+        end if;
         if is_rewritten or keepstream.brings_rows(change) then
             verdict := keepstream.rows_verdict(ids[place]);
             change := change || jsonb_build_object('rewritten', verdict);
@@ -87,7 +91,7 @@ begin
         end if;
         changes := changes || change;
     end loop;
-    changes := changes || keepstream.others(told) || array(
+    changes := changes || keepstream.below(moved, changes) || keepstream.others(told) || array(
         select keepstream.other_change(
                    (d.value ->> 0)::oid, tag, (d.value ->> 1) || ' ' || (d.value ->> 2), false)
           from jsonb_array_elements(dropped_others) with ordinality d order by d.ordinality);
