@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -19,8 +20,15 @@ from connectors.postgres.session import Session, wrapped
 _COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
 _READ: Final = """
     select data
-      from pg_logical_slot_peek_changes(%s, null, null, 'skip-empty-xacts', '1', 'include-xids', '0')
+      from pg_logical_slot_get_changes(%s, %s, %s, 'skip-empty-xacts', '1', 'include-xids', '0')
      where data ~ %s
+"""
+_AT_ONCE: Final = 20_000
+"""The server keeps so many changes, or one transaction's, until it has all of them."""
+_END: Final = "select pg_current_wal_flush_lsn()::text"
+_IS_PAST: Final = """
+    select confirmed_flush_lsn >= %s::pg_lsn, confirmed_flush_lsn::text
+      from pg_replication_slots where slot_name = %s
 """
 _NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
 _STATEMENT: Final = rf"^table {_NAME}(, {_NAME})*: TRUNCATE: (\(no-flags\)|restart_seqs|cascade)"
@@ -29,6 +37,7 @@ _CANNOT: Final = (
     psycopg.errors.UndefinedFile,  # the plugin
     psycopg.errors.ConfigurationLimitExceeded,  # max_replication_slots
     psycopg.errors.ProgramLimitExceeded,  # a row that text cannot carry
+    psycopg.errors.InternalError_,  # one of its values, which takes more memory as text than there may be
     psycopg.errors.InsufficientPrivilege,
 )
 
@@ -42,13 +51,23 @@ def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
         try:
             session.execute(_COPY, [slot, copy])
             try:
-                rows = session.execute(_READ, [copy, _STATEMENT]).fetchall()
+                return list(map(tables_of_truncate, _read(session, copy)))
             finally:
                 with suppress(psycopg.Error):
                     session.execute("select pg_drop_replication_slot(%s)", [copy])
         except _CANNOT:
             return None
-    return [tables_of_truncate(data) for (data,) in rows]
+
+
+def _read(session: Session, copy: str) -> Iterator[str]:
+    """Up to what is in the WAL now."""
+    (end,) = session.execute(_END).fetchone() or ("",)
+    before, is_past = "", False
+    while not is_past:
+        for (data,) in session.execute(_READ, [copy, end, _AT_ONCE, _STATEMENT]).fetchall():
+            yield data
+        is_past, at = session.execute(_IS_PAST, [end, copy]).fetchone() or (True, "")
+        is_past, before = is_past or at == before, at
 
 
 def tables_of_truncate(line: str) -> frozenset[str]:
