@@ -9,7 +9,7 @@ everything else any role can do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ _FROM_18_ON: Final = "publish_generated_columns = stored"
 """Else an UPDATE of a table with REPLICA IDENTITY FULL fails once a generated column is added."""
 POSTGRESQL_18: Final = 180000
 NO_LIMITS: Final[Limits] = {}
+_ALL_VERBS: Final = frozenset({"insert", "update", "delete", "truncate"})
 _REFUSED: Final = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 
@@ -60,12 +61,32 @@ class Publication:
     schemas: tuple[str, ...]
     tables: tuple[PublishedTable, ...]
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why no log can follow it, whoever made it."""
+        return tuple(_problems(self))
+
     def lacks(self, tables: Iterable[Table]) -> list[Table]:
         """Those that it does not publish."""
         if self.all_tables:
             return []
         listed = {table.oid for table in self.tables}
         return [table for table in tables if table.oid not in listed and table.schema not in self.schemas]
+
+
+def _problems(publication: Publication) -> Iterator[str]:
+    if publication.all_tables:
+        yield "is FOR ALL TABLES, which lets writes to tables without a key fail"
+    if publication.schemas:
+        yield f"takes whole schemas: {', '.join(publication.schemas)}"
+    unsent = sorted(_ALL_VERBS - publication.published)
+    if unsent:
+        yield f"does not publish {', '.join(unsent)}"
+    limited = [table for table in publication.tables if table.columns is not None or table.is_filtered]
+    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
+    names = [f"{t.schema}.{t.name}" for t in limited if wholes & {f"{t.schema}.{t.name}", t.root}]
+    if names:
+        yield f"sends some columns or rows only of what it publishes as a whole: {', '.join(names)}"
 
 
 _PUBLICATION: Final = """

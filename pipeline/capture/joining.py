@@ -46,6 +46,7 @@ from connectors.postgres.tablerows import copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import join_token
 from pipeline.capture.ddl.told import Told, with_told
 from pipeline.capture.definitions import Definition, NotNow
+from pipeline.capture.limitednames import require_none_below
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
@@ -226,6 +227,8 @@ class _Joining:
         found = [each for each in published if (each.schema, each.name) == self._name]
         shape = read_shape(self._session, self._oid, self._options.publication)
         self._members = read_members(self._session, self._options.publication)
+        parts = {each.oid: each.name for each in self._members if each.root == self._oid != each.oid}
+        require_none_below(self._capture.chain.publication, parts, self._options.tables)
         self._session.execute("rollback to savepoint preview")
         self._session.execute("release savepoint preview")
         if not found or shape is None:

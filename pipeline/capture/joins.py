@@ -21,7 +21,7 @@ from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
 from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table, require_joinable
-from pipeline.capture.limitednames import limit_before, limit_to_say
+from pipeline.capture.limitednames import limit_before, limit_to_say, limited_trees, tree_to_say
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.protection import Protected, Protection
@@ -152,6 +152,7 @@ class Joins:
         self._tried: dict[int, Tried] = {}
         self._protection = Protection(capture, options)
         self._definitions = Definitions(options)
+        self._trees: dict[int, str] = {}
         self._has_joined = False
         self._undecided = frozenset(table.qualified_name for table in capture.selection.undecided)
 
@@ -178,6 +179,7 @@ class Joins:
         listed = {f"{table.schema}.{table.name}" for table in published.tables} - left
         waiting = {t.oid: t for t in selection.wanted if t.qualified_name not in listed}
         self._forget_all_but(waiting)
+        self._trees = limited_trees(self._capture.chain.publication, tables, options.tables)
         joined = () if packer.holds_transactions else tuple(self._join_some(waiting, packer))
         self._has_joined = bool(joined)
         self._tell_of(selection, listed, waiting, protected)
@@ -283,11 +285,10 @@ class Joins:
         return joined
 
     def _join(self, table: Table, packer: FramePacker, *, as_large: bool) -> TableSchema | str | None:
-        entries = self._capture.chain.publication
-        limit = limit_before(entries, (table.schema, table.name), self._options.tables)
+        limited = self._limited(table)
         if not self._definitions.is_reading(table):
-            if limit is not None:
-                return limit_to_say(limit)
+            if limited is not None:
+                return limited
             self._give_identity(table)
             awaited = self._protection.awaited_by(table)
             if awaited is not None:
@@ -296,9 +297,18 @@ class Joins:
         definition = self._definitions.take(table)
         if definition is None:
             return None
+        if limited is not None:
+            return limited
+        return join_table(self._capture, self._options, packer, table, definition, as_large=as_large)
+
+    def _limited(self, table: Table) -> str | None:
+        """Why it would join with more than is to be replicated."""
+        tables, name = self._options.tables, (table.schema, table.name)
+        limit = limit_before(self._capture.chain.publication, name, tables)
         if limit is not None:
             return limit_to_say(limit)
-        return join_table(self._capture, self._options, packer, table, definition, as_large=as_large)
+        tree = self._trees.get(table.root) if tables.limit_of(*name) is None else None
+        return None if tree is None else tree_to_say(tree)
 
     def _is_early(self, table: Table, tried: Tried) -> bool:
         if not tried.is_early:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import PublishedTable, TableName
 from pipeline.capture.malformed import entry_malformed
 from pipeline.config.model import Tables
@@ -113,6 +114,31 @@ def limit_to_say(limit: LimitedName) -> str:
     )
 
 
+def limited_trees(entries: Iterable[str], seen: Iterable[Table], tables: Tables) -> dict[int, str]:
+    """By OID of the table at the top, the name of a partitioned one that stands for some columns or rows. It
+    has no rows of its own: what it stands for are those of the partitions."""
+    names = _limited(limited_names(entries), tables)
+    return {
+        table.root or table.oid: table.qualified_name
+        for table in seen
+        if table.kind is TableKind.PARTITIONED and table.qualified_name in names
+    }
+
+
+def tree_to_say(tree: str) -> str:
+    """Why a partition below such a table does not join, and what lets it."""
+    return (
+        f"it belongs to {tree}, under which name only some columns or rows are replicated, and would join"
+        " with all: stop, say in keepstream.yaml what it shall have itself, in source.tables.limits"
+        " (`columns` may name all of them), or exclude it (source.tables.exclude), and start"
+    )
+
+
+def _limited(known: Iterable[LimitedName], tables: Tables) -> set[str]:
+    """Qualified names that stand for some columns or rows."""
+    return {".".join(name) for name in [*(each.name for each in known), *tables.limits_by_name]}
+
+
 def require_no_more(entries: Iterable[str], oid: int, old: str, name: TableName, tables: Tables) -> None:
     """Of a table in the log that was called `old`, and of the entries of then. Raises RefusedData
     (`limit-differs`) if its rows would come in full, or with other columns, under a name that stands for some
@@ -128,6 +154,23 @@ def require_no_more(entries: Iterable[str], oid: int, old: str, name: TableName,
         differs = columns[0] != columns[1] or own[0].is_filtered != (limit.where is not None)
     if differs:
         raise more_than_limited(f"table {old} was renamed to {'.'.join(name)}")
+
+
+def require_none_below(entries: Iterable[str], partitions: Mapping[int, str], tables: Tables) -> None:
+    """`partitions`: by OID, qualified names of those whose rows come, or are about to, under the name of the
+    whole: all of them. `entries`: of before. Raises RefusedData (`limit-differs`) if one has a limit, or its
+    name stands for one."""
+    known = limited_names(entries)
+    oids, names = {each.oid for each in known} - {_DROPPED}, _limited(known, tables)
+    for oid, name in partitions.items():
+        if oid in oids or name in names:
+            raise RefusedData(
+                f"table {name} is a partition of one that is replicated as a whole, and only some columns or"
+                " rows are replicated under its name",
+                code="limit-differs",
+                hint="Nothing of it is in the log since it is one. Let it be no partition of that, or take it"
+                f" out of source.tables.limits, and {BEGIN_ANEW}.",
+            )
 
 
 def more_than_limited(seen: str) -> RefusedData:

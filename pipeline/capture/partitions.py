@@ -62,6 +62,12 @@ def known_partitions(entries: Iterable[str]) -> dict[int, Known]:
     return {oid: known for oid, known in known_members(entries).items() if oid != known.root}
 
 
+def new_partitions(before: Iterable[str], after: Iterable[str]) -> dict[int, str]:
+    """By OID, qualified names of those that are partitions since, or have got another name."""
+    known = known_partitions(before)
+    return {oid: each.name for oid, each in known_partitions(after).items() if known.get(oid) != each}
+
+
 def check_members(entries: Sequence[str], now: Sequence[Member], listed: Collection[int]) -> None:
     """`listed`: OIDs of the tables that the publication lists now. Raises RefusedData
     (`partition-attached`, `partition-gone`)."""

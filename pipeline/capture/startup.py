@@ -38,7 +38,9 @@ from pipeline.capture.ddl.looking import first_told, look
 from pipeline.capture.ddl.replay import Behind, Known
 from pipeline.capture.ddl.tracking import Tracking
 from pipeline.capture.history import check_cluster, check_leftover, check_slot, published_now
+from pipeline.capture.limitednames import require_none_below
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.partitions import new_partitions
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
@@ -191,6 +193,7 @@ class Startup:
             seen, hint = unheld(by_root=is_by_root(published, options.partitions))
             raise OperatorNeeded(f"{'.'.join(name)}: {seen}", code="limit-unused", hint=hint)
         if published is not None:
+            _require_fit(published)
             require_fit_columns(sql, options.publication)
             return
         if selection.make_full and selection.limits:
@@ -338,6 +341,7 @@ class Startup:
         )
         assert slot is not None
         seen = look(sql, options.publication, known.entries, promoted=promoted, slot=options.slot)
+        require_none_below(known.entries, new_partitions(known.entries, seen.entries), options.tables)
         return SourceIdentity(
             system.system_id, system.timeline, seen.entries
         ), slot.confirmed_flush_lsn or ZERO
@@ -439,6 +443,16 @@ class Startup:
                 code="epoch-lost",
             )
         return writer, now.chain
+
+
+def _require_fit(publication: publications.Publication) -> None:
+    """Raises OperatorNeeded (`publication-unfit`)."""
+    for problem in publication.problems:
+        raise OperatorNeeded(
+            f"publication {publication.name} {problem}",
+            code="publication-unfit",
+            hint="Run `keepstream check`: it says how to make it anew.",
+        )
 
 
 def _end(chain: Chain) -> tuple[Position, int, bytes]:

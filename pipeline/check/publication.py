@@ -29,7 +29,6 @@ from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
 SOURCE = Place("source")
-_ALL_VERBS = frozenset({"insert", "update", "delete", "truncate"})
 
 
 def check_publication(
@@ -51,7 +50,7 @@ def check_publication(
     if mixed:
         yield from mixed
         return
-    problems = tuple(_problems(publication))
+    problems = publication.problems
     if problems:
         yield _unfit(session, publication, selection, problems, established=established)
         return
@@ -210,21 +209,6 @@ def _lenders(session: Session, tables: Iterable[Table]) -> list[str]:
     """The owners of the tables whose rights can be lent."""
     owners = {table.owner for table in tables}
     return sorted(owners - superusers(session, owners))
-
-
-def _problems(publication: Publication) -> Iterator[str]:
-    if publication.all_tables:
-        yield "is FOR ALL TABLES, which lets writes to tables without a key fail"
-    if publication.schemas:
-        yield f"takes whole schemas: {', '.join(publication.schemas)}"
-    unsent = sorted(_ALL_VERBS - publication.published)
-    if unsent:
-        yield f"does not publish {', '.join(unsent)}"
-    limited = [table for table in publication.tables if table.columns is not None or table.is_filtered]
-    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
-    names = [f"{t.schema}.{t.name}" for t in limited if wholes & {f"{t.schema}.{t.name}", t.root}]
-    if names:
-        yield f"sends some columns or rows only of what it publishes as a whole: {', '.join(names)}"
 
 
 def _unfit(

@@ -122,9 +122,92 @@ def test_capture_stops_where_a_table_without_a_limit_takes_the_name_of_one_that_
     again = pipeline.start("capture")
     assert again.wait(30) == 4
     assert "error[limit-differs]" in again.output
-    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
-    assert '"a"' in told
-    assert "hidden" not in told
+    seen = told(pipeline)
+    assert '"a"' in seen
+    assert "hidden" not in seen
+
+
+WHOLE = """
+    create table t (id int, d int, n text, primary key (id, d));
+    create table w (like t including all) partition by range (d);
+    insert into t values (101, 15, 'hidden')
+"""
+LIMITED_PARTS = {"public.t": {"where": "id < 100"}, "public.p": {"columns": ["id", "d"]}}
+
+
+def told(pipeline: Pipeline) -> str:
+    return pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
+
+
+def refused_part(pipeline: Pipeline, part: str, statement: str) -> str:
+    """What the log tells of rows then."""
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "begun" in capture.output or "continued" in capture.output, "the log")
+    pipeline.source.execute("insert into t values (1, 1, 'seen')")
+    pipeline.until(lambda: '"seen"' in told(pipeline), "the row within the limit")
+    pipeline.source.execute(statement)
+    for again in (capture, pipeline.start("capture")):
+        assert again.wait(30) == 4
+        assert f"error[limit-differs]: table {part} is a partition of one that is" in again.output
+    return told(pipeline)
+
+
+def test_capture_stops_where_a_table_with_a_limit_becomes_a_part_of_a_whole_without(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.source.execute(WHOLE)
+    pipeline.settings["source"] |= {"partitions": "root", "tables": {"limits": LIMITED_PARTS}}
+    pipeline.write_config()
+    install_triggers(pipeline.source)
+    attached = "alter table w attach partition t default; insert into w values (102, 16, 'hidden')"
+    assert "hidden" not in refused_part(pipeline, "public.t", attached)
+
+
+def test_no_part_of_a_whole_has_a_name_that_stands_for_a_limit_without_event_triggers_either(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.grant_ownership()
+    source.execute(WHOLE)
+    pipeline.settings["source"] |= {"partitions": "root", "tables": {"limits": LIMITED_PARTS}}
+    pipeline.write_config()
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "log begun" in capture.output, "the log")
+    source.execute(
+        "create table x (like t including all) partition by range (d); create table p partition of x default;"
+        " insert into x values (1, 1, 'hidden')"
+    )
+    pipeline.until(lambda: "table left out" in capture.output, "the refusal", 60)
+    assert "table public.p is a partition of one that is replicated as a whole" in capture.output
+    capture.end()
+    source.execute("drop table x")
+    assert "hidden" not in refused_part(pipeline, "public.p", "create table p partition of w default")
+
+
+def test_a_table_that_is_built_anew_as_a_partitioned_one_has_no_partition_in_the_log_with_all_of_it(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.grant_ownership()
+    source.execute("create table t (id int primary key, n text); insert into t values (1, 'hidden')")
+    publish(pipeline, "t (id)")
+    install_triggers(source)
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "log begun" in capture.output, "the log")
+    source.execute(
+        "begin; alter table t rename to t_old;"
+        " create table t (like t_old including all) partition by range (id);"
+        " create table t_1 partition of t default; insert into t select * from t_old; commit;"
+        " create table other (id int primary key)"
+    )
+    pipeline.until(lambda: "table joined table=public.other" in capture.output, "the other table", 60)
+    pipeline.until(lambda: "table left out table=public.t_1" in capture.output, "the refusal", 60)
+    assert "it belongs to public.t, under which name only some columns or rows" in capture.output
+    names = "select tablename from pg_publication_tables where pubname = %s order by 1"
+    assert source.execute(names, [pipeline.slot]) == [("other",), ("t_old",)]
 
 
 def test_capture_begins_no_log_of_lists_that_no_replica_can_hold_or_with_limits_without_effect(
@@ -145,6 +228,14 @@ def test_capture_begins_no_log_of_lists_that_no_replica_can_hold_or_with_limits_
     assert source.execute("select count(*) from pg_publication") == [(0,)]
     pipeline.settings["source"]["tables"] = {}
     pipeline.write_config()
+    name = pipeline.slot
+    source.execute(
+        f"create publication {name} for table log where (id > 50) with (publish_via_partition_root)"
+    )
+    capture = pipeline.start("capture")
+    assert capture.wait(30) == 4
+    assert f"error[publication-unfit]: publication {name} sends some columns or rows" in capture.output
+    source.execute(f"drop publication {name}")
     publish(pipeline, "line (id)")
     capture = pipeline.start("capture")
     assert capture.wait(30) == 4

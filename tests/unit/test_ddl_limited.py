@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.capture.ddl.limited import relaxed
+from pipeline.capture.ddl.limited import relaxed, to_be_listed
+from pipeline.capture.limitednames import LimitedName
+from pipeline.config.model import Tables
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, TableRows
 
 
@@ -81,6 +83,14 @@ def test_a_table_without_a_list_and_another_object_are_told_as_they_are() -> Non
     table, other = ObjectChange("table", 9, None, STATE), ObjectChange("type", 9, None, {"name": "t"})
     assert relaxed(table, None) is table
     assert relaxed(other, [1]) is other
+
+
+def test_a_table_that_is_to_join_is_told_as_its_name_or_what_it_is_a_partition_of_stands_for() -> None:
+    entry = LimitedName(0, "s", "t", ("id",), is_filtered=False).to_token()
+    part = {**STATE, "schema": "s", "name": "t_1", "partition_of": ["s", "t"]}
+    states = part, {**part, "name": "t", "partition_of": None}, {**part, "partition_of": ["s", "other"]}
+    changes = [ObjectChange("table", 9, None, state) for state in states]
+    assert [to_be_listed(change, Tables(), [entry]) for change in changes] == [(1,), (1,), None]
 
 
 def test_rewritten_rows_are_those_that_the_publication_sends() -> None:

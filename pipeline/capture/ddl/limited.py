@@ -92,13 +92,16 @@ def _of_table(change: ObjectChange, listed: Collection[int], not_told: Mapping[s
 
 
 def to_be_listed(change: ObjectChange, tables: Tables, entries: Iterable[str]) -> tuple[int, ...] | None:
-    """The same of a table that is still to join: as the configuration has it, or as its name had it."""
-    state = change.after or change.before or {}
-    name = state["schema"], state["name"]
-    limit = tables.limit_of(*name) or limit_before(entries, name, tables)
-    if limit is None or limit.columns is None:
-        return None
-    return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)
+    """The same of a table that is still to join: as the configuration has it, or as its name had it, or that
+    of the table that it is a partition of."""
+    state, known = change.after or change.before or {}, tuple(entries)
+    for name in (state["schema"], state["name"]), tuple(state["partition_of"] or ()):
+        limit = (tables.limit_of(*name) or limit_before(known, name, tables)) if name else None
+        if limit is not None and limit.columns is not None:
+            return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)
+        if limit is not None:
+            return None
+    return None
 
 
 def _relaxed(state: State | None, listed: Collection[int], not_told: Mapping[str, Any]) -> State | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,9 +29,20 @@ from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import Told, is_tracked, schema_names, told_tables, with_unseen
 from pipeline.capture.history import left_tables
-from pipeline.capture.limitednames import limit_before, limited_names, more_than_limited, require_no_more
+from pipeline.capture.limitednames import (
+    limit_before,
+    limited_names,
+    more_than_limited,
+    require_no_more,
+    require_none_below,
+)
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.partitions import known_partitions, whole_names, without_shapes_below
+from pipeline.capture.partitions import (
+    known_partitions,
+    new_partitions,
+    whole_names,
+    without_shapes_below,
+)
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import listed_columns
 from schemas.change import Message
@@ -110,6 +121,7 @@ class Tracking:
         self.looks_soon = False
         at = chain.position.lsn
         seen = look(session, self._options.publication, chain.publication, slot=self._options.slot)
+        self._require_whole(chain.publication, seen.entries)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences, triggers_act=seen.triggers_act)
@@ -294,12 +306,16 @@ class Tracking:
 
     def _require_limited(self, entries: Entries, before: Mapping[int, Told]) -> None:
         """`entries`, `before`: of before the message. Raises RefusedData (`limit-differs`) if a table took
-        the name of one with a list or filter."""
+        the name of one with a list or filter, or became a part of a whole without."""
+        self._require_whole(entries, self._chain.publication)
         parts = known_partitions(self._chain.publication)
         for oid, told in self.told.items():
             if oid not in parts and oid in before and before[oid].name != told.name:
                 old = before[oid].qualified_name
                 require_no_more(entries, oid, old, told.name, self._options.tables)
+
+    def _require_whole(self, before: Sequence[str], after: Sequence[str]) -> None:
+        require_none_below(before, new_partitions(before, after), self._options.tables)
 
     def truncated(self, oid: int) -> None:
         """The stream tells that this table was: its partitions have other files, whoever looks at them."""
