@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from tests.fix_pipeline import Pipeline
 from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows
 from tests.tracked import install_triggers
@@ -125,6 +128,37 @@ def test_capture_stops_where_a_table_without_a_limit_takes_the_name_of_one_that_
     seen = told(pipeline)
     assert '"a"' in seen
     assert "hidden" not in seen
+
+
+def test_a_table_that_joins_before_the_stream_has_told_what_its_name_stands_for_is_not_in_the_log(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    source = pipeline.source
+    source.grant_ownership()
+    source.execute("create table t (id int primary key, n text)")
+    publish(pipeline, "t (id)")
+    install_triggers(source)
+    capture = pipeline.start("capture")
+    pipeline.until(lambda: "log begun" in capture.output, "the log")
+    ((walsender,),) = source.execute_as_admin(
+        "select active_pid from pg_replication_slots where slot_name = %s", [pipeline.slot]
+    )
+    os.kill(walsender, signal.SIGSTOP)
+    try:
+        source.execute(
+            "alter table t rename to u; alter table u rename to t;"
+            " create table u (like t including all); insert into u values (1, 'hidden')"
+        )
+        pipeline.until(lambda: "table joined table=public.u" in capture.output, "its joining", 60)
+    finally:
+        os.kill(walsender, signal.SIGCONT)
+    assert capture.wait(30) == 4
+    assert "error[limit-differs]: table public.u joins with all of it, under which name" in capture.output
+    again = pipeline.start("capture")
+    assert again.wait(30) == 4
+    assert "error[limit-differs]: table public.u joins with all of it" in again.output
+    assert "hidden" not in told(pipeline)
 
 
 WHOLE = """
