@@ -45,6 +45,8 @@ _VERSION: Final = """
                 where indrelid = %(table)s::oid
          union all select 'pg_inherits'::regclass, inhparent, xmin from pg_inherits
                 where inhrelid = %(table)s::oid
+         union all select 'pg_namespace'::regclass, n.oid, n.xmin from pg_class c
+                join pg_namespace n on n.oid = c.relnamespace where c.oid = %(table)s::oid
          union all select 'pg_sequence'::regclass, seqrelid, xmin from pg_sequence
                 where seqrelid in (table owned)
          union all select 'pg_description'::regclass, d.objoid, d.xmin from pg_description d
