@@ -25,8 +25,9 @@ EQUALITY_OF_CLASS: Final = sql.SQL("""
       left join pg_namespace n on n.oid = o.oprnamespace
 """)
 
-OPERATOR: Final = sql.SQL("""case n.nspname when 'pg_catalog' then o.oprname::text
-                                    else format('operator(%%I.%%s)', n.nspname, o.oprname) end""")
+OPERATOR: Final = sql.SQL("""case when n.nspname = 'pg_catalog' then o.oprname::text
+                                when n.nspname is not null
+                                then format('operator(%%I.%%s)', n.nspname, o.oprname) end""")
 
 # As PostgreSQL looks for one: of the type itself, else of one whose values look the same in memory.
 _DEFAULTS: Final = sql.SQL("""

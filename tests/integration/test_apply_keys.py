@@ -179,6 +179,32 @@ def test_what_a_deferrable_constraint_lets_in_at_the_end_is_taken_one_by_one(  #
     assert replica.execute("select a::text, b::text from public.t where id = 8") == [moved]
 
 
+@NEEDS_18
+@pytest.mark.parametrize("as_sets", [False, True], ids=["exact", "sets"])
+@pytest.mark.parametrize(("type_name", "one", "other"), [("int4range", "[1,2)", "[2,3)"), ("int", "1", "2")])
+def test_rows_are_found_by_a_key_without_overlaps(
+    replica: Database,
+    made_log: MadeLog,
+    replicating: Replicating,
+    monkeypatch: pytest.MonkeyPatch,
+    type_name: str,
+    one: str,
+    other: str,
+    as_sets: bool,
+) -> None:
+    monkeypatch.setattr(paths, "SET_CHANGES", 1 if as_sets else 1_000)
+    replica.execute_as_admin("create extension btree_gist schema public")
+    replica.execute(
+        f"create table t (k {type_name}, at int4range, v text, primary key (k, at without overlaps))"
+    )
+    rows, at = announced(replica, "t"), "[1,5)"
+    made_log.commit(rows.insert(one, at, "old"), rows.insert(other, at, "old"), tables=[rows.table])
+    replicating.catch_up()
+    made_log.commit(rows.update(one, at, "new"), rows.delete(other, at, "old"), tables=[rows.table])
+    replicating.catch_up()
+    assert replica.execute("select k::text, at::text, v from t") == [(one, at, "new")]
+
+
 def _constrained(replica: Database, columns: str) -> Rows:
     identity = "full" if columns is WITHOUT_KEY else "default"
     replica.execute(f"create table public.t ({columns}); alter table public.t replica identity {identity}")
