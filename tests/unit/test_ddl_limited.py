@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.capture.ddl.judging import after_message
 from pipeline.capture.ddl.limited import relaxed, to_be_listed
-from pipeline.capture.limitednames import LimitedName
+from pipeline.capture.ddl.told import TRACKED, Told
+from pipeline.capture.limitednames import LimitedName, limited_names
 from pipeline.config.model import Tables
-from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, TableRows
+from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, TableRows
 
 
 def column(num: int, name: str, **more: Any) -> dict[str, Any]:
@@ -91,6 +93,17 @@ def test_a_table_that_is_to_join_is_told_as_its_name_or_what_it_is_a_partition_o
     states = part, {**part, "name": "t", "partition_of": None}, {**part, "partition_of": ["s", "other"]}
     changes = [ObjectChange("table", 9, None, state) for state in states]
     assert [to_be_listed(change, Tables(), [entry]) for change in changes] == [(1,), (1,), None]
+
+
+def test_a_limit_has_the_names_that_its_table_s_schema_gives_it_too_and_keeps_them() -> None:
+    limited = LimitedName(9, "s", "t", ("id",), is_filtered=False).to_token()
+    entries: tuple[str, ...] = (TRACKED, Told(9, "s", "t", "").to_token(), limited)
+    renamed = ObjectChange("schema", 5, {"name": "s"}, {"name": "r"})
+    dropped = ObjectChange("table", 9, {"schema": "r", "name": "t"}, None)
+    for n, change in enumerate((renamed, dropped)):
+        entries = after_message(entries, SchemaMessage("7", n, changes=(change,)), "p")
+        assert {each.name for each in limited_names(entries)} == {("s", "t"), ("r", "t")}
+    assert {each.oid for each in limited_names(entries)} == {0}
 
 
 def test_rewritten_rows_are_those_that_the_publication_sends() -> None:
