@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.limits.limit import Limits
+from connectors.postgres.limits.sent import ColumnLists
 from connectors.postgres.publication import Publication, TableName
 from pipeline.config.model import Keyless, Partitions, Tables
 from pipeline.config.values import TablePattern
@@ -40,6 +41,14 @@ class Selection:
     def names(self) -> tuple[TableName, ...]:
         """The wanted tables by name."""
         return tuple((table.schema, table.name) for table in self.wanted)
+
+    def lists_of_all_but(self, published: Collection[TableName]) -> ColumnLists:
+        """The columns that are wanted of tables that are still to be published with a list."""
+        return {
+            name: frozenset(limit.columns)
+            for name, limit in self.limits.items()
+            if limit.columns is not None and name not in published
+        }
 
     def without(self, tables: Collection[str]) -> Selection:
         """But for these, by qualified name."""

@@ -173,9 +173,11 @@ class Preflight:
         sequences: tuple[KnownSequence, ...],
     ) -> SourceFacts:
         selection, publication = seen.selection, seen.publication
-        wanted, lists = [table.oid for table in selection.wanted], lists_in(publication)
+        wanted = [table.oid for table in selection.wanted]
         partitions = [partition.oid for table in selection.wanted for partition in table.partitions]
         listed = publication.tables if publication else ()
+        published = frozenset((table.schema, table.name) for table in listed)
+        lists = {**selection.lists_of_all_but(published), **lists_in(publication)}
         return SourceFacts(
             server,
             instance,
@@ -183,7 +185,7 @@ class Preflight:
             read_source_schema(session),
             sent_versions(session, wanted, lists),
             sent_columns(session, wanted, lists),
-            frozenset((table.schema, table.name) for table in listed),
+            published,
             frozenset(read_children(session)),
             read_bounds(session, [*wanted, *partitions]),
             sequences,

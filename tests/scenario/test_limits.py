@@ -106,7 +106,7 @@ def test_ddl_of_columns_that_a_prepared_replica_lacks_stops_nothing(directory_pi
     source, replica = pipeline.source, pipeline.replica
     source.execute("create table t (id int primary key, n text, s text, r text)")
     replica.execute("create table t (id int primary key, n text)")
-    publish(pipeline, "t (id, n)")
+    pipeline.settings["source"]["tables"] = {"limits": {"public.t": {"columns": ["id", "n"]}}}
     install_triggers(source)
     pipeline.settings["replicas"]["standby"]["initial"] = "data"
     pipeline.settings["schema"] = {"policies": {"drop_column": "apply", "alter_type": "apply"}}
