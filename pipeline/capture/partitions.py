@@ -8,7 +8,8 @@ one that is truncated by its own name. So an ANCHOR has an entry `part:` of each
     a new one that was attached empty         → goes on
     a new one that was attached with rows     → stop
     a known one is not there any more         → stop
-    a known one has an empty file             → stop, unless TRUNCATE of the whole comes in the stream
+    a known one has another file              → stop if the WAL has a TRUNCATE of it that none of the whole
+        follows, or names neither and nothing has counted the file's rows since
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ no message explains.
 Tracking begins exactly at the message that the event triggers' installation wrote, or with the log where they
 were there already; it ends at that of their removal. A look at the catalog that finds something else than the
 log knows proves nothing: the stream may be behind. So it is kept as a suspicion. A message about the same
-object clears it; once the stream has passed the look without one, capture stops.
+object clears it. Once the stream has passed the look without one, tracking ends there, and the next look
+judges it as without event triggers; where tracking has not begun, capture stops.
 """
 
 from __future__ import annotations
