@@ -18,13 +18,12 @@ from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import let_fail_over_command
 from pipeline.app import source_conninfo
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import SOURCE, comment
 from pipeline.config import Config
 from schemas.errors import ConfigError, KeepstreamError
 from schemas.finding import Finding
 from schemas.lsn import format_lsn
 
-SOURCE = Place("source")
 _RELOAD = "select pg_reload_conf();"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from psycopg import sql
 
@@ -45,6 +46,8 @@ class Place:
     ) -> Finding:
         return Finding(severity, code, self.where, subject, message, sql or fix, fix_is_sql=bool(sql))
 
+
+SOURCE: Final = Place("source")
 
 _NAMED_IN_LIST = 10
 _NAMED = 5

@@ -18,14 +18,12 @@ from pipeline.capture import history
 from pipeline.capture.ddl.looking import look
 from pipeline.capture.ddl.replay import Behind
 from pipeline.capture.witnesses import ask_witnesses
-from pipeline.check.findings import Place
+from pipeline.check.findings import SOURCE
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail
 from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
-
-SOURCE = Place("source")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,12 @@ from connectors.postgres.publication import (
 )
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
-from pipeline.check.findings import Place, comment
+from pipeline.check.findings import SOURCE, comment
 from pipeline.check.publication import filter_incomplete
 from pipeline.config.model import Tables
 from pipeline.selection import Selection, unheld
 from schemas.errors import BEGIN_ANEW, KeepstreamError
 from schemas.finding import Finding
-
-SOURCE = Place("source")
 
 
 def check_limits(

@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterator, Mapping
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import Publication, TableName, by_root_sql, drop_table_sql, whole_sql
-from pipeline.check.findings import Place, named
+from pipeline.check.findings import SOURCE, Place, named
 from pipeline.config import Partitions
 from pipeline.selection import Selection
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
-SOURCE = Place("source")
 _HISTORY = "It is part of the log's history"
 _SETTING = "`partitions: root` under source in keepstream.yaml"
+_OR_THERE = "Or make on the replica the partitions that the source has."
 
 
 def check_partitions(
@@ -83,9 +83,6 @@ def check_one_table(
         else:
             statements = whole_sql(publication, whole, partitions)
             yield place.error("replica-partitions", ".".join(whole), seen, sql=statements)
-
-
-_OR_THERE = "Or make on the replica the partitions that the source has."
 
 
 def wholes_of(tables: Collection[Table]) -> dict[TableName, TableName]:

@@ -26,7 +26,7 @@ from connectors.postgres.source_schema import read_source_schema
 from pipeline.app import open_log, policies, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
 from pipeline.check.failover import check_failover
-from pipeline.check.findings import Place
+from pipeline.check.findings import SOURCE, Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.limits import check_limits
 from pipeline.check.log import LOG, check_log
@@ -36,7 +36,7 @@ from pipeline.check.publication import check_endangered, check_filtered, check_l
 from pipeline.check.replica import Followed, ReplicaCheck
 from pipeline.check.schema_trigger import check_schema_trigger
 from pipeline.check.sequences import check_source_sequences, source_sequences
-from pipeline.check.source import SOURCE, check_source
+from pipeline.check.source import check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
 from pipeline.check.tools import check_tools
 from pipeline.config import Config, Initial, readable_by_others

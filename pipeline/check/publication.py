@@ -20,15 +20,13 @@ from connectors.postgres.publication import (
 from connectors.postgres.replica_identity import full_identity_sql, identity_sql, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
-from pipeline.check.findings import Place, comment, losing
+from pipeline.check.findings import SOURCE, comment, losing
 from pipeline.check.partitions import check_partitions
 from pipeline.config import Keyless, Partitions
 from pipeline.reports import Endangered
 from pipeline.selection import EXCLUDED, Selection, is_by_root
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
-
-SOURCE = Place("source")
 
 
 def check_publication(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from connectors.postgres.ddl.install import VERSION, enable_sql, grants_sql
 from connectors.postgres.ddl.installed import Installed, read_installed
 from connectors.postgres.session import Session, wrapped
-from pipeline.check.findings import Place
+from pipeline.check.findings import SOURCE
 from schemas.finding import Finding
 
-_SOURCE = Place("source")
 _SUBJECT = "schema changes"
 _INSTALL = (
     "Run `keepstream schema install` as a role that may create event triggers, or give such a role what"
@@ -20,7 +19,7 @@ def check_schema_trigger(session: Session) -> Finding:
     """One finding. None of its errors keeps stages from running: capture itself knows what it can follow."""
     found = read_installed(session)
     if found is None:
-        return _SOURCE.note(
+        return SOURCE.note(
             "schema-trigger-absent",
             _SUBJECT,
             "no event triggers: ADD COLUMN is followed, other DDL on published tables stops capture",
@@ -29,16 +28,16 @@ def check_schema_trigger(session: Session) -> Finding:
     if not found.readable:
         return _unreadable(session)
     if not found.is_current:
-        return _SOURCE.error("schema-trigger-outdated", _SUBJECT, _seen(found), fix=_INSTALL, blocks=False)
+        return SOURCE.error("schema-trigger-outdated", _SUBJECT, _seen(found), fix=_INSTALL, blocks=False)
     if found.disabled:
-        return _SOURCE.error(
+        return SOURCE.error(
             "schema-trigger-disabled",
             _SUBJECT,
             f"event triggers do not fire in every session: {', '.join(found.disabled)}",
             sql=enable_sql(),
             blocks=False,
         )
-    return _SOURCE.ok(
+    return SOURCE.ok(
         "schema-trigger", _SUBJECT, f"are told by event triggers of version {found.version}, which all fire"
     )
 
@@ -47,7 +46,7 @@ def _unreadable(session: Session) -> Finding:
     with wrapped("reading our role's name"):
         row = session.execute("select current_user").fetchone()
     assert row is not None
-    return _SOURCE.error(
+    return SOURCE.error(
         "schema-trigger-unreadable",
         _SUBJECT,
         f"event triggers are installed, but {row[0]} may not read the key of their messages",

@@ -13,13 +13,11 @@ from connectors.postgres.server import Role, Server
 from connectors.postgres.slot import time_to_full_s
 from connectors.postgres.walsender import Walsender
 from pipeline.app import source_conninfo
-from pipeline.check.findings import Place, comment, losing
+from pipeline.check.findings import SOURCE, Place, comment, losing
 from pipeline.config import Config
 from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
-
-SOURCE: Final = Place("source")
 
 OLDEST, NEWEST = 15, 18
 """Major versions that are tested."""

@@ -19,13 +19,11 @@ from connectors.postgres.publication import Publication
 from connectors.postgres.replica_identity import full_identity_of, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
-from pipeline.check.findings import Place, comment, identifier, named
+from pipeline.check.findings import SOURCE, comment, identifier, named
 from pipeline.config import Keyless, TablePattern, Tables
 from pipeline.quantities import human_bytes
 from pipeline.selection import EXCLUDED, Selection
 from schemas.finding import Finding
-
-SOURCE = Place("source")
 
 
 def check_tables(
