@@ -30,7 +30,7 @@ PREFIX = "part:"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownMember:
     """A member of a tree as an ANCHOR knows it."""
 
     oid: int
@@ -38,15 +38,15 @@ class Known:
     name: str
 
 
-def member_entry(member: Member | Known) -> str:
+def member_entry(member: Member | KnownMember) -> str:
     """What an ANCHOR says of it: `part:oid:root:schema.name`."""
     return f"{PREFIX}{member.oid}:{member.root}:{member.name}"
 
 
-def known_members(entries: Iterable[str]) -> dict[int, Known]:
+def known_members(entries: Iterable[str]) -> dict[int, KnownMember]:
     """By OID, the table at the top among them."""
     found = (entry.removeprefix(PREFIX).split(":", 2) for entry in entries if entry.startswith(PREFIX))
-    return {int(oid): Known(int(oid), int(root), name) for oid, root, name in found}
+    return {int(oid): KnownMember(int(oid), int(root), name) for oid, root, name in found}
 
 
 def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tu
     return (*others, *map(member_entry, now))
 
 
-def known_partitions(entries: Iterable[str]) -> dict[int, Known]:
+def known_partitions(entries: Iterable[str]) -> dict[int, KnownMember]:
     """But for the tables at the top."""
     return {oid: known for oid, known in known_members(entries).items() if oid != known.root}
 
@@ -132,7 +132,7 @@ def whole_names(entries: Iterable[str], told: Mapping[int, Told]) -> dict[int, t
     return {oid: told[known.root].name for oid, known in partitions.items() if known.root in told}
 
 
-def with_member(entries: Iterable[str], member: Known) -> tuple[str, ...]:
+def with_member(entries: Iterable[str], member: KnownMember) -> tuple[str, ...]:
     """The entries with this one instead of an earlier one of the same table."""
     return (*without_member(entries, member.oid), member_entry(member))
 

@@ -33,7 +33,7 @@ from pipeline.check.log import LOG, check_log
 from pipeline.check.partitions import check_wholes, wholes_of
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_filtered, check_left, check_publication
-from pipeline.check.replica import Followed, ReplicaCheck
+from pipeline.check.replica import FollowedStream, ReplicaCheck
 from pipeline.check.schema_trigger import check_schema_trigger
 from pipeline.check.sequences import check_source_sequences, source_sequences
 from pipeline.check.source import check_source
@@ -76,7 +76,7 @@ class Preflight:
         self._config = config
         self._purpose = purpose
         self._source: SourceFacts | None = None
-        self._followed: Followed | None = None
+        self._followed: FollowedStream | None = None
         self._instances: dict[str, str] = {}
 
     def findings(self) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ class Preflight:
             if self._source:
                 with connect(source_conninfo(self._config), purpose=self._purpose) as session:
                     seen = read_history(session, log, self._config)
-                    self._followed = Followed(seen.stream)
+                    self._followed = FollowedStream(seen.stream)
                     yield from check_history(session, seen, log, self._config)
 
     def _server_and_tables(self, session: Session) -> Iterator[Finding]:

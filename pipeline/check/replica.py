@@ -28,7 +28,7 @@ from schemas.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedStream:
     """The stream that the log holds; None: it is empty."""
 
     stream: bytes | None
@@ -46,7 +46,7 @@ class ReplicaCheck:
         initial: Initial,
         source: SourceFacts | None,
         *,
-        followed: Followed | None,
+        followed: FollowedStream | None,
         policies: Policies = DEFAULTS,
     ) -> None:
         self._followed = followed

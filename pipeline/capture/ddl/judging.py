@@ -30,7 +30,7 @@ from pipeline.capture.ddl.told import (
 )
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
 from pipeline.capture.limitednames import with_limited_name, without_limited_oid
-from pipeline.capture.partitions import Known, known_members, with_member, without_member
+from pipeline.capture.partitions import KnownMember, known_members, with_member, without_member
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     PREFIX,
@@ -164,7 +164,7 @@ def _after_new_partition(entries: Entries, change: ObjectChange) -> Entries:
     shape = shape_of_state(change.oid, state)
     told = Told.of_shape(shape, *_name(state))
     entries = with_shape(with_told(entries, told), first_shape(shape))
-    return with_member(entries, Known(told.oid, whole, told.qualified_name))
+    return with_member(entries, KnownMember(told.oid, whole, told.qualified_name))
 
 
 def _require_told(change: ObjectChange, state: State) -> None:
@@ -180,7 +180,7 @@ def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
     if known is not None and known.root == told.oid and whole is None:
         return with_member(entries, _as_whole(told))
     if whole is not None:
-        return with_member(entries, Known(told.oid, whole, told.qualified_name))
+        return with_member(entries, KnownMember(told.oid, whole, told.qualified_name))
     if known is None:
         return entries
     entries = without_member(entries, told.oid)
@@ -189,8 +189,8 @@ def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
     return with_member(entries, _as_whole(told)) if state["kind"] == "p" else entries
 
 
-def _as_whole(told: Told) -> Known:
-    return Known(told.oid, told.oid, told.qualified_name)
+def _as_whole(told: Told) -> KnownMember:
+    return KnownMember(told.oid, told.oid, told.qualified_name)
 
 
 def _whole_of(entries: Entries, state: State | None) -> int | None:

@@ -61,7 +61,7 @@ _TRIGGERS_MISSING: Final = "the source's event triggers are missing or disabled"
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class FollowedMessage:
     """A message that counts, and what of it has a place in the log; None: nothing."""
 
     message: SchemaMessage
@@ -186,7 +186,7 @@ class Tracking:
     def _forget_suspicions(self) -> None:
         self._suspicions, self._lacks_triggers = {}, False
 
-    def follow(self, payload: Message, xid: int) -> Followed | None:
+    def follow(self, payload: Message, xid: int) -> FollowedMessage | None:
         """A message of this prefix; None of one that says nothing here.
 
         From here on the log knows what it tells. Raises RefusedData (`schema-changed`, `schema-error`,
@@ -224,7 +224,7 @@ class Tracking:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise not_understood(error) from error
-        return Followed(message, logged) if was_tracked or message.installed else None
+        return FollowedMessage(message, logged) if was_tracked or message.installed else None
 
     def _missed(self, message: SchemaMessage, xid: int) -> SchemaMessage:
         """Of another installation's message only what nobody told: the rest may have been told later than the
