@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from schemas.identifiers import unquoted
+
 _NAME: Final = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")*")'
 _TOKEN: Final = re.compile(
     rf"""'(?:[^']|'')*'
@@ -34,10 +36,6 @@ def mentions_any(definition: str, columns: Iterable[str]) -> bool:
     """Whether it depends on one of these columns of its table: by its name, or with the whole row."""
     asked = frozenset(columns)
     return bool(asked) and any(
-        token["row"] is not None or (token["column"] is not None and _unquoted(token["column"]) in asked)
+        token["row"] is not None or (token["column"] is not None and unquoted(token["column"]) in asked)
         for token in _TOKEN.finditer(definition)
     )
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.limits.relaxing import NAMES_UNLISTED
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import unquoted
 
 # Their type and collation, as pg_dump writes them: as it does, our sessions have an empty search_path. Those
 # of a typed table come with its type.
@@ -22,15 +24,11 @@ _DEFAULTS: Final = """
      where a.attrelid = %s::oid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%s)
        and a.atthasdef and a.attgenerated = ''
 """
-_CONSTRAINTS: Final = """
+_CONSTRAINTS: Final = f"""
     select k.conname
       from pg_constraint k
-     where k.conrelid = %s::oid and k.contype in ('c', 'n')
-       and exists (select from pg_attribute a
-                    where a.attrelid = k.conrelid and a.attnum > 0 and not a.attisdropped
-                      and (a.attnum = any (k.conkey) or k.conbin::text like '%%:varattno 0 %%')
-                      and a.attname <> all (%s))
-"""
+     where k.conrelid = %s::oid and k.contype in ('c', 'n') and {NAMES_UNLISTED}
+"""  # noqa: S608 - constants
 _QUOTED: Final = r"""
     (?<![A-Za-z0-9_$]) [Ee] ' (?: [^'\\] | \\. | '' )* ' | ' (?: [^'] | '' )* ' | " (?: [^"] | "" )* "
 """
@@ -59,7 +57,7 @@ class Untold:
         if altered is None:
             return statement
         column, constraint = altered["column"], altered["constraint"]
-        is_untold = _named(column) in self.columns if column else _named(constraint) in self.constraints
+        is_untold = unquoted(column) in self.columns if column else unquoted(constraint) in self.constraints
         return "" if is_untold else statement
 
     def _in_create(self, statement: str) -> str:
@@ -70,10 +68,10 @@ class Untold:
         for element in elements:
             constraint, column = _CONSTRAINT.match(element), _COLUMN.match(element)
             if constraint is not None:
-                if _named(constraint["name"]) not in self.constraints:
+                if unquoted(constraint["name"]) not in self.constraints:
                     yield element
-            elif column is not None and _named(column["name"]) in self.columns:
-                yield column[0] + self.columns[_named(column["name"])]
+            elif column is not None and unquoted(column["name"]) in self.columns:
+                yield column[0] + self.columns[unquoted(column["name"])]
             else:
                 yield element
 
@@ -107,7 +105,3 @@ def _divided(statement: str) -> tuple[str, list[str], str]:
         elif token[0] in (")", "]"):
             depth -= 1
     return statement, [], ""
-
-
-def _named(written: str) -> str:
-    return written[1:-1].replace('""', '"') if written.startswith('"') else written

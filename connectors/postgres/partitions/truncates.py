@@ -16,6 +16,7 @@ from typing import Final
 import psycopg
 
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import unquoted
 
 _COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
 _READ: Final = """
@@ -74,10 +75,6 @@ def tables_of_truncate(line: str) -> frozenset[str]:
     """Of `test_decoding`'s line, which begins with them."""
     found, at = set(), len("table ")
     while (table := _TABLE.match(line, at)) is not None:
-        found.add(".".join(map(_unquoted, table.groups())))
+        found.add(".".join(map(unquoted, table.groups())))
         at = table.end() + len(", ")
     return frozenset(found)
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
