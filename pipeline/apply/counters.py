@@ -19,9 +19,12 @@ one row, which waits for the replica alone, says little about how long thousands
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the process began, and rates since the last `take_rates`. `beat_at`: when the loop last
-    went round, by `time.monotonic()`. `last_change_at`: the same, when it last applied a
-    change, or was last kept from it. `log_end_at`: when it last found nothing more in the log, Unix time."""
+    """Totals since the process began, and rates since the last `take_rates`.
+
+    By `time.monotonic()`: `beat_at`, when the loop last went round; `last_change_at`, when it last applied a
+    change, or was last kept from it; `behind_at`, when it last applied several transactions at once, or a
+    part of one. `log_end_at`: when it last found nothing more in the log, Unix time.
+    """
 
     transactions: int = 0
     changes: int = 0

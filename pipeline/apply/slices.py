@@ -84,8 +84,9 @@ class Slice:
     _by_table: dict[bytes, Gathered] | None = None
 
     def take(self, wholes: Sequence[Whole], at: int) -> int:
-        """Take whole transactions from index `at` on, until it is full or one has more than some rows; the
-        index after them. Raises RefusedData (`frame-format`)."""
+        """Take whole transactions from index `at` on, until it is full or one has more than
+        `SLICE_CHANGES` rows, or other changes than rows; the index after them. Raises RefusedData
+        (`frame-format`)."""
         for index in range(at, len(wholes)):
             whole = wholes[index]
             transaction = whole.transaction

@@ -109,7 +109,8 @@ class Startup:
         self._walsenders = Ahead(self._new_walsender, Walsender.close)
 
     def open(self) -> OpenCapture | None:
-        """None: `stop` was set while waiting. Raises HistoryBroken, OperatorNeeded, RetryLater, LogFenced."""
+        """None: `stop` was set while waiting. Raises HistoryBroken, OperatorNeeded, RefusedData, RetryLater,
+        LogFenced; InternalError (`anchor-malformed`, `ddl-malformed`)."""
         try:
             return self._open()
         except BaseException:

@@ -92,8 +92,9 @@ def _of_table(change: ObjectChange, listed: Collection[int], not_told: Mapping[s
 
 
 def to_be_listed(change: ObjectChange, tables: Tables, entries: Iterable[str]) -> tuple[int, ...] | None:
-    """The same of a table that is still to join: as the configuration has it, or as its name had it, or that
-    of the table that it is a partition of."""
+    """The numbers of the columns that rows of a table are to have that is still to join; None: all. As the
+    configuration limits its name, or as that was limited before; else as that of the table that it is a
+    partition of."""
     state, known = change.after or change.before or {}, tuple(entries)
     for name in (state["schema"], state["name"]), tuple(state["partition_of"] or ()):
         limit = (tables.limit_of(*name) or limit_before(known, name, tables)) if name else None
