@@ -14,7 +14,7 @@ from connectors.postgres.session import Session, describe
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 
 DUMP_LOCK_WAIT_MS: Final = 2000
-"""Capture stands still meanwhile."""
+"""So long pg_dump waits for whoever alters the table; meanwhile no other table is dumped."""
 
 # The row versions of what pg_dump reads of the table itself; what it only names (types, functions, other
 # tables) is not among them.

@@ -152,8 +152,8 @@ class _Joining:
         chain = self._capture.chain
         known = with_told(with_shape(chain.publication, shape), told)
         known = with_members(known, self._oid, members)
-        for told in self._partitions_told(members):
-            known = with_told(known, told)
+        for partition in self._partitions_told(members):
+            known = with_told(known, partition)
         chain.publication_is((*known, join_token(xid & 0xFFFFFFFF)))
         chain.anchor((*self._packer.live_tables, version))
         chain.require_durable()

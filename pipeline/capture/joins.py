@@ -101,7 +101,7 @@ def _lending(session: Session, owners: list[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class SeenTables:
     """What a look saw of the source's tables. undecided: see StageReport."""
 
     not_replicated: tuple[NotReplicated, ...] = ()
@@ -142,7 +142,7 @@ class Joins:
         self,
         capture: OpenCapture,
         options: CaptureOptions,
-        tell: Callable[[Tables], None],
+        tell: Callable[[SeenTables], None],
     ) -> None:
         self._capture = capture
         self._options = options
@@ -228,7 +228,7 @@ class Joins:
         self._warn_of(undecided)
         reasons = [(waiting[oid].qualified_name, reason) for oid, reason in self._left_out.items()]
         self._tell(
-            Tables(
+            SeenTables(
                 tuple(each for each in selection.not_replicated if each.table not in published)
                 + tuple(NotReplicated(table=table, reason=reason) for table, reason in reasons),
                 undecided,

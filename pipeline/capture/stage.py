@@ -17,7 +17,7 @@ from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.ddl.ended import tracking_details
 from pipeline.capture.housekeeping import Housekeeping
-from pipeline.capture.joins import Joins, Tables
+from pipeline.capture.joins import Joins, SeenTables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
@@ -51,7 +51,7 @@ class CaptureStage:
         self._waiting_key: object = None
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
-        self._tables = Tables()
+        self._tables = SeenTables()
         self._stream: bytes | None = None
         self._lineage: Lineage | None = None
         self._entries: tuple[str, ...] | None = None
@@ -101,7 +101,7 @@ class CaptureStage:
             return
         capture = self._capture
         self._options = replace(self._options, take_over=False)  # once: else two take over from each other
-        self._tables = Tables(
+        self._tables = SeenTables(
             capture.selection.not_replicated,
             tuple(table.qualified_name for table in capture.selection.undecided),
         )
@@ -187,7 +187,7 @@ class CaptureStage:
             logger.info("capture waits", extra={"waiting_for": what})
         self._waiting_for, self._waiting_key = what, key
 
-    def _set_tables(self, tables: Tables) -> None:
+    def _set_tables(self, tables: SeenTables) -> None:
         self._tables = tables
 
     def snapshot(self) -> StageReport:
