@@ -91,8 +91,9 @@ def join_table(
 ) -> TableSchema:
     """The version in which it joined. `as_large`: its rows are more than its size tells.
 
-    Raises NotNow, and RetryLater with a code of its own for what may be otherwise the next time:
-    `table-altered`, `table-written`, `rows-too-large`, `log-slow`, `lock-timeout`, `query-canceled`.
+    Raises NotNow, RefusedData (`limit-differs`), OperatorNeeded (`limit-unfit`), and RetryLater with a code
+    of its own for what may be otherwise the next time: `table-altered`, `table-written`, `rows-too-large`,
+    `log-slow`, `lock-timeout`, `query-canceled`.
     """
     join, defined = definition.join, definition.version
     with closing(begin(options)) as session:

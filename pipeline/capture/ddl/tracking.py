@@ -115,8 +115,8 @@ class Tracking:
     def check_publication(self) -> None:
         """P11, and the shapes of all tables; later anchors hold what was seen here.
 
-        Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`) where no
-        message could explain it.
+        Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`,
+        `limit-differs`) where no message could explain it, and RetryLater (`commit-not-visible`).
         """
         chain, session = self._chain, self._session
         self.looks_soon = False
@@ -189,8 +189,8 @@ class Tracking:
     def follow(self, payload: Message, xid: int) -> FollowedMessage | None:
         """A message of this prefix; None of one that says nothing here.
 
-        From here on the log knows what it tells. Raises RefusedData (`schema-changed`, `schema-error`,
-        `limit-differs`), and what `Authenticity.genuine` raises.
+        From here on the log knows what it tells. Raises HistoryBroken (`publication-changed`), RefusedData
+        (`schema-changed`, `schema-error`, `limit-differs`), and what `Authenticity.genuine` raises.
         """
         message = self._authenticity.genuine(
             payload.prefix, payload.content, xid=xid, is_tracked=self.is_tracked
