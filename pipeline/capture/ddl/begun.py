@@ -34,12 +34,12 @@ def begun(entries: Entries, message: SchemaMessage) -> Entries:
 
     Raises RefusedData (`schema-changed`, `table-renamed`).
     """
+    known = told_tables(entries)
     for oid, state in _states(entries, message).items():
         _require_followed(entries, oid, state)
         shape = shape_of_state(oid, state).only(listed_columns(entries, oid))
-        before = told_tables(entries).get(oid)
         told = Told.of_shape(shape, state["schema"], state["name"])
-        entries = with_told(entries, replace(told, entry=before.entry if before else ""))
+        entries = with_told(entries, replace(told, entry=known[oid].entry if oid in known else ""))
         entries = with_shape(entries, first_shape(shape))
     return entries
 
