@@ -60,6 +60,13 @@ def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> Non
         ("", "CREATE UNIQUE INDEX i ON s.t USING btree (g)", True),
         ("", 'CREATE UNIQUE INDEX i ON s.t USING btree ("a""b", id)', True),
         ("", 'CREATE UNIQUE INDEX i ON s.t USING btree (lower(id)) INCLUDE ("a""b")', True),
+        ("", 'CREATE UNIQUE INDEX "i(1" ON s.t USING btree ("a""b") WITH (fillfactor=\'70\')', True),
+        ("", 'CREATE UNIQUE INDEX i ON s.t USING btree (id) INCLUDE ("a)b", "a""b")', True),
+        (
+            "x",
+            "EXCLUDE USING gist (\"a\"\"b\" o (len='9') WITH OPERATOR(p.&&)) WITH (fillfactor='70', a=auto)",
+            True,
+        ),
         ("x", 'EXCLUDE USING gist (id WITH =) WHERE ("a""b")', False),
         ("x", 'EXCLUDE USING gist (id WITH =, "a""b" WITH &&)', True),
         ("f", 'FOREIGN KEY (id, "a""b") REFERENCES s.o(x, y) MATCH FULL', False),

@@ -17,7 +17,9 @@ from pipeline.config.model import Tables
 from schemas.ddl.mentioned import mentions_any
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
-_INCLUDED: Final = re.compile(r" INCLUDE \([^)]*\)")
+# INCLUDE, and parameters of an index or operator class, which alone have `name=value` without blanks.
+_BESIDE_KEYS: Final = re.compile(r""" INCLUDE \((?:"(?:[^"]|"")*"|[^")])*\)|(?: WITH)? \(\w+=\S[^)]*\)""")
+_NO_EXPRESSION: Final = re.compile(r'"(?:[^"]|"")*"|OPERATOR\([^)]*\)')
 _NOT_TOLD_ABOVE: Final = {"not_null": False, "default": None, "identity": "", "identity_options": None}
 _NOT_TOLD: Final = {**_NOT_TOLD_ABOVE, "missing": None, "has_missing": False}
 
@@ -162,9 +164,10 @@ class _Unlisted:
             return mentions_any(own, self.empty if " MATCH FULL" in other else self.computed)
         if kind not in ("p", "u", "x"):
             return False
-        keys = _INCLUDED.sub("", definition)
+        keys = _BESIDE_KEYS.sub("", definition)
         # of columns alone, UNIQUE and EXCLUDE take any number of NULLs
-        strict = kind == "p" or "NULLS NOT DISTINCT" in keys or keys.count("(") > 1
+        plain = _NO_EXPRESSION.sub("", keys)
+        strict = kind == "p" or "NULLS NOT DISTINCT" in plain or plain.count("(") > 1
         return mentions_any(keys, self.empty if strict else self.computed)
 
 
