@@ -6,7 +6,7 @@ with all their rows, where the publication has publish_via_partition_root.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from connectors.postgres.catalog import Table, TableKind
@@ -86,6 +86,20 @@ def is_by_root(publication: Publication | None, partitions: Partitions) -> bool:
     """Whether rows of partitions come under the name of the table at the top. `partitions`: as the
     configuration wants a publication that is still to be made."""
     return partitions is Partitions.ROOT if publication is None else publication.via_partition_root
+
+
+def mixed_names(publication: Publication, partitions: Partitions) -> Iterator[str]:
+    """Why rows of partitions come under no one name, or under another than the configuration wants.
+    PostgreSQL sends them under that of the topmost table that is listed."""
+    wholes = sorted(f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned)
+    if publication.via_partition_root:
+        for table in publication.tables:
+            if table.root and table.root not in wholes:
+                yield f"lists {table.schema}.{table.name}, a partition of {table.root}, instead of the whole"
+    elif wholes:
+        yield f"lists {', '.join(wholes)}, and sends their rows under the names of their partitions"
+    elif partitions is Partitions.ROOT:
+        yield "sends rows of partitions under their own names, against source.partitions: root"
 
 
 def select_tables(tables: Iterable[Table], chosen: Tables, keyless: Keyless, *, by_root: bool) -> Selection:

@@ -46,7 +46,7 @@ from pipeline.capture.timelines import Lineage
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
-from pipeline.selection import Selection, is_by_root, select_tables, unheld
+from pipeline.selection import Selection, is_by_root, mixed_names, select_tables, unheld
 from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -194,7 +194,7 @@ class Startup:
             seen, hint = unheld(by_root=is_by_root(published, options.partitions))
             raise OperatorNeeded(f"{'.'.join(name)}: {seen}", code="limit-unused", hint=hint)
         if published is not None:
-            _require_fit(published)
+            _require_fit(published, options.partitions)
             require_fit_columns(sql, options.publication)
             return
         if selection.make_full and selection.limits:
@@ -446,13 +446,13 @@ class Startup:
         return writer, now.chain
 
 
-def _require_fit(publication: publications.Publication) -> None:
+def _require_fit(publication: Publication, partitions: Partitions) -> None:
     """Raises OperatorNeeded (`publication-unfit`)."""
-    for problem in publication.problems:
+    for problem in (*mixed_names(publication, partitions), *publication.problems):
         raise OperatorNeeded(
             f"publication {publication.name} {problem}",
             code="publication-unfit",
-            hint="Run `keepstream check`: it says how to make it anew.",
+            hint="Run `keepstream check`: it says how to mend it, or to make it anew.",
         )
 
 

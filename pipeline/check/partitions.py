@@ -8,7 +8,7 @@ from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import Publication, TableName, by_root_sql, drop_table_sql, whole_sql
 from pipeline.check.findings import SOURCE, Place, named
 from pipeline.config import Partitions
-from pipeline.selection import Selection
+from pipeline.selection import Selection, mixed_names
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
 
@@ -21,7 +21,7 @@ def check_partitions(
     publication: Publication, partitions: Partitions, *, established: bool
 ) -> Iterator[Finding]:
     """That each row comes under one name, whoever asks. `established`: the slot exists."""
-    mixed = list(_mixed(publication, partitions))
+    mixed = list(mixed_names(publication, partitions))
     subject, message = f"publication {publication.name}", "; ".join(mixed[:5])
     if mixed and established:
         yield SOURCE.error("publication-unfit", subject, message, fix=f"{_HISTORY}: {BEGIN_ANEW}.")
@@ -30,19 +30,6 @@ def check_partitions(
         names = [(table.schema, table.name) for table in publication.tables if table.root]
         ways += [f"{drop_table_sql(publication.name, name)};" for name in names]
         yield SOURCE.error("publication-unfit", subject, message, sql="\n".join(ways))
-
-
-def _mixed(publication: Publication, partitions: Partitions) -> Iterator[str]:
-    """PostgreSQL sends the rows of a partition under the name of the topmost table that is listed."""
-    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
-    if publication.via_partition_root:
-        for table in publication.tables:
-            if table.root and table.root not in wholes:
-                yield f"lists {table.schema}.{table.name}, a partition of {table.root}, instead of the whole"
-    elif wholes:
-        yield f"lists {named(sorted(wholes))}, and sends their rows under the names of their partitions"
-    elif partitions is Partitions.ROOT:
-        yield "sends rows of partitions under their own names, against source.partitions: root"
 
 
 def check_wholes(selection: Selection, *, follows_schema: bool) -> Iterator[Finding]:

@@ -72,3 +72,21 @@ def test_a_truncated_and_analyzed_partition_is_known_after_a_restart_whatever_ca
         content.wait(lambda c: c.ids("public.ev") == [3, 4], "the second row")
     looking(monkeypatch, 0.1)
     assert RunningCapture(options).ended_with().code == "partition-truncated"
+
+
+UNFIT = {
+    "ev1 with (publish_via_partition_root = true)": "lists public.ev1, a partition of public.ev, instead",
+    "ev with (publish_via_partition_root = false)": "lists public.ev, and sends their rows under the names",
+    "ev1, ev2 with (publish_via_partition_root = false)": "against source.partitions: root",
+}
+
+
+def test_capture_begins_no_log_of_partitions_under_other_names_than_check_lets_through(
+    source: Database, options: CaptureOptions
+) -> None:
+    for tables, problem in UNFIT.items():
+        source.execute(f"create publication {options.publication} for table {tables}")
+        error = RunningCapture(options).ended_with()
+        assert error.code == "publication-unfit"
+        assert problem in error.message
+        source.execute(f"drop publication {options.publication}")
