@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from connectors.postgres.ddl import approvals
 from connectors.postgres.ddl.approvals import Decision, Waiting
-from connectors.postgres.ddl.follow import Policies, waiting_steps
+from connectors.postgres.ddl.follow import Policies, server_version, waiting_steps
 from connectors.postgres.session import Session
 from schemas.barrier import DdlMessage, barrier_of
 from schemas.change import Change
@@ -72,7 +72,7 @@ class Approval:
     def wait(self, transaction: Transaction | Part) -> None:
         """Write down what was seen of this transaction. No target transaction is open."""
         lsn, xid = transaction.commit_lsn, transaction.xid
-        steps = waiting_steps(self._seen, self._policies)
+        steps = waiting_steps(self._seen, self._policies, server_version(self._session))
         approvals.wait(self._session, self._name, lsn=lsn, xid=xid, steps=steps)
         self.look()
         self._seen = []

@@ -9,7 +9,7 @@ from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.message import State
 from schemas.ddl.phrases import Pieces, changed_options, comment, listed, named
-from schemas.ddl.step import Literal, Manner, Name, Phase, Piece, Step
+from schemas.ddl.step import Literal, Manner, Name, Phase, Piece, Since, Step
 
 Column = Mapping[str, Any]
 
@@ -19,6 +19,9 @@ _USUALLY_EXTENDED: Final = (17, 25, 114, 1042, 1043, 3802)
 """bytea, text, json, bpchar, varchar, jsonb."""
 _FIRST_OF_NO_BASE_TYPE: Final = 10_000
 """Below this OID every type is built into PostgreSQL, and no domain."""
+_NO_INHERIT: Final = " NO INHERIT"
+_NAMED_SINCE: Final = 18
+"""PostgreSQL has NOT NULL as a constraint with a name."""
 _IDENTITY: Final = {"a": "always", "d": "by default"}
 
 
@@ -47,7 +50,7 @@ def definition(table: State, column: Column, *, default: Pieces = ()) -> Pieces:
     elif default or column["default"] is not None:
         parts += [" default ", *(default or (column["default"],))]
     if column["not_null"]:
-        parts += [*_constraint_name(table, column), " not null"]
+        parts += _not_null(table, column)
     return tuple(parts)
 
 
@@ -78,7 +81,7 @@ def not_null_constraint(table: State, column: Column) -> Mapping[str, Any] | Non
 
 
 def _quoted_in(column: str, definition: str) -> bool:
-    rest = definition.removeprefix("NOT NULL ").removesuffix(" NOT VALID").removesuffix(" NO INHERIT")
+    rest = definition.removeprefix("NOT NULL ").removesuffix(" NOT VALID").removesuffix(_NO_INHERIT)
     return rest in (column, '"' + column.replace('"', '""') + '"')
 
 
@@ -87,11 +90,42 @@ def _keeps_null_default(column: Column) -> bool:
     return bool(column["typmod"] >= 0 or column["type_oid"] >= _FIRST_OF_NO_BASE_TYPE)
 
 
-def _constraint_name(table: State, column: Column) -> Pieces:
+def _not_null(table: State, column: Column) -> Pieces:
+    """Of a new column. PostgreSQL has no words here for one that is NOT VALID."""
     constraint = not_null_constraint(table, column)
-    if constraint is None or constraint["name"] == _usual_name(table["name"], column):
+    if constraint is None:
+        return (" not null",)
+    is_parents = bool(table["inherits"]) and column["local"] and not constraint["local"]
+    if not constraint["validated"] or is_parents:
         return ()
-    return (" constraint ", Name((constraint["name"],)))
+    name: Pieces = ()
+    if constraint["name"] != _usual_name(table["name"], column):
+        name = (" constraint ", Name((constraint["name"],)))
+    alone = (Since(_NAMED_SINCE, (_NO_INHERIT.lower(),)),) if is_alone(constraint) else ()
+    return (*name, " not null", *alone)
+
+
+def not_null_beside(table: State, column: Column) -> Pieces:
+    """`constraint … not null …`, as CREATE TABLE has it of a column that a parent gives the table; nothing if
+    the constraint is the parent's, too."""
+    constraint = not_null_constraint(table, column)
+    if constraint is None or not constraint["local"]:
+        return ()
+    return _stated(constraint)
+
+
+def _stated(constraint: Mapping[str, Any]) -> Pieces:
+    return ("constraint ", Name((constraint["name"],)), f" {constraint['def']}")
+
+
+def _is_given(constraint: Mapping[str, Any]) -> bool:
+    """By the table's parent."""
+    return bool(constraint["inherited"]) and not constraint["local"]
+
+
+def is_alone(constraint: Mapping[str, Any]) -> bool:
+    """Whether children do not get it."""
+    return bool(constraint["def"].removesuffix(" NOT VALID").endswith(_NO_INHERIT))
 
 
 def _usual_name(table: str, column: Column) -> str:
@@ -170,6 +204,9 @@ class ColumnDiff:
             yield from self._emptied(column)
         if default and (column["default"] is not None or has_missing or _keeps_null_default(column)):
             yield self._defaulted(column, kind=Kind.ADD_COLUMN)
+        constraint = not_null_constraint(self._after, column)
+        if constraint is not None and not constraint["validated"]:
+            yield from self._named_not_null(constraint, column)
         yield from created(self._after, column)
 
     def _emptied(self, column: Column) -> Iterator[Step]:
@@ -246,7 +283,8 @@ class ColumnDiff:
         elif not was["not_null"] and now["not_null"]:
             if constraint is None or (constraint["validated"] and not self._is_named(constraint, now)):
                 only = constraint is None and self._can_be_alone
-                yield self._of(Kind.NOT_NULL, now, "set not null", only=only)
+                inherited = constraint is not None and _is_given(constraint)
+                yield self._of(Kind.NOT_NULL, now, "set not null", inherited=inherited, only=only)
             else:
                 yield from self._named_not_null(constraint, now)
         elif constraint is not None:
@@ -259,36 +297,38 @@ class ColumnDiff:
 
     def _is_named(self, constraint: Mapping[str, Any], column: Column) -> bool:
         is_usual = constraint["name"] == _usual_name(self._after["name"], column)
-        return not is_usual or constraint["def"].endswith(" NO INHERIT")
+        return not is_usual or is_alone(constraint)
 
     def _named_not_null(self, constraint: Mapping[str, Any], column: Column) -> Iterator[Step]:
         """Servers before 18 know neither its name nor NOT VALID."""
-        change: Pieces = ("add constraint ", Name((constraint["name"],)), f" {constraint['def']}")
-        inherited = bool(constraint["inherited"]) and not constraint["local"]
-        yield self._step(Kind.NOT_NULL, column, change, since=18, inherited=inherited)
+        change = ("add ", *_stated(constraint))
+        inherited = _is_given(constraint)
+        yield self._step(Kind.NOT_NULL, column, change, since=_NAMED_SINCE, inherited=inherited)
         if constraint["validated"]:
-            alone = constraint["def"].endswith(" NO INHERIT")
-            yield self._of(Kind.NOT_NULL, column, "set not null", inherited=inherited, only=alone)
+            only = is_alone(constraint)
+            yield self._of(Kind.NOT_NULL, column, "set not null", inherited=inherited, only=only)
 
     def _same_not_null(self, was: Column, now: Column, constraint: Mapping[str, Any]) -> Iterator[Step]:
         before = not_null_constraint(self._before, was)
         if before is None:
             return
-        inherited = bool(constraint["inherited"]) and not constraint["local"]
-        if before["oid"] == constraint["oid"] and before["name"] != constraint["name"]:
-            change: Pieces = (
-                "rename constraint ",
-                Name((before["name"],)),
-                " to ",
-                Name((constraint["name"],)),
-            )
-            yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)
+        label = Name((constraint["name"],))
+        if before["name"] != constraint["name"]:
+            change: Pieces = ("rename constraint ", Name((before["name"],)), " to ", label)
+            inherited = bool(constraint["inherited"])  # also one of its own goes by its parent's name
+            yield self._step(Kind.NOT_NULL, now, change, since=_NAMED_SINCE, inherited=inherited)
+        if is_alone(before) != is_alone(constraint):
+            how = _NO_INHERIT.lower() if is_alone(constraint) else " inherit"
+            yield self._step(Kind.NOT_NULL, now, ("alter constraint ", label, how), since=_NAMED_SINCE)
         if constraint["inherited"] and constraint["local"] and not before["local"]:
             change = ("alter column ", Name((now["name"],)), " set not null")
-            yield self._step(Kind.NOT_NULL, now, change, since=18, only=self._can_be_alone)
+            yield self._step(Kind.NOT_NULL, now, change, since=_NAMED_SINCE, only=self._can_be_alone)
         if constraint["validated"] and not before["validated"]:
-            change = ("validate constraint ", Name((constraint["name"],)))
-            yield self._step(Kind.NOT_NULL, now, change, since=18, inherited=inherited)
+            change = ("validate constraint ", label)
+            inherited = _is_given(constraint)
+            yield self._step(Kind.NOT_NULL, now, change, since=_NAMED_SINCE, inherited=inherited)
+            only = is_alone(constraint)
+            yield self._of(Kind.NOT_NULL, now, "set not null", inherited=inherited, only=only)
 
     def _identified(self, was: Column, now: Column) -> Iterator[Step]:
         """A partition's is its root's."""

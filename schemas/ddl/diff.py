@@ -32,16 +32,18 @@ _BY_CLASS: Final[dict[str, Callable[[ObjectChange, Command], Iterator[Step]]]] =
     "extension": objects.extension_steps,
     "default_acl": default_acl_steps,
 }
+NEWEST: Final = 99
 _FIRST: Final = ("schema", "extension")
 _LAST_DROPPED: Final = ("schema", "extension")
 
 
-def steps(message: SchemaMessage) -> tuple[Step, ...]:
-    """All steps of one message, in their order; none where a replica has nothing to do."""
+def steps(message: SchemaMessage, version: int = NEWEST) -> tuple[Step, ...]:
+    """All steps of one message, in their order; none where a replica has nothing to do. `version`: of the
+    replica's server, such as 18."""
     command = Command(message.changes)
     ordered = sorted(message.changes, key=lambda change: _rank(change, message.changes))
     found = [step for change in ordered for step in _of_change(change, command)]
-    return tuple(sorted(found, key=lambda step: step.phase))
+    return tuple(step.on(version) for step in sorted(found, key=lambda step: step.phase))
 
 
 def _of_change(change: ObjectChange, command: Command) -> Iterator[Step]:

@@ -87,7 +87,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.RENAME_COLUMN: "RENAME COLUMN",
     Kind.ALTER_TYPE: "ALTER COLUMN … TYPE, with or without USING; rows that it rewrote are sent anew",
     Kind.DEFAULT: "SET or DROP DEFAULT; one that the replica cannot make is kept in keepstream.deferred_ddl",
-    Kind.NOT_NULL: "SET or DROP NOT NULL",
+    Kind.NOT_NULL: "SET or DROP NOT NULL; from 18 to 18 also its name, NO INHERIT and NOT VALID",
     Kind.IDENTITY: "ADD, SET or DROP of GENERATED … AS IDENTITY",
     Kind.GENERATED: "DROP or SET EXPRESSION of a generated column",
     Kind.KEY: "primary keys, and REPLICA IDENTITY",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from schemas.ddl.command import Command
@@ -104,7 +105,9 @@ def _constraints(before: State | None, after: State, command: Command) -> Iterat
     for member in [*new, *(now for _, now in same)]:
         was_member = next((w for w, n in same if n is member), None)
         about = ("constraint ", Name((member["name"],)), " on ", Name(named(after)))
-        yield from comment(about, was_member, member, named(after), needs=named(after))
+        since = 18 if member["type"] == "n" else 0  # servers before have no such constraint
+        for step in comment(about, was_member, member, named(after), needs=named(after)):
+            yield replace(step, since=since)
 
 
 def _is_given(member: Member) -> bool:

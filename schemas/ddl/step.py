@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
 from schemas.ddl.kinds import Kind
@@ -22,7 +23,15 @@ class Literal:
     text: str | None
 
 
-Piece = str | Name | Literal
+@dataclass(frozen=True, slots=True)
+class Since:
+    """A part of a statement that servers before this version do not know, and go without."""
+
+    version: int
+    pieces: tuple[Piece, ...]
+
+
+Piece = str | Name | Literal | Since
 """Of a statement: a str is SQL, from a fixed list or as PostgreSQL wrote it."""
 
 
@@ -106,8 +115,22 @@ class Step:
     is_new: bool = False
     of_owner: bool = False
 
+    def on(self, version: int) -> Step:
+        """As a server of this version takes it."""
+        if not any(isinstance(piece, Since) for piece in self.statement):
+            return self
+        return replace(self, statement=tuple(_known(self.statement, version)))
+
     @property
     def shown(self) -> str:
         """What it is about, for people: `schema.name`, with column or member."""
         inner = self.column or self.member
         return ".".join(self.object) + (f".{inner}" if inner else "")
+
+
+def _known(pieces: Iterable[Piece], version: int) -> Iterator[Piece]:
+    for piece in pieces:
+        if not isinstance(piece, Since):
+            yield piece
+        elif piece.version <= version:
+            yield from piece.pieces

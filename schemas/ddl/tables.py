@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from schemas.ddl.columns import ColumnDiff, created, definition, is_inherited
+from schemas.ddl.columns import ColumnDiff, created, definition, is_inherited, not_null_beside
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.members import of_table
@@ -20,7 +21,7 @@ from schemas.ddl.phrases import (
     with_options,
 )
 from schemas.ddl.rights import owner_and_grants
-from schemas.ddl.step import Manner, Name, Phase, Piece, Step
+from schemas.ddl.step import Manner, Name, Phase, Piece, Since, Step
 
 _HEAP = "heap"
 
@@ -62,12 +63,21 @@ def _made(after: State, command: Command) -> Iterator[Step]:
         yield _attach(after, kind=Kind.CREATE_TABLE)
     for column in after["columns"]:
         label = ("alter column ", Name((column["name"],)))
-        if after["of_type"] and column["not_null"]:
-            yield _alter(Kind.CREATE_TABLE, after, (*label, " set not null"))
+        if column["not_null"] and (after["of_type"] or _is_not_null_itself(after, column)):
+            yield from _not_null(after, column)
         if _is_written(after, column) or column["default"] is None or column["generated"]:
             yield from created(after, column)
             continue
         yield _alter(Kind.CREATE_TABLE, after, (*label, " set default ", column["default"]))
+
+
+def _not_null(after: State, column: dict[str, Any]) -> Iterator[Step]:
+    """Of a column that CREATE TABLE does not write, on servers that have no words for it there."""
+    stated = not_null_beside(after, column)
+    if stated and after["of_type"]:
+        yield replace(_alter(Kind.CREATE_TABLE, after, ("add ", *stated), only=True), since=18)
+    change = ("alter column ", Name((column["name"],)), " set not null")
+    yield _alter(Kind.CREATE_TABLE, after, change, only=True)
 
 
 def _create(after: State) -> Iterator[Piece]:
@@ -83,6 +93,11 @@ def _create(after: State) -> Iterator[Piece]:
         ]
         yield " ("
         yield from listed(columns)
+        beside = listed(
+            not_null_beside(after, each) for each in after["columns"] if _is_not_null_itself(after, each)
+        )
+        if beside:
+            yield Since(18, ((", ", *beside) if columns else beside))
         yield ")"
     if after["inherits"]:
         yield " inherits ("
@@ -103,6 +118,11 @@ def _is_written(after: State, column: object) -> bool:
     if after["of_type"]:
         return False
     return not after["inherits"] or not is_inherited(column)
+
+
+def _is_not_null_itself(after: State, column: dict[str, Any]) -> bool:
+    """Whether it is NOT NULL by a constraint of its own, and a parent's otherwise."""
+    return not (after["of_type"] or _is_written(after, column)) and bool(not_null_beside(after, column))
 
 
 def _of_its_own(after: State, column: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from schemas.ddl.kinds import DEFAULTS, Kind, Policy
 from schemas.ddl.record import parse_record
 from tests.fix_ddl import Changing, rows
 from tests.fix_postgres import Database
+from tests.postgres_releases import needs_release
 
 APPLIED: Mapping[Kind, Policy] = {
     kind: Policy.APPLY if policy is Policy.PAUSE else policy for kind, policy in DEFAULTS.items()
@@ -250,6 +251,24 @@ ALONE = [
     "alter table only crm.q alter v set not null; alter table only crm.q alter id set not null",
 ]
 """Only the parent changes, or only a child."""
+NOT_NULL = [
+    "create table crm.c (constraint nn not null k, not null id) inherits (crm.h);"
+    " create table crm.d (constraint own not null id no inherit, own int not null no inherit)"
+    " inherits (crm.h); create table crm.e (primary key (k)) inherits (crm.h);"
+    " create table crm.f (primary key (id), k int) inherits (crm.h); create table crm.g () inherits (crm.h)",
+    "insert into crm.g values (1, 1, 1); alter table crm.h add constraint g_v_not_null not null v;"
+    " alter table crm.f drop constraint f_pkey; alter table crm.g alter v set not null;"
+    " alter table crm.h rename constraint g_v_not_null to vv",
+    "alter table crm.g add constraint alone not null id no inherit; insert into crm.d values (1, 1, 1, 1);"
+    " alter table crm.g alter constraint alone inherit;"
+    " alter table crm.g drop constraint alone, add constraint anew not null id",
+    "alter table crm.g add w int, add constraint later not null w not valid;"
+    " insert into crm.c values (1, 1, 1)",
+    "truncate crm.g; alter table crm.g validate constraint later; alter table crm.g alter w drop not null",
+    "create type crm.shape as (a int, b text);"
+    " create table crm.typed of crm.shape (constraint zz not null a, b not null)",
+]
+"""As constraints, with names: of a table's own, of its parent's, and of both."""
 OF_TYPE = [
     "create type crm.shape as (a int, b text, c int); create table crm.typed of crm.shape"
     " (a with options primary key, b with options not null default 'x');"
@@ -285,9 +304,18 @@ CASES = {
     "typed": (TABLE, OF_TYPE),
     "identity": (TABLE, IDENTITY),
 }
+NAMED_NOT_NULL = pytest.param(
+    "create table crm.h (id int, k int not null, v int)",
+    NOT_NULL,
+    id="not null",
+    marks=needs_release("source", 18),
+)
 
 
-@pytest.mark.parametrize(("both", "scripts"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("both", "scripts"),
+    [*(pytest.param(*case, id=name) for name, case in CASES.items()), NAMED_NOT_NULL],
+)
 def test_both_sides_agree_after_every_kind_of_change(
     changing: Changing, both: str, scripts: list[str]
 ) -> None:

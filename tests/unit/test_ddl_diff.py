@@ -94,6 +94,37 @@ def sql(*changes: ObjectChange) -> list[str]:
 ID = column(1, "id")
 
 
+def test_servers_before_18_hear_nothing_of_a_not_null_s_name_beside_columns_or_its_no_inherit() -> None:
+    own = constraint(9, "nn", "n", "NOT NULL k NO INHERIT")
+    given = column(2, "k", local=False, inherited=1, not_null=True)
+    mine = column(3, "own", not_null=True)
+    alone = constraint(8, "x_own_not_null", "n", "NOT NULL own NO INHERIT")
+    made = table("x", given, mine, inherits=[["crm", "h"]], constraints=[own, alone])
+    message = SchemaMessage("1", 0, changes=(change(None, made),))
+    until_17, since_18 = (
+        [shown(step) for step in steps(message, version) if step.kind is Kind.CREATE_TABLE]
+        for version in (17, 18)
+    )
+    assert until_17 == [
+        'create table "crm"."x" ("own" integer not null) inherits ("crm"."h");',
+        'alter table only "crm"."x" alter column "k" set not null;',
+    ]
+    assert since_18 == [
+        'create table "crm"."x" ("own" integer not null no inherit, constraint "nn" NOT NULL k NO INHERIT)'
+        ' inherits ("crm"."h");',
+        'alter table only "crm"."x" alter column "k" set not null;',
+    ]
+
+
+def test_a_replica_without_the_parent_is_told_of_the_not_null_that_a_new_column_has_from_it() -> None:
+    added = column(2, "k", local=False, inherited=1, not_null=True, has_missing=True, missing="5")
+    given = constraint(9, "h_k_not_null", "n", "NOT NULL k", local=False, inherited=1)
+    before = table("x", ID, inherits=[["crm", "h"]])
+    after = table("x", ID, added, inherits=[["crm", "h"]], constraints=[given])
+    made = """add column "k" integer default '5' constraint "h_k_not_null" not null;"""
+    assert sql(change(before, after))[0].endswith(made)
+
+
 def test_nothing_changed_asks_for_nothing() -> None:
     assert sql(change(table("t", ID), table("t", ID))) == []
 

@@ -92,14 +92,21 @@ def leaves_out(step: Step, policies: Policies) -> bool:
     return is_foreign or policies[step.kind] is Policy.IGNORE
 
 
-def waiting_steps(messages: Sequence[SchemaMessage], policies: Policies) -> tuple[WaitingStep, ...]:
-    """All steps of a transaction's messages as people see them."""
+def waiting_steps(
+    messages: Sequence[SchemaMessage], policies: Policies, version: int
+) -> tuple[WaitingStep, ...]:
+    """All steps of a transaction's messages as people see them. `version`: as `steps` has it."""
     return tuple(
         WaitingStep(step.kind.value, step.shown, shown(step), pauses(step, policies))
         for message in messages
-        for step in steps_of(message)
+        for step in steps_of(message, version)
         if not (step.is_new and leaves_out(step, policies))
     )
+
+
+def server_version(conn: Session) -> int:
+    """Such as 18."""
+    return conn.info.server_version // 10000
 
 
 class SchemaFollower:
@@ -123,7 +130,7 @@ class SchemaFollower:
         Raises ApprovalNeeded before anything was done, OperatorNeeded (`schema-refused`,
         `schema-object-missing`), RetryLater (`role-missing`, `role-not-granted` and others).
         """
-        found = steps_of(message)
+        found = steps_of(message, server_version(self._conn))
         if decision is None and any(pauses(step, self.policies) for step in found):
             raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
         self._left_out = left_out.read(self._conn, self._pipeline)
@@ -259,7 +266,7 @@ class SchemaFollower:
 
     def _is_moot(self, step: Step) -> bool:
         """Whether there is nothing to do for it here. Raises OperatorNeeded (`schema-object-missing`)."""
-        if step.since > self._conn.info.server_version // 10000:
+        if step.since > server_version(self._conn):
             return True
         if step.whole and partitions.empties_whole(step):
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from schemas.ddl.step import Literal, Name, Piece, Step
+from schemas.ddl.step import Literal, Name, Piece, Since, Step
 
 
 def statement(step: Step) -> sql.Composed:
@@ -30,4 +30,6 @@ def _piece(piece: Piece) -> sql.Composable:
         return sql.Identifier(*piece.parts)
     if isinstance(piece, Literal):
         return sql.Literal(piece.text)
+    if isinstance(piece, Since):
+        return sql.Composed([_piece(each) for each in piece.pieces])
     return sql.SQL(piece)  # from a fixed list, or as PostgreSQL wrote it
