@@ -87,7 +87,12 @@ def _quoted_in(column: str, definition: str) -> bool:
 
 def _keeps_null_default(column: Column) -> bool:
     """Whether DEFAULT NULL stays as such, because it is coerced to a length or to a domain."""
-    return bool(column["typmod"] >= 0 or column["type_oid"] >= _FIRST_OF_NO_BASE_TYPE)
+    return bool(column["typmod"] >= 0) or may_be_of_domain(column)
+
+
+def may_be_of_domain(column: Column) -> bool:
+    """Such a type may have a default of its own, which fills columns that have none."""
+    return bool(column["type_oid"] >= _FIRST_OF_NO_BASE_TYPE)
 
 
 def _not_null(table: State, column: Column) -> Pieces:

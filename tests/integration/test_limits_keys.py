@@ -79,7 +79,8 @@ STATE = """
         'columns', (
             select jsonb_agg(jsonb_build_object(
                        'num', a.attnum, 'name', a.attname, 'not_null', a.attnotnull,
-                       'generated', a.attgenerated, 'default', pg_get_expr(d.adbin, d.adrelid)))
+                       'type_oid', a.atttypid::bigint, 'generated', a.attgenerated,
+                       'default', pg_get_expr(d.adbin, d.adrelid)))
               from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
              where a.attrelid = 'public.t'::regclass and a.attnum > 0),
         'constraints', (

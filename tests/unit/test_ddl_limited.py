@@ -17,7 +17,7 @@ from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, 
 
 def column(num: int, name: str, **more: Any) -> dict[str, Any]:
     known = {"identity": "", "identity_options": None, "missing": "1", "has_missing": True, "generated": ""}
-    return {"num": num, "name": name, "not_null": True, "default": "1", **known, **more}
+    return {"num": num, "name": name, "type_oid": 23, "not_null": True, "default": "1", **known, **more}
 
 
 def constraint(oid: int, kind: str, definition: str) -> dict[str, Any]:
@@ -48,6 +48,13 @@ def test_columns_that_are_not_listed_may_be_null_and_nothing_fills_them() -> Non
     assert [each["oid"] for each in change.after["indexes"]] == [6]
     assert change.rewritten == UNPUBLISHED
     assert change.unlisted == ('a"b', "g")
+
+
+def test_a_column_whose_type_may_be_a_domain_with_a_default_is_told_with_none() -> None:
+    state = STATE | {"columns": [column(1, "id"), column(2, "d", type_oid=16999, default=None)]}
+    change = relaxed(ObjectChange("table", 9, None, state, SENT), [1])
+    assert change.after is not None
+    assert change.after["columns"][1]["default"] == "NULL"
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ _HOLDERS: Final = """
 """
 _UNLISTED: Final = """
     select a.attname, a.attgenerated <> '', a.attidentity <> '', a.atthasdef and a.attgenerated = '',
-           a.attnotnull
-      from pg_attribute a
+           a.attnotnull, t.typtype = 'd' and a.attgenerated = ''
+      from pg_attribute a join pg_type t on t.oid = a.atttypid
      where a.attrelid = %s::oid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%s)
      order by a.attnum
 """
@@ -87,12 +87,15 @@ def relaxing_sql(session: Session, oid: int, table: TableName, listed: Collectio
     return "\n".join(sql.SQL("alter table {} {};").format(place, change).as_string() for change in changes)
 
 
-def _of_columns(columns: Sequence[tuple[str, bool, bool, bool, bool]]) -> Iterator[sql.Composed]:
-    for column, _, is_identity, has_default, not_null in columns:
+def _of_columns(columns: Sequence[tuple[str, bool, bool, bool, bool, bool]]) -> Iterator[sql.Composed]:
+    """A domain may have a default of its own, now or later, which fills columns that have none."""
+    for column, _, is_identity, has_default, not_null, is_of_domain in columns:
         name = sql.Identifier(column)
         if is_identity:
             yield sql.SQL("alter column {} drop identity").format(name)
-        if has_default:
+        if is_of_domain:
+            yield sql.SQL("alter column {} set default null").format(name)
+        elif has_default:
             yield sql.SQL("alter column {} drop default").format(name)
         if not_null:
             yield sql.SQL("alter column {} drop not null").format(name)

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
+from schemas.ddl.columns import may_be_of_domain
 from schemas.ddl.mentioned import mentions_any
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
 
 # INCLUDE, and parameters of an index or operator class, which alone have `name=value` without blanks.
 _BESIDE_KEYS: Final = re.compile(r""" INCLUDE \((?:"(?:[^"]|"")*"|[^")])*\)|(?: WITH)? \(\w+=\S[^)]*\)""")
 _NO_EXPRESSION: Final = re.compile(r'"(?:[^"]|"")*"|OPERATOR\([^)]*\)')
-_NOT_TOLD_ABOVE: Final = {"not_null": False, "default": None, "identity": "", "identity_options": None}
+_NOT_TOLD_ABOVE: Final = {"not_null": False, "identity": "", "identity_options": None}
 _NOT_TOLD: Final = {**_NOT_TOLD_ABOVE, "missing": None, "has_missing": False}
 
 
@@ -132,7 +133,7 @@ def _column(
         return column
     if column["generated"]:
         return {**column, "not_null": False}
-    return {**column, **not_told}
+    return {**column, **not_told, "default": "NULL" if may_be_of_domain(column) else None}
 
 
 @dataclass(frozen=True, slots=True)
