@@ -158,9 +158,9 @@ class Pipeline:
         done = self.run("wait", "standby", "--timeout", str(timeout_s), timeout_s=timeout_s + COMMAND_S)
         assert done.code == 0, f"{done.stderr}\n{self.outputs()}"
 
-    def verify(self) -> Any:
+    def verify(self, *options: str) -> Any:
         """The verification's JSON; fails unless everything is identical."""
-        done = self.run("verify", "standby", "--json")
+        done = self.run("verify", "standby", "--json", *options)
         assert done.code == 0, f"{done.stdout}\n{done.stderr}\n{self.outputs()}"
         return done.json
 

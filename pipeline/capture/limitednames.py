@@ -7,6 +7,7 @@ built anew and renamed is the same to who chose the columns.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,10 +16,12 @@ from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import PublishedTable, TableName
 from pipeline.capture.malformed import entry_malformed
 from pipeline.config.model import Tables
+from pipeline.config.values import TablePattern, in_yaml
 from schemas.errors import BEGIN_ANEW, RefusedData
 
 PREFIX: Final = "limited:"
 _DROPPED: Final = 0
+_PLAIN: Final = re.compile(r"[a-z_]\w*\.\w+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,14 @@ def limit_before(entries: Iterable[str], name: TableName, tables: Tables) -> Lim
 
 def limit_to_say(limit: LimitedName) -> str:
     """Why a table of this name does not join, and what lets it."""
-    columns = ", ".join("'" + column.replace("'", "''") + "'" for column in limit.columns or ())
+    columns = ", ".join(map(in_yaml, limit.columns or ()))
+    name = TablePattern.naming(*limit.name).text
+    name = name if _PLAIN.fullmatch(name) else in_yaml(name)
     entry = ", ".join([*([f"columns: [{columns}]"] if columns else []), *["where: …"] * limit.is_filtered])
     return (
         "the publication has, or had, only some columns or rows of a table of this name, and this one would"
         " join with all: stop, say in keepstream.yaml what it shall have, as in `source.tables.limits:"
-        f" {{{'.'.join(limit.name)}: {{{entry}}}}}` (`columns` may name all of them), or exclude it"
+        f" {{{name}: {{{entry}}}}}` (`columns` may name all of them), or exclude it"
         " (source.tables.exclude), and start"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from psycopg import sql
@@ -21,6 +20,7 @@ from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, comment, identifier, named
 from pipeline.config import Keyless, TablePattern, Tables
+from pipeline.config.values import in_yaml
 from pipeline.quantities import human_bytes
 from pipeline.selection import EXCLUDED, Selection
 from schemas.finding import Finding
@@ -226,7 +226,7 @@ def _identity_choices(table: Table) -> str:
 
 def _leaving_out(table: Table) -> str:
     pattern = TablePattern.naming(table.schema, table.name)
-    return f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{json.dumps(pattern.text)}]"
+    return f"-- or leave it out in keepstream.yaml: source.tables.exclude: [{in_yaml(pattern.text)}]"
 
 
 def _make_full(table: Table, *, later: bool) -> Finding:

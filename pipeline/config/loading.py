@@ -121,6 +121,7 @@ def _invalid(document: Document) -> ConfigError:
 def _note_faults(error: ValidationError, document: Document) -> None:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         path = fault["loc"]
+        path = path[:-1] if path[-1:] == ("[key]",) else path  # as pydantic says it of a mapping's key
         dotted = ".".join(str(part) for part in path)
         if fault["type"] == "extra_forbidden":
             document.fault(path, f"unknown key `{dotted}`{_suggestion(path)}", of_key=True)

@@ -72,9 +72,13 @@ class Tables(Part):
     @field_validator("limits")
     @classmethod
     def _one_table_each(cls, limits: Mapping[TablePattern, TableLimit]) -> Mapping[TablePattern, TableLimit]:
+        seen: dict[tuple[str, str], TablePattern] = {}
         for pattern in limits:
             if pattern.name is None:
                 raise ValueError(f"`{pattern}` must name one table: schema.table, without *")
+            if pattern.name in seen:
+                raise ValueError(f"`{pattern}` names the same table as `{seen[pattern.name]}`")
+            seen[pattern.name] = pattern
         return limits
 
     @cached_property

@@ -6,6 +6,7 @@ A `Secret` shows itself to nobody: `repr`, `str`, a pydantic dump and an f-strin
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -150,7 +151,7 @@ class TablePattern:
         if isinstance(value, TablePattern):
             return value
         if not isinstance(value, str) or not _PATTERN.fullmatch(value):
-            raise ValueError("must be a pattern schema.table, such as public.* or crm.audit_*")
+            raise ValueError(_NO_PATTERN)
         return cls(value)
 
     @classmethod
@@ -192,8 +193,20 @@ class TablePattern:
         )
 
 
+_NO_PATTERN = (
+    "must be a pattern schema.table, such as public.* or crm.audit_*; a name with a dot, a star, a quote or a"
+    ' blank stands in double quotes, each quote in it twice: crm."a ""b"" c"'
+)
 _PART = r'(?:"(?:[^"]|"")+"|[^".\s]+)'
 _PATTERN = re.compile(rf"(?P<schema>{_PART})\.(?P<table>{_PART})")
+
+
+def in_yaml(text: str) -> str:
+    """Between quotes, as it may stand in the file, also as a key. A log's line escapes double ones."""
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def _named_part(part: str) -> str | None:

@@ -7,6 +7,7 @@ import json
 import psycopg
 from psycopg import sql
 
+from pipeline.config import TablePattern
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
 
@@ -56,6 +57,10 @@ def test_names_of_any_kind_go_every_way(directory_pipeline: Pipeline) -> None:
     tables = [(schema, table) for schema, table in zip(ODD, reversed(ODD), strict=True)]
     for schema, table in tables[::2]:
         make(source, schema, table, make_type(source, schema, table))
+    named = [TablePattern.naming(*each).text for each in tables]
+    limits = {name: {"where": "id > 0"} for name in named}
+    pipeline.settings["source"]["tables"] = {"include": named, "exclude": ['"*".t'], "limits": limits}
+    pipeline.write_config()
     pipeline.start("run")
     pipeline.wait()
     for schema, table in tables[1::2]:  # a table that joins needs its schema and types there
@@ -69,7 +74,10 @@ def test_names_of_any_kind_go_every_way(directory_pipeline: Pipeline) -> None:
     pipeline.wait()
     wanted = [(2, *ODD), (3, *ODD)]
     assert {each: rows(replica, *each) for each in tables} == dict.fromkeys(tables, wanted)
-    assert len(pipeline.verify()["tables"]) == len(tables)
+    chosen = [part for name in named for part in ("--tables", name)]
+    assert len(pipeline.verify(*chosen)["tables"]) == len(tables)
+    done = pipeline.run("snapshot", "standby", *named, "--json")
+    assert (done.code, len(done.json["tables"])) == (0, len(tables)), done.stderr
     tail = pipeline.run("events", "tail", "--json", "--from", "start", "--no-follow")
     events = [json.loads(line) for line in tail.stdout.splitlines()]
     inserted = [

@@ -232,6 +232,11 @@ def test_limits_are_of_one_table_each_by_the_name_that_postgresql_stores() -> No
     ("text", "said"),
     [
         ("public.*: {columns: [id]}", "must name one table"),
+        (
+            'public.a: {columns: [id]}, \'"public"."a"\': {columns: [id]}',
+            "names the same table as `public.a`",
+        ),
+        ("'public.a\"b': {columns: [id]}", 'limits.public.a"b` must be a pattern schema.table'),
         ("public.a: {}", "needs `columns`, `where` or both"),
         ("public.a: {columns: []}", "limits.public.a.columns"),
         ("public.a: {columns: [id, id]}", "names a column twice"),

@@ -55,6 +55,8 @@ def test_a_duration_without_end_is_refused(text: str) -> None:
         ('"a""b".t', ('a"b', "t"), ("ab", "t")),
         ("Crm.T", ("Crm", "T"), ("crm", "t")),
         ("a.b+c", ("a", "b+c"), ("a", "bbc")),
+        ('"a""b"."c.d"', ('a"b', "c.d"), ("a", 'b"."c.d')),
+        ('*."Two ""words"" *"', ("s", 'Two "words" *'), ("s", 'Two "words" x')),
     ],
 )
 def test_a_pattern_matches_names_as_postgresql_stores_them(

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
+from connectors.postgres.limits.limit import Limit
 from pipeline.capture.ddl.judging import after_message
 from pipeline.capture.ddl.limited import relaxed, to_be_listed
 from pipeline.capture.ddl.told import TRACKED, Told
-from pipeline.capture.limitednames import LimitedName, limited_names
+from pipeline.capture.limitednames import LimitedName, limit_to_say, limited_names
 from pipeline.config.model import Tables
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, TableRows
 
@@ -118,6 +120,14 @@ def test_a_limit_has_the_names_that_its_table_s_schema_gives_it_too_and_keeps_th
         entries = after_message(entries, SchemaMessage("7", n, changes=(change,)), "p")
         assert {each.name for each in limited_names(entries)} == {("s", "t"), ("r", "t")}
     assert {each.oid for each in limited_names(entries)} == {0}
+
+
+def test_the_entry_to_write_stands_in_the_file_as_it_is_told() -> None:
+    odd = "select \u202e'\n\\ \U0001f600 \".*"
+    said = limit_to_say(LimitedName(1, odd, "a.b", (odd, "id"), is_filtered=False))
+    entry = said.partition("as in `source.tables.limits: ")[2].partition("` (`columns`")[0]
+    tables = Tables.model_validate({"limits": yaml.safe_load(entry)})
+    assert tables.limits_by_name == {(odd, "a.b"): Limit((odd, "id"))}
 
 
 def test_rewritten_rows_are_those_that_the_publication_sends() -> None:

@@ -7,6 +7,7 @@ that is detached or dropped an operator decides.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container
 from typing import Final
 
@@ -61,13 +62,13 @@ def require_rows_stay(step: Step, dropped: Container[tuple[str, ...]], *, replic
     if not step.drops or step.kind not in _TAKING or step.whole in dropped:
         return
     whole, name = ".".join(step.whole), ".".join(step.object)
-    quoted = sql.Identifier(*step.whole).as_string()
+    named = shlex.quote(sql.Identifier(*step.whole).as_string())
     raise OperatorNeeded(
         f"the source has taken partition {name} from {whole}, and {replica} does not know which of its rows"
         " those are",
         code="partition-rows-stay",
         hint=f"Leave such changes out (`schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml),"
-        f" start again, and then run `keepstream verify {replica} --repair --tables '{quoted}'`, which takes"
+        f" start again, and then run `keepstream verify {replica} --repair --tables {named}`, which takes"
         " the rows away.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from psycopg import sql
@@ -70,9 +71,9 @@ def _would_lose(target: TargetTable, own: Sequence[str]) -> OperatorNeeded:
     return OperatorNeeded(
         f"copying {target.qualified_name} anew would lose what only the replica has, in {', '.join(own)}",
         code="replica-columns-lost",
-        hint=f"`keepstream verify … --repair --tables '{relation}'` keeps it: that writes the rows that"
-        " differ and no others, as many as --repair-limit allows. Or, if nobody needs it, run on the replica:"
-        f" alter table {relation} {drops};",
+        hint=f"`keepstream verify … --repair --tables {shlex.quote(relation)}` keeps it: that writes the rows"
+        " that differ and no others, as many as --repair-limit allows. Or, if nobody needs it, run on the"
+        f" replica: alter table {relation} {drops};",
     )
 
 

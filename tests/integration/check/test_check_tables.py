@@ -25,7 +25,7 @@ def test_a_table_without_a_key_is_refused_with_every_way_out(owning: Database, l
         'alter table only "public"."plain" replica identity full;  -- every column is the key',
         '-- or: alter table only "public"."plain" replica identity using index INDEX_NAME;'
         "  -- with a unique index on NOT NULL columns",
-        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.plain"]',
+        "-- or leave it out in keepstream.yaml: source.tables.exclude: ['public.plain']",
         "-- or decide for all such tables: source.keyless: full, or exclude",
     ]
     assert odd.fix.startswith(
@@ -144,7 +144,7 @@ def test_keyless_full_is_not_offered_to_a_table_that_it_does_not_help(owning: Da
     assert found.fix.splitlines() == [
         '-- alter table only "public"."t" replica identity using index INDEX_NAME;'
         "  -- with a unique index on NOT NULL columns",
-        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.t"]',
+        "-- or leave it out in keepstream.yaml: source.tables.exclude: ['public.t']",
         "-- or decide for all such tables: source.keyless: exclude",
     ]
 
@@ -185,13 +185,13 @@ def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> N
     assert reserved.subject == "keepstream.orders"
     assert reserved.fix == (
         '-- breaks what names it there: alter table "keepstream"."orders" set schema public;\n'
-        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["keepstream.orders"]'
+        "-- or leave it out in keepstream.yaml: source.tables.exclude: ['keepstream.orders']"
     )
     assert found["table-unlogged"].subject == "public.scratch"
     assert found["table-unlogged"].fix == (
         "-- keeps everybody from it while all its rows are written anew:"
         ' alter table only "public"."scratch" set logged;\n'
-        '-- or leave it out in keepstream.yaml: source.tables.exclude: ["public.scratch"]'
+        "-- or leave it out in keepstream.yaml: source.tables.exclude: ['public.scratch']"
     )
     for code in ("schema-reserved", "table-unlogged"):
         owning.execute_as_admin(uncommented(found[code].fix.splitlines()[0]))
