@@ -36,3 +36,4 @@ def test_who_has_ended_is_no_error() -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     put_last(ended.pid)
+    assert family(ended.pid) == [ended.pid]
