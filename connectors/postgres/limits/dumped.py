@@ -36,10 +36,12 @@ _TOKEN: Final = re.compile(_QUOTED + "| .", re.DOTALL | re.VERBOSE)
 _NAME: Final = r'"(?:[^"]|"")*"|[^\s".,()]+'
 _COLUMN: Final = re.compile(rf"\s*(?P<name>{_NAME})")
 _CONSTRAINT: Final = re.compile(rf"\s*CONSTRAINT (?P<name>{_NAME}) ")
+_TYPED: Final = re.compile(rf"CREATE (?:UNLOGGED )?TABLE (?:{_NAME})\.(?:{_NAME}) OF ")
 _ALTERED: Final = re.compile(
     rf"ALTER TABLE (?:ONLY )?(?:{_NAME})\.(?:{_NAME})\s+"
     rf"(?:ALTER COLUMN (?P<column>{_NAME}) SET DEFAULT|ADD CONSTRAINT (?P<constraint>{_NAME}) )"
 )
+_COMMENTED: Final = re.compile(rf"COMMENT ON CONSTRAINT (?P<constraint>{_NAME}) ON ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,19 @@ class Untold:
         """One entry of pg_dump's, by its type; '' if nothing of it is left."""
         if kind == "TABLE":
             return self._in_create(statement)
-        altered = _ALTERED.match(statement)
+        altered = _COMMENTED.match(statement) or _ALTERED.match(statement)
         if altered is None:
             return statement
-        column, constraint = altered["column"], altered["constraint"]
+        column, constraint = altered.groupdict().get("column"), altered["constraint"]
         is_untold = unquoted(column) in self.columns if column else unquoted(constraint) in self.constraints
         return "" if is_untold else statement
 
     def _in_create(self, statement: str) -> str:
         head, elements, rest = _divided(statement)
-        return f"{head}{','.join(self._elements(elements))}{rest}"
+        told = ",".join(self._elements(elements))
+        if elements and not told and _TYPED.match(head):
+            return head.removesuffix(" (") + rest.removeprefix(")")  # these take no empty parentheses
+        return f"{head}{told}{rest}"
 
     def _elements(self, elements: Collection[str]) -> Iterator[str]:
         for element in elements:
