@@ -2,7 +2,8 @@
 
 PostgreSQL prints keywords in capitals, and quotes each name that has more than small letters, digits and `_`,
 or is a keyword where a column may stand. It never qualifies a column in such SQL. So a column is what is a
-name, and no literal's piece, type, function, collation, schema or (behind another operand) operator class.
+name, and no literal's piece, type, function, argument, option, collation, schema or (behind another operand,
+but not behind `OPERATOR(schema.=)`) operator class.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ _NAME: Final = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")*")'
 _TOKEN: Final = re.compile(
     rf"""'(?:[^']|'')*'
        | CREATE\ (?:UNIQUE\ )?INDEX\ {_NAME}\ ON\ (?:ONLY\ )?(?:{_NAME}\.)?{_NAME}
-       | (?:USING|COLLATE)\ (?:{_NAME}\.)?{_NAME}
+       | (?:USING|COLLATE|AS|RETURNING|NAME)\ (?:{_NAME}\.)?{_NAME}
        | EXTRACT\({_NAME}\ FROM
        | ::(?:{_NAME}\.)?{_NAME}(?:\([0-9,]+\))?(?:\ [a-z]+)*
        | (?:true|false)\b
        | (?P<row>\.?{_NAME}\.\*)
        | \.?{_NAME}(?=[.(])
        | \.{_NAME}
-       | (?<=[a-z0-9_")]\ ){_NAME}
+       | {_NAME}(?:\ =>|(?=='))
+       | (?<=[a-z0-9_")]\ )(?<![-+*/<>=~!@#%^&|`?]\)\ ){_NAME}
        | (?P<column>{_NAME})
        | [A-Z0-9][\w.]*
        | .""",

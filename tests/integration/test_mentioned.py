@@ -8,10 +8,15 @@ from schemas.ddl.mentioned import mentions_any
 from tests.fix_postgres import Database
 
 WORDS = """
+    create function differ(text, c text) returns boolean language sql immutable as 'select $1 <> c';
+    create schema odd;
+    create operator odd.<!> (function = differ, leftarg = text, rightarg = text);
     create table t (
         code text, date date, lower text, year int, zone timestamptz, at timestamp, "Key" text, text text,
         i text, t text, public text, btree text, open boolean, "a""(b" int, utc text, c text, time time,
-        precision float, text_pattern_ops text, "true" boolean,
+        precision float, text_pattern_ops text, "true" boolean, fillfactor int,
+        check (code operator(odd.<!>) text),
+        check (differ(code, c => utc) or (i operator(odd.<!>) lower(code)) <> open),
         check (code in ('open', 'date', 'it''s year')),
         check (lower(code) <> ''),
         check (zone at time zone 'utc' > '2000-01-01'::date),
@@ -26,7 +31,8 @@ WORDS = """
         check (time > '10:00'::time and precision > 1e5),
         unique (code, year), exclude using btree (i with =) where (open)
     );
-    create unique index code on t (upper(text) collate "C" text_pattern_ops) include (i) where open;
+    create unique index code on t (upper(text) collate "C" text_pattern_ops) include (i)
+        with (fillfactor = 50) where open;
     create unique index year on t (t text_pattern_ops, lower(btree))
 """
 DEFINITIONS = """
@@ -57,6 +63,6 @@ def test_the_columns_of_a_definition_are_those_of_the_catalogue_whatever_they_ar
         )
     ]
     said: Mapping[str, list[str]] = dict(source.execute(DEFINITIONS))
-    assert len(said) == 16
+    assert len(said) == 18
     found = {text: {column for column in columns if mentions_any(text, [column])} for text in said}
     assert found == {text: set(names) for text, names in said.items()}
