@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from connectors.interfaces import ChangeLog
@@ -90,3 +93,37 @@ def test_capture_begins_no_log_of_partitions_under_other_names_than_check_lets_t
         assert error.code == "publication-unfit"
         assert problem in error.message
         source.execute(f"drop publication {options.publication}")
+
+
+WAITING = (
+    "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = %s"
+)
+
+
+def test_what_the_stream_has_passed_before_others_see_it_is_known_by_the_look_that_waits_for_it(
+    new_source: Callable[..., Database], change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = new_source({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
+    source.grant_ownership()
+    source.execute(TREE)
+    install_triggers(source)
+    looking(monkeypatch, 3600)
+    running = RunningCapture(capture_options(source, change_log, partitions=Partitions.ROOT))
+    content = begun(change_log)
+    source.execute("insert into ev values (11, 11)")
+    content.wait(lambda c: c.ids("public.ev") == [11], "the first row")
+    with source.connect() as connection:
+        connection.execute("set synchronous_commit = on")
+        truncating = threading.Thread(target=connection.execute, args=("truncate ev1",))
+        truncating.start()
+        require(lambda: source.execute_as_admin(WAITING, ["IPC"]) == [(True,)], 20.0, what="its commit")
+        source.execute("insert into ev values (12, 12)")
+        content.wait(lambda c: c.ids("public.ev") == [11, 12], "what was committed behind it")
+        looking(monkeypatch, 0.1)
+        require(lambda: source.execute_as_admin(WAITING, ["Lock"]) == [(True,)], 20.0, what="a look")
+        looking(monkeypatch, 3600)
+        connection.cancel()
+        truncating.join()
+    source.execute("analyze ev1")
+    looking(monkeypatch, 0.1)
+    assert running.ended_with().code == "partition-truncated"

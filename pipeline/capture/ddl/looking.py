@@ -131,6 +131,8 @@ def look(
     entries = tuple(anchored)
     for xid in unseen(entries):
         wait_until_transaction_visible(session, xid, limit_s=VISIBLE_LIMIT_S)
+    if known_partitions(entries):
+        read_members(session, publication)  # waits for a TRUNCATE that the stream has and nobody sees yet
     if not is_tracked(entries):
         return _look_untracked(session, publication, entries, promoted=promoted, slot=slot)
     catalog = _read(session, publication, entries)

@@ -126,7 +126,7 @@ class Tracking:
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences, triggers_act=seen.triggers_act)
-        if not self._suspicions:
+        if not self._suspicions and not seen.differences:
             self._clear_at = at
 
     def confirmable(self, durable: Lsn) -> Lsn:
