@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
+from connectors.postgres.partitions import truncates
 from connectors.postgres.partitions.tree import read_members
 from connectors.postgres.session import Session, connect
 from pipeline.capture.ddl.looking import look
@@ -122,6 +124,25 @@ def test_a_partition_that_was_truncated_by_its_own_name_is_known_whoever_looked_
             assert {error.code for error in found.values()} <= {"partition-truncated"}
     finally:
         source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
+
+
+def test_the_wal_is_read_few_times_from_a_transaction_on_that_stays_open(
+    session: Session, source: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truncates, "_AT_ONCE", 1)
+    slot = f"slot_{source.name}"
+    source.execute_as_admin("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    executed = Mock(wraps=session.execute)
+    monkeypatch.setattr(session, "execute", executed)
+    try:
+        with source.connect(autocommit=False) as open_one:
+            open_one.execute("insert into filled values (1, 1)")
+            for _ in range(50):
+                source.execute("insert into ev1 values (1, 1); truncate ev1")
+            assert truncates.read_truncates(session, slot) == 50 * [frozenset({"public.ev1"})]
+    finally:
+        source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
+    assert executed.call_count < 60  # and not 103
 
 
 def test_an_emptied_partition_is_a_suspicion_until_the_whole_s_truncate_is_met(

@@ -26,9 +26,11 @@ _READ: Final = """
 """
 _AT_ONCE: Final = 20_000
 """The server keeps so many changes, or one transaction's, until it has all of them."""
+_AT_MOST: Final = 5_000_000
+"""It reads from the oldest transaction that was open on, each time anew: where that stays the same, more."""
 _END: Final = "select pg_current_wal_flush_lsn()::text"
 _IS_PAST: Final = """
-    select confirmed_flush_lsn >= %s::pg_lsn, confirmed_flush_lsn::text
+    select confirmed_flush_lsn >= %s::pg_lsn, confirmed_flush_lsn::text, restart_lsn::text
       from pg_replication_slots where slot_name = %s
 """
 _NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
@@ -63,12 +65,14 @@ def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
 def _read(session: Session, copy: str) -> Iterator[str]:
     """Up to what is in the WAL now."""
     (end,) = session.execute(_END).fetchone() or ("",)
-    before, is_past = "", False
+    count, at, oldest, is_past = _AT_ONCE, "", "", False
     while not is_past:
-        for (data,) in session.execute(_READ, [copy, end, _AT_ONCE, _STATEMENT]).fetchall():
+        for (data,) in session.execute(_READ, [copy, end, count, _STATEMENT]).fetchall():
             yield data
-        is_past, at = session.execute(_IS_PAST, [end, copy]).fetchone() or (True, "")
-        is_past, before = is_past or at == before, at
+        before, older = at, oldest
+        is_past, at, oldest = session.execute(_IS_PAST, [end, copy]).fetchone() or (True, "", "")
+        is_past = is_past or at == before
+        count = min(2 * count, _AT_MOST) if oldest == older else _AT_ONCE
 
 
 def tables_of_truncate(line: str) -> frozenset[str]:
