@@ -8,6 +8,9 @@ from connectors.postgres.catalog import list_tables
 from connectors.postgres.session import connect
 from pipeline.capture import definitions
 from pipeline.capture.replicas import Replicas
+from pipeline.config.limits import TableLimit
+from pipeline.config.model import Tables
+from pipeline.config.values import TablePattern
 from schemas.change import Change, Message, Operation
 from schemas.ddl.kinds import Policy
 from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
@@ -190,24 +193,36 @@ JOINING = """
 """
 
 
-def test_a_table_of_which_no_message_told_joins_with_its_owner_and_privileges(
-    roles: Roles, changing: Changing
-) -> None:
+def join(changing: Changing, roles: Roles, tables: Tables, rows: bytes) -> None:
+    """Of a table of which no message told."""
     begin(changing, roles, "s")
     changing.source.execute_as_admin(roles.fill(JOINING))
-    options = capture_options(changing.source, changing.made_log.log)
+    options = capture_options(changing.source, changing.made_log.log, tables=tables)
     with connect(changing.source.dsn, purpose="test") as session:
         (table,) = (each for each in list_tables(session, publication="changing") if each.name == "n")
-    join = definitions._read(options, table, Replicas(options)).join
-    contents = {JOIN_PREFIX: join.to_json(), JOIN_ROWS_PREFIX: b"1\t1\there\n"}
+    told = definitions._read(options, table, Replicas(options)).join
     changing.made_log.commit(
         *(
             Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
-            for prefix, content in contents.items()
+            for prefix, content in {JOIN_PREFIX: told.to_json(), JOIN_ROWS_PREFIX: rows}.items()
         )
     )
     with changing.replicating.running(policies=FOLLOWED):
         changing.replicating.wait_for(changing.made_log.lsn)
+
+
+def test_a_table_of_which_no_message_told_joins_with_its_owner_and_privileges(
+    roles: Roles, changing: Changing
+) -> None:
+    join(changing, roles, Tables(), b"1\t1\there\n")
     assert changing.replica.execute_as_admin("select * from s.n") == [(1, 1, "here")]
     if release("source") == release("replica"):
         assert written(changing.replica) == written(changing.source)
+
+
+def test_privileges_on_the_sequence_of_a_column_that_is_not_listed_are_none_of_the_replicas(
+    roles: Roles, changing: Changing
+) -> None:
+    limits = {TablePattern.parse("s.n"): TableLimit(columns=("id", "note"))}
+    join(changing, roles, Tables(limits=limits), b"1\there\n")
+    assert changing.replica.execute_as_admin("select * from s.n") == [(1, None, "here")]

@@ -179,9 +179,16 @@ def wanted(policies: Policies) -> bool:
 def leading(here: Rights, there: Rights, policies: Policies) -> list[Step]:
     """From what the replica has (`here`) to what the source has: of objects that both have."""
     both = sorted(here.objects.keys() & there.objects.keys(), key=_after_schemas)
-    found = [step for key in both for step in _of_object(key, here.objects[key], there.objects[key])]
+    pairs = [(key, here.objects[key], there.objects[key]) for key in both]
+    found = [step for key, held, told in pairs for step in _of_object(key, held, _of_its_parts(told, held))]
     found += _of_defaults(here, there)
     return _taken(found, policies)
+
+
+def _of_its_parts(there: State, here: State) -> State:
+    """Without sequences that the replica lacks: columns that are not listed have no identity there."""
+    own = [part.get("sequence") for part in here["part_acl"]]
+    return {**there, "part_acl": [part for part in there["part_acl"] if part.get("sequence") in (None, *own)]}
 
 
 def making(there: Rights, policies: Policies) -> list[Step]:
