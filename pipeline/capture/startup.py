@@ -289,12 +289,12 @@ class Startup:
         known = self._behind.known(tail, options.publication)
         with closing(self._take_walsender()) as second:  # ours streams
             require_same_server(sql, second)
-            source, _ = self._check_source(sql, second, tail, known)
+            source, _, _ = self._check_source(sql, second, tail, known)
             writer, chain = self._open_epoch(stream_id, tail, source)
-            source, sent_from = self._check_source(sql, second, tail, known)
+            source, sent_from, is_clear = self._check_source(sql, second, tail, known)
         resent = Resent(chain.tail, last_commit_lsn=tail.last_commit_lsn, sent_from=sent_from)
         writing = ChainWriter(writer, chain, source)
-        tracking = Tracking(sql, writing, options)
+        tracking = Tracking(sql, writing, options, clear_at=chain.tail.lsn if is_clear else ZERO)
         tracking.open()
         live = known.live_tables
         failpoint("capture.before_anchor")
@@ -326,9 +326,9 @@ class Startup:
 
     def _check_source(
         self, sql: Session, walsender: Walsender, tail: Follower, known: Known
-    ) -> tuple[SourceIdentity, Lsn]:
-        """P10, P11: the source as the next ANCHOR says it, and where the slot stands. What differs from what
-        schema messages told is looked for again once the stream comes."""
+    ) -> tuple[SourceIdentity, Lsn, bool]:
+        """P10, P11: the source as the next ANCHOR says it, where the slot stands, and whether nothing differs
+        from what schema messages told. What does is looked for again once the stream comes."""
         options = self._options
         system = self._check_system(walsender, tail)
         slot = slots.read_slot(sql, options.slot)
@@ -343,9 +343,8 @@ class Startup:
         assert slot is not None
         seen = look(sql, options.publication, known.entries, promoted=promoted, slot=options.slot)
         require_none_below(known.entries, new_partitions(known.entries, seen.entries), options.tables)
-        return SourceIdentity(
-            system.system_id, system.timeline, seen.entries
-        ), slot.confirmed_flush_lsn or ZERO
+        identity = SourceIdentity(system.system_id, system.timeline, seen.entries)
+        return identity, slot.confirmed_flush_lsn or ZERO, not seen.differences
 
     def _ask_witnesses(self, tail: Follower) -> Witnesses:
         options = self._options

@@ -11,6 +11,7 @@ from connectors.interfaces import ChangeLog
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Partitions
 from pipeline.dev.process import require
+from schemas.lsn import Lsn, format_lsn
 from tests.capturing import RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers
@@ -93,6 +94,21 @@ def test_capture_begins_no_log_of_partitions_under_other_names_than_check_lets_t
         assert error.code == "publication-unfit"
         assert problem in error.message
         source.execute(f"drop publication {options.publication}")
+
+
+def test_the_slot_goes_on_where_capture_begins_again_before_it_has_looked(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_triggers(source)
+    looking(monkeypatch, 3600)
+    with capturing(options):
+        content = begun(change_log)
+        source.execute("insert into ev values (3, 3)")
+        content.wait(lambda c: c.ids("public.ev") == [3], "the row")
+    with capturing(options):
+        confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
+        asked = [format_lsn(Lsn(content.committed[-1].end_lsn)), options.slot]
+        require(lambda: source.execute(confirmed, asked) == [(True,)], 20.0, what="the slot")
 
 
 WAITING = (

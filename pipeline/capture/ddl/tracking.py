@@ -69,9 +69,12 @@ class FollowedMessage:
 
 
 class Tracking:
-    """Of one connection. All of it is called in the thread that decodes."""
+    """Of one connection. All of it is called in the thread that decodes. `clear_at`: where the log ended when
+    a look found nothing."""
 
-    def __init__(self, session: Session, chain: ChainWriter, options: CaptureOptions) -> None:
+    def __init__(
+        self, session: Session, chain: ChainWriter, options: CaptureOptions, *, clear_at: Lsn = ZERO
+    ) -> None:
         self._session = session
         self._chain = chain
         self._options = options
@@ -83,7 +86,7 @@ class Tracking:
         self._told_by: dict[int, int] = {}
         self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
         self._has_partitions: tuple[tuple[str, ...], bool] = ((), False)
-        self._clear_at = ZERO
+        self._clear_at = clear_at
         self.looks_soon = False
 
     @property
