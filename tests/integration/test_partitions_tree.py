@@ -96,6 +96,7 @@ TRUNCATES = {
     "insert into ev values (1, 2); truncate ev1; insert into ev values (1, 3); vacuum analyze ev1": {"ev1"},
     "vacuum full ev1; analyze; insert into notes values (1, ': TRUNCATE: (no-flags)')": set(),
     "truncate ev; insert into ev values (1, 2); truncate ev1; analyze": {"ev1"},
+    "begin; alter table ev1 rename to x; truncate x; alter table x rename to ev1; commit": {"ev1"},
     "truncate ev1; analyze; truncate ev restart identity cascade; insert into ev values (1, 1)": set(),
     'truncate ev2, "Ev, 3" cascade; analyze': {"ev2_1", "Ev, 3"},
     "begin; truncate ev1; rollback; truncate notes; vacuum full": set(),
