@@ -109,6 +109,7 @@ def test_the_slot_goes_on_where_capture_begins_again_before_it_has_looked(
         confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = %s"
         asked = [format_lsn(Lsn(content.committed[-1].end_lsn)), options.slot]
         require(lambda: source.execute(confirmed, asked) == [(True,)], 20.0, what="the slot")
+    assert source.execute(confirmed, asked) == [(True,)]
 
 
 WAITING = (
