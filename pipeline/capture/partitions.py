@@ -10,12 +10,14 @@ one that is truncated by its own name. So an ANCHOR has an entry `part:` of each
     a known one is not there any more         → stop
     a known one has another file              → stop if the WAL has a TRUNCATE of it that none of the whole
         follows, or names neither and nothing has counted the file's rows since
+    a known one is unlogged, or is not any more        → stop: its rows were not in the stream meanwhile
+    one's rows were written anew, and no column added  → stop: ALTER TABLE … SET LOGGED does that
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from connectors.postgres.catalog import CatalogColumn
@@ -31,22 +33,30 @@ PREFIX = "part:"
 
 @dataclass(frozen=True, slots=True)
 class KnownMember:
-    """A member of a tree as an ANCHOR knows it."""
+    """A member of a tree as an ANCHOR knows it. unlogged: None where an earlier release wrote the ANCHOR."""
 
     oid: int
     root: int
     name: str
+    unlogged: bool | None = field(default=None, compare=False)
 
 
 def member_entry(member: Member | KnownMember) -> str:
-    """What an ANCHOR says of it: `part:oid:root:schema.name`."""
-    return f"{PREFIX}{member.oid}:{member.root}:{member.name}"
+    """What an ANCHOR says of it: `part:oid:root:schema.name`, and behind the root's OID `u` if it is
+    unlogged, `p` if not."""
+    persistence = {None: "", True: "u", False: "p"}[member.unlogged]
+    return f"{PREFIX}{member.oid}:{member.root}{persistence}:{member.name}"
 
 
 def known_members(entries: Iterable[str]) -> dict[int, KnownMember]:
     """By OID, the table at the top among them."""
     found = (entry.removeprefix(PREFIX).split(":", 2) for entry in entries if entry.startswith(PREFIX))
-    return {int(oid): KnownMember(int(oid), int(root), name) for oid, root, name in found}
+    return {int(oid): _known(int(oid), root, name) for oid, root, name in found}
+
+
+def _known(oid: int, root: str, name: str) -> KnownMember:
+    unlogged = root[-1] == "u" if root[-1] in "up" else None
+    return KnownMember(oid, int(root.rstrip("up")), name, unlogged)
 
 
 def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tuple[str, ...]:
@@ -119,6 +129,37 @@ def truncated(
     }
 
 
+def not_streamed(entries: Sequence[str], now: Iterable[Member]) -> dict[int, RefusedData]:
+    """By OID, what is raised for known partitions of which either then or now no rows come."""
+    known = known_members(entries)
+    return {
+        member.oid: partition_unlogged(member.name)
+        for member in now
+        if member.oid in known and known[member.oid].unlogged not in (None, member.unlogged)
+    }
+
+
+def written_anew(
+    entries: Sequence[str], current: Sequence[str], now: Sequence[Member], rewritten: Collection[str]
+) -> dict[int, RefusedData]:
+    """The same of those whose rows ALTER TABLE wrote anew, unless it may have added a column. `current`: what
+    the next ANCHOR is to say. `rewritten`: names."""
+    known, then, shapes = known_members(entries), anchored_shapes(entries), anchored_shapes(current)
+    found: dict[int, RefusedData] = {}
+    for member in with_other_files(entries, now):
+        oid, names = member.oid, {member.name}
+        names |= {known[oid].name} if oid in known else set()
+        of = oid if oid in then else member.root
+        if names & set(rewritten) and _columns(then.get(of)) == _columns(shapes.get(of)):
+            found[oid] = partition_unlogged(member.name)
+    return found
+
+
+def _columns(shape: str | None) -> str:
+    """The number of the newest one."""
+    return "" if shape is None else shape.split(":")[3]
+
+
 def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
     """The entries behind a TRUNCATE of the table at the top: its partitions have other files now."""
     known = tuple(entries)
@@ -148,7 +189,7 @@ def untold(
     """By OID, what is raised for partitions that came or went if no schema message tells of it. `truncates`:
     as `truncated` has them."""
     known, there = known_members(entries), {member.oid: member for member in now}
-    found = truncated(entries, now, truncates)
+    found = {**truncated(entries, now, truncates), **not_streamed(entries, now)}
     roots = {member.root for member in now}  # of one that left, rows may still come
     for oid, each in known.items():
         if oid not in there and each.root in roots:
@@ -195,6 +236,17 @@ def _attached(name: str, whole: str) -> RefusedData:
         code="partition-attached",
         hint="Where a table is published as a whole, partitions that have rows are followed only after"
         f" `keepstream schema install`; without it attach them empty. To go on, {BEGIN_ANEW}.",
+    )
+
+
+def partition_unlogged(name: str) -> RefusedData:
+    """PostgreSQL allows that, as only the table at the top is in the publication."""
+    return RefusedData(
+        f"partition {name} is unlogged or was for a while, and what was written to it meanwhile is not in the"
+        " stream",
+        code="partition-unlogged",
+        hint="Where a table is published as a whole, its partitions must stay logged. If it is unlogged, run"
+        f" `alter table only {name} set logged;` on the source. To go on, {BEGIN_ANEW}.",
     )
 
 

@@ -78,6 +78,18 @@ def test_a_truncated_and_analyzed_partition_is_known_after_a_restart_whatever_ca
     assert RunningCapture(options).ended_with().code == "partition-truncated"
 
 
+def test_a_partition_that_was_unlogged_for_a_moment_is_known_by_its_schema_messages(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_triggers(source)
+    looking(monkeypatch, 3600)
+    running = RunningCapture(options)
+    begun(change_log)
+    source.execute("begin; alter table ev1 set unlogged; alter table ev1 set logged; commit")
+    source.execute("analyze ev1")
+    assert running.ended_with().code == "partition-unlogged"
+
+
 UNFIT = {
     "ev1 with (publish_via_partition_root = true)": "lists public.ev1, a partition of public.ev, instead",
     "ev with (publish_via_partition_root = false)": "lists public.ev, and sends their rows under the names",

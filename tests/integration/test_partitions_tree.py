@@ -159,3 +159,45 @@ def test_an_emptied_partition_is_a_suspicion_until_the_whole_s_truncate_is_met(
     assert {oid: error.code for oid, error in seen.differences.items()} == {ev1: "partition-truncated"}
     assert look(session, NAME, seen.entries).differences.keys() == {ev1}
     assert not look(session, NAME, without_shapes_below(seen.entries, root)).differences
+
+
+UNLOGGED = [
+    "alter table ev1 set unlogged; analyze ev1",
+    "alter table ev1 set unlogged; insert into ev values (1, 2); alter table ev1 set logged; analyze ev1",
+    "create unlogged table ev4 partition of ev default; insert into ev values (1, 99);"
+    " alter table ev4 set logged; analyze ev4",
+]
+
+
+@pytest.mark.parametrize("statements", UNLOGGED)
+def test_rows_of_a_partition_that_was_not_in_the_wal_for_a_while_are_missed(
+    session: Session, source: Database, statements: str
+) -> None:
+    slot = f"slot_{source.name}"
+    source.execute_as_admin("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    try:
+        entries = published_now(session, NAME)
+        for statement in statements.split("; "):
+            source.execute(statement)
+        for known in (entries, look(session, NAME, entries, slot=slot).entries):
+            found = look(session, NAME, known, slot=slot).differences
+            assert [error.code for error in found.values()] == ["partition-unlogged"]
+    finally:
+        source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
+
+
+def test_an_anchor_that_says_of_no_partition_whether_it_is_unlogged_learns_it(
+    session: Session, source: Database
+) -> None:
+    source.execute("alter table ev1 set unlogged; analyze ev1")
+    entries = published_now(session, NAME)
+    (root,) = {member.root for member in read_members(session, NAME)}
+    older = [entry.replace(f":{root}u:", f":{root}:").replace(f":{root}p:", f":{root}:") for entry in entries]
+    assert set(older) != set(entries)
+    seen = look(session, NAME, older)
+    assert not seen.differences
+    assert set(seen.entries) == set(entries)
+    source.execute("alter table ev1 set logged; analyze ev1")
+    (error,) = look(session, NAME, seen.entries).differences.values()
+    assert error.code == "partition-unlogged"
+    assert "alter table only public.ev1 set logged" in error.hint

@@ -19,7 +19,7 @@ class Member:
 
     attached: it may have had rows before it was a partition, or before one of its parents was. empty: nothing
     was ever written to it since it was made or truncated. emptied: its file may be that of a TRUNCATE,
-    because no VACUUM, CLUSTER or ANALYZE has looked at that since.
+    because no VACUUM, CLUSTER or ANALYZE has looked at that since. unlogged: its rows are not in the WAL.
     """
 
     oid: int
@@ -30,6 +30,7 @@ class Member:
     empty: bool
     emptied: bool
     filenode: int
+    unlogged: bool
 
     @property
     def name(self) -> str:
@@ -63,7 +64,7 @@ _MEMBERS: Final = """
     )
     select t.oid::bigint, t.root::bigint, n.nspname, c.relname, t.attached,
            c.relkind <> 'r' or pg_relation_size(c.oid) = 0, c.relkind = 'r' and c.reltuples < 0,
-           c.relfilenode::bigint
+           c.relfilenode::bigint, c.relkind = 'r' and c.relpersistence = 'u'
       from tree t
       join pg_class c on c.oid = t.oid
       join pg_namespace n on n.oid = c.relnamespace

@@ -1,17 +1,20 @@
-"""What TRUNCATE has emptied, also of partitions whose rows a publication sends under the name of their whole.
+"""What TRUNCATE has emptied and ALTER TABLE written anew, also of partitions whose rows a publication sends
+under the name of their whole.
 
-pgoutput says nothing of a TRUNCATE of such a partition by its own name, but it stands in the WAL. So for a
-moment our slot is copied for `test_decoding`, another output plugin of PostgreSQL's own: that tells of each,
-from where our slot stands on. The copy goes with the session at the latest.
+pgoutput says nothing of a TRUNCATE of such a partition by its own name, but it stands in the WAL, and so do
+the rows that ALTER TABLE … SET LOGGED writes. So for a moment our slot is copied for `test_decoding`, another
+output plugin of PostgreSQL's own: that tells of each, from where our slot stands on. The copy goes with the
+session at the latest.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 
@@ -21,8 +24,18 @@ from schemas.identifiers import unquoted
 _COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
 _READ: Final = """
     select data
-      from pg_logical_slot_get_changes(%s, %s, %s, 'skip-empty-xacts', '1', 'include-xids', '0')
-     where data ~ %s
+      from pg_logical_slot_get_changes(%(copy)s, %(end)s, %(count)s,
+                                       'skip-empty-xacts', '1', 'include-xids', '0')
+     where data ~ %(statement)s
+"""
+# Rows that are written anew look like new ones: only how many there are with them and without tells.
+_COUNT: Final = """
+    select substring(data from '^(.*?): INSERT:'), count(*)
+      from pg_logical_slot_get_changes(%(copy)s, %(end)s, %(count)s,
+                                       'skip-empty-xacts', '1', 'include-xids', '0',
+                                       'include-rewrites', %(rewrites)s)
+     where data ~ %(statement)s
+     group by 1
 """
 _AT_ONCE: Final = 20_000
 """The server keeps so many changes, or one transaction's, until it has all of them."""
@@ -30,11 +43,12 @@ _AT_MOST: Final = 5_000_000
 """It reads from the oldest transaction that was open on, each time anew: where that stays the same, more."""
 _END: Final = "select pg_current_wal_flush_lsn()::text"
 _IS_PAST: Final = """
-    select confirmed_flush_lsn >= %s::pg_lsn, confirmed_flush_lsn::text, restart_lsn::text
-      from pg_replication_slots where slot_name = %s
+    select confirmed_flush_lsn >= %(end)s::pg_lsn, confirmed_flush_lsn::text, restart_lsn::text
+      from pg_replication_slots where slot_name = %(copy)s
 """
 _NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
 _STATEMENT: Final = rf"^table {_NAME}(, {_NAME})*: TRUNCATE: (\(no-flags\)|restart_seqs|cascade)"
+_INSERT: Final = rf"^table {_NAME}: INSERT:"
 _TABLE: Final = re.compile(r'("(?:[^"]|"")*"|[^\s".,:]+)\.("(?:[^"]|"")*"|[^\s".,:]+)')
 _CANNOT: Final = (
     psycopg.errors.UndefinedFile,  # the plugin
@@ -49,12 +63,38 @@ def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
     """Of each TRUNCATE that was committed behind what the slot's consumer has confirmed, in that order, the
     tables that it emptied, by their names of then, as `schema.table`. None: the server cannot tell. The
     session must be in autocommit."""
+    found = _read(session, slot, _READ, {"statement": _STATEMENT}, _end(session))
+    return None if found is None else [tables_of_truncate(data) for (data,) in found]
+
+
+def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:
+    """The tables of which ALTER TABLE wrote rows anew, as SET LOGGED does; else as `read_truncates`. VACUUM
+    FULL, CLUSTER and SET TABLESPACE copy them as they are, and do not count."""
+    end, counts = _end(session), Counter[str]()
+    for rewrites, sign in (("1", 1), ("0", -1)):
+        found = _read(session, slot, _COUNT, {"statement": _INSERT, "rewrites": rewrites}, end)
+        if found is None:
+            return None
+        for data, count in found:
+            counts[data] += sign * count
+    return frozenset[str]().union(*(tables_of_truncate(data) for data, count in counts.items() if count > 0))
+
+
+def _end(session: Session) -> str:
+    """Of the WAL of now."""
+    (end,) = session.execute(_END).fetchone() or ("",)
+    return str(end)
+
+
+def _read(
+    session: Session, slot: str, query: LiteralString, values: Mapping[str, str], end: str
+) -> list[tuple[Any, ...]] | None:
     copy = f"keepstream_truncates_{secrets.token_hex(8)}"
     with wrapped(f"looking for TRUNCATE behind slot {slot}"):
         try:
             session.execute(_COPY, [slot, copy])
             try:
-                return list(map(tables_of_truncate, _read(session, copy)))
+                return list(_read_copy(session, query, {**values, "copy": copy, "end": end}))
             finally:
                 with suppress(psycopg.Error):
                     session.execute("select pg_drop_replication_slot(%s)", [copy])
@@ -62,15 +102,15 @@ def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
             return None
 
 
-def _read(session: Session, copy: str) -> Iterator[str]:
-    """Up to what is in the WAL now."""
-    (end,) = session.execute(_END).fetchone() or ("",)
+def _read_copy(
+    session: Session, query: LiteralString, values: Mapping[str, str]
+) -> Iterator[tuple[Any, ...]]:
+    """Up to `end`."""
     count, at, oldest, is_past = _AT_ONCE, "", "", False
     while not is_past:
-        for (data,) in session.execute(_READ, [copy, end, count, _STATEMENT]).fetchall():
-            yield data
+        yield from session.execute(query, {**values, "count": count}).fetchall()
         before, older = at, oldest
-        is_past, at, oldest = session.execute(_IS_PAST, [end, copy]).fetchone() or (True, "", "")
+        is_past, at, oldest = session.execute(_IS_PAST, values).fetchone() or (True, "", "")
         is_past = is_past or at == before
         count = min(2 * count, _AT_MOST) if oldest == older else _AT_ONCE
 

@@ -30,7 +30,14 @@ from pipeline.capture.ddl.told import (
 )
 from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
 from pipeline.capture.limitednames import with_limited_name, without_limited_oid
-from pipeline.capture.partitions import KnownMember, known_members, with_member, without_member
+from pipeline.capture.partitions import (
+    KnownMember,
+    known_members,
+    known_partitions,
+    partition_unlogged,
+    with_member,
+    without_member,
+)
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     PREFIX,
@@ -133,6 +140,7 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
         return _after_new_partition(entries, change)
     if change.after is None:
         return without_member(_without_table(entries, told), told.oid)
+    _require_streamed(entries, change, told)
     before, state = change.before, change.after
     if before is None or publication in before["published"]:
         _require_published(entries, told, state, publication)
@@ -164,7 +172,7 @@ def _after_new_partition(entries: Entries, change: ObjectChange) -> Entries:
     shape = shape_of_state(change.oid, state)
     told = Told.of_shape(shape, *_name(state))
     entries = with_shape(with_told(entries, told), first_shape(shape))
-    return with_member(entries, KnownMember(told.oid, whole, told.qualified_name))
+    return with_member(entries, KnownMember(told.oid, whole, told.qualified_name, _is_unlogged(state)))
 
 
 def _require_told(change: ObjectChange, state: State) -> None:
@@ -180,13 +188,27 @@ def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
     if known is not None and known.root == told.oid and whole is None:
         return with_member(entries, _as_whole(told))
     if whole is not None:
-        return with_member(entries, KnownMember(told.oid, whole, told.qualified_name))
+        unlogged = _is_unlogged(state) if known is None or known.root == told.oid else known.unlogged
+        return with_member(entries, KnownMember(told.oid, whole, told.qualified_name, unlogged))
     if known is None:
         return entries
     entries = without_member(entries, told.oid)
     if told.oid not in named_tables(entries):
         return _without_table(entries, told)
     return with_member(entries, _as_whole(told)) if state["kind"] == "p" else entries
+
+
+def _is_unlogged(state: State) -> bool:
+    return bool(state["kind"] == "r" and state["persistence"] == "u")
+
+
+def _require_streamed(entries: Entries, change: ObjectChange, told: Told) -> None:
+    """Raises RefusedData (`partition-unlogged`)."""
+    before, after = change.before, change.after
+    if told.oid not in known_partitions(entries) or before is None or after is None:
+        return
+    if _is_unlogged(before) != _is_unlogged(after):
+        raise partition_unlogged(told.qualified_name)
 
 
 def _as_whole(told: Told) -> KnownMember:

@@ -16,7 +16,7 @@ from typing import Final
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_members
-from connectors.postgres.partitions.truncates import read_truncates
+from connectors.postgres.partitions.truncates import read_rewritten, read_truncates
 from connectors.postgres.publication import ListedTable, PublishedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
@@ -54,11 +54,13 @@ from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import PREFIX as PARTITION_PREFIX
 from pipeline.capture.partitions import (
     known_partitions,
+    not_streamed,
     truncated,
     untold,
     with_member,
     with_other_files,
     without_member,
+    written_anew,
 )
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
@@ -195,11 +197,15 @@ def _with_truncated(
     current: tuple[str, ...],
     slot: str | None,
 ) -> Seen:
-    """A partition that is as a TRUNCATE leaves it stays as it was known until the stream has told of that."""
+    """A partition that is as a TRUNCATE leaves it stays as it was known until the stream has told of that,
+    and so does one whose rows were not in the WAL."""
     if not known_partitions(entries):
         return Seen(current, {})
     members = read_members(session, publication)
     differences = truncated(entries, members, _truncates(session, slot, entries, members))
+    if slot is not None and with_other_files(entries, members):
+        differences |= written_anew(entries, current, members, read_rewritten(session, slot) or ())
+    differences |= not_streamed(entries, members)
     shapes, known = anchored_shapes(entries), known_partitions(entries)
     for oid in differences:
         current = without_shape(current, oid)
