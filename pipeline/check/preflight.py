@@ -134,7 +134,13 @@ class Preflight:
     def _look_at_tables(self, session: Session, seen: _SeenTables, role: Role) -> Iterator[Finding]:
         source, publication, established = self._config.source, seen.publication, seen.established
         yield from check_tables(
-            seen.tables, seen.selection, publication, role, chosen=source.tables, established=established
+            seen.tables,
+            seen.selection,
+            publication,
+            role,
+            chosen=source.tables,
+            by_root=seen.by_root,
+            established=established,
         )
         left = self._left(seen.tables, publication) if publication is not None and established else ()
         yield from check_left(left)

@@ -33,6 +33,7 @@ def check_tables(
     role: Role,
     *,
     chosen: Tables,
+    by_root: bool,
     established: bool,
 ) -> Iterator[Finding]:
     """Privileges, policies, and tables that no stream carries.
@@ -42,10 +43,12 @@ def check_tables(
     yield _count(selection, publication)
     yield from _unreadable(selection, role, established=established)
     yield from _row_security(selection, role, established=established)
+    tops = {table.oid: table for table in tables} if by_root else {}
     for table in tables:
-        reason = table.uncarried_reason
-        if reason is not None and chosen.selects(table.schema, table.name):
-            yield _uncarried(table, reason)
+        reason, whole = table.uncarried_reason, tops.get(table.root)
+        at = whole if whole is not None else table
+        if reason is not None and chosen.selects(at.schema, at.name):
+            yield _uncarried(table, reason, whole)
 
 
 def check_identities(
@@ -161,7 +164,8 @@ def _row_security(selection: Selection, role: Role, *, established: bool) -> Ite
         )
 
 
-def _uncarried(table: Table, reason: str) -> Finding:
+def _uncarried(table: Table, reason: str, whole: Table | None) -> Finding:
+    """`whole`: under whose name its rows would come."""
     name = table.qualified_name
     if table.schema == OWN_SCHEMA:
         return SOURCE.warning(
@@ -180,7 +184,7 @@ def _uncarried(table: Table, reason: str) -> Finding:
                 "keeps everybody from it while all its rows are written anew:"
                 f" alter table only {_table(table)} set logged;"
             )
-            + f"\n{_leaving_out(table)}",
+            + f"\n{_leaving_out(whole or table)}",
         )
     if table.kind is TableKind.FOREIGN:
         return SOURCE.warning("table-foreign", name, "is a foreign table: its rows are not in the stream")

@@ -170,6 +170,20 @@ def test_a_key_with_a_stored_generated_column_is_helped_by_keyless_full(owning: 
     )
 
 
+def test_an_unlogged_partition_of_a_whole_is_named_where_the_whole_is_chosen(
+    owning: Database, log: Path
+) -> None:
+    owning.execute(
+        "create table ev (id int primary key) partition by range (id);"
+        " create unlogged table ev1 partition of ev default"
+    )
+    more = "  partitions: root\n  tables: {include: [public.ev]}\n"
+    found = by_code(preflight(configure(owning.dsn, log, more=more)))["table-unlogged"]
+    assert found.subject == "public.ev1"
+    assert 'alter table only "public"."ev1" set logged;\n' in found.fix
+    assert found.fix.endswith("source.tables.exclude: ['public.ev']")
+
+
 def test_what_the_stream_cannot_carry_is_named(owning: Database, log: Path) -> None:
     owning.execute(f"{CUSTOMER}; create unlogged table scratch (id int primary key)")
     owning.execute("create materialized view report as select 1 as x; create sequence number")
