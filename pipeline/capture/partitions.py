@@ -22,6 +22,7 @@ from itertools import chain
 
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.partitions.tree import Member
+from connectors.postgres.partitions.truncates import Truncate
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import PREFIX as SHAPE_PREFIX
@@ -108,20 +109,22 @@ def with_other_files(entries: Sequence[str], now: Iterable[Member]) -> list[Memb
 
 
 def truncated(
-    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[frozenset[str]] = ()
+    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[Truncate] = ()
 ) -> dict[int, RefusedData]:
     """By OID, what is raised for partitions with another file than before if no TRUNCATE explains that.
-    `truncates`: the tables of each TRUNCATE since then, in order. Of one of a partition by its own name
-    nothing else tells but its file, until ANALYZE or the whole's."""
+    `truncates`: each since then, in order. Of one of a partition by its own name nothing else tells but its
+    file, until ANALYZE or the whole's. It may have had another name only then."""
     shapes, known = anchored_shapes(entries), known_members(entries)
     names = {oid: {each.name} for oid, each in known.items()}
     for member in now:
         names.setdefault(member.oid, set()).add(member.name)
     changed = with_other_files(entries, now)
     alone: dict[int, bool] = {}
-    for tables in truncates:
-        named = (each for each in changed if names[each.oid] & tables)
-        alone |= {each.oid: not names[each.root] & tables for each in named}
+    for truncate in truncates:
+        tables, of = truncate.tables, truncate.xid if truncate.names_lost else None
+        for each in changed:
+            if names[each.oid] & tables or (of is not None and each.may_be_emptied_by(of)):
+                alone[each.oid] = not names[each.root] & tables
     return {
         member.oid: _truncated(member.name)
         for member in changed
@@ -184,7 +187,7 @@ def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
 
 
 def untold(
-    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[frozenset[str]] = ()
+    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[Truncate] = ()
 ) -> dict[int, RefusedData]:
     """By OID, what is raised for partitions that came or went if no schema message tells of it. `truncates`:
     as `truncated` has them."""

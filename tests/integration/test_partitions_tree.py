@@ -96,7 +96,11 @@ TRUNCATES = {
     "insert into ev values (1, 2); truncate ev1; insert into ev values (1, 3); vacuum analyze ev1": {"ev1"},
     "vacuum full ev1; analyze; insert into notes values (1, ': TRUNCATE: (no-flags)')": set(),
     "truncate ev; insert into ev values (1, 2); truncate ev1; analyze": {"ev1"},
-    "begin; alter table ev1 rename to x; truncate x; alter table x rename to ev1; commit": {"ev1"},
+    "begin; alter table ev1 rename to x; truncate x; alter table x rename to ev1; commit; analyze ev1": {
+        "ev1"
+    },
+    "alter table ev1 rename to x; truncate x; alter table x rename to ev1; analyze ev1": {"ev1"},
+    "vacuum full ev1; create table x (id int); truncate x; drop table x; vacuum full ev2_1; analyze": set(),
     "truncate ev1; analyze; truncate ev restart identity cascade; insert into ev values (1, 1)": set(),
     'truncate ev2, "Ev, 3" cascade; analyze': {"ev2_1", "Ev, 3"},
     "begin; truncate ev1; rollback; truncate notes; vacuum full": set(),
@@ -140,7 +144,8 @@ def test_the_wal_is_read_few_times_from_a_transaction_on_that_stays_open(
             open_one.execute("insert into filled values (1, 1)")
             for _ in range(50):
                 source.execute("insert into ev1 values (1, 1); truncate ev1")
-            assert truncates.read_truncates(session, slot) == 50 * [frozenset({"public.ev1"})]
+            found = truncates.read_truncates(session, slot) or []
+            assert [truncate.tables for truncate in found] == 50 * [frozenset({"public.ev1"})]
     finally:
         source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
     assert executed.call_count < 60  # and not 103

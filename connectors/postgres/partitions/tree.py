@@ -20,6 +20,7 @@ class Member:
     attached: it may have had rows before it was a partition, or before one of its parents was. empty: nothing
     was ever written to it since it was made or truncated. emptied: its file may be that of a TRUNCATE,
     because no VACUUM, CLUSTER or ANALYZE has looked at that since. unlogged: its rows are not in the WAL.
+    frozen, xmin: the oldest transaction that may be in its file, and the last one that altered it (32 bits).
     """
 
     oid: int
@@ -31,11 +32,21 @@ class Member:
     emptied: bool
     filenode: int
     unlogged: bool
+    frozen: int
+    xmin: int
 
     @property
     def name(self) -> str:
         """`schema.table`."""
         return f"{self.schema}.{self.table}"
+
+    def may_be_emptied_by(self, xid: int) -> bool:
+        """Whether its file may be that of a TRUNCATE in this transaction (32 bits)."""
+        return xid == self.xmin or (_is_upto(self.frozen, xid) and _is_upto(xid, self.xmin))
+
+
+def _is_upto(xid: int, other: int) -> bool:
+    return (other - xid) % (1 << 32) < 1 << 31
 
 
 # A column's row gets its default in the command that makes the table, together with that of the default.
@@ -64,7 +75,8 @@ _MEMBERS: Final = """
     )
     select t.oid::bigint, t.root::bigint, n.nspname, c.relname, t.attached,
            c.relkind <> 'r' or pg_relation_size(c.oid) = 0, c.relkind = 'r' and c.reltuples < 0,
-           c.relfilenode::bigint, c.relkind = 'r' and c.relpersistence = 'u'
+           c.relfilenode::bigint, c.relkind = 'r' and c.relpersistence = 'u',
+           c.relfrozenxid::text::bigint, c.xmin::text::bigint
       from tree t
       join pg_class c on c.oid = t.oid
       join pg_namespace n on n.oid = c.relnamespace

@@ -14,6 +14,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -23,7 +24,7 @@ from schemas.identifiers import unquoted
 
 _COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
 _READ: Final = """
-    select data
+    select data, xid::text::bigint
       from pg_logical_slot_get_changes(%(copy)s, %(end)s, %(count)s,
                                        'skip-empty-xacts', '1', 'include-xids', '0')
      where data ~ %(statement)s
@@ -46,6 +47,12 @@ _IS_PAST: Final = """
     select confirmed_flush_lsn >= %(end)s::pg_lsn, confirmed_flush_lsn::text, restart_lsn::text
       from pg_replication_slots where slot_name = %(copy)s
 """
+_NAMED: Final = """
+    select name from (select n.nspname || '.' || c.relname as name
+                        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                       where c.relkind in ('r', 'p', 'f')) named
+     where name = any (%s)
+"""
 _NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
 _STATEMENT: Final = rf"^table {_NAME}(, {_NAME})*: TRUNCATE: (\(no-flags\)|restart_seqs|cascade)"
 _INSERT: Final = rf"^table {_NAME}: INSERT:"
@@ -59,12 +66,27 @@ _CANNOT: Final = (
 )
 
 
-def read_truncates(session: Session, slot: str) -> list[frozenset[str]] | None:
-    """Of each TRUNCATE that was committed behind what the slot's consumer has confirmed, in that order, the
-    tables that it emptied, by their names of then, as `schema.table`. None: the server cannot tell. The
-    session must be in autocommit."""
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """tables: that it emptied, by their names of then, as `schema.table`. xid: its transaction (32 bits).
+    names_lost: no table has one of the names now."""
+
+    tables: frozenset[str]
+    xid: int
+    names_lost: bool = False
+
+
+def read_truncates(session: Session, slot: str) -> list[Truncate] | None:
+    """Each that was committed behind what the slot's consumer has confirmed, in that order. None: the server
+    cannot tell. The session must be in autocommit."""
     found = _read(session, slot, _READ, {"statement": _STATEMENT}, _end(session))
-    return None if found is None else [tables_of_truncate(data) for (data,) in found]
+    if found is None:
+        return None
+    truncates = [Truncate(tables_of_truncate(data), xid) for data, xid in found]
+    names = frozenset[str]().union(*(each.tables for each in truncates))
+    with wrapped("reading names of tables"):
+        lost = names - {name for (name,) in session.execute(_NAMED, [sorted(names)])}
+    return [replace(each, names_lost=bool(each.tables & lost)) for each in truncates]
 
 
 def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:

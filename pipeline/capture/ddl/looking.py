@@ -16,7 +16,7 @@ from typing import Final
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_members
-from connectors.postgres.partitions.truncates import read_rewritten, read_truncates
+from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
 from connectors.postgres.publication import ListedTable, PublishedTable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
@@ -216,7 +216,7 @@ def _with_truncated(
 
 def _truncates(
     session: Session, slot: str | None, entries: tuple[str, ...], members: Sequence[Member]
-) -> list[frozenset[str]]:
+) -> list[Truncate]:
     changed = with_other_files(entries, members) if slot is not None else []
     if slot is None or not changed:
         return []
