@@ -100,6 +100,8 @@ TRUNCATES = {
         "ev1"
     },
     "alter table ev1 rename to x; truncate x; alter table x rename to ev1; analyze ev1": {"ev1"},
+    "create table ev4 partition of ev default; insert into ev values (1, 99);"
+    " alter table ev add g int generated always as (id) stored; analyze": set(),
     "vacuum full ev1; create table x (id int); truncate x; drop table x; vacuum full ev2_1; analyze": set(),
     "truncate ev1; analyze; truncate ev restart identity cascade; insert into ev values (1, 1)": set(),
     'truncate ev2, "Ev, 3" cascade; analyze': {"ev2_1", "Ev, 3"},
