@@ -55,9 +55,7 @@ class _Complaints(logging.Handler):
         for argument in record.args if isinstance(record.args, tuple) else ():
             if isinstance(argument, _LOGIN_REFUSED):
                 self._refused = (_text(argument), time.monotonic())
-            elif isinstance(argument, errors.RequestTimedOutError) and self.last(
-                time.monotonic() - _COMPLAINT_S
-            ):
+            elif _is_cut_off(argument) and self.last(time.monotonic() - _COMPLAINT_S):
                 continue  # the last of several tries, cut off by our deadline: the tries before it say more
             elif isinstance(argument, Exception) and not isinstance(argument, errors.KafkaTimeoutError):
                 self._said = (_text(argument), time.monotonic())
@@ -71,6 +69,12 @@ class _Complaints(logging.Handler):
     def refusal(self, since: float) -> str:
         """Why a login was refused; empty unless one was since then. A timeout of ours can have hidden it."""
         return self._refused[0] if self._refused[1] >= since else ""
+
+
+def _is_cut_off(argument: object) -> bool:
+    if isinstance(argument, errors.KafkaConnectionError):
+        return "timed out" in str(argument)
+    return isinstance(argument, errors.RequestTimedOutError)
 
 
 _complaints = _Complaints()

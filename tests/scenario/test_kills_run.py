@@ -153,8 +153,7 @@ def test_a_frozen_capture_is_replaced_and_does_no_harm_when_it_wakes(world: Worl
     world.kill("run")
     world.ensure("apply", "standby")
     frozen = world.start("capture")
-    for _ in range(20):
-        world.workload.step()
+    world.step_until(lambda: "log continued" in frozen.output, "its epoch", 30)
     frozen.process.send_signal(signal.SIGSTOP)
     for _ in range(10):
         world.workload.step()
@@ -163,8 +162,8 @@ def test_a_frozen_capture_is_replaced_and_does_no_harm_when_it_wakes(world: Worl
     frozen.process.send_signal(signal.SIGCONT)
     world.step_until(lambda: "standing by" in frozen.output, "the woken one's standing by", 30)
     world.check()
-    replacing.kill()
     epochs = world.log.epochs
+    replacing.kill()
     world.step_until(lambda: world.log.epochs > epochs, "the standby's turn", 30)
     world.check()
     assert frozen.end() == 0
