@@ -14,9 +14,10 @@ from psycopg import sql
 
 import pipeline.copy.replica
 from connectors.postgres import snapshot, visibility
+from connectors.postgres.copy_run import begin_run, complete_run
 from connectors.postgres.session import connect
 from pipeline.copy import CopyOptions, CopyProgress, copy_replica
-from schemas.lsn import Position
+from schemas.lsn import Lsn, Position
 from tests.fix_postgres import Database
 
 STREAM = uuid.UUID(int=7).bytes
@@ -152,3 +153,18 @@ def source_as_of_snapshots(source: Database, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.copy.replica, "export_snapshot", observed)
         yield seen
+
+
+def begin_following(replica: Database) -> None:
+    """As after a first copy of pipeline `crm`, at LSN 1."""
+    with connect(replica.dsn, purpose="test") as session:
+        run = begin_run(
+            session,
+            "crm",
+            stream=bytes(16),
+            initial="copy",
+            place="",
+            application="none",
+            require_empty=lambda: None,
+        )
+        complete_run(session, run, Position(Lsn(1)), place="")

@@ -59,3 +59,8 @@ def limiting(source: Database, log: ChangeLog, **limits: TableLimit) -> CaptureO
     """A capture that makes a publication of tables of `public`."""
     patterns = {TablePattern.parse(f"public.{table}"): limit for table, limit in limits.items()}
     return capture_options(source, log, keyless=Keyless.FULL, tables=Tables(limits=patterns))
+
+
+def told(pipeline: Pipeline) -> str:
+    """All events of the log, a JSON text a line."""
+    return pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout

@@ -13,7 +13,6 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog import list_tables
-from connectors.postgres.copy_run import begin_run, complete_run
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import connect
 from connectors.postgres.stream import Batch, SlotStream
@@ -25,8 +24,9 @@ from pipeline.dev.process import require
 from pipeline.selection import EXCLUDED
 from schemas.change import Message
 from schemas.errors import RetryLater
-from schemas.lsn import Lsn, Position
+from schemas.lsn import Lsn
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
+from tests.copying import begin_following
 from tests.fix_postgres import Database
 from tests.postgres_releases import needs_release
 from tests.tracked import install_triggers
@@ -344,17 +344,7 @@ def test_a_table_of_the_name_joins_only_behind_every_transaction_from_before_the
 def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_rows(
     source: Database, replica: Database, options: CaptureOptions, change_log: ChangeLog
 ) -> None:
-    with connect(replica.dsn, purpose="test") as session:
-        run = begin_run(
-            session,
-            "crm",
-            stream=bytes(16),
-            initial="copy",
-            place="",
-            application="test",
-            require_empty=lambda: None,
-        )
-        complete_run(session, run, Position(Lsn(1)), place="")
+    begin_following(replica)
     standby = FollowingReplica(replica.dsn, Initial.COPY)
     with capturing(replace(options, replicas={"standby": standby})) as running:
         content = begun(change_log)

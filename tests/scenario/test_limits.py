@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fix_pipeline import Pipeline
-from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows
+from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows, told
 from tests.tracked import install_triggers
 
 
@@ -30,7 +30,7 @@ def test_a_replica_has_what_the_publications_column_list_names_and_null_elsewher
     assert rows(pipeline, "select count(*), count(name), count(secret) from person") == [(500, 500, 0)]
     assert rows(pipeline, "select name from person where id in (11, 12)") == [("renamed",)]
     assert rows(pipeline, "select * from plain order by id") == [(1, "kept"), (2, "kept")]
-    events = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
+    events = told(pipeline)
     assert "renamed" in events
     assert "secret new" not in events
 
@@ -67,9 +67,9 @@ def test_schema_changes_of_columns_that_are_listed_and_of_others_are_followed(
     ]
     assert rows(pipeline, "select count(*), num_nulls(d, e, r) from person group by 2") == [(502, 3)]
     assert rows(pipeline, "select to_regclass('person_primary__key') is not null") == [(True,)]
-    told = pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
-    assert "renamed!" in told
-    assert "made up" not in told
+    events = told(pipeline)
+    assert "renamed!" in events
+    assert "made up" not in events
 
 
 def test_capture_goes_on_after_ddl_of_columns_that_are_not_listed_and_the_table_can_be_mended(

@@ -6,7 +6,7 @@ import os
 import signal
 
 from tests.fix_pipeline import Pipeline
-from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows
+from tests.limited import LISTED, ORDERS, PEOPLE, publish, rows, told
 from tests.tracked import install_triggers
 
 
@@ -52,8 +52,7 @@ def test_a_row_that_comes_into_the_filter_without_all_of_its_values_stops_captur
     capture = pipeline.start("capture")
     pipeline.until(lambda: "log begun" in capture.output, "the log")
     pipeline.source.execute("update t set id = 102 where id = 2")
-    tail = ("events", "tail", "--json", "--no-follow", "--from", "start")
-    pipeline.until(lambda: '"short"' in pipeline.run(*tail).stdout, "the row that is whole")
+    pipeline.until(lambda: '"short"' in told(pipeline), "the row that is whole")
     pipeline.source.execute("update t set id = 101 where id = 1")
     assert capture.wait(30) == 4
     assert "error[row-incomplete]: an UPDATE of public.t brought a row into" in capture.output
@@ -167,10 +166,6 @@ WHOLE = """
     insert into t values (101, 15, 'hidden')
 """
 LIMITED_PARTS = {"public.t": {"where": "id < 100"}, "public.p": {"columns": ["id", "d"]}}
-
-
-def told(pipeline: Pipeline) -> str:
-    return pipeline.run("events", "tail", "--json", "--no-follow", "--from", "start").stdout
 
 
 def refused_part(pipeline: Pipeline, part: str, statement: str) -> str:

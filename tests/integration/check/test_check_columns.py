@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.postgres import progress
-from connectors.postgres.copy_run import begin_run, complete_run
-from connectors.postgres.session import connect
 from schemas.finding import Severity
-from schemas.lsn import Lsn, Position
 from tests.checking import by_code, configure, errors, preflight, uncommented
+from tests.copying import begin_following
 from tests.fix_postgres import Database
 from tests.postgres_releases import needs_release
 
@@ -117,22 +114,6 @@ def test_what_a_domain_of_a_prepared_replica_would_round_is_an_error_with_its_sq
     assert errors(preflight(config)) == []
 
 
-def follow(replica: Database) -> None:
-    """As after a first copy."""
-    with connect(replica.dsn, purpose="test") as session:
-        progress.install(session)
-        run = begin_run(
-            session,
-            "crm",
-            stream=bytes(16),
-            initial="copy",
-            place="",
-            application="none",
-            require_empty=lambda: None,
-        )
-        complete_run(session, run, Position(Lsn(1)), place="")
-
-
 def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_that_is_behind_is_not(
     owning: Database, replica: Database, log: Path
 ) -> None:
@@ -147,7 +128,7 @@ def test_a_replica_that_follows_and_was_altered_to_round_is_an_error_that_one_th
     replica.execute(schema)
     config = configure(owning.dsn, log, replica.dsn)
     owning.execute("create publication keepstream_crm for table deal")
-    follow(replica)
+    begin_following(replica)
 
     def unfit() -> list[str]:
         findings = preflight(config)
@@ -201,7 +182,7 @@ def test_an_enum_of_a_replica_that_follows_is_warned_of_before_a_row_or_a_table_
         "create table t (id int primary key, mood mood); create table u (id int primary key, m moods)"
     )
     replica.execute(f"create type mood as enum ('b'); {followed}")
-    follow(replica)
+    begin_following(replica)
     config = configure(owning.dsn, log, replica.dsn)
     (found,) = [found for found in preflight(config) if found.code == "replica-schema"]
     assert (found.severity, found.subject) == (Severity.WARNING, 'enum "public"."mood"')
@@ -216,7 +197,7 @@ def test_an_enum_that_no_table_of_the_replica_s_needs_may_lack_labels(
     owning.execute("create type mood as enum ('a', 'b'); create type far as enum ('x')")
     owning.execute("create table t (id int primary key, mood mood, far far)")
     replica.execute("create type mood as enum ('b'); create table t (id int primary key, mood text)")
-    follow(replica)
+    begin_following(replica)
     assert "replica-schema" not in by_code(preflight(configure(owning.dsn, log, replica.dsn)))
 
 
