@@ -82,7 +82,7 @@ def read_truncates(session: Session, slot: str) -> list[Truncate] | None:
     found = _read(session, slot, _READ, {"statement": _STATEMENT}, _end(session))
     if found is None:
         return None
-    truncates = [Truncate(tables_of_truncate(data), xid) for data, xid in found]
+    truncates = [Truncate(tables_of_line(data), xid) for data, xid in found]
     names = frozenset[str]().union(*(each.tables for each in truncates))
     with wrapped("reading names of tables"):
         lost = names - {name for (name,) in session.execute(_NAMED, [sorted(names)])}
@@ -99,7 +99,7 @@ def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:
             return None
         for data, count in found:
             counts[data] += sign * count
-    return frozenset[str]().union(*(tables_of_truncate(data) for data, count in counts.items() if count > 0))
+    return frozenset[str]().union(*(tables_of_line(data) for data, count in counts.items() if count > 0))
 
 
 def _end(session: Session) -> str:
@@ -112,7 +112,7 @@ def _read(
     session: Session, slot: str, query: LiteralString, values: Mapping[str, str], end: str
 ) -> list[tuple[Any, ...]] | None:
     copy = f"keepstream_truncates_{secrets.token_hex(8)}"
-    with wrapped(f"looking for TRUNCATE behind slot {slot}"):
+    with wrapped(f"reading the WAL behind slot {slot}"):
         try:
             session.execute(_COPY, [slot, copy])
             try:
@@ -137,7 +137,7 @@ def _read_copy(
         count = min(2 * count, _AT_MOST) if oldest == older else _AT_ONCE
 
 
-def tables_of_truncate(line: str) -> frozenset[str]:
+def tables_of_line(line: str) -> frozenset[str]:
     """Of `test_decoding`'s line, which begins with them."""
     found, at = set(), len("table ")
     while (table := _TABLE.match(line, at)) is not None:
