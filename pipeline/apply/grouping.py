@@ -57,7 +57,7 @@ class Brakes:
 
 
 @dataclass(slots=True)
-class _Gathered:
+class _Forming:
     """Whole transactions that may be one group. `barrier`: the only one is one."""
 
     wholes: list[Whole]
@@ -66,7 +66,7 @@ class _Gathered:
     barrier: bool
 
     @classmethod
-    def beginning_with(cls, first: Whole) -> _Gathered:
+    def beginning_with(cls, first: Whole) -> _Forming:
         barrier = not first.plain and is_barrier(first.changes)
         return cls([first], first.transaction.change_count, len(first.transaction.changes), barrier)
 
@@ -160,7 +160,7 @@ class Planner:
         self.backlog = Backlog(position)
         self.standing: Position | None = None
         self._anchor: Standing | None = None
-        self._following: _Gathered | None = None
+        self._following: _Forming | None = None
         self.unfinished: Part | None = None
         self._singles = 0
 
@@ -182,7 +182,7 @@ class Planner:
         first = next(items, None)
         if first is None:
             return []
-        self._following = found = _Gathered.beginning_with(first)
+        self._following = found = _Forming.beginning_with(first)
         found.extend(items, limits, stops=lambda _: False)
         return found.wholes
 
@@ -304,14 +304,14 @@ class Planner:
         end = _after(last, last.position, brakes)
         return Group(tuple(group.wholes), end, group.barrier, group.changes, group.size_bytes)
 
-    def _group_from(self, first: Whole, brakes: Brakes, limits: Limits) -> _Gathered:
+    def _group_from(self, first: Whole, brakes: Brakes, limits: Limits) -> _Forming:
         """Alone when caught up. Looks no further than it must: the backlog can be long."""
         following, self._following = self._following, None
         braked = brakes != Brakes()
         if self._singles or not self._is_behind():
-            return _Gathered.beginning_with(first)
+            return _Forming.beginning_with(first)
         if following is None or braked or following.wholes[0] is not first or not following.is_within(limits):
-            following = _Gathered.beginning_with(first)
+            following = _Forming.beginning_with(first)
         elif following.changes >= READY_CHANGES:
             return following
         following.extend(

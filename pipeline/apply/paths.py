@@ -40,8 +40,8 @@ from schemas.netchange import NotNettable
 logger = logging.getLogger("keepstream.apply")
 
 
-def set_changes(environment: Mapping[str, str]) -> int:
-    """`SET_CHANGES` there. Raises UsageError (`variable-invalid`)."""
+def least_set_changes(environment: Mapping[str, str]) -> int:
+    """`LEAST_SET_CHANGES` there. Raises UsageError (`variable-invalid`)."""
     text = environment.get("KEEPSTREAM_SET_CHANGES", "100")
     if not re.fullmatch("[1-9][0-9]{0,8}", text):
         raise UsageError(
@@ -52,7 +52,7 @@ def set_changes(environment: Mapping[str, str]) -> int:
     return int(text)
 
 
-SET_CHANGES = set_changes(os.environ)
+LEAST_SET_CHANGES = least_set_changes(os.environ)
 """So many changes of one table are worth the round trips that sets take. Tests set the variable, so that
 small transactions go as sets, too."""
 HUGE_BYTES = 4 * 1024 * 1024
@@ -144,8 +144,8 @@ class Paths:
         replica nothing. Raises RefusedData (`frame-format`)."""
         ready = Slice()
         ready.take(transactions, 0)
-        for table, gathered in ready.by_table().items() if ready.changes >= SET_CHANGES else ():
-            if gathered.goes_as_sets(SET_CHANGES) and self._writer.knows_set_plan(table):
+        for table, gathered in ready.by_table().items() if ready.changes >= LEAST_SET_CHANGES else ():
+            if gathered.goes_as_sets(LEAST_SET_CHANGES) and self._writer.knows_set_plan(table):
                 plan = self._writer.set_plan(table)
                 if plan is not None:
                     with contextlib.suppress(NotNettable):
@@ -193,7 +193,7 @@ class Paths:
         if not self._gathered.runs:
             return
         gathered, self._gathered = self._gathered, Slice()
-        if gathered.changes < SET_CHANGES:
+        if gathered.changes < LEAST_SET_CHANGES:
             self._settle()
             self._send_singly(gathered.decoded())
             return
@@ -257,7 +257,7 @@ class Paths:
         versions = Counter(self._writer.table_name(table) for table in by_table)
         for table, gathered in by_table.items():
             alone = versions[self._writer.table_name(table)] == 1  # else their order among each other counts
-            if not alone or not gathered.goes_as_sets(SET_CHANGES):
+            if not alone or not gathered.goes_as_sets(LEAST_SET_CHANGES):
                 continue
             plan = self._plan(table)
             if plan is None or not self._is_patient(plan.name):

@@ -65,7 +65,7 @@ def test_rows_are_found_by_keys_of_every_type(
     identity: ReplicaIdentity,
     as_sets: bool,
 ) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 1 if as_sets else 1_000)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 1 if as_sets else 1_000)
     replica.execute_as_admin(SETUP + FOR_JSON)
     tables = [_make(replica, f"t{i}", type_name, identity) for i, type_name in enumerate(KEYS)]
     versions = [rows.table for rows in tables]
@@ -166,7 +166,7 @@ def test_what_a_deferrable_constraint_lets_in_at_the_end_is_taken_one_by_one(  #
     limit: int,
 ) -> None:
     """A row conflicts with one that is there, and moves away before the transaction ends."""
-    monkeypatch.setattr(paths, "SET_CHANGES", 1)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 1)
     monkeypatch.setattr(apply_keychecks, "LOOKUP_LIMIT", limit)
     rows = _constrained(replica, columns)
     replica.execute(f"insert into public.t values {there}")
@@ -192,7 +192,7 @@ def test_rows_are_found_by_a_key_without_overlaps(
     other: str,
     as_sets: bool,
 ) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 1 if as_sets else 1_000)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 1 if as_sets else 1_000)
     replica.execute_as_admin("create extension btree_gist schema public")
     replica.execute(
         f"create table t (k {type_name}, at int4range, v text, primary key (k, at without overlaps))"

@@ -18,7 +18,7 @@ FULL = ReplicaIdentity.FULL
 
 @pytest.fixture(autouse=True)
 def _always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 1)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 1)
 
 
 def content(replica: Database, table: str = "t") -> Sequence[Row]:
@@ -82,7 +82,7 @@ def test_one_target_transaction_takes_many_slices(
 def test_a_table_with_few_changes_goes_one_by_one_beside_one_with_many(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 3)
     replica.execute("create table public.many (id int primary key, n int)")
     replica.execute("create table public.few (id int primary key, n int)")
     many, few = rows_of(replica, "public.many"), rows_of(replica, "public.few")
@@ -177,7 +177,7 @@ def test_a_unique_value_handed_over_between_updated_rows(replica: Database, take
 def test_what_is_sent_again_after_a_refusal_is_counted_once(
     replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 3)
     replica.execute("create table public.t (id int primary key, mail text unique)")
     replica.execute("create table public.few (id int primary key, n int)")
     replica.execute("insert into public.t values (1, 'a'), (2, 'b')")
@@ -248,7 +248,7 @@ def test_divergence_stops_as_on_the_exact_path_and_names_the_row(
 def test_a_single_change_that_is_refused_beside_sets_is_named(
     replica: Database, replicating: Replicating, made_log: MadeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "SET_CHANGES", 3)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 3)
     replica.execute("create table public.many (id int primary key, n int)")
     replica.execute("create table public.few (id int primary key, n int)")
     replica.execute("insert into public.few values (1, 0)")

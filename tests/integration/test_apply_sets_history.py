@@ -217,7 +217,7 @@ def test_both_paths_make_of_a_random_history_what_the_source_has(
     wild: bool,
 ) -> None:
     """Of several groups, the next one is made ready while one is written."""
-    monkeypatch.setattr(paths, "SET_CHANGES", 1)
+    monkeypatch.setattr(paths, "LEAST_SET_CHANGES", 1)
     monkeypatch.setattr(paths, "_PATIENCE_SLICES", 0)
     monkeypatch.setattr(slices, "SLICE_CHANGES", slice_changes)
     monkeypatch.setattr(Counters, "limits", lambda _: Limits(changes=group))
