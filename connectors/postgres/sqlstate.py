@@ -66,9 +66,22 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
         "server-corrupted",
         "Look into the server's log; the server reports an inner fault.",
     ),
-    "22": (RefusedData, "value-refused", ""),
-    "23": (RefusedData, "row-refused", ""),
+    "22": (
+        RefusedData,
+        "value-refused",
+        "Mend the type, cast or expression that does not take a value; that server's log has the statement.",
+    ),
+    "23": (
+        RefusedData,
+        "row-refused",
+        "Let that constraint take what the source has, or drop it there, and start again.",
+    ),
 }
+_ANY_OTHER: Final[_Rule] = (
+    OperatorNeeded,
+    "sql-refused",
+    "Mend what PostgreSQL names and start again; that server's log has the whole statement.",
+)
 
 ROW_SECURITY: Final = "row-security-hides-rows"
 """`row_security` is off in our sessions, so that a policy raises instead of hiding rows."""
@@ -177,7 +190,7 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     kind, code, hint = _rule(state)
     if exc.diag.source_function == "check_enable_rls":  # the message is in the server's language
         code, hint = ROW_SECURITY, _EXEMPT
-    hint = letting_in(exc) or hint or missed_in_function(exc) or ""
+    hint = letting_in(exc) or missed_in_function(exc) or hint
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
 
 
@@ -247,7 +260,7 @@ def _rule(state: str) -> _Rule:
         rule = _BY_SQLSTATE.get(state[:length])
         if rule is not None:
             return rule
-    return OperatorNeeded, "sql-refused", ""
+    return _ANY_OTHER
 
 
 def _seen(exc: psycopg.Error, state: str) -> str:

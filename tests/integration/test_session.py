@@ -233,6 +233,15 @@ def test_an_error_is_classed_by_who_must_act_and_never_shows_a_value(source: Dat
     value = wrapped(source, "select 'sesame'::int")
     assert (type(value), value.code) == (RefusedData, "value-refused")
     assert value.message == "trying: InvalidTextRepresentation (22P02)"
+    assert value.hint == (
+        "Mend the type, cast or expression that does not take a value; that server's log has the statement."
+    )
+    other = wrapped(source, "select from missing")
+    assert (type(other), other.code) == (OperatorNeeded, "sql-refused")
+    assert other.message == 'trying: relation "missing" does not exist'
+    assert other.hint == (
+        "Mend what PostgreSQL names and start again; that server's log has the whole statement."
+    )
     lost = wrapped(source, "select pg_terminate_backend(pg_backend_pid())")
     assert (type(lost), lost.code) == (RetryLater, "connection-lost")
     canceled = wrapped(source, "set statement_timeout = 1; select pg_sleep(5)")
@@ -246,3 +255,4 @@ def test_a_broken_rule_names_table_and_constraint_only(source: Database) -> None
     error = sql_error(caught.value, "inserting")
     assert error.code == "row-refused"
     assert error.message == "inserting: UniqueViolation (23505) at table public.t, constraint t_pkey"
+    assert error.hint == "Let that constraint take what the source has, or drop it there, and start again."
