@@ -63,14 +63,20 @@ class _Judge:
         kept_ms = int(self._topic.settings.get("retention.ms", "-1"))
         if 0 <= kept_ms < _LEAST_RETENTION_MS:
             message = f"is {kept_ms}: a replica that is down for {_span(kept_ms)} must be copied anew"
-            findings.append(self._retention(Severity.WARNING, "retention.ms", message))
+            findings.append(
+                self._setting(Severity.WARNING, "log-topic-retention", "retention.ms", "-1", message)
+            )
         elif kept_ms >= 0:
             message = f"is {kept_ms}: Kafka deletes what a replica down for {_span(kept_ms)} still needs"
-            findings.append(self._retention(Severity.NOTE, "retention.ms", message))
+            findings.append(
+                self._setting(Severity.NOTE, "log-topic-retention", "retention.ms", "-1", message)
+            )
         kept_bytes = int(self._topic.settings.get("retention.bytes", "-1"))
         if kept_bytes >= 0:
             message = f"is {kept_bytes}: Kafka deletes by size what a replica may still need"
-            findings.append(self._retention(Severity.WARNING, "retention.bytes", message))
+            findings.append(
+                self._setting(Severity.WARNING, "log-topic-retention", "retention.bytes", "-1", message)
+            )
         return findings
 
     def message_size(self) -> list[Finding]:
@@ -130,9 +136,6 @@ class _Judge:
                 "is true: a broker that was behind can become leader and drop acknowledged records",
             )
         ]
-
-    def _retention(self, severity: Severity, setting: str, message: str) -> Finding:
-        return self._setting(severity, "log-topic-retention", setting, "-1", message)
 
     def _setting(self, severity: Severity, code: str, setting: str, value: str, message: str) -> Finding:
         fix = (

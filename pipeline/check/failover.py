@@ -147,52 +147,57 @@ def _check_host(host: Host, here: str, standbys: Standbys, slot: str, purpose: s
             fix="Stop the one that is not to be written to any more, and make it a standby of the other.",
         )
         return
-    lacking = list(_lacking(seen, standbys))
-    for code, said, fix in lacking:
-        yield SOURCE.warning(code, subject, said, fix=fix)
+    lacking = list(_lacking(seen, standbys, subject))
+    yield from lacking
     if not lacking:
         yield _copy_of(seen, subject, slot)
 
 
-def _lacking(seen: HostSeen, standbys: Standbys) -> Iterator[tuple[str, str, str]]:
-    """Code, what was seen, and what mends it."""
+def _lacking(seen: HostSeen, standbys: Standbys, subject: str) -> Iterator[Finding]:
+    """What would keep the slot from living on there."""
     if seen.wal_level != "logical":
-        yield (
+        yield SOURCE.warning(
             "standby-wal-level",
+            subject,
             f"has wal_level {seen.wal_level}: nothing can be decoded there after its promotion",
-            "Run there: alter system set wal_level = 'logical'; and restart it.",
+            fix="Run there: alter system set wal_level = 'logical'; and restart it.",
         )
     if not seen.synchronises:
-        yield (
+        yield SOURCE.warning(
             "standby-not-synchronising",
+            subject,
             "has sync_replication_slots off: it keeps no copies of slots",
-            f"Run there: alter system set sync_replication_slots = on; {_RELOAD}",
+            fix=f"Run there: alter system set sync_replication_slots = on; {_RELOAD}",
         )
     if not seen.feedback:
-        yield (
+        yield SOURCE.warning(
             "standby-feedback",
+            subject,
             "has hot_standby_feedback off: copies of slots there are invalidated",
-            f"Run there: alter system set hot_standby_feedback = on; {_RELOAD}",
+            fix=f"Run there: alter system set hot_standby_feedback = on; {_RELOAD}",
         )
     if seen.primary_slot not in {slot.name for slot in standbys.slots}:
-        yield (
+        yield SOURCE.warning(
             "standby-without-slot",
+            subject,
             f"has primary_slot_name {seen.primary_slot!r}, and the primary has no such physical slot",
-            "Run on the primary: select pg_create_physical_replication_slot('standby', true); and there:"
+            fix="Run on the primary: select pg_create_physical_replication_slot('standby', true); and there:"
             f" alter system set primary_slot_name = 'standby'; {_RELOAD}",
         )
     if seen.primary_dbname == "":
-        yield (
+        yield SOURCE.warning(
             "standby-without-dbname",
+            subject,
             "names no dbname in its primary_conninfo: it cannot read the primary's slots",
-            f"Add dbname=… to primary_conninfo there, and run: {_RELOAD}",
+            fix=f"Add dbname=… to primary_conninfo there, and run: {_RELOAD}",
         )
     if seen.awaited:
-        yield (
+        yield SOURCE.warning(
             "standby-awaits",
+            subject,
             f"has synchronized_standby_slots {', '.join(seen.awaited)}: promoted, it hands on nothing until"
             " standbys read from slots of these names there",
-            f"Run there: alter system set synchronized_standby_slots = ''; {_RELOAD}",
+            fix=f"Run there: alter system set synchronized_standby_slots = ''; {_RELOAD}",
         )
 
 
