@@ -21,9 +21,9 @@
     │   └── RowTooLong        … a row's text is too long for one value  connectors/postgres/digest.py
     └── InternalError         us: a bug in Keepstream                       exit 1
 
-`code` is stable and made for programs and searches. The message is lowercase without a full stop
-and says what, which, and what was seen. `hint` is a full sentence with the exact command, setting
-or SQL that mends it. Neither ever holds a row value or a secret.
+`code` is stable and made for programs and searches; docs/errors.md has them all. The message is lowercase
+without a full stop and says what, which, and what was seen. `hint` is a full sentence with the exact command,
+setting or SQL that mends it. Neither ever holds a row value or a secret.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from kafka import errors
 
 from schemas.errors import (
+    BEGIN_ANEW,
     ConfigError,
     HistoryBroken,
     KeepstreamError,
@@ -151,6 +152,18 @@ def log_missing(where: str) -> HistoryBroken:
         f"{where} does not exist",
         code="log-missing",
         hint="Bring the topic back. `keepstream run` makes a new one only for a source that has none yet.",
+    )
+
+
+def log_damaged(where: str, *, servers: str, topic: str, offset: int) -> HistoryBroken:
+    """A record does not have its checksum on the disk of the broker that leads."""
+    return HistoryBroken(
+        f"{where} is damaged at offset {offset}",
+        code="log-corrupt",
+        hint=f"Let another broker lead the partition: stop the one that `kafka-topics.sh --bootstrap-server"
+        f" {servers} --describe --topic {topic}` names as its leader, and delete its copy of the partition"
+        " before it starts again. If every copy is damaged, the records from there on are lost: stop,"
+        f" {BEGIN_ANEW}.",
     )
 
 

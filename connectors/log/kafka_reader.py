@@ -20,7 +20,7 @@ from kafka.errors import (
 
 from connectors.interfaces import Record
 from connectors.log.kafka_clients import KafkaClients
-from connectors.log.kafka_errors import kafka_error, log_missing
+from connectors.log.kafka_errors import kafka_error, log_damaged, log_missing
 from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed
 
@@ -108,13 +108,8 @@ class KafkaReader:
     def _read_error(self, error: KafkaError) -> KeepstreamError:
         assert self._next is not None
         if isinstance(error, CorruptRecordError):
-            return HistoryBroken(
-                f"{self._where} is damaged at offset {self._next}",
-                code="log-corrupt",
-                hint="Let another replica of the partition lead: `kafka-leader-election.sh"
-                f" --election-type preferred --topic {self._topic} --partition 0`. If every copy is"
-                f" damaged, the records from there on are lost: stop, {BEGIN_ANEW}.",
-            )
+            servers = self._clients.where.removeprefix("kafka://")
+            return log_damaged(self._where, servers=servers, topic=self._topic, offset=self._next)
         if isinstance(error, (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError)):
             self._check_range(self._next, self._bounds())
             return self._shortened("its records before our place were replaced")

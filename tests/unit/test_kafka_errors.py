@@ -10,8 +10,8 @@ import pytest
 from kafka import errors
 
 from connectors.log import kafka_errors
-from connectors.log.kafka_errors import kafka_error, quieten
-from schemas.errors import LoginRefused, RetryLater
+from connectors.log.kafka_errors import kafka_error, log_damaged, quieten
+from schemas.errors import HistoryBroken, LoginRefused, RetryLater
 
 HUNG_UP = errors.KafkaConnectionError("socket disconnected")
 CUT_OFF = errors.RequestTimedOutError("Request timed out after 173 ms")
@@ -91,3 +91,16 @@ def test_an_answer_in_another_protocol_is_no_broker_out_of_reach() -> None:
     error = given_up_after(errors.InvalidReceiveError("Invalid frame length: 352518912"))
     assert isinstance(error, RetryLater)
     assert error.hint.startswith("The broker answers with something else than Kafka's protocol, such as TLS.")
+
+
+def test_a_damaged_record_names_its_offset_and_how_a_whole_copy_is_read() -> None:
+    error = log_damaged("kafka://a:9092,b:9092/crm.log", servers="a:9092,b:9092", topic="crm.log", offset=17)
+    assert (type(error), error.code) == (HistoryBroken, "log-corrupt")
+    assert error.message == "kafka://a:9092,b:9092/crm.log is damaged at offset 17"
+    assert error.hint == (
+        "Let another broker lead the partition: stop the one that `kafka-topics.sh --bootstrap-server"
+        " a:9092,b:9092 --describe --topic crm.log` names as its leader, and delete its copy of the partition"
+        " before it starts again. If every copy is damaged, the records from there on are lost: stop,"
+        " run `keepstream teardown --yes`, empty the replicas' databases and run `keepstream run` to begin"
+        " anew."
+    )
