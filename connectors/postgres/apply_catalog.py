@@ -3,9 +3,12 @@ refers to them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from psycopg import sql
 
 from connectors.postgres.apply_keys import (
     Exclusion,
@@ -208,10 +211,13 @@ def _table_name(schema: str | None, name: str | None) -> TableName | None:
 
 def _no_table(schema: str, name: str, found: tuple[Any, ...] | None) -> OperatorNeeded:
     seen = "does not exist in the replica" if found is None else f"is no table there (relkind {found[1]})"
+    shown = shlex.quote(
+        sql.Identifier(schema, name).as_string()
+    )  # without `"` pg_dump folds it, and reads `*`
     return OperatorNeeded(
         f"{schema}.{name} {seen}",
         code="replica-schema",
-        hint=f"Create it as it is on the source (pg_dump --schema-only -t '{schema}.{name}'), start again.",
+        hint=f"Create it as it is on the source (pg_dump --schema-only -t {shown}), start again.",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.apply_catalog import PARTITIONED, TargetColumn, TargetTable
+from connectors.postgres.replica_identity import full_identity_sql
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import BYTEA
 from schemas.table import ReplicaIdentity, TableSchema
@@ -179,7 +180,7 @@ def _where(build: _Builder, old: Old) -> tuple[sql.Composable, tuple[str, ...]]:
         raise OperatorNeeded(
             f"a change of {table.qualified_name} came without anything that identifies its row",
             code="identity-missing",
-            hint=f"Run on the source: alter table {table.qualified_name} replica identity full;",
+            hint=f"Run on the source: {full_identity_sql((table.schema, table.name))};",
         )
     is_old = old is Old.KEY
     by_name = {

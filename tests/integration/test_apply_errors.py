@@ -174,6 +174,9 @@ def test_a_table_that_the_replica_lacks_stops(
     made_log.commit(rows.insert("1", "x"), tables=[rows.table])
     error = replicating.start().ended_with()
     assert (error.code, error.message) == ("replica-schema", "public.customer does not exist in the replica")
+    assert error.hint == (
+        'Create it as it is on the source (pg_dump --schema-only -t \'"public"."customer"\'), start again.'
+    )
 
 
 def test_a_column_of_a_type_that_cannot_hold_the_value_stops(

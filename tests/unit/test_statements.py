@@ -141,6 +141,7 @@ def test_a_change_that_identifies_no_row_stops() -> None:
     with pytest.raises(OperatorNeeded) as caught:
         statements.delete(table(key="none"), target(), Old.NOTHING)
     assert caught.value.code == "identity-missing"
+    assert caught.value.hint == 'Run on the source: alter table only "crm"."Kunde" replica identity full;'
 
 
 def test_truncate_takes_all_tables_at_once_and_never_cascades() -> None:
