@@ -32,6 +32,7 @@ from pipeline.reports import StageReport
 from schemas.avro import RowCodec
 from schemas.change import UNCHANGED, Change, Operation, TextValue
 from schemas.changecodec import encode_change
+from schemas.entries import Entries
 from schemas.errors import KeepstreamError
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -82,7 +83,7 @@ class MadeLog:
         )
         tail = find_tail(self.log)
         tail.close()
-        self.chain = ChainWriter(self.writer, tail.chain, SourceIdentity("7000000000000000001", 1, ()))
+        self.chain = ChainWriter(self.writer, tail.chain, SourceIdentity("7000000000000000001", 1, Entries()))
         self.packer = FramePacker(self.packer.live_tables)
         self.anchor(at=at)
 

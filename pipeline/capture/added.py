@@ -17,7 +17,8 @@ from psycopg import sql
 from connectors.postgres.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.capture.schemachange import added_columns
-from pipeline.capture.shapes import without_files
+from pipeline.capture.shapes import KnownShape, KnownType, without_files
+from schemas.entries import Entries
 from schemas.errors import KeepstreamError, RefusedData, RetryLater
 from schemas.table import TableSchema
 
@@ -38,9 +39,9 @@ class AddedColumns:
         self._purpose = purpose
         self._told: set[bytes] = set()
         self._sent: dict[int, tuple[int, TableSchema]] = {}
-        self._nothing_at: set[str] = set()
+        self._nothing_at: frozenset[KnownShape | KnownType] = frozenset()
 
-    def look(self, session: Session, known: Iterable[TableSchema], entries: Iterable[str]) -> None:
+    def look(self, session: Session, known: Iterable[TableSchema], entries: Entries) -> None:
         """Emit a message for each published table that has more columns than its newest known version.
 
         `entries`: the publication's, as just compared. The catalog is not read again while they say what they
@@ -56,7 +57,7 @@ class AddedColumns:
             for table in published_tables(session, self._publication)
             if (before := newest.get(table.qualified_name)) is not None and _has_more(before, table)
         ]
-        self._nothing_at = set() if grown else columns
+        self._nothing_at = frozenset() if grown else columns
         for table in grown:
             if table.id not in under_way:
                 self._try_send(table)

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
-from pipeline.capture.malformed import entry_malformed
+from schemas.entries import Entries, Kind, text_kind
 from schemas.lsn import Lsn
 
-_PREFIX: Final = "join:"
-_LEFT: Final = "left:"
 Outcomes = Mapping[int, str | None]
 """By xid, `committed`, `aborted` or `in progress`; None of one that PostgreSQL has forgotten."""
 _RUNNING: Final = """
@@ -34,20 +32,9 @@ _RUNNING: Final = """
 """
 
 
-def join_token(xid: int) -> str:
-    """The entry in an ANCHOR's `publication` by which Keepstream says before it commits that its
-    transaction `xid` will add rows to the publication."""
-    return f"{_PREFIX}{xid}"
-
-
-def announced_joins(anchored: Iterable[str]) -> tuple[str, ...]:
-    """The announcements among an ANCHOR's entries."""
-    return tuple(entry for entry in anchored if entry.startswith(_PREFIX))
-
-
-def announced_xids(anchored: Iterable[str]) -> frozenset[str]:
-    """The transactions that they name."""
-    return frozenset(entry.removeprefix(_PREFIX) for entry in announced_joins(anchored))
+JOINS: Final = text_kind("join", "tables that join")
+"""The transactions (32 bits) of which Keepstream says before they commit that they will add rows to the
+publication."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +56,21 @@ class Leave:
         """What the table was called then, and is called in the log and on replicas."""
         return f"{self.schema}.{self.table}"
 
-    def to_token(self) -> str:
-        """The entry in an ANCHOR's `publication`."""
+    def to_text(self) -> str:
         place = [self.schema, self.table, self.last_rows or 0]
-        return _LEFT + json.dumps([self.entry, self.xid, self.oid, *place, *self.generated])
+        return json.dumps([self.entry, self.xid, self.oid, *place, *self.generated])
 
     @classmethod
-    def from_token(cls, token: str) -> Leave:
-        """InternalError: `anchor-malformed`."""
-        try:
-            entry, xid, oid, schema, table, last_rows, *generated = json.loads(token.removeprefix(_LEFT))
-            return cls(entry, xid, oid, schema, table, tuple(generated), Lsn(int(last_rows)) or None)
-        except ValueError:
-            raise entry_malformed("a table that left") from None
+    def from_text(cls, text: str) -> Leave:
+        """Raises ValueError or TypeError."""
+        entry, xid, oid, schema, table, last_rows, *generated = json.loads(text)
+        return cls(entry, xid, oid, schema, table, tuple(generated), Lsn(int(last_rows)) or None)
 
 
-def announced_leaves(anchored: Iterable[str]) -> tuple[Leave, ...]:
-    """Of tables that left, or were to leave."""
-    return tuple(Leave.from_token(entry) for entry in anchored if entry.startswith(_LEFT))
-
-
-def with_last_rows(entries: Iterable[str], leave: Leave, last_rows: Lsn) -> tuple[str, ...]:
-    """The ANCHOR's entries, in which the leaving's `last_rows` is known from now on."""
-    known = replace(leave, last_rows=last_rows).to_token()
-    return tuple(known if entry == leave.to_token() else entry for entry in entries)
+LEAVES: Final[Kind[tuple[int, int], Leave]] = Kind(
+    "left", "a table that left", lambda leave: (leave.oid, leave.xid), Leave.from_text, Leave.to_text
+)
+"""Of tables that left, or were to leave, by OID and transaction."""
 
 
 def leaves_still(
@@ -128,28 +106,22 @@ def _outcome(session: Session, xid: int) -> str | None:
     return row[0] if row else None
 
 
-def is_announcement(entry: str) -> bool:
-    """Whether an ANCHOR's entry is one of these."""
-    return entry.startswith((_PREFIX, _LEFT))
-
-
 class Announcements:
     """Remembers of each announced transaction where the source's WAL ended when it was first seen ended."""
 
     def __init__(self) -> None:
         self._ended: dict[str, Lsn] = {}
 
-    def without_ended(self, session: Session, anchored: Iterable[str], *, held: Lsn) -> tuple[str, ...]:
+    def without_ended(self, session: Session, anchored: Entries, *, held: Lsn) -> Entries:
         """The entries that are still needed. Call it after the publication was compared. `held`: what the
         log holds."""
-        entries = tuple(anchored)
-        announced = announced_joins(entries)
+        announced = anchored.of(JOINS).keys()
         if not announced:
-            return entries
-        needed = [token for token in announced if held < self._ended.get(token, held + 1)]
+            return anchored
+        needed = sorted(xid for xid in announced if held < self._ended.get(xid, held + 1))
         with wrapped("looking for transactions that add tables"):
-            rows = session.execute(_RUNNING, [sorted(announced_xids(needed))]).fetchall()
-        running = {join_token(int(xid)) for (xid,) in rows}
+            rows = session.execute(_RUNNING, [needed]).fetchall()
+        running = {xid for (xid,) in rows}
         end = insert_lsn(session)
-        self._ended = {token: self._ended.get(token, end) for token in needed if token not in running}
-        return tuple(entry for entry in entries if entry in needed or not entry.startswith(_PREFIX))
+        self._ended = {xid: self._ended.get(xid, end) for xid in needed if xid not in running}
+        return anchored.drop(JOINS, *announced - set(needed))

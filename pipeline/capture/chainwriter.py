@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any, Final
 
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
+from pipeline.capture.ddl.ended import ENDED
+from pipeline.capture.ddl.told import TOLD, TRACKING
+from pipeline.capture.limitednames import LIMITED
 from pipeline.capture.packer import PackedBody
-from pipeline.capture.shapes import altered
+from pipeline.capture.partitions import MEMBERS
+from pipeline.capture.shapes import SHAPES, TYPES
 from pipeline.capture.timelines import Lineage
+from schemas.entries import Entries, Kind
 from schemas.errors import RetryLater
 from schemas.frame import Anchor, Heartbeat, Sequences
 from schemas.framecodec import (
@@ -27,6 +33,7 @@ from schemas.validity import Chain
 
 ANCHOR_EVERY_BYTES = 64 * 1024 * 1024
 DURABLE_LIMIT_S = 3.0
+_TOLD: Final[tuple[Kind[Any, Any], ...]] = (TYPES, TRACKING, TOLD, ENDED, MEMBERS, LIMITED)
 
 
 def now_us() -> int:
@@ -40,7 +47,7 @@ class SourceIdentity:
 
     system_id: str
     timeline: int
-    publication: tuple[str, ...]
+    publication: Entries
 
 
 class ChainWriter:
@@ -82,22 +89,21 @@ class ChainWriter:
         return self._writer.is_idle(timeout_s)
 
     @property
-    def publication(self) -> tuple[str, ...]:
+    def publication(self) -> Entries:
         """The publication's identity as the newest anchor says it (P11)."""
         return self._source.publication
 
     def anchor(self, tables: tuple[TableSchema, ...], *, at: Position | None = None) -> None:
         """Append an ANCHOR at the current position, or at `at` for the log's first one."""
         self.position = at or self.position
-        anchor = Anchor(
-            self.position, self._source.system_id, self._source.timeline, self._source.publication, now_us()
-        )
+        source, entries = self._source, self._source.publication.encode()
+        anchor = Anchor(self.position, source.system_id, source.timeline, entries, now_us())
         self._append(encode_anchor(anchor), tables, self.position, boundary=True)
         self._since_anchor_bytes, self._altered = 0, False
 
-    def publication_is(self, publication: tuple[str, ...]) -> None:
+    def publication_is(self, publication: Entries) -> None:
         """What later anchors say of it (P11). Where a table was altered, the next one comes soon."""
-        self._altered = self._altered or altered(self._source.publication, publication)
+        self._altered = self._altered or _altered(self._source.publication, publication)
         self._source = SourceIdentity(self._source.system_id, self._source.timeline, publication)
 
     def require_durable(self) -> None:
@@ -154,3 +160,17 @@ class ChainWriter:
         self._since_anchor_bytes += len(record)
         if position is not None:
             self._undurable.append((self._appended, position))
+
+
+def _altered(before: Entries, after: Entries) -> bool:
+    """Whether more than files differs of what is told of tables and types: then the next ANCHOR must not
+    wait, because a capture that continues compares with it."""
+    if before is after:
+        return False
+    if any(before.of(kind) != after.of(kind) for kind in _TOLD):
+        return True
+    then, now = before.of(SHAPES), after.of(SHAPES)
+    return then.keys() != now.keys() or any(
+        now[oid] is not shape and now[oid].without_file() != shape.without_file()
+        for oid, shape in then.items()
+    )

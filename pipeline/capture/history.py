@@ -5,8 +5,9 @@ Comparisons; each raises HistoryBroken and says what was expected, what was seen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.postgres import publication as publications
 from connectors.postgres.partitions.tree import Member, read_members
@@ -15,35 +16,62 @@ from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_ty
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.announcements import (
+    JOINS,
+    LEAVES,
     Leave,
     after_promotion,
-    announced_joins,
-    announced_leaves,
-    announced_xids,
-    is_announcement,
     leaves_still,
     read_outcomes,
 )
-from pipeline.capture.ddl.ended import ended_entries
-from pipeline.capture.ddl.told import TOLD_PREFIX
+from pipeline.capture.ddl.ended import ENDED
+from pipeline.capture.ddl.told import TOLD
 from pipeline.capture.limitednames import limited_now
-from pipeline.capture.partitions import check_members, known_members, member_entry
+from pipeline.capture.partitions import MEMBERS, KnownMember, check_members
 from pipeline.capture.shapes import (
-    anchored_shapes,
+    SHAPES,
+    TYPES,
+    KnownType,
     check_shape,
     check_types,
     first_shape,
     next_shape,
-    type_entry,
 )
 from pipeline.capture.timelines import MAKE_IT_PRIMARY, check_timeline, require_cluster
 from pipeline.capture.witnesses import Witnesses
+from schemas.entries import Entries, Kind, text_kind
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
 IF_MEANT = f"If that was meant, {BEGIN_ANEW}."
-_TABLE = "table:"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownName:
+    """The qualified name of a published table."""
+
+    oid: int
+    name: str
+
+    @classmethod
+    def from_text(cls, text: str) -> KnownName:
+        """`oid:schema.name`. Raises ValueError."""
+        oid, name = text.split(":", 1)
+        return cls(int(oid), name)
+
+    def to_text(self) -> str:
+        return f"{self.oid}:{self.name}"
+
+
+NAMES: Final[Kind[int, KnownName]] = Kind(
+    "table", "a table's name", lambda known: known.oid, KnownName.from_text, KnownName.to_text
+)
+TABLE_ROWS: Final = text_kind("pg_publication_rel", "a table of the publication")
+_ROWS: Final = (
+    text_kind("pg_publication", "the publication"),
+    TABLE_ROWS,
+    text_kind("pg_publication_namespace", "a schema of the publication"),
+)
 
 
 def check_cluster(walsender: Walsender, anchor: Anchor, tail: Position) -> SystemIdentity:
@@ -171,53 +199,50 @@ def slot_past_end(
     )
 
 
-def published_now(session: Session, publication: str) -> tuple[str, ...]:
+def published_now(session: Session, publication: str) -> Entries:
     """What an ANCHOR says of the publication: the catalog rows that make it up, the shapes of its tables
     and their types, and which table bears which name. A rename changes none of those rows, but rows of two
     tables that swap their names would be taken for each other's."""
     shapes, types = read_shapes(session, publication), read_used_types(session, publication)
-    members = map(member_entry, read_members(session, publication))
-    listed = _listed_now(session, publication, ())
-    return (*listed, *map(first_shape, shapes), *map(type_entry, types), *members)
+    members = map(KnownMember.of, read_members(session, publication))
+    listed = _listed_now(session, publication, Entries())
+    shaped = listed.put(SHAPES, *map(first_shape, shapes)).put(TYPES, *map(KnownType.of, types))
+    return shaped.put(MEMBERS, *members)
 
 
-def _listed_now(session: Session, publication: str, anchored: Sequence[str]) -> tuple[str, ...]:
+def _listed_now(session: Session, publication: str, anchored: Entries) -> Entries:
     found = publications.read_publication(session, publication)
     tables = found.tables if found else ()
-    names = sorted(f"{_TABLE}{table.oid}:{table.schema}.{table.name}" for table in tables)
-    limited = limited_now(anchored, tables, {})
-    return (*publications.publication_identity(session, publication), *names, *limited)
+    rows = Entries.parse(publications.publication_identity(session, publication))
+    named = sorted(tables, key=lambda table: table.oid)
+    names = (KnownName(table.oid, f"{table.schema}.{table.name}") for table in named)
+    return rows.put(NAMES, *names) | limited_now(anchored, tables, {})
 
 
-def named_tables(entries: Iterable[str]) -> dict[int, str]:
-    """Qualified names by OID, from an ANCHOR's entries."""
-    found = (entry.removeprefix(_TABLE).partition(":") for entry in entries if entry.startswith(_TABLE))
-    return {int(oid): table for oid, _, table in found}
+def catalog_rows(entries: Entries) -> set[str]:
+    """`catalog:oid:xmin` of those that make the publication up."""
+    return set(entries.only(*_ROWS).encode())
 
 
-def with_name(entries: Iterable[str], oid: int, name: str | None) -> tuple[str, ...]:
-    """The entries in which the table has this qualified name; None: it is not there any more."""
-    own = f"{_TABLE}{oid}:"
-    others = tuple(entry for entry in entries if not entry.startswith(own))
-    return others if name is None else (*others, f"{own}{name}")
+def named_tables(entries: Entries) -> dict[int, str]:
+    """Qualified names by OID."""
+    return {oid: known.name for oid, known in entries.of(NAMES).items()}
 
 
-def logged_tables(entries: Iterable[str]) -> dict[int, str]:
+def logged_tables(entries: Entries) -> dict[int, str]:
     """The same, and of tables that left: rows from before may still come."""
-    known = tuple(entries)
-    return {**{oid: leave.name for oid, leave in left_tables(known).items()}, **named_tables(known)}
+    return {**{oid: leave.name for oid, leave in left_tables(entries).items()}, **named_tables(entries)}
 
 
-def left_tables(entries: Iterable[str]) -> dict[int, Leave]:
+def left_tables(entries: Entries) -> dict[int, Leave]:
     """By OID, the tables that left and have not joined again."""
-    known = tuple(entries)
-    listed = named_tables(known)
-    return {leave.oid: leave for leave in announced_leaves(known) if leave.oid not in listed}
+    listed = entries.of(NAMES)
+    return {leave.oid: leave for leave in entries.of(LEAVES).values() if leave.oid not in listed}
 
 
 def check_published(
-    session: Session, publication: str, anchored: Sequence[str], *, promoted: bool = False
-) -> tuple[str, ...]:
+    session: Session, publication: str, anchored: Entries, *, promoted: bool = False
+) -> Entries:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
     the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
     `promoted`: the source is a standby that was promoted since `anchored` was written.
@@ -232,18 +257,18 @@ def check_published(
     )
     _check_rows(anchored, seen)
     current = _listed_now(session, publication, anchored)
-    leaves = announced_leaves(anchored)
+    rows, leaves = catalog_rows(current), anchored.of(LEAVES).values()
     outcomes = read_outcomes(session, leaves)
     if promoted:
-        outcomes = after_promotion(leaves, outcomes, current)
+        outcomes = after_promotion(leaves, outcomes, rows)
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
     check_publication(publication, anchored, current, gone)
-    listed = named_tables(current)
+    listed = current.of(NAMES).keys()
     check_members(anchored, seen.members, listed)
-    leaving = leaves_still(leaves, outcomes, current, listed)
-    left = {leave.oid for leave in leaving} - listed.keys()
-    announced = (*announced_joins(anchored), *(leave.to_token() for leave in leaving))
-    return (*current, *_entries_of_rows(anchored, seen, left), *announced, *ended_entries(anchored))
+    leaving = leaves_still(leaves, outcomes, rows, listed)
+    left = {leave.oid for leave in leaving} - listed
+    announced = anchored.only(JOINS).put(LEAVES, *leaving)
+    return current | _entries_of_rows(anchored, seen, left) | announced | anchored.only(ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,34 +280,34 @@ class _Seen:
     types: Sequence[UsedType]
 
 
-def _check_rows(anchored: Sequence[str], seen: _Seen) -> None:
+def _check_rows(anchored: Entries, seen: _Seen) -> None:
     """Raises RefusedData (`schema-changed`)."""
     names = {member.oid: member.name for member in seen.members} | named_tables(anchored)
-    shapes = anchored_shapes(anchored)
+    shapes = anchored.of(SHAPES)
     for shape in seen.shapes:
         if shape.oid in shapes:
             check_shape(names.get(shape.oid, str(shape.oid)), shapes[shape.oid], shape)
     check_types(anchored, seen.types)
 
 
-def _entries_of_rows(anchored: Sequence[str], seen: _Seen, left: Collection[int]) -> Iterator[str]:
+def _entries_of_rows(anchored: Entries, seen: _Seen, left: Collection[int]) -> Entries:
     """Of what was compared, and as they were of tables that `left`, whose rows may still come."""
-    shapes = anchored_shapes(anchored)
+    shapes = anchored.of(SHAPES)
     partitions = {member.oid for member in seen.members if member.oid != member.root}
-    for shape in seen.shapes:
-        is_new = shape.oid in partitions and shape.oid not in shapes
-        yield first_shape(shape) if is_new else next_shape(shape, shapes.get(shape.oid))
-    yield from (shape for oid, shape in shapes.items() if oid in left)
-    if announced_joins(anchored):
-        yield from (entry for entry in anchored if entry.startswith(TOLD_PREFIX))
-    yield from map(type_entry, seen.types)
-    yield from map(member_entry, seen.members)
-    yield from (member_entry(known) for known in known_members(anchored).values() if known.root in left)
+    now = [
+        first_shape(shape)
+        if shape.oid in partitions and shape.oid not in shapes
+        else next_shape(shape, shapes.get(shape.oid))
+        for shape in seen.shapes
+    ]
+    told = anchored.only(TOLD) if JOINS in anchored else Entries()
+    of_left = [shape for oid, shape in shapes.items() if oid in left]
+    members_of_left = [known for known in anchored.of(MEMBERS).values() if known.root in left]
+    shaped = told.put(SHAPES, *now, *of_left).put(TYPES, *map(KnownType.of, seen.types))
+    return shaped.put(MEMBERS, *map(KnownMember.of, seen.members), *members_of_left)
 
 
-def check_publication(
-    name: str, anchored: Sequence[str], current: Sequence[str], gone: Collection[str] = ()
-) -> None:
+def check_publication(name: str, anchored: Entries, current: Entries, gone: Collection[str] = ()) -> None:
     """The publication is as the anchor says, but for what Keepstream announced there. `gone`: entries that
     committed transactions of ours took out.
 
@@ -292,22 +317,21 @@ def check_publication(
     for oid, table in named_tables(anchored).items():
         if now.get(oid, table) != table:
             raise renamed(table, now[oid])
-    lost, added = _compared(anchored, current)
+    lost, added = _compared(anchored, catalog_rows(current))
     lost -= set(gone)
     if not lost and not added:
         return
     raise publication_changed(name, lost=len(lost), added=len(added))
 
 
-def _compared(anchored: Sequence[str], current: Sequence[str]) -> tuple[set[str], set[str]]:
+def _compared(anchored: Entries, now: Collection[str]) -> tuple[set[str], set[str]]:
     """Catalog rows that are gone, and those that nobody announced."""
-    announced = announced_xids(anchored)
-    expected = {entry for entry in listing_entries(anchored) if not is_announcement(entry)}
-    now = {entry for entry in listing_entries(current) if not is_announcement(entry)}
-    return expected - now, {entry for entry in now - expected if entry.rpartition(":")[2] not in announced}
+    expected, announced = catalog_rows(anchored), anchored.of(JOINS)
+    added = set(now) - expected
+    return expected.difference(now), {row for row in added if row.rpartition(":")[2] not in announced}
 
 
-def announced_now(session: Session, publication: str, anchored: Sequence[str]) -> tuple[set[str], set[str]]:
+def announced_now(session: Session, publication: str, anchored: Entries) -> tuple[set[str], set[str]]:
     """The publication's catalog rows that are gone by now, and those that nobody announced."""
     return _compared(anchored, publications.publication_identity(session, publication))
 
@@ -332,8 +356,3 @@ def renamed(old: str, new: str) -> RefusedData:
         hint="Renaming a replicated table is followed only after `keepstream schema install`. Rename it back"
         f" before anything is written to it. {IF_MEANT}",
     )
-
-
-def listing_entries(entries: Iterable[str]) -> tuple[str, ...]:
-    """The catalog rows that make the publication up, and the announcements of what changes them."""
-    return tuple(entry for entry in entries if entry.startswith("pg_publication") or is_announcement(entry))

@@ -43,15 +43,15 @@ from connectors.postgres.session import Session
 from connectors.postgres.shape import read_shape
 from connectors.postgres.tableddl import definition_version
 from connectors.postgres.tablerows import copied_rows, emit_rows, row_versions
-from pipeline.capture.announcements import join_token
-from pipeline.capture.ddl.told import Told, with_told
+from pipeline.capture.announcements import JOINS
+from pipeline.capture.ddl.told import TOLD, Told
 from pipeline.capture.definitions import Definition, NotNow
 from pipeline.capture.limitednames import require_none_below
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.partitions import with_members
-from pipeline.capture.shapes import first_shape, with_shape
+from pipeline.capture.partitions import MEMBERS, KnownMember
+from pipeline.capture.shapes import SHAPES, KnownShape, first_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
@@ -151,11 +151,11 @@ class _Joining:
         members = [member for member in self._members if member.root == self._oid]
         failpoint("capture.before_join_announced")
         chain = self._capture.chain
-        known = with_told(with_shape(chain.publication, shape), told)
-        known = with_members(known, self._oid, members)
-        for partition in self._partitions_told(members):
-            known = with_told(known, partition)
-        chain.publication_is((*known, join_token(xid & 0xFFFFFFFF)))
+        known = chain.publication
+        earlier = [oid for oid, each in known.of(MEMBERS).items() if each.root == self._oid]
+        known = known.drop(MEMBERS, *earlier).put(MEMBERS, *map(KnownMember.of, members))
+        known = known.put(SHAPES, shape).put(TOLD, told, *self._partitions_told(members))
+        chain.publication_is(known.put(JOINS, str(xid & 0xFFFFFFFF)))
         chain.anchor((*self._packer.live_tables, version))
         chain.require_durable()
         failpoint("capture.after_join_announced")
@@ -218,7 +218,7 @@ class _Joining:
                 if _one(self._session, _WAITERS, [self._oid])[0]:
                     raise RetryLater("somebody waits for the table's lock", code="lock-timeout")
 
-    def _preview(self, defined: str) -> tuple[TableSchema, str, Told]:
+    def _preview(self, defined: str) -> tuple[TableSchema, KnownShape, Told]:
         """The table's version and the entries about it, as the publication would have them."""
         self._session.execute("savepoint preview")
         self._publish()

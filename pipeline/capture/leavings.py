@@ -21,7 +21,7 @@ from connectors.postgres.progress import Progress, ReplicaState
 from connectors.postgres.server import current_xid, insert_lsn, oldest_xid
 from connectors.postgres.snapshot import name_blockers, older_transactions
 from pipeline.background import in_background
-from pipeline.capture.announcements import Leave, with_last_rows
+from pipeline.capture.announcements import LEAVES, Leave
 from pipeline.capture.history import left_tables
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.capture.packer import FramePacker
@@ -94,8 +94,8 @@ class Leavings:
     def _know_last_rows(self, leaves: list[Leave], packer: FramePacker) -> None:
         """An ANCHOR keeps it: else each new capture would let delayed replicas begin to wait anew."""
         chain, end = self._capture.chain, insert_lsn(self._capture.sql)
-        for leave in leaves:
-            chain.publication_is(with_last_rows(chain.publication, leave, end))
+        known = (replace(leave, last_rows=end) for leave in leaves)
+        chain.publication_is(chain.publication.put(LEAVES, *known))
         chain.anchor(packer.live_tables)
 
     def _is_logged(self, leave: Leave) -> bool:

@@ -14,12 +14,11 @@ from typing import Final
 
 from connectors.postgres.catalog import Table, TableKind
 from connectors.postgres.publication import PublishedTable, TableName
-from pipeline.capture.malformed import entry_malformed
 from pipeline.config.model import Tables
 from pipeline.config.values import TablePattern, in_yaml
+from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
 
-PREFIX: Final = "limited:"
 _DROPPED: Final = 0
 _PLAIN: Final = re.compile(r"[a-z_]\w*\.\w+", re.IGNORECASE)
 
@@ -39,35 +38,32 @@ class LimitedName:
     def name(self) -> TableName:
         return self.schema, self.table
 
-    def to_token(self) -> str:
-        """The entry in an ANCHOR's `publication`."""
-        return PREFIX + json.dumps([self.oid, self.schema, self.table, self.columns, self.is_filtered])
+    def to_text(self) -> str:
+        return json.dumps([self.oid, self.schema, self.table, self.columns, self.is_filtered])
 
     @classmethod
-    def from_token(cls, token: str) -> LimitedName:
-        """InternalError: `anchor-malformed`."""
-        try:
-            oid, schema, table, columns, is_filtered = json.loads(token.removeprefix(PREFIX))
-        except ValueError:
-            raise entry_malformed("a table's column list or row filter") from None
+    def from_text(cls, text: str) -> LimitedName:
+        """Raises ValueError or TypeError."""
+        oid, schema, table, columns, is_filtered = json.loads(text)
         return cls(oid, schema, table, None if columns is None else tuple(columns), is_filtered)
 
 
-def limited_entries(entries: Iterable[str]) -> tuple[str, ...]:
-    return tuple(entry for entry in entries if entry.startswith(PREFIX))
-
-
-def limited_names(entries: Iterable[str]) -> tuple[LimitedName, ...]:
-    """InternalError: `anchor-malformed`."""
-    return tuple(map(LimitedName.from_token, limited_entries(entries)))
+LIMITED: Final[Kind[LimitedName, LimitedName]] = Kind(
+    "limited",
+    "a table's column list or row filter",
+    lambda limit: limit,
+    LimitedName.from_text,
+    LimitedName.to_text,
+)
+"""In the order in which they came. A table that was renamed has one of each of its names."""
 
 
 def limited_now(
-    entries: Iterable[str], tables: Iterable[PublishedTable], names: Mapping[int, TableName]
-) -> tuple[str, ...]:
-    """Those entries, and of tables that have got a list or filter. `names`: by OID, as of the stream."""
-    kept = limited_entries(entries)
-    known = {each.oid for each in limited_names(kept)}
+    entries: Entries, tables: Iterable[PublishedTable], names: Mapping[int, TableName]
+) -> Entries:
+    """Of this kind alone: those, and of tables that have got a list or filter. `names`: by OID, as of the
+    stream."""
+    known = _limited_oids(entries)
     limited = (table for table in tables if table.columns is not None or table.is_filtered)
     new = (
         LimitedName(
@@ -79,30 +75,33 @@ def limited_now(
         for table in limited
         if table.oid not in known
     )
-    return (*kept, *(each.to_token() for each in new))
+    return entries.only(LIMITED).put(LIMITED, *new)
 
 
-def with_limited_name(entries: tuple[str, ...], oid: int, name: TableName) -> tuple[str, ...]:
+def _limited_oids(entries: Entries) -> set[int]:
+    """Of tables that are there."""
+    return {each.oid for each in entries.of(LIMITED)} - {_DROPPED}
+
+
+def with_limited_name(entries: Entries, oid: int, name: TableName) -> Entries:
     """The entries in which a table with a list or filter has this name, too."""
-    own = [each for each in limited_names(entries) if each.oid == oid]
+    own = [each for each in entries.of(LIMITED) if each.oid == oid]
     if not own or any(each.name == name for each in own):
         return entries
-    return (*entries, replace(own[0], schema=name[0], table=name[1]).to_token())
+    return entries.put(LIMITED, replace(own[0], schema=name[0], table=name[1]))
 
 
-def without_limited_oid(entries: tuple[str, ...], oid: int) -> tuple[str, ...]:
+def without_limited_oid(entries: Entries, oid: int) -> Entries:
     """The entries once it was dropped: its names stay, and its OID may become another table's."""
-    own = [each for each in limited_names(entries) if each.oid == oid]
-    tokens = {each.to_token() for each in own}
-    kept = tuple(entry for entry in entries if entry not in tokens)
-    return (*kept, *(replace(each, oid=_DROPPED).to_token() for each in own))
+    own = [each for each in entries.of(LIMITED) if each.oid == oid]
+    return entries.drop(LIMITED, *own).put(LIMITED, *(replace(each, oid=_DROPPED) for each in own))
 
 
-def limit_before(entries: Iterable[str], name: TableName, tables: Tables) -> LimitedName | None:
+def limit_before(entries: Entries, name: TableName, tables: Tables) -> LimitedName | None:
     """The limit that a table of this name has, or had, and that source.tables.limits does not say."""
     if tables.limit_of(*name) is not None:
         return None
-    return next((each for each in limited_names(entries) if each.name == name), None)
+    return next((each for each in entries.of(LIMITED) if each.name == name), None)
 
 
 def limit_to_say(limit: LimitedName) -> str:
@@ -119,10 +118,10 @@ def limit_to_say(limit: LimitedName) -> str:
     )
 
 
-def limited_trees(entries: Iterable[str], seen: Iterable[Table], tables: Tables) -> dict[int, str]:
+def limited_trees(entries: Entries, seen: Iterable[Table], tables: Tables) -> dict[int, str]:
     """By OID of the table at the top, the name of a partitioned one that stands for some columns or rows. It
     has no rows of its own: what it stands for are those of the partitions."""
-    names = _limited(limited_names(entries), tables)
+    names = _limited(entries, tables)
     return {
         table.root or table.oid: table.qualified_name
         for table in seen
@@ -139,16 +138,17 @@ def tree_to_say(tree: str) -> str:
     )
 
 
-def _limited(known: Iterable[LimitedName], tables: Tables) -> set[str]:
+def _limited(entries: Entries, tables: Tables) -> set[str]:
     """Qualified names that stand for some columns or rows."""
-    return {".".join(name) for name in [*(each.name for each in known), *tables.limits_by_name]}
+    known = (each.name for each in entries.of(LIMITED))
+    return {".".join(name) for name in [*known, *tables.limits_by_name]}
 
 
-def require_no_more(entries: Iterable[str], oid: int, old: str, name: TableName, tables: Tables) -> None:
+def require_no_more(entries: Entries, oid: int, old: str, name: TableName, tables: Tables) -> None:
     """Of a table in the log that was called `old`, and of the entries of then. Raises RefusedData
     (`limit-differs`) if its rows would come in full, or with other columns, under a name that stands for some
     columns or rows. Of two filters the text is not compared."""
-    known, limit = limited_names(entries), tables.limit_of(*name)
+    known, limit = entries.of(LIMITED), tables.limit_of(*name)
     own = [each for each in known if each.oid == oid]
     if not own:
         differs = limit is not None or any(each.name == name for each in known)
@@ -161,12 +161,11 @@ def require_no_more(entries: Iterable[str], oid: int, old: str, name: TableName,
         raise more_than_limited(f"table {old} was renamed to {'.'.join(name)}")
 
 
-def require_none_below(entries: Iterable[str], partitions: Mapping[int, str], tables: Tables) -> None:
+def require_none_below(entries: Entries, partitions: Mapping[int, str], tables: Tables) -> None:
     """`partitions`: by OID, qualified names of those whose rows come, or are about to, under the name of the
     whole: all of them. `entries`: of before. Raises RefusedData (`limit-differs`) if one has a limit, or its
     name stands for one."""
-    known = limited_names(entries)
-    oids, names = {each.oid for each in known} - {_DROPPED}, _limited(known, tables)
+    oids, names = _limited_oids(entries), _limited(entries, tables)
     for oid, name in partitions.items():
         if oid in oids or name in names:
             raise RefusedData(

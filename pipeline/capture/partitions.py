@@ -17,19 +17,18 @@ one that is truncated by its own name. So an ANCHOR has an entry `part:` of each
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Final
 
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.partitions.tree import Member
 from connectors.postgres.partitions.truncates import Truncate
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import PREFIX as SHAPE_PREFIX
-from pipeline.capture.shapes import anchored_shapes, filenode_of
+from pipeline.capture.shapes import SHAPES, KnownShape
+from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
-
-PREFIX = "part:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,51 +38,48 @@ class KnownMember:
     oid: int
     root: int
     name: str
-    unlogged: bool | None = field(default=None, compare=False)
+    unlogged: bool | None = None
+
+    @classmethod
+    def of(cls, member: Member) -> KnownMember:
+        return cls(member.oid, member.root, member.name, member.unlogged)
+
+    @classmethod
+    def from_text(cls, text: str) -> KnownMember:
+        """`oid:root:schema.name`, and behind the root's OID `u` if it is unlogged, `p` if not. Raises
+        ValueError or LookupError."""
+        oid, root, name = text.split(":", 2)
+        unlogged = root[-1] == "u" if root[-1] in "up" else None
+        return cls(int(oid), int(root.rstrip("up")), name, unlogged)
+
+    def to_text(self) -> str:
+        persistence = {None: "", True: "u", False: "p"}[self.unlogged]
+        return f"{self.oid}:{self.root}{persistence}:{self.name}"
 
 
-def member_entry(member: Member | KnownMember) -> str:
-    """What an ANCHOR says of it: `part:oid:root:schema.name`, and behind the root's OID `u` if it is
-    unlogged, `p` if not."""
-    persistence = {None: "", True: "u", False: "p"}[member.unlogged]
-    return f"{PREFIX}{member.oid}:{member.root}{persistence}:{member.name}"
+MEMBERS: Final[Kind[int, KnownMember]] = Kind(
+    "part", "a partition", lambda member: member.oid, KnownMember.from_text, KnownMember.to_text
+)
+"""The tables at the top among them."""
 
 
-def known_members(entries: Iterable[str]) -> dict[int, KnownMember]:
-    """By OID, the table at the top among them."""
-    found = (entry.removeprefix(PREFIX).split(":", 2) for entry in entries if entry.startswith(PREFIX))
-    return {int(oid): _known(int(oid), root, name) for oid, root, name in found}
+def known_partitions(entries: Entries) -> dict[int, KnownMember]:
+    """By OID, without the tables at the top."""
+    return {oid: known for oid, known in entries.of(MEMBERS).items() if oid != known.root}
 
 
-def _known(oid: int, root: str, name: str) -> KnownMember:
-    unlogged = root[-1] == "u" if root[-1] in "up" else None
-    return KnownMember(oid, int(root.rstrip("up")), name, unlogged)
+def new_partitions(before: Entries, after: Entries) -> dict[int, str]:
+    """By OID, qualified names of those that are partitions since, or have got another name or table at the
+    top."""
+    known = {oid: (each.root, each.name) for oid, each in known_partitions(before).items()}
+    now = known_partitions(after)
+    return {oid: each.name for oid, each in now.items() if known.get(oid) != (each.root, each.name)}
 
 
-def with_members(entries: Iterable[str], root: int, now: Iterable[Member]) -> tuple[str, ...]:
-    """The entries with these instead of the earlier ones below this table at the top."""
-    kept = tuple(entries)
-    earlier = {oid for oid, known in known_members(kept).items() if known.root == root}
-    own = tuple(f"{PREFIX}{oid}:" for oid in earlier)
-    others = (entry for entry in kept if not entry.startswith(own))
-    return (*others, *map(member_entry, now))
-
-
-def known_partitions(entries: Iterable[str]) -> dict[int, KnownMember]:
-    """But for the tables at the top."""
-    return {oid: known for oid, known in known_members(entries).items() if oid != known.root}
-
-
-def new_partitions(before: Iterable[str], after: Iterable[str]) -> dict[int, str]:
-    """By OID, qualified names of those that are partitions since, or have got another name."""
-    known = known_partitions(before)
-    return {oid: each.name for oid, each in known_partitions(after).items() if known.get(oid) != each}
-
-
-def check_members(entries: Sequence[str], now: Sequence[Member], listed: Collection[int]) -> None:
+def check_members(entries: Entries, now: Sequence[Member], listed: Collection[int]) -> None:
     """`listed`: OIDs of the tables that the publication lists now. Raises RefusedData
     (`partition-attached`, `partition-gone`)."""
-    known, names = known_members(entries), {member.oid: member.name for member in now}
+    known, names = entries.of(MEMBERS), {member.oid: member.name for member in now}
     for oid, each in known.items():
         if oid not in names and each.root in listed:
             raise partition_gone(each.name, names.get(each.root, "its table"))
@@ -94,27 +90,27 @@ def check_members(entries: Sequence[str], now: Sequence[Member], listed: Collect
             raise _attached(member.name, names[member.root])
 
 
-def with_other_files(entries: Sequence[str], now: Iterable[Member]) -> list[Member]:
+def with_other_files(entries: Entries, now: Iterable[Member]) -> list[Member]:
     """Known partitions with another file than before, those of which the stream told that the whole was
     truncated, and new ones, but for what was a table before."""
-    shapes, known = anchored_shapes(entries), known_members(entries)
+    shapes, known = entries.of(SHAPES), entries.of(MEMBERS)
     return [
         member
         for member in now
         if member.filenode
         and member.root in known
         and (member.oid in known or not member.attached)
-        and (member.oid not in shapes or filenode_of(shapes[member.oid]) != member.filenode)
+        and (member.oid not in shapes or shapes[member.oid].filenode != member.filenode)
     ]
 
 
 def truncated(
-    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[Truncate] = ()
+    entries: Entries, now: Sequence[Member], truncates: Iterable[Truncate] = ()
 ) -> dict[int, RefusedData]:
     """By OID, what is raised for partitions with another file than before if no TRUNCATE explains that.
     `truncates`: each since then, in order. Of one of a partition by its own name nothing else tells but its
     file, until ANALYZE or the whole's. It may have had another name only then."""
-    shapes, known = anchored_shapes(entries), known_members(entries)
+    shapes, known = entries.of(SHAPES), entries.of(MEMBERS)
     names = {oid: {each.name} for oid, each in known.items()}
     for member in now:
         names.setdefault(member.oid, set()).add(member.name)
@@ -132,9 +128,9 @@ def truncated(
     }
 
 
-def not_streamed(entries: Sequence[str], now: Iterable[Member]) -> dict[int, RefusedData]:
+def not_streamed(entries: Entries, now: Iterable[Member]) -> dict[int, RefusedData]:
     """By OID, what is raised for known partitions of which either then or now no rows come."""
-    known = known_members(entries)
+    known = entries.of(MEMBERS)
     return {
         member.oid: partition_unlogged(member.name)
         for member in now
@@ -143,55 +139,44 @@ def not_streamed(entries: Sequence[str], now: Iterable[Member]) -> dict[int, Ref
 
 
 def written_anew(
-    entries: Sequence[str], current: Sequence[str], now: Sequence[Member], rewritten: Collection[str]
+    entries: Entries, current: Entries, now: Sequence[Member], rewritten: Collection[str]
 ) -> dict[int, RefusedData]:
     """The same of those whose rows ALTER TABLE wrote anew, unless it may have added a column. `current`: what
     the next ANCHOR is to say. `rewritten`: names."""
-    known, then, shapes = known_members(entries), anchored_shapes(entries), anchored_shapes(current)
+    known, then, shapes = entries.of(MEMBERS), entries.of(SHAPES), current.of(SHAPES)
     found: dict[int, RefusedData] = {}
     for member in with_other_files(entries, now):
         oid, names = member.oid, {member.name}
         names |= {known[oid].name} if oid in known else set()
         of = oid if oid in then else member.root
-        if names & set(rewritten) and _columns(then.get(of)) == _columns(shapes.get(of)):
+        if names & set(rewritten) and _last_number(then.get(of)) == _last_number(shapes.get(of)):
             found[oid] = partition_unlogged(member.name)
     return found
 
 
-def _columns(shape: str | None) -> str:
-    """The number of the newest one."""
-    return "" if shape is None else shape.split(":")[3]
+def _last_number(shape: KnownShape | None) -> int | None:
+    return None if shape is None else shape.last_number
 
 
-def without_shapes_below(entries: Iterable[str], root: int) -> tuple[str, ...]:
+def without_shapes_below(entries: Entries, root: int) -> Entries:
     """The entries behind a TRUNCATE of the table at the top: its partitions have other files now."""
-    known = tuple(entries)
-    own = tuple(f"{SHAPE_PREFIX}{oid}:" for oid, each in known_partitions(known).items() if each.root == root)
-    return tuple(entry for entry in known if not entry.startswith(own))
+    return entries.drop(
+        SHAPES, *(oid for oid, each in known_partitions(entries).items() if each.root == root)
+    )
 
 
-def whole_names(entries: Iterable[str], told: Mapping[int, Told]) -> dict[int, tuple[str, str]]:
+def whole_names(entries: Entries, told: Mapping[int, Told]) -> dict[int, tuple[str, str]]:
     """By the OID of each partition, the name of the table at the top."""
     partitions = known_partitions(entries)
     return {oid: told[known.root].name for oid, known in partitions.items() if known.root in told}
 
 
-def with_member(entries: Iterable[str], member: KnownMember) -> tuple[str, ...]:
-    """The entries with this one instead of an earlier one of the same table."""
-    return (*without_member(entries, member.oid), member_entry(member))
-
-
-def without_member(entries: Iterable[str], oid: int) -> tuple[str, ...]:
-    own = f"{PREFIX}{oid}:"
-    return tuple(entry for entry in entries if not entry.startswith(own))
-
-
 def untold(
-    entries: Sequence[str], now: Sequence[Member], truncates: Iterable[Truncate] = ()
+    entries: Entries, now: Sequence[Member], truncates: Iterable[Truncate] = ()
 ) -> dict[int, RefusedData]:
     """By OID, what is raised for partitions that came or went if no schema message tells of it. `truncates`:
     as `truncated` has them."""
-    known, there = known_members(entries), {member.oid: member for member in now}
+    known, there = entries.of(MEMBERS), {member.oid: member for member in now}
     found = {**truncated(entries, now, truncates), **not_streamed(entries, now)}
     roots = {member.root for member in now}  # of one that left, rows may still come
     for oid, each in known.items():

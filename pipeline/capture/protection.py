@@ -31,13 +31,13 @@ from connectors.postgres.replica_identity import identity_remedy, set_full_ident
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import read_shape
-from pipeline.capture.announcements import Leave
+from pipeline.capture.announcements import LEAVES, Leave
 from pipeline.capture.history import left_tables, named_tables
 from pipeline.capture.leavings import Leavings
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.shapes import anchored_shapes, next_shape, without_files
+from pipeline.capture.shapes import SHAPES, next_shape
 from pipeline.capture.startup import OpenCapture
 from pipeline.reports import Endangered
 from schemas.errors import KeepstreamError
@@ -156,7 +156,7 @@ class Protection:
 
     def _announce(self, leave: Leave, packer: FramePacker) -> None:
         chain = self._capture.chain
-        chain.publication_is((*chain.publication, leave.to_token()))
+        chain.publication_is(chain.publication.put(LEAVES, leave))
         chain.anchor(packer.live_tables)
         chain.require_durable()
         failpoint("capture.after_leave_announced")
@@ -170,7 +170,7 @@ class Protection:
         publications.drop_table(session, name, (table.schema, table.name))
         now = find_table(session, table.oid, publication=name)
         shape = read_shape(session, table.oid, name)
-        anchored = anchored_shapes(self._capture.chain.publication).get(table.oid)
+        anchored = self._capture.chain.publication.of(SHAPES).get(table.oid)
         return (
             publications.table_entry(session, name, table.oid) is None  # it was this table that bore the name
             and now is not None
@@ -178,7 +178,7 @@ class Protection:
             and shape is not None
             and tuple(sorted(shape.generated_columns)) == leave.generated
             and anchored is not None
-            and without_files([next_shape(shape, anchored)]) == without_files([anchored])
+            and next_shape(shape, anchored).without_file() == anchored.without_file()
         )
 
     def _endangered(self, table: Table) -> Endangered:

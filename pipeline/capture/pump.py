@@ -21,7 +21,7 @@ from connectors.postgres.runs import Runs
 from connectors.postgres.stream import Batch
 from connectors.postgres.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
-from pipeline.capture.announcements import announced_xids
+from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.judging import renamed_oids, renamed_tables
 from pipeline.capture.gathering import Gathering
 from pipeline.capture.housekeeping import Housekeeping
@@ -356,7 +356,7 @@ class Pump:
         if not message.transactional or begin is None:
             return False
         if is_join(message.prefix):
-            if str(begin.xid) in announced_xids(self._chain.publication):
+            if str(begin.xid) in self._chain.publication.of(JOINS):
                 if message.prefix == JOIN_PREFIX:
                     self._tracking.joined(Join.from_json(message.content))
                 return True

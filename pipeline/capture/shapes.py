@@ -20,131 +20,129 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import Final
 
 from connectors.postgres.shape import Shape, UsedType
-from pipeline.capture.malformed import entry_malformed
 from pipeline.capture.schemachange import refuse_change
+from schemas.entries import Entries, Kind, entry_malformed
 
 logger = logging.getLogger("keepstream.capture")
 
-PREFIX = "shape:"
-TYPE_PREFIX = "type:"
-_FIELDS = 6
-"""One more where there is a column list."""
 
+@dataclass(frozen=True, slots=True)
+class KnownShape:
+    """What an ANCHOR says of a table's shape. `names`, `rows`: digests of the columns up to `last_number`.
 
-def shape_entry(shape: Shape, announced: Collection[int]) -> str:
-    """What an ANCHOR says of a table's shape: `shape:oid:filenode:last column:names:rows:by default`, and
-    `:listed` where the publication lists columns.
-
-    `announced`: numbers of the columns whose missing values the log holds, or began with. Of any other one
-    only the catalog can tell, until VACUUM FULL takes it from there: that must show.
+    `by_default`: numbers of the columns whose missing values the log holds, or began with. Of any other one
+    only the catalog can tell, until VACUUM FULL takes it from there: that must show. `listed`: those that the
+    publication lists; None: it has no list.
     """
-    last, by_default = shape.last_number, [n for n in shape.by_default() if n in announced]
-    names, rows = shape.names_digest(last), shape.rows_digest(last, by_default)
-    told = ",".join(map(str, by_default))
-    listed = "" if shape.listed is None else ":" + ",".join(map(str, shape.listed))
-    return f"{PREFIX}{shape.oid}:{shape.filenode}:{last}:{names}:{rows}:{told}{listed}"
+
+    oid: int
+    filenode: int
+    last_number: int
+    names: str
+    rows: str
+    by_default: tuple[int, ...]
+    listed: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, shape: Shape, announced: Collection[int]) -> KnownShape:
+        """`announced`: numbers, among which are those of `by_default`."""
+        last, by_default = shape.last_number, tuple(n for n in shape.by_default() if n in announced)
+        names, rows = shape.names_digest(last), shape.rows_digest(last, by_default)
+        return cls(shape.oid, shape.filenode, last, names, rows, by_default, shape.listed)
+
+    @classmethod
+    def from_text(cls, text: str) -> KnownShape:
+        """`oid:filenode:last column:names:rows:by default`, and `:listed`. Raises ValueError, and
+        InternalError (`anchor-malformed`) with the table's OID."""
+        oid, *fields = text.split(":")
+        if len(fields) not in (5, 6) or fields[5:] == [""]:
+            raise entry_malformed(f"table {oid}")
+        filenode, last, names, rows, by_default, *listed = fields
+        numbers = _numbers(listed[0]) if listed else None
+        return cls(int(oid), int(filenode), int(last), names, rows, _numbers(by_default), numbers)
+
+    def to_text(self) -> str:
+        numbers = [self.by_default] if self.listed is None else [self.by_default, self.listed]
+        told = (",".join(map(str, each)) for each in numbers)
+        return ":".join(map(str, (self.oid, self.filenode, self.last_number, self.names, self.rows, *told)))
+
+    def without_file(self) -> KnownShape:
+        """What it says of the columns alone."""
+        return replace(self, filenode=0)
 
 
-def first_shape(shape: Shape) -> str:
-    """The entry of a table that the log begins with: all its columns are there."""
-    return shape_entry(shape, shape.by_default())
+@dataclass(frozen=True, slots=True)
+class KnownType:
+    """What an ANCHOR says of a type that columns use."""
+
+    oid: int
+    last_number: int
+    digest: str
+
+    @classmethod
+    def of(cls, used: UsedType) -> KnownType:
+        return cls(used.oid, used.last_number, used.digest(used.last_number))
+
+    @classmethod
+    def from_text(cls, text: str) -> KnownType:
+        """`oid:last member:digest`. Raises ValueError."""
+        oid, last, members = text.split(":")
+        return cls(int(oid), int(last), members)
+
+    def to_text(self) -> str:
+        return f"{self.oid}:{self.last_number}:{self.digest}"
 
 
-def next_shape(shape: Shape, anchored: str | None) -> str:
-    """The entry of a table that was compared with its earlier one. InternalError: `anchor-malformed`."""
-    return shape_entry(shape, () if anchored is None else _numbers(_fields(anchored, shape)[5]))
+SHAPES: Final[Kind[int, KnownShape]] = Kind(
+    "shape", "a table", lambda shape: shape.oid, KnownShape.from_text, KnownShape.to_text
+)
+TYPES: Final[Kind[int, KnownType]] = Kind(
+    "type", "a type", lambda known: known.oid, KnownType.from_text, KnownType.to_text
+)
 
 
-def _fields(entry: str, now: Shape) -> list[str]:
-    """Of an entry about this table. Raises InternalError (`anchor-malformed`)."""
-    fields = entry.removeprefix(PREFIX).split(":")
-    is_whole = len(fields) == _FIELDS or (len(fields) == _FIELDS + 1 and fields[-1] != "")
-    if not is_whole or int(fields[0]) != now.oid:
-        raise entry_malformed(f"table {now.oid}")
-    return fields
+def _numbers(told: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in told.split(",") if number)
 
 
-def last_column(entry: str, now: Shape) -> int:
-    """The number of the newest column that an entry knows."""
-    return int(_fields(entry, now)[2])
+def first_shape(shape: Shape) -> KnownShape:
+    """Of a table that the log begins with: all its columns are there."""
+    return KnownShape.of(shape, shape.by_default())
 
 
-def filenode_of(entry: str) -> int:
-    """The file that a table had."""
-    return int(entry.split(":")[2])
+def next_shape(shape: Shape, anchored: KnownShape | None) -> KnownShape:
+    """Of a table that was compared with its earlier one."""
+    return KnownShape.of(shape, () if anchored is None else anchored.by_default)
 
 
-def listed_columns(entries: Iterable[str], oid: int) -> tuple[int, ...] | None:
+def listed_columns(entries: Entries, oid: int) -> tuple[int, ...] | None:
     """The numbers of the column list under which the log has this table; None without one."""
-    fields = anchored_shapes(entries).get(oid, "").removeprefix(PREFIX).split(":")
-    return tuple(_numbers(fields[6])) if len(fields) > 6 else None
+    known = entries.of(SHAPES).get(oid)
+    return None if known is None else known.listed
 
 
-def _numbers(told: str) -> list[int]:
-    return [int(number) for number in told.split(",") if number]
-
-
-def type_entry(used: UsedType) -> str:
-    """What an ANCHOR says of a type: `type:oid:last member:digest`."""
-    return f"{TYPE_PREFIX}{used.oid}:{used.last_number}:{used.digest(used.last_number)}"
-
-
-def anchored_shapes(entries: Iterable[str]) -> dict[int, str]:
-    """The entries about shapes, by the table's OID."""
-    found = (entry for entry in entries if entry.startswith(PREFIX))
-    return {int(entry.split(":")[1]): entry for entry in found}
-
-
-def with_shape(entries: Iterable[str], shape: str) -> tuple[str, ...]:
-    """The entries with this one instead of the table's earlier one."""
-    own = ":".join((*shape.split(":")[:2], ""))
-    return (*(entry for entry in entries if not entry.startswith(own)), shape)
-
-
-def without_shape(entries: Iterable[str], oid: int) -> tuple[str, ...]:
-    """The entries without that of this table."""
-    return tuple(entry for entry in entries if not entry.startswith(f"{PREFIX}{oid}:"))
-
-
-def with_types(entries: Iterable[str], types: Iterable[UsedType]) -> tuple[str, ...]:
+def with_types(entries: Entries, types: Iterable[UsedType]) -> Entries:
     """The entries with those types that stand in none of them."""
-    known = tuple(entries)
-    told = {entry.split(":")[1] for entry in known if entry.startswith(TYPE_PREFIX)}
-    return (*known, *(type_entry(used) for used in types if str(used.oid) not in told))
+    known = entries.of(TYPES)
+    return entries.put(TYPES, *(KnownType.of(used) for used in types if used.oid not in known))
 
 
-def altered(before: Iterable[str], after: Iterable[str]) -> bool:
-    """Whether more than files differs: then the next ANCHOR must not wait, because a capture that
-    continues compares with it."""
-    then, now = tuple(before), tuple(after)
-    return without_files(then) != without_files(now) or _told(then) != _told(now)
-
-
-def _told(entries: Iterable[str]) -> set[str]:
-    """What schema messages told, or that they do no more, which partitions there are, and which names are
-    limited ones."""
-    prefixes = ("ddl:", "told:", "untracked:", "part:", "limited:")
-    return {entry for entry in entries if entry.startswith(prefixes)}
-
-
-def without_files(entries: Iterable[str]) -> set[str]:
+def without_files(entries: Entries) -> frozenset[KnownShape | KnownType]:
     """What the entries say of the tables' columns and their types alone."""
-    found = [entry.split(":") for entry in entries if entry.startswith((PREFIX, TYPE_PREFIX))]
-    return {":".join((*fields[:2], *fields[3:]) if fields[0] == "shape" else fields) for fields in found}
+    shapes = (shape.without_file() for shape in entries.of(SHAPES).values())
+    return frozenset((*shapes, *entries.of(TYPES).values()))
 
 
-def check_shape(table: str, anchored: str, now: Shape) -> None:
+def check_shape(table: str, anchored: KnownShape, now: Shape) -> None:
     """Raises RefusedData (`schema-changed`) unless every row that the stream did not carry is provably
-    as it was, and every column is still the one that its name was then.
-    InternalError: `anchor-malformed`."""
-    fields = _fields(anchored, now)
-    filenode, last = int(fields[1]), int(fields[2])
-    names, rows = fields[3], fields[4]
-    if now.names_digest(last) != names:
+    as it was, and every column is still the one that its name was then."""
+    last = anchored.last_number
+    if now.names_digest(last) != anchored.names:
         raise refuse_change(
             table, "a column was dropped, renamed, made again, or has another type or generation"
         )
@@ -156,12 +154,12 @@ def check_shape(table: str, anchored: str, now: Shape) -> None:
             logger.warning(
                 "generated column added: replicas lack it", extra={"table": table, "column": column.name}
             )
-    if now.filenode == filenode:
+    if now.filenode == anchored.filenode:
         return
     plain = [column.number for column in added if not column.generated]
     if plain and not now.keeps_rows_since(plain[0]):
         raise refuse_change(table, "it was rewritten after a column was added")
-    if now.rows_digest(last, _numbers(fields[5])) != rows:
+    if now.rows_digest(last, anchored.by_default) != anchored.rows:
         raise refuse_change(table, "it was rewritten after a column was altered")
 
 
@@ -191,13 +189,13 @@ def check_order(table: str, columns: Sequence[str], now: Shape) -> None:
             raise refuse_change(table, f"column {column} was renamed or dropped before capture saw it")
 
 
-def check_types(entries: Iterable[str], now: Iterable[UsedType]) -> None:
+def check_types(entries: Entries, now: Iterable[UsedType]) -> None:
     """Raises RefusedData (`schema-changed`) if a type of the ANCHOR's entries has other members."""
-    found = (entry.removeprefix(TYPE_PREFIX).split(":") for entry in entries if entry.startswith(TYPE_PREFIX))
-    anchored = {int(oid): (int(last), digest) for oid, last, digest in found}
+    anchored = entries.of(TYPES)
     for used in now:
-        if used.oid not in anchored:
+        known = anchored.get(used.oid)
+        if known is None:
             continue
-        last, digest = anchored[used.oid]
-        if used.digest(last) != digest or used.has_lost(last):
+        last = known.last_number
+        if used.digest(last) != known.digest or used.has_lost(last):
             raise refuse_change(f"type {used.name}", "a label or attribute was dropped, renamed or altered")

@@ -28,6 +28,7 @@ from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
+from schemas.entries import Entries
 from schemas.errors import KeepstreamError, RefusedData
 from schemas.lsn import ZERO, Lsn, format_lsn
 
@@ -54,7 +55,7 @@ class CaptureStage:
         self._tables = SeenTables()
         self._stream: bytes | None = None
         self._lineage: Lineage | None = None
-        self._entries: tuple[str, ...] | None = None
+        self._entries: Entries | None = None
         self._sequences: Sequences | None = None
         self._form = SendForm()
         self._asked_at = 0.0

@@ -47,6 +47,7 @@ from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, is_by_root, mixed_names, select_tables, unheld
+from schemas.entries import Entries
 from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -103,7 +104,7 @@ class Startup:
         self._stop = stop
         self._waiting = waiting
         self.lineage: Lineage | None = None
-        self.entries: tuple[str, ...] | None = None
+        self.entries: Entries | None = None
         self._opened: list[Callable[[], None]] = []
         self._behind = Behind()
         self._walsenders = Ahead(self._new_walsender, Walsender.close)
@@ -147,7 +148,7 @@ class Startup:
         follower.close()
         if follower.last_anchor is not None:
             self.lineage = Lineage.of(follower.last_anchor)
-            self.entries = follower.last_anchor.publication
+            self.entries = Entries.parse(follower.last_anchor.publication)
         return follower
 
     # a log that has promised nothing
@@ -248,7 +249,7 @@ class Startup:
             options.slot, temporary=False, export_snapshot=True, failover=options.failover, waiting=waiting
         )
 
-    def _published_at(self, created: CreatedSlot) -> tuple[tuple[TableSchema, ...], tuple[str, ...]]:
+    def _published_at(self, created: CreatedSlot) -> tuple[tuple[TableSchema, ...], Entries]:
         """Table versions and the publication's identity at the slot's consistent point, read in its
         snapshot: what somebody changed since then must differ from the ANCHOR (P11)."""
         with connect(self._options.source, purpose=purposes.capture(self._options.name)) as session:
@@ -256,7 +257,7 @@ class Startup:
                 session.execute("begin isolation level repeatable read read only")
                 session.execute(f"set transaction snapshot '{created.snapshot}'")
             name = self._options.publication
-            entries = (*published_now(session, name), *first_told(session, name))
+            entries = published_now(session, name) | first_told(session, name)
             return published_tables(session, name), entries
 
     def _start_first_stream(self, walsender: Walsender) -> SlotStream:

@@ -31,22 +31,21 @@ from pipeline.capture.ddl.told import Told
 from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.partitions import known_members, known_partitions, partition_gone, with_missing
+from pipeline.capture.partitions import MEMBERS, known_partitions, partition_gone, with_missing
 from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
 from pipeline.capture.shapes import (
-    anchored_shapes,
+    SHAPES,
     check_order,
     check_shape,
-    filenode_of,
     first_shape,
     listed_columns,
     next_shape,
-    with_shape,
     with_types,
 )
 from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Operation
 from schemas.ddl.message import SchemaMessage
+from schemas.entries import Entries
 from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
 from schemas.table import ReplicaIdentity, TableSchema
 
@@ -139,8 +138,8 @@ class TableVersions:
     def _look_at(self, told: Told) -> None:
         """What differs in the catalog of now is judged by the next look, which need not wait long."""
         shape = self._read_shape(told.oid)
-        entry = anchored_shapes(self._chain.publication).get(told.oid)
-        if shape is not None and entry is not None and shape_difference(told.qualified_name, entry, shape):
+        known = self._chain.publication.of(SHAPES).get(told.oid)
+        if shape is not None and known is not None and shape_difference(told.qualified_name, known, shape):
             self._tracking.looks_soon = True
 
     def renamed(self, names: Mapping[Name, Name | None]) -> None:
@@ -164,7 +163,7 @@ class TableVersions:
                 listed = listed_columns(self._chain.publication, change.oid)
                 self.know(version_of(previous, change.after, listed))
 
-    def begin_tracked(self, entries: tuple[str, ...], message: SchemaMessage) -> None:
+    def begin_tracked(self, entries: Entries, message: SchemaMessage) -> None:
         """Behind the message of the event triggers' installation. `entries`: an ANCHOR's, before it."""
         for oid, table, payload in unannounced(entries, message, self._newest):
             self.know(table)
@@ -197,15 +196,17 @@ class TableVersions:
 
     def _is_partition(self, oid: int, table: TableSchema) -> bool:
         """Whether its rows come under the name of the table at the top, which was described just before."""
-        if oid in logged_tables(self._chain.publication) or not known_members(self._chain.publication):
+        entries = self._chain.publication
+        if MEMBERS not in entries or oid in logged_tables(entries):
             return False
-        if oid not in known_partitions(self._chain.publication):
+        known = entries.of(MEMBERS).get(oid)
+        if known is None or known.root == oid:
             self._see_transaction()
             self._housekeeping.check_publication()
-        members = known_members(self._chain.publication)
-        if oid not in members:
+            entries = self._chain.publication
+        if oid not in entries.of(MEMBERS):
             raise partition_gone(table.qualified_name, "a published table")
-        anchored, shape = anchored_shapes(self._chain.publication).get(oid), self._read_shape(oid)
+        anchored, shape = entries.of(SHAPES).get(oid), self._read_shape(oid)
         if anchored is not None and shape is not None:
             check_shape(table.qualified_name, anchored, shape)
         return True
@@ -312,7 +313,7 @@ class TableVersions:
         """Before the table's next row. `is_announced`: the log tells now what all these columns hold in rows
         from before them."""
         chain = self._chain
-        anchored = anchored_shapes(chain.publication).get(oid)
+        anchored = chain.publication.of(SHAPES).get(oid)
         if shape is not None:
             if anchored is not None:
                 check_shape(table.qualified_name, anchored, shape)
@@ -320,8 +321,8 @@ class TableVersions:
             if not is_announced and self._tracking.is_behind:
                 return
             whole = is_announced and len(table.columns) == len(shape.plain_columns)
-            entry = first_shape(shape) if whole else next_shape(shape, anchored)
-            chain.publication_is(with_shape(chain.publication, entry))
+            known = first_shape(shape) if whole else next_shape(shape, anchored)
+            chain.publication_is(chain.publication.put(SHAPES, known))
             if whole:
                 self._announced_below(oid)
         if is_announced:
@@ -336,13 +337,15 @@ class TableVersions:
 
     def _announced_below(self, oid: int) -> None:
         """The log tells now what the columns of this table's partitions hold, too."""
-        for partition in known_partitions(self._chain.publication).values():
+        entries = self._chain.publication
+        for partition in known_partitions(entries).values():
             shape = self._read_shape(partition.oid) if partition.root == oid else None
-            anchored = anchored_shapes(self._chain.publication).get(partition.oid)
+            anchored = entries.of(SHAPES).get(partition.oid)
             if shape is not None and anchored is not None:
                 check_shape(partition.name, anchored, shape)
-                shape = replace(shape, filenode=filenode_of(anchored))  # of another one the next look judges
-                self._chain.publication_is(with_shape(self._chain.publication, first_shape(shape)))
+                shape = replace(shape, filenode=anchored.filenode)  # of another one the next look judges
+                entries = entries.put(SHAPES, first_shape(shape))
+        self._chain.publication_is(entries)
 
     def _see_transaction(self) -> None:
         """The catalog is asked about the open transaction: it must show what that one did."""

@@ -13,9 +13,10 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import connect
 from pipeline.capture.ddl.authentic import seal
-from pipeline.capture.ddl.ended import ended_entries
+from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
+from schemas.entries import Entries
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers, schema_messages, told, uninstall_triggers
@@ -192,7 +193,7 @@ def test_that_tracking_ended_is_said_across_restarts_until_somebody_decides(
 ) -> None:
     def is_anchored(content: LogContent) -> bool:
         anchor = content.follower.last_anchor
-        return anchor is not None and ended_entries(anchor.publication) != ()
+        return anchor is not None and ENDED in Entries.parse(anchor.publication)
 
     with capturing(options) as running:
         content = begun(change_log)

@@ -13,6 +13,7 @@ from connectors.postgres.session import Session, connect
 from pipeline.capture.ddl.looking import look
 from pipeline.capture.history import published_now
 from pipeline.capture.partitions import known_partitions, without_shapes_below
+from schemas.entries import Entries
 from schemas.errors import KeepstreamError
 from tests.fix_postgres import Database
 
@@ -199,11 +200,12 @@ def test_an_anchor_that_says_of_no_partition_whether_it_is_unlogged_learns_it(
     source.execute("alter table ev1 set unlogged; analyze ev1")
     entries = published_now(session, NAME)
     (root,) = {member.root for member in read_members(session, NAME)}
-    older = [entry.replace(f":{root}u:", f":{root}:").replace(f":{root}p:", f":{root}:") for entry in entries]
-    assert set(older) != set(entries)
-    seen = look(session, NAME, older)
+    texts = entries.encode()
+    older = [text.replace(f":{root}u:", f":{root}:").replace(f":{root}p:", f":{root}:") for text in texts]
+    assert set(older) != set(texts)
+    seen = look(session, NAME, Entries.parse(older))
     assert not seen.differences
-    assert set(seen.entries) == set(entries)
+    assert set(seen.entries.encode()) == set(texts)
     source.execute("alter table ev1 set logged; analyze ev1")
     (error,) = look(session, NAME, seen.entries).differences.values()
     assert error.code == "partition-unlogged"

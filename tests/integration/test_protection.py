@@ -16,13 +16,14 @@ from connectors.postgres.catalog import list_tables
 from connectors.postgres.publication import read_publication
 from connectors.postgres.session import connect
 from connectors.postgres.stream import Batch, SlotStream
-from pipeline.capture.announcements import announced_leaves
+from pipeline.capture.announcements import LEAVES
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
 from pipeline.config import Initial, Keyless, TablePattern, Tables
 from pipeline.dev.process import require
 from pipeline.selection import EXCLUDED
 from schemas.change import Message
+from schemas.entries import Entries
 from schemas.errors import RetryLater
 from schemas.lsn import Lsn
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
@@ -369,7 +370,8 @@ def test_p11_the_place_of_the_last_rows_is_known_to_the_next_capture(
     """A transaction that began since then is not waited for."""
 
     def places(content: LogContent) -> set[Lsn]:
-        leaves = [leave for anchor in content.anchors for leave in announced_leaves(anchor.publication)]
+        anchors = [Entries.parse(anchor.publication) for anchor in content.anchors]
+        leaves = [leave for entries in anchors for leave in entries.of(LEAVES).values()]
         return {leave.last_rows for leave in leaves if leave.last_rows is not None}
 
     with capturing(options) as running:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from connectors.postgres.catalog import read_columns
 from connectors.postgres.session import Session, connect
 from connectors.postgres.shape import read_shape
-from pipeline.capture.shapes import check_shape, first_shape
+from pipeline.capture.shapes import KnownShape, check_shape, first_shape
 from schemas.errors import RefusedData
 from tests.fix_postgres import Database, Row, Server
 
@@ -88,7 +88,7 @@ class Migrated:
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def accepted(session: Session, oid: int, anchored: str) -> dict[str, int | None] | None:
+def accepted(session: Session, oid: int, anchored: KnownShape) -> dict[str, int | None] | None:
     """By column, what its rows from before it hold, as the log would tell; None where capture stops."""
     shape = read_shape(session, oid, "p")
     assert shape is not None

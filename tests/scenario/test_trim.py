@@ -20,6 +20,7 @@ from pipeline.capture.options import FollowingReplica, TrimOptions
 from pipeline.capture.trimming import StandingAnchor, Trimmer, anchors
 from pipeline.config import Initial
 from pipeline.reentry import follow_from
+from schemas.entries import Entries
 from schemas.errors import PlaceTrimmed
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
@@ -51,7 +52,7 @@ def write_epoch(log: ChangeLog, epoch: int, chain: Chain, positions: list[int]) 
     record, _ = seal_frame(FrameHeader(STREAM, epoch, 0, NO_DIGEST, 0), (), encode_capture_start(start))
     writer = log.begin_epoch(epoch, record, is_ignorable=lambda _: False)
     begun = Chain(STREAM, epoch, chain.number, chain.digest)
-    writing = ChainWriter(writer, begun, SourceIdentity("7", 1, ()))
+    writing = ChainWriter(writer, begun, SourceIdentity("7", 1, Entries()))
     for lsn in positions:
         writing.anchor((), at=Position(Lsn(lsn)))
         writing.heartbeat(Position(Lsn(lsn + 50)))

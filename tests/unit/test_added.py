@@ -10,7 +10,8 @@ from connectors.postgres.session import Session
 from connectors.postgres.shape import Shape, ShapeColumn
 from pipeline.capture import added
 from pipeline.capture.added import AddedColumns
-from pipeline.capture.shapes import first_shape
+from pipeline.capture.shapes import SHAPES, first_shape
+from schemas.entries import Entries
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 NO_SESSION = cast("Session", None)
@@ -40,10 +41,10 @@ def version(*columns: str) -> TableSchema:
     return TableSchema("public", "t", ReplicaIdentity.DEFAULT, made)
 
 
-def entries(filenode: int, *columns: str) -> tuple[str, ...]:
+def entries(filenode: int, *columns: str) -> Entries:
     made = tuple(ShapeColumn(i, name, "9") for i, name in enumerate(columns, 1))
     shape = Shape(7, filenode, len(made), made)
-    return ("catalog:1:2", first_shape(shape))
+    return Entries.parse(["catalog:1:2"]).put(SHAPES, first_shape(shape))
 
 
 def test_what_had_nothing_to_tell_is_asked_again_only_when_a_column_changed(catalog: Catalog) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity
+from schemas.entries import Entries
 from schemas.errors import InternalError
 from schemas.framecodec import open_frame
 from schemas.lsn import Lsn, Position
@@ -30,7 +31,7 @@ class Refusing:
 
 def test_a_frame_that_the_log_did_not_take_is_no_link_of_the_chain() -> None:
     writer = Refusing()
-    chain = ChainWriter(cast(Any, writer), Chain(stream=STREAM, epoch=1), SourceIdentity("7", 1, ()))
+    chain = ChainWriter(cast(Any, writer), Chain(stream=STREAM, epoch=1), SourceIdentity("7", 1, Entries()))
     chain.anchor((TABLE,), at=Position(Lsn(1000)))
     with pytest.raises(InternalError):
         chain.anchor((TABLE, TABLE))

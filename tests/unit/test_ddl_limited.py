@@ -11,10 +11,11 @@ import yaml
 from connectors.postgres.limits.limit import Limit
 from pipeline.capture.ddl.judging import after_message
 from pipeline.capture.ddl.limited import relaxed, to_be_listed
-from pipeline.capture.ddl.told import TRACKED, Told
-from pipeline.capture.limitednames import LimitedName, limit_to_say, limited_names
+from pipeline.capture.ddl.told import TOLD, TRACKED, TRACKING, Told
+from pipeline.capture.limitednames import LIMITED, LimitedName, limit_to_say
 from pipeline.config.model import Tables
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, TableRows
+from schemas.entries import Entries
 
 
 def column(num: int, name: str, **more: Any) -> dict[str, Any]:
@@ -104,22 +105,22 @@ def test_a_table_without_a_list_and_another_object_are_told_as_they_are() -> Non
 
 
 def test_a_table_that_is_to_join_is_told_as_its_name_or_what_it_is_a_partition_of_stands_for() -> None:
-    entry = LimitedName(0, "s", "t", ("id",), is_filtered=False).to_token()
+    entries = Entries().put(LIMITED, LimitedName(0, "s", "t", ("id",), is_filtered=False))
     part = {**STATE, "schema": "s", "name": "t_1", "partition_of": ["s", "t"]}
     states = part, {**part, "name": "t", "partition_of": None}, {**part, "partition_of": ["s", "other"]}
     changes = [ObjectChange("table", 9, None, state) for state in states]
-    assert [to_be_listed(change, Tables(), [entry]) for change in changes] == [(1,), (1,), None]
+    assert [to_be_listed(change, Tables(), entries) for change in changes] == [(1,), (1,), None]
 
 
 def test_a_limit_has_the_names_that_its_table_s_schema_gives_it_too_and_keeps_them() -> None:
-    limited = LimitedName(9, "s", "t", ("id",), is_filtered=False).to_token()
-    entries: tuple[str, ...] = (TRACKED, Told(9, "s", "t", "").to_token(), limited)
+    entries = Entries().put(TRACKING, TRACKED).put(TOLD, Told(9, "s", "t", ""))
+    entries = entries.put(LIMITED, LimitedName(9, "s", "t", ("id",), is_filtered=False))
     renamed = ObjectChange("schema", 5, {"name": "s"}, {"name": "r"})
     dropped = ObjectChange("table", 9, {"schema": "r", "name": "t"}, None)
     for n, change in enumerate((renamed, dropped)):
         entries = after_message(entries, SchemaMessage("7", n, changes=(change,)), "p")
-        assert {each.name for each in limited_names(entries)} == {("s", "t"), ("r", "t")}
-    assert {each.oid for each in limited_names(entries)} == {0}
+        assert {each.name for each in entries.of(LIMITED)} == {("s", "t"), ("r", "t")}
+    assert {each.oid for each in entries.of(LIMITED)} == {0}
 
 
 def test_the_entry_to_write_stands_in_the_file_as_it_is_told() -> None:

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.postgres.shape import Shape
 from connectors.postgres.slot import SlotState
 from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
-from pipeline.capture.announcements import Leave, after_promotion, announced_leaves, join_token, leaves_still
+from pipeline.capture.announcements import LEAVES, Leave, after_promotion, leaves_still
 from pipeline.capture.history import (
     check_leftover,
     check_publication,
@@ -18,9 +17,10 @@ from pipeline.capture.history import (
 )
 from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
-from pipeline.capture.shapes import check_shape, next_shape
+from pipeline.capture.shapes import SHAPES
 from pipeline.capture.timelines import Lineage, check_timeline, require_lineage
 from pipeline.follow import SameHistory
+from schemas.entries import Entries
 from schemas.errors import BEGIN_ANEW, HistoryBroken, InternalError, KeepstreamError, RefusedData
 from schemas.frame import Anchor
 from schemas.lsn import Lsn, Position
@@ -201,30 +201,31 @@ def test_p10_a_slot_that_went_back_after_a_crash_is_fine() -> None:
 
 def test_p11_a_publication_that_somebody_changed_is_a_gap() -> None:
     anchored = ("pg_publication:1:100", "pg_publication_rel:2:100")
-    check_publication("p", anchored, anchored)
+    known = Entries.parse(anchored)
+    check_publication("p", known, known)
     for current in (
         anchored[:1],
         (*anchored, "pg_publication_rel:3:101"),
         ("pg_publication:1:105", "pg_publication_rel:2:100"),
     ):
         with pytest.raises(HistoryBroken) as caught:
-            check_publication("p", anchored, current)
+            check_publication("p", known, Entries.parse(current))
         assert caught.value.code == "publication-changed"
 
 
 def test_p11_an_addition_that_an_anchor_announced_is_ours() -> None:
-    anchored = ("pg_publication:1:100", join_token(101))
-    check_publication("p", anchored, ("pg_publication:1:100", "pg_publication_rel:3:101"))
-    check_publication("p", anchored, ("pg_publication:1:100",))  # its transaction never committed
+    anchored = Entries.parse(["pg_publication:1:100", "join:101"])
+    check_publication("p", anchored, Entries.parse(["pg_publication:1:100", "pg_publication_rel:3:101"]))
+    check_publication("p", anchored, Entries.parse(["pg_publication:1:100"]))  # it never committed
 
 
 def test_p11_an_announced_leaving_counts_only_if_its_transaction_was_committed() -> None:
     leave = Leave("pg_publication_rel:2:100", 101, 16384, "a:b", "c", ("words",), Lsn(7))
-    anchored = ("pg_publication:1:100", leave.entry, "table:16384:a:b.c", leave.to_token())
-    assert announced_leaves(anchored) == (leave,)
-    check_publication("p", anchored, ("pg_publication:1:100",), gone={leave.entry})
+    anchored = Entries.parse(["pg_publication:1:100", leave.entry, "table:16384:a:b.c"]).put(LEAVES, leave)
+    now = Entries.parse(["pg_publication:1:100"])
+    check_publication("p", anchored, now, gone={leave.entry})
     with pytest.raises(HistoryBroken) as caught:
-        check_publication("p", anchored, ("pg_publication:1:100",))
+        check_publication("p", anchored, now)
     assert caught.value.code == "publication-changed"
 
 
@@ -251,20 +252,16 @@ def test_p11_after_a_promotion_the_number_of_a_leaving_s_transaction_may_be_anot
 
 def test_an_announced_leaving_of_another_version_is_no_guess() -> None:
     with pytest.raises(InternalError) as caught:
-        announced_leaves(["left:pg_publication_rel:2:100:16384:public.k"])
+        Entries.parse(["left:pg_publication_rel:2:100:16384:public.k"]).of(LEAVES)
     assert caught.value.code == "anchor-malformed"
 
 
-@pytest.mark.parametrize(
-    "entry", ["shape:16384:1:2:aa:bb", "shape:16384:1:2:aa:bb::", "shape:16385:1:2:aa:bb:"]
-)
+@pytest.mark.parametrize("entry", ["shape:16384:1:2:aa:bb", "shape:16384:1:2:aa:bb::"])
 def test_p11_an_entry_about_a_table_that_cannot_be_compared_stops(entry: str) -> None:
-    now = Shape(16384, 1, 2, ())
-    for compare in (lambda: check_shape("public.customer", entry, now), lambda: next_shape(now, entry)):
-        with pytest.raises(InternalError) as caught:
-            compare()
-        assert caught.value.code == "anchor-malformed"
-        assert caught.value.message == "an ANCHOR's entry about table 16384 cannot be read"
+    with pytest.raises(InternalError) as caught:
+        Entries.parse([entry]).of(SHAPES)
+    assert caught.value.code == "anchor-malformed"
+    assert caught.value.message == "an ANCHOR's entry about table 16384 cannot be read"
 
 
 def see(history: SameHistory, commit_lsn: int, xid: int) -> bool:

@@ -16,6 +16,7 @@ from pipeline.capture.stage import CaptureStage
 from pipeline.capture.startup import Startup
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import StageState
+from schemas.entries import Entries
 from schemas.errors import RetryLater
 
 
@@ -30,7 +31,9 @@ def test_a_capture_that_is_closed_while_it_reports_does_not_end_its_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = capture_stage(tmp_path, threading.Event())
-    seen = [SimpleNamespace(stream=SimpleNamespace(queued_bytes=0), chain=SimpleNamespace(publication=()))]
+    seen = [
+        SimpleNamespace(stream=SimpleNamespace(queued_bytes=0), chain=SimpleNamespace(publication=Entries()))
+    ]
     monkeypatch.setattr(
         CaptureStage, "_capture", property(lambda _stage: seen.pop() if seen else None), raising=False
     )

@@ -10,6 +10,7 @@ import pytest
 from connectors.postgres.pgoutput import RelationChanged
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.versions import TableVersions
+from schemas.entries import Entries
 from schemas.errors import RefusedData
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
@@ -21,7 +22,7 @@ def test_rows_that_no_schema_message_told_are_refused_by_their_tables_name() -> 
     told = {7: Told(7, "crm", "customer", columns="those of a later message")}
     tracking = SimpleNamespace(is_tracked=True, told=told)
     capture = SimpleNamespace(
-        sql=None, chain=SimpleNamespace(publication=()), tracking=tracking, live_tables=()
+        sql=None, chain=SimpleNamespace(publication=Entries()), tracking=tracking, live_tables=()
     )
     unused = cast("Any", None)
     versions = TableVersions(cast("Any", capture), unused, unused, unused, publication="p")

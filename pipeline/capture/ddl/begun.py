@@ -10,23 +10,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from connectors.postgres.catalog import CatalogColumn
-from pipeline.capture.ddl.told import Told, shape_of_state, told_tables, with_told
-from pipeline.capture.history import left_tables, named_tables, renamed
-from pipeline.capture.partitions import known_members
+from pipeline.capture.ddl.told import TOLD, Told, shape_of_state
+from pipeline.capture.history import NAMES, left_tables, renamed
+from pipeline.capture.partitions import MEMBERS
 from pipeline.capture.schemachange import added_columns, describe_added
-from pipeline.capture.shapes import (
-    anchored_shapes,
-    check_shape,
-    first_shape,
-    last_column,
-    listed_columns,
-    with_shape,
-)
+from pipeline.capture.shapes import SHAPES, check_shape, first_shape, listed_columns
 from schemas.change import ColumnsAdded
 from schemas.ddl.message import SchemaMessage, State
+from schemas.entries import Entries
 from schemas.table import Column, ReplicaIdentity, TableSchema
-
-Entries = tuple[str, ...]
 
 
 def begun(entries: Entries, message: SchemaMessage) -> Entries:
@@ -34,13 +26,13 @@ def begun(entries: Entries, message: SchemaMessage) -> Entries:
 
     Raises RefusedData (`schema-changed`, `table-renamed`).
     """
-    known = told_tables(entries)
+    known = entries.of(TOLD)
     for oid, state in _states(entries, message).items():
         _require_followed(entries, oid, state)
         shape = shape_of_state(oid, state).only(listed_columns(entries, oid))
         told = Told.of_shape(shape, state["schema"], state["name"])
-        entries = with_told(entries, replace(told, entry=known[oid].entry if oid in known else ""))
-        entries = with_shape(entries, first_shape(shape))
+        entries = entries.put(TOLD, replace(told, entry=known[oid].entry if oid in known else ""))
+        entries = entries.put(SHAPES, first_shape(shape))
     return entries
 
 
@@ -50,7 +42,7 @@ def unannounced(
     """Of tables that have more columns there than the log knows: OID, version, and what is to be announced.
     `entries`: before the message; `newest`: by name, the newest versions."""
     found = []
-    told = told_tables(entries)
+    told = entries.of(TOLD)
     for oid, state in _states(entries, message).items():
         previous, listed = newest.get((state["schema"], state["name"])), listed_columns(entries, oid)
         now = Told.of_shape(shape_of_state(oid, state).only(listed), state["schema"], state["name"])
@@ -66,7 +58,7 @@ def unannounced(
 
 def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
     """Of the tables that the log has."""
-    known = {*named_tables(entries), *left_tables(entries), *known_members(entries)}
+    known = {*entries.of(NAMES), *left_tables(entries), *entries.of(MEMBERS)}
     return {
         change.oid: change.after
         for change in message.changes
@@ -76,13 +68,12 @@ def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
 
 def _require_followed(entries: Entries, oid: int, state: State) -> None:
     """A look may have been ahead of this place: then it has compared what lies between."""
-    name = f"{state['schema']}.{state['name']}"
-    shape = shape_of_state(oid, state).only(listed_columns(entries, oid))
-    if (known := named_tables(entries).get(oid, name)) != name:
-        raise renamed(known, name)
-    entry = anchored_shapes(entries).get(oid)
-    if entry is not None and last_column(entry, shape) <= shape.last_number:
-        check_shape(name, entry, shape)
+    name, known = f"{state['schema']}.{state['name']}", entries.of(NAMES).get(oid)
+    if known is not None and known.name != name:
+        raise renamed(known.name, name)
+    shape, then = shape_of_state(oid, state), entries.of(SHAPES).get(oid)
+    if then is not None and then.last_number <= (now := shape.only(then.listed)).last_number:
+        check_shape(name, then, now)
 
 
 def version_of(previous: TableSchema, state: State, listed: Collection[int] | None) -> TableSchema:

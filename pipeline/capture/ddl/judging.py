@@ -8,50 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from connectors.postgres.shape import UsedType
 from pipeline.capture.ddl.begun import begun
-from pipeline.capture.ddl.ended import without_end
+from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.ddl.told import (
-    SCHEMA_PREFIX,
-    TOLD_PREFIX,
+    SCHEMAS,
+    TOLD,
     TRACKED,
-    TRACKED_PREFIX,
-    UNSEEN_PREFIX,
+    TRACKING,
+    UNSEEN,
+    SchemaName,
     Told,
     is_tracked,
     shape_of_state,
-    told_tables,
-    with_schema_name,
-    with_told,
     with_unseen,
-    without_told,
 )
-from pipeline.capture.history import IF_MEANT, left_tables, named_tables, with_name
+from pipeline.capture.history import IF_MEANT, NAMES, TABLE_ROWS, KnownName, left_tables
 from pipeline.capture.limitednames import with_limited_name, without_limited_oid
-from pipeline.capture.partitions import (
-    KnownMember,
-    known_members,
-    known_partitions,
-    partition_unlogged,
-    with_member,
-    without_member,
-)
+from pipeline.capture.partitions import MEMBERS, KnownMember, partition_unlogged
 from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import (
-    PREFIX,
-    TYPE_PREFIX,
-    check_rows,
-    first_shape,
-    listed_columns,
-    type_entry,
-    with_shape,
-)
+from pipeline.capture.shapes import SHAPES, TYPES, KnownType, check_rows, first_shape, listed_columns
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
+from schemas.entries import Entries
 from schemas.errors import HistoryBroken
 
-Entries = tuple[str, ...]
 Name = tuple[str, str]
 
 
@@ -60,10 +43,10 @@ def after_message(entries: Entries, message: SchemaMessage, publication: str) ->
     a table left the publication by somebody else's hand; KeyError, TypeError or ValueError where a state has
     another form."""
     if message.installed:
-        entries = without_end(begun(entries, message))
-        return entries if is_tracked(entries) else (*entries, TRACKED)
+        entries = begun(entries, message).without(ENDED)
+        return entries if is_tracked(entries) else entries.put(TRACKING, TRACKED)
     if not is_tracked(entries):
-        return without_end(entries) if message.removed else entries
+        return entries.without(ENDED) if message.removed else entries
     if message.removed:
         return without_tracking(entries)
     for change in sorted(message.changes, key=_depths(message.changes)):
@@ -91,23 +74,21 @@ def _depths(changes: Sequence[ObjectChange]) -> Callable[[ObjectChange], int]:
 
 def without_tracking(entries: Entries) -> Entries:
     """From here on the catalog says what became of tables, as without event triggers."""
-    prefixes = (TRACKED_PREFIX, TOLD_PREFIX, UNSEEN_PREFIX, SCHEMA_PREFIX)
-    return tuple(entry for entry in entries if not entry.startswith(prefixes))
+    return entries.without(TRACKING, TOLD, UNSEEN, SCHEMAS)
 
 
 def after_join(entries: Entries, schema: str, table: str) -> Entries:
     """Behind the message by which a table joins: from here on its rows are in the log."""
-    for told in told_tables(entries).values():
-        if told.joining and told.name == (schema, table):
-            entries = with_told(entries, replace(told, joining=False))
-    return entries
+    name = schema, table
+    joining = [told for told in entries.of(TOLD).values() if told.joining and told.name == name]
+    return entries.put(TOLD, *(replace(told, joining=False) for told in joining))
 
 
 def renamed_tables(before: Entries, after: Entries) -> dict[Name, Name | None]:
     """Of tables in the log that a message gave another name: by the old one, the new one; None: dropped."""
     if before is after:
         return {}
-    then, now = told_tables(before), told_tables(after)
+    then, now = before.of(TOLD), after.of(TOLD)
     left = left_tables(before)
     named = sorted(then.items(), key=lambda item: item[0] not in left)  # another may have its name by now
     names = {told.name: now[oid].name if oid in now else None for oid, told in named}
@@ -118,7 +99,7 @@ def renamed_oids(before: Entries, after: Entries) -> list[int]:
     """Of tables that are still there."""
     if before is after or not is_tracked(after):
         return []
-    then, now = told_tables(before), told_tables(after)
+    then, now = before.of(TOLD), after.of(TOLD)
     return [oid for oid, told in now.items() if oid in then and then[oid].name != told.name]
 
 
@@ -135,11 +116,11 @@ def _after_change(entries: Entries, change: ObjectChange, publication: str, xid:
 def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: int) -> Entries:
     """Only what the command changed counts: the rest is as its session saw it, and may be older than what
     another one has committed by the message's place."""
-    told = told_tables(entries).get(change.oid)
+    told = entries.of(TOLD).get(change.oid)
     if told is None:
         return _after_new_partition(entries, change)
     if change.after is None:
-        return without_member(_without_table(entries, told), told.oid)
+        return _without_table(entries, told).drop(MEMBERS, told.oid)
     _require_streamed(entries, change, told)
     before, state = change.before, change.after
     if before is None or publication in before["published"]:
@@ -152,12 +133,12 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
     if before is None or before["shape"]["columns"] != state["shape"]["columns"]:
         shape = shape_of_state(told.oid, state).only(listed_columns(entries, told.oid))
         told = told.like(shape, *told.name)
-        entries = with_shape(entries, first_shape(shape))
+        entries = entries.put(SHAPES, first_shape(shape))
     if before is None or _name(before) != _name(state):
         told = replace(told, schema=state["schema"], table=state["name"])
         entries = with_limited_name(entries, told.oid, told.name)
-    entries = _with_told_name(with_told(entries, told), told.oid)
-    if _whole_of(entries, state) is not None:
+    entries = _with_told(entries, told)
+    if _whole_of(entries, told.oid, state) is not None:
         _require_told(change, state)
     return _after_partition(entries, told, state)
 
@@ -165,14 +146,14 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
 def _after_new_partition(entries: Entries, change: ObjectChange) -> Entries:
     """A table that the log does not know becomes a partition of one that it knows as a whole."""
     state = change.after
-    whole = _whole_of(entries, state)
+    whole = _whole_of(entries, change.oid, state)
     if state is None or whole is None:
         return entries
     _require_told(change, state)
     shape = shape_of_state(change.oid, state)
     told = Told.of_shape(shape, *_name(state))
-    entries = with_shape(with_told(entries, told), first_shape(shape))
-    return with_member(entries, KnownMember(told.oid, whole, told.qualified_name, _is_unlogged(state)))
+    member = KnownMember(told.oid, whole, told.qualified_name, _is_unlogged(state))
+    return entries.put(TOLD, told).put(SHAPES, first_shape(shape)).put(MEMBERS, member)
 
 
 def _require_told(change: ObjectChange, state: State) -> None:
@@ -184,18 +165,18 @@ def _require_told(change: ObjectChange, state: State) -> None:
 
 
 def _after_partition(entries: Entries, told: Told, state: State) -> Entries:
-    known, whole = known_members(entries).get(told.oid), _whole_of(entries, state)
+    known, whole = entries.of(MEMBERS).get(told.oid), _whole_of(entries, told.oid, state)
     if known is not None and known.root == told.oid and whole is None:
-        return with_member(entries, _as_whole(told))
+        return entries.put(MEMBERS, _as_whole(told))
     if whole is not None:
         unlogged = _is_unlogged(state) if known is None or known.root == told.oid else known.unlogged
-        return with_member(entries, KnownMember(told.oid, whole, told.qualified_name, unlogged))
+        return entries.put(MEMBERS, KnownMember(told.oid, whole, told.qualified_name, unlogged))
     if known is None:
         return entries
-    entries = without_member(entries, told.oid)
-    if told.oid not in named_tables(entries):
+    entries = entries.drop(MEMBERS, told.oid)
+    if told.oid not in entries.of(NAMES):
         return _without_table(entries, told)
-    return with_member(entries, _as_whole(told)) if state["kind"] == "p" else entries
+    return entries.put(MEMBERS, _as_whole(told)) if state["kind"] == "p" else entries
 
 
 def _is_unlogged(state: State) -> bool:
@@ -205,7 +186,8 @@ def _is_unlogged(state: State) -> bool:
 def _require_streamed(entries: Entries, change: ObjectChange, told: Told) -> None:
     """Raises RefusedData (`partition-unlogged`)."""
     before, after = change.before, change.after
-    if told.oid not in known_partitions(entries) or before is None or after is None:
+    known = entries.of(MEMBERS).get(told.oid)
+    if known is None or known.root == told.oid or before is None or after is None:
         return
     if _is_unlogged(before) != _is_unlogged(after):
         raise partition_unlogged(told.qualified_name)
@@ -215,20 +197,18 @@ def _as_whole(told: Told) -> KnownMember:
     return KnownMember(told.oid, told.oid, told.qualified_name)
 
 
-def _whole_of(entries: Entries, state: State | None) -> int | None:
+def _whole_of(entries: Entries, oid: int, state: State | None) -> int | None:
     """The OID of the table at the top, under whose name the rows of this one are in the log."""
     if state is None or not state["partition_of"]:
         return None
-    told, parent = told_tables(entries), tuple(state["partition_of"])
-    members = known_members(entries).values()
-    return next((m.root for m in members if m.oid in told and told[m.oid].name == parent), None)
+    told, members, parent = entries.of(TOLD), entries.of(MEMBERS), tuple(state["partition_of"])
+    likely = members[oid].root if oid in members else 0  # of most it is that, however many there are
+    above = (each for each in chain((likely,), members) if each in told and told[each].name == parent)
+    return next((members[each].root for each in above if each in members), None)
 
 
 def _require_published(entries: Entries, told: Told, state: State, publication: str) -> None:
-    left = left_tables(entries)
-    if told.joining or told.oid in left or publication in state["published"]:
-        return
-    if told.oid not in named_tables(entries):
+    if told.joining or told.oid not in entries.of(NAMES) or publication in state["published"]:
         return
     raise taken_out(publication, told.qualified_name)
 
@@ -247,38 +227,39 @@ def _after_schema(entries: Entries, change: ObjectChange) -> Entries:
     if change.before is None:
         return entries
     if change.after is None:
-        return with_schema_name(entries, change.oid, None)
+        return entries.drop(SCHEMAS, change.oid)
     old, new = change.before["name"], change.after["name"]
-    if old != new:
-        entries = with_schema_name(entries, change.oid, new)
-    for told in told_tables(entries).values():
-        if told.schema == old != new:
-            entries = with_told(entries, replace(told, schema=new))
+    if old == new:
+        return entries
+    entries = entries.put(SCHEMAS, SchemaName(change.oid, new))
+    for told in entries.of(TOLD).values():
+        if told.schema == old:
             entries = with_limited_name(entries, told.oid, (new, told.table))
-            entries = _with_told_name(entries, told.oid)
+            entries = _with_told(entries, replace(told, schema=new))
     return entries
 
 
-def _with_told_name(entries: Entries, oid: int) -> Entries:
-    """The table's entry of its name, if it has one yet."""
-    if oid not in named_tables(entries):
+def _with_told(entries: Entries, told: Told) -> Entries:
+    """And the entry of its name, if it has one yet."""
+    entries = entries.put(TOLD, told)
+    if told.oid not in entries.of(NAMES):
         return entries
-    return with_name(entries, oid, told_tables(entries)[oid].qualified_name)
+    return entries.put(NAMES, KnownName(told.oid, told.qualified_name))
 
 
 def _without_table(entries: Entries, told: Told) -> Entries:
-    entries = without_limited_oid(with_name(without_told(entries, told.oid), told.oid, None), told.oid)
-    own = f"{PREFIX}{told.oid}:"
-    return tuple(entry for entry in entries if not entry.startswith(own) and entry != told.entry)
+    row = told.entry.removeprefix(f"{TABLE_ROWS.name}:")
+    entries = entries.drop(TOLD, told.oid).drop(NAMES, told.oid).drop(SHAPES, told.oid)
+    return without_limited_oid(entries.drop(TABLE_ROWS, row), told.oid)
 
 
 def _after_type(entries: Entries, change: ObjectChange) -> Entries:
     """Only of types that published tables use: of those an entry is there."""
-    own = f"{TYPE_PREFIX}{change.oid}:"
-    if not any(entry.startswith(own) for entry in entries):
+    if change.oid not in entries.of(TYPES):
         return entries
-    others = tuple(entry for entry in entries if not entry.startswith(own))
-    return others if change.after is None else (*others, type_entry(_used_type(change.oid, change.after)))
+    if change.after is None:
+        return entries.drop(TYPES, change.oid)
+    return entries.put(TYPES, KnownType.of(_used_type(change.oid, change.after)))
 
 
 def _used_type(oid: int, state: State) -> UsedType:

@@ -17,6 +17,7 @@ from pipeline.config.model import Tables
 from schemas.ddl.columns import may_be_of_domain
 from schemas.ddl.mentioned import mentions_any
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, State
+from schemas.entries import Entries
 
 # INCLUDE, and parameters of an index or operator class, which alone have `name=value` without blanks.
 _BESIDE_KEYS: Final = re.compile(r""" INCLUDE \((?:"(?:[^"]|"")*"|[^")])*\)|(?: WITH)? \(\w+=\S[^)]*\)""")
@@ -94,13 +95,13 @@ def _of_table(change: ObjectChange, listed: Collection[int], not_told: Mapping[s
     return replace(change, before=before, after=after, rewritten=rewritten, unlisted=tuple(unlisted))
 
 
-def to_be_listed(change: ObjectChange, tables: Tables, entries: Iterable[str]) -> tuple[int, ...] | None:
+def to_be_listed(change: ObjectChange, tables: Tables, entries: Entries) -> tuple[int, ...] | None:
     """The numbers of the columns that rows of a table are to have that is still to join; None: all. As the
     configuration limits its name, or as that was limited before; else as that of the table that it is a
     partition of."""
-    state, known = change.after or change.before or {}, tuple(entries)
+    state = change.after or change.before or {}
     for name in (state["schema"], state["name"]), tuple(state["partition_of"] or ()):
-        limit = (tables.limit_of(*name) or limit_before(known, name, tables)) if name else None
+        limit = (tables.limit_of(*name) or limit_before(entries, name, tables)) if name else None
         if limit is not None and limit.columns is not None:
             return tuple(column["num"] for column in state["columns"] if column["name"] in limit.columns)
         if limit is not None:

@@ -22,59 +22,48 @@ from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import (
+    JOINS,
+    LEAVES,
     Leave,
     after_promotion,
-    announced_joins,
-    announced_leaves,
-    announced_xids,
-    is_announcement,
     leaves_still,
     read_outcomes,
 )
 from pipeline.capture.ddl.judging import taken_out
-from pipeline.capture.ddl.told import (
-    SCHEMA_PREFIX,
-    TRACKED,
-    TRACKED_PREFIX,
-    Told,
-    is_tracked,
-    told_tables,
-    unseen,
-)
+from pipeline.capture.ddl.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told, is_tracked
 from pipeline.capture.history import (
+    NAMES,
+    TABLE_ROWS,
+    KnownName,
     announced_now,
+    catalog_rows,
     check_published,
-    listing_entries,
     named_tables,
     publication_changed,
     renamed,
-    with_name,
 )
 from pipeline.capture.limitednames import limited_now
-from pipeline.capture.partitions import PREFIX as PARTITION_PREFIX
 from pipeline.capture.partitions import (
+    MEMBERS,
     known_partitions,
     not_streamed,
     truncated,
     untold,
-    with_member,
     with_other_files,
-    without_member,
     written_anew,
 )
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
-    TYPE_PREFIX,
-    anchored_shapes,
+    SHAPES,
+    TYPES,
+    KnownShape,
+    KnownType,
     check_shape,
     check_types,
     first_shape,
-    last_column,
     next_shape,
-    type_entry,
-    with_shape,
-    without_shape,
 )
+from schemas.entries import Entries
 from schemas.errors import HistoryBroken, KeepstreamError, RefusedData
 
 logger = logging.getLogger("keepstream.capture")
@@ -96,7 +85,7 @@ class Seen:
     """What the next ANCHOR says, and what differs. triggers_act: False where tracking lacks its event
     triggers."""
 
-    entries: tuple[str, ...]
+    entries: Entries
     differences: Differences
     triggers_act: bool = True
 
@@ -118,7 +107,7 @@ class _Catalog:
 def look(
     session: Session,
     publication: str,
-    anchored: Iterable[str],
+    entries: Entries,
     *,
     promoted: bool = False,
     slot: str | None = None,
@@ -130,20 +119,19 @@ def look(
     later message would explain it. Raises RetryLater (`commit-not-visible`), HistoryBroken
     (`publication-changed`); where nothing is tracked, also what `check_published` does.
     """
-    entries = tuple(anchored)
-    for xid in unseen(entries):
+    for xid in entries.of(UNSEEN):
         wait_until_transaction_visible(session, xid, limit_s=VISIBLE_LIMIT_S)
     if known_partitions(entries):
         read_members(session, publication)  # waits for a TRUNCATE that the stream has and nobody sees yet
     if not is_tracked(entries):
         return _look_untracked(session, publication, entries, promoted=promoted, slot=slot)
     catalog = _read(session, publication, entries)
-    leaves = announced_leaves(entries)
+    leaves = entries.of(LEAVES).values()
     outcomes = read_outcomes(session, leaves)
     if promoted:
         outcomes = after_promotion(leaves, outcomes, catalog.identity)
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
-    told = _with_rows(told_tables(entries), entries, catalog, gone)
+    told = _with_rows(entries, catalog, gone)
     missing = _missing(publication, entries, catalog, told, gone)
     names = _names(entries, catalog, told, gone)
     listed = {oid: table for oid, table in told.items() if oid in names}
@@ -155,16 +143,15 @@ def look(
     shapes, shape_differences = _shapes(entries, catalog, compared, kept)
     types, type_differences = _types(entries, catalog.types)
     current = (
-        *_identity(entries, catalog, gone),
-        *(entry for oid, table in sorted(names.items()) for entry in with_name((), oid, table)),
-        *shapes,
-        *(table.to_token() for table in kept.values()),
-        *types,
-        *announced_joins(entries),
-        *limited_now(entries, catalog.published, {oid: table.name for oid, table in told.items()}),
-        *(leave.to_token() for leave in leaving),
-        *(e for e in entries if e.startswith((TRACKED_PREFIX, SCHEMA_PREFIX, PARTITION_PREFIX))),
+        entries.only(JOINS, TRACKING, SCHEMAS, MEMBERS)
+        .put(NAMES, *(KnownName(oid, table) for oid, table in sorted(names.items())))
+        .put(SHAPES, *shapes)
+        .put(TYPES, *types)
+        .put(TOLD, *kept.values())
+        .put(LEAVES, *leaving)
     )
+    current |= _identity(entries, catalog, gone)
+    current |= limited_now(entries, catalog.published, {oid: table.name for oid, table in told.items()})
     renames = _renames(catalog, listed)
     differences: dict[object, KeepstreamError] = {**missing, **renames, **shape_differences}
     differences |= type_differences
@@ -173,7 +160,7 @@ def look(
 
 
 def _look_untracked(
-    session: Session, publication: str, entries: tuple[str, ...], *, promoted: bool, slot: str | None
+    session: Session, publication: str, entries: Entries, *, promoted: bool, slot: str | None
 ) -> Seen:
     """Where the event triggers are there by now, the stream may be about to come to their installation, and
     to messages about what is found here."""
@@ -193,8 +180,8 @@ def _look_untracked(
 def _with_truncated(
     session: Session,
     publication: str,
-    entries: tuple[str, ...],
-    current: tuple[str, ...],
+    entries: Entries,
+    current: Entries,
     slot: str | None,
 ) -> Seen:
     """A partition that is as a TRUNCATE leaves it stays as it was known until the stream has told of that,
@@ -206,16 +193,15 @@ def _with_truncated(
     if slot is not None and with_other_files(entries, members):
         differences |= written_anew(entries, current, members, read_rewritten(session, slot) or ())
     differences |= not_streamed(entries, members)
-    shapes, known = anchored_shapes(entries), known_partitions(entries)
-    for oid in differences:
-        current = without_shape(current, oid)
-        current = (*current, shapes[oid]) if oid in shapes else current
-        current = with_member(current, known[oid]) if oid in known else without_member(current, oid)
+    current = current.drop(SHAPES, *differences).drop(MEMBERS, *differences)
+    shapes, known = entries.of(SHAPES), known_partitions(entries)
+    current = current.put(SHAPES, *(shapes[oid] for oid in differences if oid in shapes))
+    current = current.put(MEMBERS, *(known[oid] for oid in differences if oid in known))
     return Seen(current, dict(differences.items()))
 
 
 def _truncates(
-    session: Session, slot: str | None, entries: tuple[str, ...], members: Sequence[Member]
+    session: Session, slot: str | None, entries: Entries, members: Sequence[Member]
 ) -> list[Truncate]:
     changed = with_other_files(entries, members) if slot is not None else []
     if slot is None or not changed:
@@ -230,18 +216,16 @@ def _truncates(
     return found or []
 
 
-def _with_shapes_of(entries: tuple[str, ...], current: tuple[str, ...]) -> tuple[str, ...]:
+def _with_shapes_of(entries: Entries, current: Entries) -> Entries:
     """What was seen, but of known tables the shapes as they were known: they may be those of later DDL."""
-    for shape in anchored_shapes(entries).values():
-        if int(shape.split(":")[1]) in anchored_shapes(current):
-            current = with_shape(current, shape)
-    return current
+    seen = current.of(SHAPES)
+    return current.put(SHAPES, *(shape for oid, shape in entries.of(SHAPES).items() if oid in seen))
 
 
-def _lacks_dropped(session: Session, publication: str, entries: tuple[str, ...]) -> bool:
+def _lacks_dropped(session: Session, publication: str, entries: Entries) -> bool:
     """Whether the publication differs by tables alone that are not there any more."""
     lost, added = announced_now(session, publication, entries)
-    known = named_tables(entries)
+    known = entries.of(NAMES)
     gone = len(known) - len(publications.existing_tables(session, known))
     return not added and len(lost) <= gone
 
@@ -253,9 +237,9 @@ def _one_snapshot(session: Session) -> Iterator[None]:
         yield
 
 
-def _read(session: Session, publication: str, entries: tuple[str, ...]) -> _Catalog:
+def _read(session: Session, publication: str, entries: Entries) -> _Catalog:
     with wrapped(f"comparing publication {publication}"), _one_snapshot(session):
-        known = {*told_tables(entries), *named_tables(entries)}
+        known = {*entries.of(TOLD), *entries.of(NAMES)}
         listed = publications.listed_tables(session, publication)
         found = publications.read_publication(session, publication)
         return _Catalog(
@@ -270,36 +254,33 @@ def _read(session: Session, publication: str, entries: tuple[str, ...]) -> _Cata
         )
 
 
-def _with_rows(
-    told: Mapping[int, Told], entries: tuple[str, ...], catalog: _Catalog, gone: set[str]
-) -> dict[int, Told]:
-    """Each with its catalog row in the publication. One that was dropped before that was seen has one of
-    those that nobody else has."""
+def _with_rows(entries: Entries, catalog: _Catalog, gone: set[str]) -> dict[int, Told]:
+    """What was told of each table, with its catalog row in the publication. One that was dropped before that
+    was seen has one of those that nobody else has."""
     tables = {
         oid: replace(table, entry=catalog.listed[oid].entry) if oid in catalog.listed else table
-        for oid, table in told.items()
+        for oid, table in entries.of(TOLD).items()
     }
     owned = {table.entry for table in tables.values()}
-    lost = [e for e in listing_entries(entries) if e.startswith("pg_publication_rel:") and e not in owned]
-    orphans = iter(sorted(set(lost) - catalog.identity - gone))
+    lost = set(entries.only(TABLE_ROWS).encode()) - owned
+    orphans = iter(sorted(lost - catalog.identity - gone))
+    named = entries.of(NAMES)
     for oid, table in tables.items():
-        if not table.entry and oid in named_tables(entries) and oid not in catalog.existing:
+        if not table.entry and oid in named and oid not in catalog.existing:
             tables[oid] = replace(table, entry=next(orphans, ""))
     return tables
 
 
-def _identity(entries: tuple[str, ...], catalog: _Catalog, gone: set[str]) -> list[str]:
+def _identity(entries: Entries, catalog: _Catalog, gone: set[str]) -> Entries:
     """The catalog rows as of the stream: those of dropped tables stay until their message."""
-    kept = {entry for entry in listing_entries(entries) if not is_announcement(entry)} - gone
-    return sorted(kept | catalog.identity)
+    return Entries.parse(sorted((catalog_rows(entries) - gone) | catalog.identity))
 
 
 def _missing(
-    publication: str, entries: tuple[str, ...], catalog: _Catalog, told: Mapping[int, Told], gone: set[str]
+    publication: str, entries: Entries, catalog: _Catalog, told: Mapping[int, Told], gone: set[str]
 ) -> Differences:
     """Of tables that are not there any more. Raises HistoryBroken (P11)."""
-    expected = {entry for entry in listing_entries(entries) if not is_announcement(entry)}
-    announced = announced_xids(entries)
+    expected, announced = catalog_rows(entries), entries.of(JOINS)
     lost = expected - catalog.identity - gone
     added = [e for e in catalog.identity - expected if e.rpartition(":")[2] not in announced]
     owners = {table.entry: table for table in told.values()}
@@ -312,31 +293,29 @@ def _missing(
     return {owners[e].oid: publication_changed(publication, lost=len(lost), added=0) for e in lost}
 
 
-def _names(
-    entries: tuple[str, ...], catalog: _Catalog, told: Mapping[int, Told], gone: set[str]
-) -> dict[int, str]:
+def _names(entries: Entries, catalog: _Catalog, told: Mapping[int, Told], gone: set[str]) -> dict[int, str]:
     """Of the tables in the log: as of the stream, and those that have joined."""
     known = named_tables(entries)
-    left = {leave.oid for leave in announced_leaves(entries) if leave.entry in gone}
+    left = {leave.oid for leave in entries.of(LEAVES).values() if leave.entry in gone}
     stay = {oid: table for oid, table in known.items() if oid in catalog.listed or oid not in left}
     joined = {oid: told[oid].qualified_name for oid in catalog.listed if oid in told and oid not in known}
     return {**stay, **joined}
 
 
 def _kept(
-    entries: tuple[str, ...], told: Mapping[int, Told], listed: Mapping[int, Told], leaving: Iterable[Leave]
+    entries: Entries, told: Mapping[int, Told], listed: Mapping[int, Told], leaving: Iterable[Leave]
 ) -> dict[int, Told]:
     """Those that are still needed: a table that joined and was dropped at once has rows in the stream."""
-    if announced_joins(entries):
+    if JOINS in entries:
         return dict(told)
     left = {leave.oid for leave in leaving}
     return {oid: table for oid, table in told.items() if oid in listed or oid in left}
 
 
 def _shapes(
-    entries: tuple[str, ...], catalog: _Catalog, listed: Mapping[int, Told], kept: Mapping[int, Told]
-) -> tuple[list[str], Differences]:
-    anchored = anchored_shapes(entries)
+    entries: Entries, catalog: _Catalog, listed: Mapping[int, Told], kept: Mapping[int, Told]
+) -> tuple[list[KnownShape], Differences]:
+    anchored = entries.of(SHAPES)
     members = {member.oid for member in catalog.members}
     found: dict[object, KeepstreamError] = {}
     shapes = {oid: entry for oid, entry in anchored.items() if oid in kept}
@@ -354,25 +333,25 @@ def _shapes(
     return list(shapes.values()), found
 
 
-def shape_difference(table: str, anchored: str, now: Shape) -> RefusedData | None:
+def shape_difference(table: str, anchored: KnownShape, now: Shape) -> RefusedData | None:
     """What the catalog has of the table that no message told."""
     try:
         check_shape(table, anchored, now)
     except RefusedData as error:
         return error
-    if now.last_number > last_column(anchored, now):
+    if now.last_number > anchored.last_number:
         return refuse_change(table, "a column was added, and no schema message told of it")
     return None
 
 
-def _types(entries: tuple[str, ...], now: tuple[UsedType, ...]) -> tuple[list[str], Differences]:
-    anchored = {int(e.split(":")[1]): e for e in entries if e.startswith(TYPE_PREFIX)}
+def _types(entries: Entries, now: tuple[UsedType, ...]) -> tuple[list[KnownType], Differences]:
+    anchored = entries.of(TYPES)
     found: dict[object, KeepstreamError] = {}
     types = []
     for used in now:
         try:
             check_types(entries, [used])
-            types.append(type_entry(used))
+            types.append(KnownType.of(used))
         except RefusedData as error:
             found[used.oid] = error
             types.append(anchored[used.oid])
@@ -387,11 +366,11 @@ def _renames(catalog: _Catalog, listed: Mapping[int, Told]) -> Differences:
     }
 
 
-def first_told(session: Session, publication: str) -> tuple[str, ...]:
+def first_told(session: Session, publication: str) -> Entries:
     """What the log's first ANCHOR says of schema messages, in the session's snapshot: nothing where the event
     triggers are not there."""
     if not triggers_act(session):
-        return ()
+        return Entries()
     shapes = {shape.oid: shape for shape in read_shapes(session, publication)}
     members = read_members(session, publication)
     told = [
@@ -406,4 +385,4 @@ def first_told(session: Session, publication: str) -> tuple[str, ...]:
             if table.oid in shapes
         ),
     ]
-    return (*(table.to_token() for table in told), TRACKED)
+    return Entries().put(TOLD, *told).put(TRACKING, TRACKED)

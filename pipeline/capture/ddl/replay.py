@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.capture.ddl.judging import Entries, after_join, after_message
-from pipeline.capture.ddl.told import is_tracked, told_tables
+from pipeline.capture.ddl.judging import after_join, after_message
+from pipeline.capture.ddl.told import TOLD, is_tracked
 from pipeline.follow import Followed, Follower
 from schemas.change import Change, Message
 from schemas.ddl.message import DDL_PREFIX, SchemaMessage
+from schemas.entries import Entries
 from schemas.frame import Anchor, CaptureStart, Part, PartChanges, Transactions
 from schemas.join import JOIN_PREFIX, Join
 from schemas.table import TableSchema
@@ -58,7 +59,7 @@ class Behind:
     def known(self, tail: Follower, publication: str) -> Known:
         """`tail` has read the log to its end, and found an ANCHOR."""
         assert tail.last_anchor is not None
-        entries = tail.last_anchor.publication
+        entries = Entries.parse(tail.last_anchor.publication)
         for message in self._messages:
             entries = _after(entries, message, publication)
         return Known(entries, _still_live(tail.live_tables, entries))
@@ -68,7 +69,7 @@ def _still_live(tables: tuple[TableSchema, ...], entries: Entries) -> tuple[Tabl
     """Without those of names that no table has any more: a renamed table's version came under its new one."""
     if not is_tracked(entries):
         return tables
-    names = {told.name for told in told_tables(entries).values()}
+    names = {told.name for told in entries.of(TOLD).values()}
     return tuple(table for table in tables if (table.schema, table.name) in names)
 
 

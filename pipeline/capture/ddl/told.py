@@ -7,20 +7,13 @@ what it is at the ANCHOR's place in the stream. The catalog of now may be far ah
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.postgres.shape import Shape, ShapeColumn, digest
-from pipeline.capture.malformed import entry_malformed
 from schemas.ddl.message import State
+from schemas.entries import Entries, Kind, text_kind
 from schemas.table import TableSchema
-
-TRACKED: Final = "ddl:1"
-TRACKED_PREFIX: Final = "ddl:"
-TOLD_PREFIX: Final = "told:"
-UNSEEN_PREFIX: Final = "unseen:"
-SCHEMA_PREFIX: Final = "schema:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +38,14 @@ class Told:
     def name(self) -> tuple[str, str]:
         return self.schema, self.table
 
-    def to_token(self) -> str:
-        """The entry in an ANCHOR's `publication`."""
+    def to_text(self) -> str:
         fields = [self.oid, self.schema, self.table, self.columns, self.entry, self.joining]
-        return TOLD_PREFIX + json.dumps([*fields, *self.generated])
+        return json.dumps([*fields, *self.generated])
 
     @classmethod
-    def from_token(cls, token: str) -> Told:
-        """InternalError: `anchor-malformed`."""
-        try:
-            oid, schema, table, columns, entry, joining, *generated = json.loads(
-                token.removeprefix(TOLD_PREFIX)
-            )
-        except ValueError:
-            raise entry_malformed("a table's schema messages") from None
+    def from_text(cls, text: str) -> Told:
+        """Raises ValueError or TypeError."""
+        oid, schema, table, columns, entry, joining, *generated = json.loads(text)
         return cls(oid, schema, table, columns, tuple(generated), entry, joining)
 
     @classmethod
@@ -88,47 +75,42 @@ def shape_of_state(oid: int, state: State) -> Shape:
     return Shape(oid, int(shape["filenode"]), int(shape["natts"]), columns)
 
 
-def is_tracked(entries: Iterable[str]) -> bool:
+@dataclass(frozen=True, slots=True)
+class SchemaName:
+    """What a schema is called that was renamed."""
+
+    oid: int
+    name: str
+
+    @classmethod
+    def from_text(cls, text: str) -> SchemaName:
+        """Raises ValueError or TypeError."""
+        oid, name = json.loads(text)
+        return cls(oid, name)
+
+    def to_text(self) -> str:
+        return json.dumps([self.oid, self.name])
+
+
+TOLD: Final[Kind[int, Told]] = Kind(
+    "told", "a table's schema messages", lambda told: told.oid, Told.from_text, Told.to_text
+)
+SCHEMAS: Final[Kind[int, SchemaName]] = Kind(
+    "schema", "a renamed schema", lambda schema: schema.oid, SchemaName.from_text, SchemaName.to_text
+)
+UNSEEN: Final[Kind[int, int]] = Kind("unseen", "a schema message's transaction", int, int, str)
+"""The transactions (32 bits) that a look at the catalog must see: PostgreSQL streams a transaction before
+sessions see it, much earlier where its commit waits for a standby."""
+TRACKING: Final = text_kind("ddl", "the tracking of schema changes")
+TRACKED: Final = "1"
+
+
+def is_tracked(entries: Entries) -> bool:
     """Whether from the ANCHOR's place on schema messages tell of every DDL."""
-    return any(entry.startswith(TRACKED_PREFIX) for entry in entries)
+    return TRACKING in entries
 
 
-def with_schema_name(entries: Iterable[str], oid: int, name: str | None) -> tuple[str, ...]:
-    """The entries with a renamed schema's name; None: it was dropped."""
-    own = f"{SCHEMA_PREFIX}[{oid}, "
-    others = tuple(entry for entry in entries if not entry.startswith(own))
-    return others if name is None else (*others, SCHEMA_PREFIX + json.dumps([oid, name]))
-
-
-def schema_names(entries: Iterable[str]) -> dict[int, str]:
-    """Of schemas that were renamed, by OID."""
-    found = (entry.removeprefix(SCHEMA_PREFIX) for entry in entries if entry.startswith(SCHEMA_PREFIX))
-    return dict(map(json.loads, found))
-
-
-def with_unseen(entries: Iterable[str], xid: int) -> tuple[str, ...]:
+def with_unseen(entries: Entries, xid: int) -> Entries:
     """The entries behind a message of this transaction (32 bits or more): no look at the catalog was after
     it."""
-    return *(entries := tuple(entries)), *{f"{UNSEEN_PREFIX}{xid % (1 << 32)}"}.difference(entries)
-
-
-def unseen(entries: Iterable[str]) -> list[int]:
-    """The transactions (32 bits) that a look at the catalog must see: PostgreSQL streams a transaction before
-    sessions see it, much earlier where its commit waits for a standby."""
-    return [int(entry.removeprefix(UNSEEN_PREFIX)) for entry in entries if entry.startswith(UNSEEN_PREFIX)]
-
-
-def told_tables(entries: Iterable[str]) -> dict[int, Told]:
-    """By OID. InternalError: `anchor-malformed`."""
-    tokens = (Told.from_token(entry) for entry in entries if entry.startswith(TOLD_PREFIX))
-    return {told.oid: told for told in tokens}
-
-
-def with_told(entries: Iterable[str], told: Told) -> tuple[str, ...]:
-    """The entries with this one instead of the table's earlier one."""
-    return (*without_told(entries, told.oid), told.to_token())
-
-
-def without_told(entries: Iterable[str], oid: int) -> tuple[str, ...]:
-    own = f"{TOLD_PREFIX}[{oid}, "
-    return tuple(entry for entry in entries if not entry.startswith(own))
+    return entries.put(UNSEEN, xid % (1 << 32))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,16 +23,16 @@ from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
-from pipeline.capture.ddl.ended import BEGIN_TRACKING, Ended
-from pipeline.capture.ddl.judging import Entries, after_join, after_message, without_tracking
+from pipeline.capture.ddl.ended import BEGIN_TRACKING, ENDED, Ended
+from pipeline.capture.ddl.judging import after_join, after_message, without_tracking
 from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
-from pipeline.capture.ddl.told import Told, is_tracked, schema_names, told_tables, with_unseen
+from pipeline.capture.ddl.told import SCHEMAS, TOLD, Told, is_tracked, with_unseen
 from pipeline.capture.history import left_tables
 from pipeline.capture.limitednames import (
+    LIMITED,
     limit_before,
-    limited_names,
     more_than_limited,
     require_no_more,
     require_none_below,
@@ -49,6 +49,7 @@ from pipeline.capture.shapes import listed_columns
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.ddl.requalify import requalified
+from schemas.entries import Entries
 from schemas.errors import KeepstreamError, RefusedData
 from schemas.join import Join
 from schemas.lsn import ZERO, Lsn
@@ -84,8 +85,7 @@ class Tracking:
         self._lacks_triggers = False
         self._passed_at = 0
         self._told_by: dict[int, int] = {}
-        self._cached: tuple[tuple[str, ...], dict[int, Told]] = ((), {})
-        self._has_partitions: tuple[tuple[str, ...], bool] = ((), False)
+        self._has_partitions = Entries(), False
         self._clear_at = clear_at
         self.looks_soon = False
 
@@ -100,11 +100,9 @@ class Tracking:
         return bool(self._suspicions) or self._lacks_triggers
 
     @property
-    def told(self) -> dict[int, Told]:
+    def told(self) -> Mapping[int, Told]:
         """By OID, what schema messages told of tables in the log."""
-        if self._cached[0] is not self._chain.publication:
-            self._cached = self._chain.publication, told_tables(self._chain.publication)
-        return self._cached[1]
+        return self._chain.publication.of(TOLD)
 
     def open(self) -> None:
         """Before the first message. Raises OperatorNeeded (`ddl-key-missing`, `privilege-missing`)."""
@@ -181,7 +179,7 @@ class Tracking:
         """Something was altered, and nothing told of it: from here on it is judged as without event
         triggers."""
         ended = Ended(int(time.time()), reason)
-        self._chain.publication_is((*without_tracking(self._chain.publication), ended.to_token()))
+        self._chain.publication_is(without_tracking(self._chain.publication).put(ENDED, ended))
         self._forget_suspicions()
         self.looks_soon = True
         logger.error(_ENDED, extra={"reason": reason, "hint": BEGIN_TRACKING})
@@ -248,13 +246,13 @@ class Tracking:
 
     def _in_schemas_of_now(self, message: SchemaMessage) -> SchemaMessage:
         """Its command may have run before a schema was renamed, and be committed behind that."""
-        names = schema_names(self._chain.publication)
-        if not names:
+        if SCHEMAS not in self._chain.publication:
             return message
         if message.rows is not None:
             told = self.told.get(message.rows.oid)
             named = told.name if told is not None else (message.rows.schema, message.rows.table)
             return replace(message, rows=replace(message.rows, schema=named[0], table=named[1]))
+        names = {oid: schema.name for oid, schema in self._chain.publication.of(SCHEMAS).items()}
         return replace(message, changes=tuple(requalified(change, names) for change in message.changes))
 
     def _go_on_without(self, message: SchemaMessage) -> None:
@@ -318,7 +316,7 @@ class Tracking:
                 old = before[oid].qualified_name
                 require_no_more(entries, oid, old, told.name, self._options.tables)
 
-    def _require_whole(self, before: Sequence[str], after: Sequence[str]) -> None:
+    def _require_whole(self, before: Entries, after: Entries) -> None:
         require_none_below(before, new_partitions(before, after), self._options.tables)
 
     def truncated(self, oid: int) -> None:
@@ -336,7 +334,7 @@ class Tracking:
 
     def _require_known_limit(self, name: tuple[str, str]) -> None:
         entries = self._chain.publication
-        limited = {each.oid for each in limited_names(entries)}
+        limited = {each.oid for each in entries.of(LIMITED)}
         joining = [oid for oid, told in self.told.items() if told.joining and told.name == name]
         if limit_before(entries, name, self._options.tables) and limited.isdisjoint(joining):
             raise more_than_limited(f"table {'.'.join(name)} joins with all of it")
