@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
+from connectors.postgres.publication import TableName
 from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
 from schemas.ddl.columns import may_be_of_domain
@@ -53,16 +55,32 @@ def _unlisted_with_those_above(
     """By OID, numbers of columns."""
     tables = [change for change in changes if change.class_ == "table"]
     found = {each.oid: _numbers(each).difference(listed[each.oid]) for each in tables if each.oid in listed}
-    pending = [each for each in tables if each.oid in found]
+    pending, called = [each for each in tables if each.oid in found], _by_name(tables)
     while pending:
         child = pending.pop()
-        for holder in tables:
+        for holder in chain.from_iterable(called.get(name, ()) for name in _names_above(child)):
             more = _given(holder.before, child.before, found[child.oid])
             more |= _given(holder.after, child.after, found[child.oid])
             if more - found.get(holder.oid, set()):
                 found.setdefault(holder.oid, set()).update(more)
                 pending.append(holder)
     return found
+
+
+def _by_name(tables: Iterable[ObjectChange]) -> dict[TableName, list[ObjectChange]]:
+    """Those that are called so before the change or after it."""
+    found: dict[TableName, list[ObjectChange]] = {}
+    for each in tables:
+        for name in {(state["schema"], state["name"]) for state in (each.before, each.after) if state}:
+            found.setdefault(name, []).append(each)
+    return found
+
+
+def _names_above(child: ObjectChange) -> set[TableName]:
+    """Of the tables that give it columns, before the change or after it."""
+    states = [state for state in (child.before, child.after) if state]
+    above = (name for state in states for name in (*state["inherits"], state["partition_of"]))
+    return {(name[0], name[1]) for name in above if name}
 
 
 def _given(holder: State | None, child: State | None, numbers: Collection[int]) -> set[int]:
