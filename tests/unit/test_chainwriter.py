@@ -40,3 +40,23 @@ def test_a_frame_that_the_log_did_not_take_is_no_link_of_the_chain() -> None:
     assert first is not None
     assert second is not None
     assert (second.number, second.previous_digest) == (first.number + 1, first.digest)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_soon"),
+    [
+        (["shape:7:200:1:aa:bb:", "part:7:6p:s.t"], False),
+        (["shape:7:100:1:aa:bb:", "part:7:6p:s.t", "table:7:s.t", "join:801"], False),
+        (["shape:7:200:2:aa:bb:", "part:7:6p:s.t"], True),
+        (["shape:7:100:1:aa:bb:", "part:7:6u:s.t"], True),
+        (["shape:7:100:1:aa:bb:", "part:7:6p:s.t", "type:9:1:aa"], True),
+        (["part:7:6p:s.t"], True),
+    ],
+)
+def test_p11_an_anchor_comes_soon_where_more_than_a_tables_file_is_another(
+    now: list[str], is_soon: bool
+) -> None:
+    known = Entries.parse(["shape:7:100:1:aa:bb:", "part:7:6p:s.t"])
+    chain = ChainWriter(cast(Any, Refusing()), Chain(stream=STREAM, epoch=1), SourceIdentity("7", 1, known))
+    chain.publication_is(Entries.parse(now))
+    assert chain.wants_anchor is is_soon

@@ -52,7 +52,7 @@ texts = st.lists(
         ),
         st.text(max_size=5),
     ),
-    max_size=30,
+    max_size=12,
 )
 
 
@@ -93,7 +93,7 @@ NUMBERED: Kind[int, tuple[int, str]] = Kind(
     "told", "numbers", lambda value: value[0], lambda text: tuple(json.loads(text)), json.dumps
 )
 steps = st.lists(
-    st.tuples(st.sampled_from(["put", "drop"]), st.integers(0, 4), st.text(max_size=2)), max_size=20
+    st.tuples(st.sampled_from(["put", "drop"]), st.integers(0, 4), st.text(max_size=2)), max_size=12
 )
 
 
