@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.partitions.truncates import Lack, reading_lacks
 from connectors.postgres.publication import Publication, TableName, by_root_sql, drop_table_sql, whole_sql
+from connectors.postgres.server import Server
+from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, Place, named
 from pipeline.config import Partitions
 from pipeline.selection import Selection, mixed_names
@@ -14,6 +18,11 @@ from schemas.finding import Finding
 
 _HISTORY = "It is part of the log's history"
 _SETTING = "`partitions: root` under source in keepstream.yaml"
+_INSTALL_PLUGIN: Final = (
+    "Install PostgreSQL's additional modules of the server's version on the source; Debian's"
+    " postgresql-{major} has them, elsewhere the package is called as postgresql{major}-contrib. No restart"
+    " is needed."
+)
 _OR_THERE = "Or make on the replica the partitions that the source has."
 
 
@@ -32,9 +41,40 @@ def check_partitions(
         yield SOURCE.error("publication-unfit", subject, message, sql="\n".join(ways))
 
 
+def check_wal_reading(
+    session: Session, server: Server, selection: Selection, *, slot: str | None
+) -> Iterator[Finding]:
+    """What the source needs so that capture learns what emptied a partition of a whole. `slot`: ours; None:
+    there is none yet."""
+    wholes = _wholes(selection)
+    if not wholes or server.in_recovery:
+        return
+    free, needed = server.max_replication_slots - server.slots_used, 1 + int(slot is None)
+    lack = reading_lacks(session, slot) if free >= needed else Lack.SLOT
+    overlooked = (
+        f"capture may overlook that a partition was truncated by its own name (published as a whole:"
+        f" {named(wholes)})"
+    )
+    if lack is Lack.PLUGIN:
+        yield SOURCE.warning(
+            "partitions-unproven",
+            "test_decoding",
+            f"the output plugin is missing, and without it {overlooked}",
+            fix=_INSTALL_PLUGIN.format(major=server.major),
+        )
+    if lack is Lack.SLOT:
+        yield SOURCE.warning(
+            "partitions-unproven",
+            "max_replication_slots",
+            f"{free} of {server.max_replication_slots} slots are free, and without {needed} {overlooked}",
+            sql=f"alter system set max_replication_slots = {server.slots_used + needed + 2};"
+            "  -- then restart the server; or drop a slot that nobody uses",
+        )
+
+
 def check_wholes(selection: Selection, *, follows_schema: bool) -> Iterator[Finding]:
     """What the stream cannot tell of tables that are published as a whole."""
-    wholes = [table.qualified_name for table in selection.wanted if table.kind is TableKind.PARTITIONED]
+    wholes = _wholes(selection)
     if wholes and not follows_schema:
         yield SOURCE.warning(
             "partitions-untold",
@@ -43,6 +83,10 @@ def check_wholes(selection: Selection, *, follows_schema: bool) -> Iterator[Find
             " dropped stops capture, and a new one must be made on replicas before rows come that go there",
             fix="Run `keepstream schema install`: then all of that is followed.",
         )
+
+
+def _wholes(selection: Selection) -> list[str]:
+    return [table.qualified_name for table in selection.wanted if table.kind is TableKind.PARTITIONED]
 
 
 def check_one_table(

@@ -30,7 +30,7 @@ from pipeline.check.findings import SOURCE, Place
 from pipeline.check.history import check_history, read_history
 from pipeline.check.limits import check_limits
 from pipeline.check.log import LOG, check_log
-from pipeline.check.partitions import check_wholes, wholes_of
+from pipeline.check.partitions import check_wal_reading, check_wholes, wholes_of
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_filtered, check_left, check_publication
 from pipeline.check.replica import FollowedStream, ReplicaCheck
@@ -118,6 +118,8 @@ class Preflight:
         yield from check_failover(session, slot, config, purpose=self._purpose)
         seen = self._read_tables(session, established=established)
         yield from self._look_at_tables(session, seen, role)
+        own = config.slot_name if established else None
+        yield from check_wal_reading(session, server, seen.selection, slot=own)
         yield from check_uncarried_objects(session, role)
         sequences = source_sequences(session, config.publication_name if seen.publication else None)
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)

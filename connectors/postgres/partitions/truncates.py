@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -22,7 +23,11 @@ import psycopg
 from connectors.postgres.session import Session, wrapped
 from schemas.identifiers import unquoted
 
-_COPY: Final = "select pg_copy_logical_replication_slot(%s, %s, true, 'test_decoding')"
+_COPY: Final = "select pg_copy_logical_replication_slot(%(slot)s, %(copy)s, true, 'test_decoding')"
+_MAKE: Final = "select pg_create_logical_replication_slot(%(copy)s, 'test_decoding', true)"
+_DROP: Final = "select pg_drop_replication_slot(%(copy)s)"
+_LOADED_WITHIN_MS: Final = 1000
+"""The plugin is looked for before a new slot waits for open transactions."""
 _READ: Final = """
     select data, xid::text::bigint
       from pg_logical_slot_get_changes(%(copy)s, %(end)s, %(count)s,
@@ -66,6 +71,22 @@ _CANNOT: Final = (
 )
 
 
+_TOLD_ELSEWHERE: Final = (
+    psycopg.errors.QueryCanceled,  # it waits for open transactions, with the plugin
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ObjectNotInPrerequisiteState,  # wal_level, or a slot that was invalidated
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.UndefinedObject,
+)
+
+
+class Lack(Enum):
+    """What a server needs, and has not, to tell what its WAL says of partitions."""
+
+    PLUGIN = "test_decoding"
+    SLOT = "a replication slot to spare"
+
+
 @dataclass(frozen=True, slots=True)
 class Truncate:
     """tables: that it emptied, by their names of then, as `schema.table`. xid: its transaction (32 bits).
@@ -87,6 +108,25 @@ def read_truncates(session: Session, slot: str) -> list[Truncate] | None:
     with wrapped("reading names of tables"):
         lost = names - {name for (name,) in session.execute(_NAMED, [sorted(names)])}
     return [replace(each, names_lost=bool(each.tables & lost)) for each in truncates]
+
+
+def reading_lacks(session: Session, slot: str | None) -> Lack | None:
+    """What keeps the WAL from being read so; only a slot of that plugin tells, which goes at once. `slot`:
+    ours; None: there is none yet. The session must be in autocommit."""
+    values = {"slot": slot, "copy": _new_name()}
+    with wrapped("looking for the output plugin test_decoding"):
+        try:
+            with session.transaction():
+                session.execute(f"set local statement_timeout = {_LOADED_WITHIN_MS}")
+                session.execute(_MAKE if slot is None else _COPY, values)
+                session.execute(_DROP, values)
+        except psycopg.errors.UndefinedFile:
+            return Lack.PLUGIN
+        except psycopg.errors.ConfigurationLimitExceeded:
+            return Lack.SLOT
+        except _TOLD_ELSEWHERE:
+            return None
+    return None
 
 
 def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:
@@ -111,17 +151,21 @@ def _end(session: Session) -> str:
 def _read(
     session: Session, slot: str, query: LiteralString, values: Mapping[str, str], end: str
 ) -> list[tuple[Any, ...]] | None:
-    copy = f"keepstream_truncates_{secrets.token_hex(8)}"
+    values = {**values, "slot": slot, "copy": _new_name(), "end": end}
     with wrapped(f"reading the WAL behind slot {slot}"):
         try:
-            session.execute(_COPY, [slot, copy])
+            session.execute(_COPY, values)
             try:
-                return list(_read_copy(session, query, {**values, "copy": copy, "end": end}))
+                return list(_read_copy(session, query, values))
             finally:
                 with suppress(psycopg.Error):
-                    session.execute("select pg_drop_replication_slot(%s)", [copy])
+                    session.execute(_DROP, values)
         except _CANNOT:
             return None
+
+
+def _new_name() -> str:
+    return f"keepstream_truncates_{secrets.token_hex(8)}"
 
 
 def _read_copy(

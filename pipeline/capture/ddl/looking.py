@@ -76,7 +76,7 @@ VISIBLE_LIMIT_S: Final = 10.0
 UNTRACKED: Final = "what is not tracked yet"
 _TO_TELL: Final = (
     "It takes PostgreSQL's output plugin test_decoding, a replication slot to spare (max_replication_slots)"
-    " and the REPLICATION attribute. Run `keepstream verify`."
+    " and the REPLICATION attribute; `keepstream check` names what is missing. Run `keepstream verify`."
 )
 
 

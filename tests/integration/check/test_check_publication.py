@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
 
+from pipeline.check import preflight as looked_at
 from pipeline.check import refusal
 from pipeline.cli.check import fix_parts
 from schemas.errors import OperatorNeeded
@@ -148,6 +150,48 @@ def test_the_whole_and_its_partitions_must_be_identified_alike(owning: Database,
     findings = by_code(preflight(config))
     assert "replica-identity" not in findings
     assert findings["partitions-untold"].message.startswith("published as a whole: public.ev; a partition")
+
+
+FILLING = """
+    select pg_create_physical_replication_slot('spare_' || n, false, true)
+      from generate_series(1, current_setting('max_replication_slots')::int
+                              - (select count(*) from pg_replication_slots)::int - %s) n
+"""
+
+
+def test_what_the_wal_needs_to_tell_of_partitions_is_named_where_it_is_missing(
+    owning: Database, log: Path
+) -> None:
+    owning.execute(PARTITIONED)
+    config = configure(owning.dsn, log, more="  partitions: root\n")
+    assert "partitions-unproven" not in by_code(preflight(config))
+    unset = f"alter role keepstream in database {owning.name} set dynamic_library_path"
+    owning.execute_as_admin(f"{unset} = '/nowhere'")
+    found = by_code(looked_at(config))["partitions-unproven"]
+    assert (found.severity, found.subject) == (Severity.WARNING, "test_decoding")
+    assert found.message == (
+        "the output plugin is missing, and without it capture may overlook that a partition was truncated by"
+        " its own name (published as a whole: public.ev)"
+    )
+    assert found.fix.startswith(
+        "Install PostgreSQL's additional modules of the server's version on the source;"
+    )
+    assert "partitions-unproven" not in by_code(looked_at(configure(owning.dsn, log)))
+    owning.execute_as_admin(f"{unset} = default")
+    for free in (1, 0):
+        if not free:
+            established(owning)
+        with psycopg.connect(owning.admin_dsn) as connection:
+            connection.execute(FILLING, [free])
+            findings = by_code(preflight(config))
+        found = findings["partitions-unproven"]
+        assert "slots-exhausted" not in findings
+        assert (found.severity, found.subject) == (Severity.WARNING, "max_replication_slots")
+        assert found.message.startswith(f"{free} of 50 slots are free, and without {free + 1} capture may")
+        assert found.fix.startswith(
+            "alter system set max_replication_slots = 53;  -- then restart the server"
+        )
+        owning.await_free_slot("spare_1")
 
 
 @pytest.mark.parametrize(
