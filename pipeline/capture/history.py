@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres import publication as publications
-from connectors.postgres.partitions.tree import Member, read_members
+from connectors.postgres.partitions.tree import Member, read_members, read_written
 from connectors.postgres.session import Session
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.slot import SlotState
@@ -26,7 +26,7 @@ from pipeline.capture.announcements import (
 from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.ddl.told import TOLD
 from pipeline.capture.limitednames import limited_now
-from pipeline.capture.partitions import MEMBERS, KnownMember, check_members
+from pipeline.capture.partitions import MEMBERS, KnownMember, check_members, newly_attached
 from pipeline.capture.shapes import (
     SHAPES,
     TYPES,
@@ -245,14 +245,19 @@ def check_published(
 ) -> Entries:
     """P11: the publication is as the anchor says, and no published table was rewritten in a way that
     the stream does not tell. Returns what the next ANCHOR says, with the announcements as they were.
-    `promoted`: the source is a standby that was promoted since `anchored` was written.
+    `promoted`: the source is a standby that was promoted since `anchored` was written. A table that became a
+    partition and that nobody can look into is none yet.
 
     Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`,
     `partition-attached`, `partition-gone`).
     """
+    members = read_members(session, publication)
+    attached = newly_attached(anchored, members)
+    written = read_written(session, attached)
+    hidden = attached - written.keys()
     seen = _Seen(
-        read_members(session, publication),
-        read_shapes(session, publication),
+        [member for member in members if member.oid not in hidden],
+        [shape for shape in read_shapes(session, publication) if shape.oid not in hidden],
         read_used_types(session, publication),
     )
     _check_rows(anchored, seen)
@@ -264,7 +269,7 @@ def check_published(
     gone = {leave.entry for leave in leaves if outcomes[leave.xid] == "committed"}
     check_publication(publication, anchored, current, gone)
     listed = current.of(NAMES).keys()
-    check_members(anchored, seen.members, listed)
+    check_members(anchored, seen.members, listed, {oid for oid, has_rows in written.items() if has_rows})
     leaving = leaves_still(leaves, outcomes, rows, listed)
     left = {leave.oid for leave in leaving} - listed
     announced = anchored.only(JOINS).put(LEAVES, *leaving)

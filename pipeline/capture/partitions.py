@@ -76,17 +76,25 @@ def new_partitions(before: Entries, after: Entries) -> dict[int, str]:
     return {oid: each.name for oid, each in now.items() if known.get(oid) != (each.root, each.name)}
 
 
-def check_members(entries: Entries, now: Sequence[Member], listed: Collection[int]) -> None:
-    """`listed`: OIDs of the tables that the publication lists now. Raises RefusedData
-    (`partition-attached`, `partition-gone`)."""
+def newly_attached(entries: Entries, now: Iterable[Member]) -> set[int]:
+    """OIDs of those that may have brought rows which are not in the stream."""
+    known = entries.of(MEMBERS)
+    return {
+        member.oid for member in now if member.attached and member.oid not in known and member.root in known
+    }
+
+
+def check_members(
+    entries: Entries, now: Sequence[Member], listed: Collection[int], written: Collection[int] = ()
+) -> None:
+    """`listed`: OIDs of the tables that the publication lists now. `written`: of newly attached ones, those
+    that have rows. Raises RefusedData (`partition-attached`, `partition-gone`)."""
     known, names = entries.of(MEMBERS), {member.oid: member.name for member in now}
     for oid, each in known.items():
         if oid not in names and each.root in listed:
             raise partition_gone(each.name, names.get(each.root, "its table"))
     for member in now:
-        if member.oid in known or member.root not in known:
-            continue
-        if member.attached and not member.empty:
+        if member.oid in written:
             raise _attached(member.name, names[member.root])
 
 

@@ -30,6 +30,7 @@ from pipeline.capture.rates import Rates
 from pipeline.capture.sequences import ASKING, Sequences
 from pipeline.capture.startup import OpenCapture
 from pipeline.capture.versions import TableVersions
+from pipeline.capture.waits import CaptureStopped
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.ddl.message import is_ddl
@@ -92,6 +93,8 @@ class Pump:
         try:
             while not stop.is_set() and not self._ends():
                 self.step()
+        except CaptureStopped:
+            pass  # what it looked for is looked for again at the next start
         except RefusedData as error:
             if error.code == VALUE_TOO_LARGE:
                 self._finish()

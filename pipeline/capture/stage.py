@@ -26,6 +26,7 @@ from pipeline.capture.sequences import SequenceReader, Sequences
 from pipeline.capture.startup import OpenCapture, Startup
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
+from pipeline.capture.waits import CaptureStopped, Waits
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
 from schemas.entries import Entries
@@ -48,8 +49,7 @@ class CaptureStage:
         self._report = report
         self._rates = Rates()
         self._state = StageState.STARTING
-        self._waiting_for: str | None = None
-        self._waiting_key: object = None
+        self._waits = Waits(stop)
         self._last_error: ReportedError | None = None
         self._capture: OpenCapture | None = None
         self._tables = SeenTables()
@@ -75,6 +75,8 @@ class CaptureStage:
             while not self._stop.is_set():
                 try:
                     self._run_once(retries)
+                except CaptureStopped:
+                    return
                 except KeepstreamError as error:
                     if not retries.outlives(error):
                         raise
@@ -92,7 +94,7 @@ class CaptureStage:
 
     def _run_once(self, retries: Retries) -> None:
         is_binary = self._form.is_binary
-        startup = Startup(self._options, self._stop, self._wait_for, binary=is_binary)
+        startup = Startup(self._options, self._stop, self._waits, binary=is_binary)
         try:
             self._capture = startup.open()
         finally:
@@ -106,7 +108,8 @@ class CaptureStage:
             capture.selection.not_replicated,
             tuple(table.qualified_name for table in capture.selection.undecided),
         )
-        self._waiting_for, self._lineage = None, capture.chain.lineage
+        self._lineage = capture.chain.lineage
+        self._waits.end()
         if self._stream != capture.chain.stream:
             self._stream, self._rates.durable_lsn = capture.chain.stream, ZERO
         self._rates.position, self._rates.beat_at = capture.chain.position, time.monotonic()
@@ -178,15 +181,10 @@ class CaptureStage:
             logger.info("rows come in binary form", extra={"reason": why, "commit_lsn": until_lsn})
 
     def _note(self, error: KeepstreamError) -> None:
-        self._state, self._waiting_for = StageState.RETRYING, None
+        self._state = StageState.RETRYING
+        self._waits.end()
         self._last_error = ReportedError.of(error)
         logger.warning("capture retries", extra={"code": error.code, "error": error.message})
-
-    def _wait_for(self, what: str, *, key: object = None) -> None:
-        key = what if key is None else key
-        if self._waiting_for is None or key != self._waiting_key:
-            logger.info("capture waits", extra={"waiting_for": what})
-        self._waiting_for, self._waiting_key = what, key
 
     def _set_tables(self, tables: SeenTables) -> None:
         self._tables = tables
@@ -211,7 +209,7 @@ class CaptureStage:
             transactions=self._rates.transactions,
             changes=self._rates.changes,
             last_error=self._last_error,
-            waiting_for=self._waiting_for,
+            waiting_for=self._waits.what,
             not_replicated=self._tables.not_replicated,
             undecided=self._tables.undecided,
             endangered=self._tables.protected.endangered,
@@ -219,6 +217,7 @@ class CaptureStage:
             details=(self._lineage.to_details() if self._lineage else {})
             | {
                 "form": "binary" if self._form.is_binary else "text",
+                "reads_wal": self._waits.reads_wal,
                 "durable_lsn": format_lsn(self._rates.durable_lsn),
                 "complete_lsn": format_lsn(self._rates.complete_lsn),
                 "complete_at": self._rates.complete_at,

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
 from connectors.ahead import Ahead
 from connectors.failpoints import failpoint
@@ -43,6 +42,7 @@ from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import new_partitions
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
+from pipeline.capture.waits import CaptureStopped, Waits
 from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
@@ -60,14 +60,6 @@ logger = logging.getLogger("keepstream.capture")
 _AGAIN_S = 1.0
 _LOCK_WAIT_MS = 5000
 """For no look at the catalog does capture wait longer; it begins again, and says so."""
-
-
-class Waiting(Protocol):
-    """Called about once a second with what capture waits for; may raise to give up."""
-
-    def __call__(self, what: str, *, key: object = None) -> None:
-        """`key`: by which it is the same as before, where `what` tells times; None: by `what`."""
-        ...
 
 
 @dataclass(slots=True)
@@ -97,12 +89,12 @@ class Startup:
     """
 
     def __init__(
-        self, options: CaptureOptions, stop: threading.Event, waiting: Waiting, *, binary: bool = False
+        self, options: CaptureOptions, stop: threading.Event, waits: Waits, *, binary: bool = False
     ) -> None:
         self._binary = binary
         self._options = options
         self._stop = stop
-        self._waiting = waiting
+        self._waits = waits
         self.lineage: Lineage | None = None
         self.entries: Entries | None = None
         self._opened: list[Callable[[], None]] = []
@@ -179,7 +171,7 @@ class Startup:
         writing.anchor(live, at=at)
         logger.info("log begun", extra={"position": str(at), "tables": len(live)})
         resent = Resent(at, last_commit_lsn=None, sent_from=at.lsn)
-        tracking = Tracking(sql, writing, options)
+        tracking = Tracking(sql, writing, options, self._waits)
         tracking.open()
         return OpenCapture(sql, stream, writer, writing, resent, live, selection, tracking)
 
@@ -224,7 +216,9 @@ class Startup:
             except RetryLater as error:
                 if error.code != "lock-timeout" or self._stop.is_set():
                     raise
-                self._waiting(f"a pause in the use of {table.qualified_name}, to set its replica identity")
+                self._waits.begin(
+                    f"a pause in the use of {table.qualified_name}, to set its replica identity"
+                )
                 self._stop.wait(_AGAIN_S)
             else:
                 return
@@ -235,11 +229,11 @@ class Startup:
 
         def waiting(seconds: float) -> None:
             if self._stop.is_set():
-                raise RetryLater("stopped while waiting for the slot", code="stopped")
+                raise CaptureStopped("waiting for the slot")
             if seconds > 1:
                 blockers = slot_blockers(sql, walsender.backend_pid)
                 named = name_blockers(blockers) or "none that our role may see (pg_read_all_stats)"
-                self._waiting(
+                self._waits.begin(
                     f"slot {options.slot}: open transactions on the source must end first"
                     f" ({seconds:.0f} s): {named}",
                     key=frozenset((blocker.pid, blocker.gid) for blocker in blockers),
@@ -295,7 +289,8 @@ class Startup:
             source, sent_from, is_clear = self._check_source(sql, second, tail, known)
         resent = Resent(chain.tail, last_commit_lsn=tail.last_commit_lsn, sent_from=sent_from)
         writing = ChainWriter(writer, chain, source)
-        tracking = Tracking(sql, writing, options, clear_at=chain.tail.lsn if is_clear else ZERO)
+        clear_at = chain.tail.lsn if is_clear else ZERO
+        tracking = Tracking(sql, writing, options, self._waits, clear_at=clear_at)
         tracking.open()
         live = known.live_tables
         failpoint("capture.before_anchor")
@@ -342,10 +337,17 @@ class Startup:
             promoted=promoted,
         )
         assert slot is not None
-        seen = look(sql, options.publication, known.entries, promoted=promoted, slot=options.slot)
+        seen = look(
+            sql,
+            options.publication,
+            known.entries,
+            promoted=promoted,
+            slot=options.slot,
+            reading=self._waits.for_wal,
+        )
         require_none_below(known.entries, new_partitions(known.entries, seen.entries), options.tables)
         identity = SourceIdentity(system.system_id, system.timeline, seen.entries)
-        return identity, slot.confirmed_flush_lsn or ZERO, not seen.differences
+        return identity, slot.confirmed_flush_lsn or ZERO, seen.is_clear
 
     def _ask_witnesses(self, tail: Follower) -> Witnesses:
         options = self._options
@@ -372,7 +374,7 @@ class Startup:
                     logger.warning("slot taken over", extra={"slot": options.slot})
                     continue
             except RetryLater as error:
-                self._waiting(f"{error.message}; standing by", key=(error.code, watch.pid))
+                self._waits.begin(f"{error.message}; standing by", key=(error.code, watch.pid))
             self._stop.wait(1.0)
         return None
 

@@ -205,6 +205,7 @@ class TableVersions:
             self._housekeeping.check_publication()
             entries = self._chain.publication
         if oid not in entries.of(MEMBERS):
+            self._tracking.require_free(oid)
             raise partition_gone(table.qualified_name, "a published table")
         anchored, shape = entries.of(SHAPES).get(oid), self._read_shape(oid)
         if anchored is not None and shape is not None:

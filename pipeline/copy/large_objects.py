@@ -23,8 +23,8 @@ from connectors.postgres.large_objects.writing import (
 from connectors.postgres.part_copier import CopierSetup
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import begin_in_snapshot
+from pipeline.cancelling import cancelled_by
 from pipeline.copy.progress import CopyMeter
-from pipeline.copy.stopping import cancelled_by
 from pipeline.copy.watch import CopyWatch
 
 _PART: Final = ("pg_catalog", "pg_largeobject")

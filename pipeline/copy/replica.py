@@ -45,6 +45,7 @@ from connectors.postgres.snapshot import (
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.source_schema import existing_schemas, knows_lz4, read_source_schema
 from connectors.postgres.visibility import wait_until_visible
+from pipeline.cancelling import cancelled_by
 from pipeline.capture.timelines import require_lineage
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
@@ -55,7 +56,7 @@ from pipeline.copy.preflight import major_of, require_copyable, require_empty, t
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
 from pipeline.copy.rows import RowCopy, wait_for
 from pipeline.copy.schema import DumpedSchema, SchemaTools
-from pipeline.copy.stopping import CopyStopped, cancelled_by
+from pipeline.copy.stopping import CopyStopped
 from pipeline.copy.watch import CopyWatch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 from schemas.lsn import Position

@@ -125,18 +125,75 @@ def test_the_slot_goes_on_where_capture_begins_again_before_it_has_looked(
     assert source.execute(confirmed, asked) == [(True,)]
 
 
-WAITING = (
-    "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = %s"
+def test_a_partition_that_is_locked_for_long_holds_up_neither_capture_nor_its_looks(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was done to it is found when it is free, although what came behind is in the log."""
+    monkeypatch.setattr("pipeline.capture.startup._LOCK_WAIT_MS", 100)
+    monkeypatch.setattr("pipeline.capture.ddl.tracking.LOCKED_FOR_S", 0)
+    looking(monkeypatch, 0.1)
+    with capturing(options):
+        content = begun(change_log)
+    with source.connect(autocommit=False) as holding:
+        holding.execute("lock table ev1")
+        running = RunningCapture(options)
+        locked = f"nobody sees what is done to them: public.ev1 (process {holding.info.backend_pid})"
+        require(lambda: locked in (running.waiting_for or ""), 20.0, what="its wait")
+        source.execute("insert into ev values (11, 11); create table other (id int primary key)")
+        content.wait(
+            lambda c: "other" in {table.name for table in c.follower.live_tables}, "a table that joins"
+        )
+        holding.execute("truncate ev1; analyze ev1")
+    assert running.ended_with().code == "partition-truncated"
+    assert (content.read().follower.chain.epoch, content.ids("public.ev")) == (2, [11])
+
+
+def test_rows_of_an_attached_table_wait_until_somebody_can_look_into_that(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking(monkeypatch, 3600)
+    with capturing(options):
+        begun(change_log)
+    source.execute("create table late (like ev including all)")
+    source.execute("alter table ev attach partition late for values from (20) to (30)")
+    source.execute("insert into ev values (25, 25)")
+    with source.connect(autocommit=False) as holding:
+        holding.execute("lock table late")
+        running = RunningCapture(options)
+        require(lambda: running.last_error == "partition-locked", 20.0, what="another try")
+    assert running.ended_with().code == "partition-attached"
+
+
+def test_a_stop_ends_a_reading_of_the_wal_and_the_next_start_reads_it_again(
+    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking(monkeypatch, 0.1)
+    doing = "the source to read its WAL for what was done to public.ev1"
+    with monkeypatch.context() as patch:
+        patch.setattr("connectors.postgres.partitions.truncates._READ", "select pg_sleep(60)::text, 1")
+        with capturing(options) as running:
+            begun(change_log)
+            source.execute("truncate ev1; analyze ev1")
+            require(lambda: running.waiting_for == doing, 20.0, what="a reading in between")
+        with capturing(options) as running:
+            require(lambda: running.waiting_for == doing, 20.0, what="a reading at its start")
+        assert running.last_error is None
+    assert RunningCapture(options).ended_with().code == "partition-truncated"
+
+
+COMMITTING = (
+    "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'IPC'"
 )
 
 
-def test_what_the_stream_has_passed_before_others_see_it_is_known_by_the_look_that_waits_for_it(
+def test_what_the_stream_has_passed_before_others_see_it_is_known_by_a_later_look(
     new_source: Callable[..., Database], change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = new_source({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
     source.grant_ownership()
     source.execute(TREE)
     install_triggers(source)
+    monkeypatch.setattr("pipeline.capture.ddl.tracking.LOCKED_FOR_S", 0)
     looking(monkeypatch, 3600)
     running = RunningCapture(capture_options(source, change_log, partitions=Partitions.ROOT))
     content = begun(change_log)
@@ -146,11 +203,11 @@ def test_what_the_stream_has_passed_before_others_see_it_is_known_by_the_look_th
         connection.execute("set synchronous_commit = on")
         truncating = threading.Thread(target=connection.execute, args=("truncate ev1",))
         truncating.start()
-        require(lambda: source.execute_as_admin(WAITING, ["IPC"]) == [(True,)], 20.0, what="its commit")
+        require(lambda: source.execute_as_admin(COMMITTING) == [(True,)], 20.0, what="its commit")
         source.execute("insert into ev values (12, 12)")
         content.wait(lambda c: c.ids("public.ev") == [11, 12], "what was committed behind it")
         looking(monkeypatch, 0.1)
-        require(lambda: source.execute_as_admin(WAITING, ["Lock"]) == [(True,)], 20.0, what="a look")
+        require(lambda: "public.ev1" in (running.waiting_for or ""), 20.0, what="a look")
         looking(monkeypatch, 3600)
         connection.cancel()
         truncating.join()

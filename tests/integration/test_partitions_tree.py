@@ -13,6 +13,7 @@ from connectors.postgres.session import Session, connect
 from pipeline.capture.ddl.looking import look
 from pipeline.capture.history import published_now
 from pipeline.capture.partitions import known_partitions, without_shapes_below
+from pipeline.capture.shapes import SHAPES
 from schemas.entries import Entries
 from schemas.errors import KeepstreamError
 from tests.fix_postgres import Database
@@ -86,6 +87,24 @@ def test_rows_that_come_or_go_with_a_partition_are_not_taken_for_the_stream_s(
     with pytest.raises(KeepstreamError) as caught:
         look(session, NAME, entries)
     assert caught.value.code == code
+
+
+def test_what_nobody_can_see_of_a_locked_partition_is_looked_at_later(
+    session: Session, source: Database
+) -> None:
+    entries = published_now(session, NAME)
+    oids = {member.table: member.oid for member in read_members(session, NAME)}
+    source.execute("alter table ev attach partition filled for values from (20) to (30)")
+    with source.connect(autocommit=False) as holding:
+        holding.execute("lock table ev1, filled")
+        by = f"(process {holding.info.backend_pid})"
+        seen = look(session, NAME, without_shapes_below(entries, oids["ev"]))
+        assert {*seen.locked.values()} == {f"public.ev1 {by}", f"public.filled {by}"}
+        assert not seen.is_clear
+    assert seen.entries.of(SHAPES).keys() == {*oids.values()} - {oids["ev1"]}
+    assert known_partitions(seen.entries).keys() == {oids["ev1"], oids["ev2"], oids["ev2_1"]}
+    with pytest.raises(KeepstreamError, match=r"public\.filled was attached to public\.ev with rows"):
+        look(session, NAME, seen.entries)
 
 
 ODD = """

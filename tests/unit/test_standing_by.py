@@ -60,7 +60,7 @@ def test_a_standby_logs_each_owner_once_although_it_tells_how_long_ago_it_was_he
         told.append(stage.snapshot().waiting_for)
         raise RetryLater("it is active", code="slot-active")
 
-    startup = Startup(stage._options, stop, stage._wait_for)
+    startup = Startup(stage._options, stop, stage._waits)
     monkeypatch.setattr(slots, "read_owner", owner_now)
     monkeypatch.setattr(startup, "_start_stream", occupied)
     monkeypatch.setattr(stop, "wait", lambda _seconds: False)

@@ -291,6 +291,8 @@ def test_a_capture_with_work_to_do_that_writes_nothing_is_stalled() -> None:
     stuck = {"complete_at": NOW - 45, "complete_lsn": format_lsn(9_000), "unchanged_s": 45}
     seen = judged(source=behind, capture=report(details=stuck))
     assert (seen.capture.state, codes(seen)) == (StageState.STALLED, ["capture-stuck"])
+    seen = judged(source=behind, capture=report(details=stuck | {"reads_wal": True}))
+    assert (seen.capture.state, codes(seen)) == (StageState.CATCHING_UP, [])
     seen = judged(source=behind, capture=report(details=stuck | {"unchanged_s": 2}))
     assert seen.capture.state is StageState.CATCHING_UP
 

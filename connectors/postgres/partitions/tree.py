@@ -7,6 +7,7 @@ pg_attribute: where one of them is still of the command that made the table, it 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +18,9 @@ from connectors.postgres.session import Session, wrapped
 class Member:
     """A table of such a tree; `root` is the OID of the one at the top, which is a member, too.
 
-    attached: it may have had rows before it was a partition, or before one of its parents was. empty: nothing
-    was ever written to it since it was made or truncated. emptied: its file may be that of a TRUNCATE,
-    because no VACUUM, CLUSTER or ANALYZE has looked at that since. unlogged: its rows are not in the WAL.
+    attached: it may have had rows before it was a partition, or before one of its parents was. emptied: its
+    file may be that of a TRUNCATE, because no VACUUM, CLUSTER or ANALYZE has looked at that since. unlogged:
+    its rows are not in the WAL.
     frozen, xmin: the oldest transaction that may be in its file, and the last one that altered it (32 bits).
     """
 
@@ -28,7 +29,6 @@ class Member:
     schema: str
     table: str
     attached: bool
-    empty: bool
     emptied: bool
     filenode: int
     unlogged: bool
@@ -74,7 +74,7 @@ _MEMBERS: Final = """
           join pg_inherits i on i.inhparent = t.oid
     )
     select t.oid::bigint, t.root::bigint, n.nspname, c.relname, t.attached,
-           c.relkind <> 'r' or pg_relation_size(c.oid) = 0, c.relkind = 'r' and c.reltuples < 0,
+           c.relkind = 'r' and c.reltuples < 0,
            c.relfilenode::bigint, c.relkind = 'r' and c.relpersistence = 'u',
            c.relfrozenxid::text::bigint, c.xmin::text::bigint
       from tree t
@@ -84,7 +84,45 @@ _MEMBERS: Final = """
 """
 
 
+# Who does that to a table whose commit the WAL has holds its lock until everybody sees what was done.
+_LOCKED: Final = """
+    select l.relation::bigint, string_agg(coalesce('process ' || l.pid, 'a prepared transaction'), ', ')
+      from pg_locks l
+      join pg_database d on d.oid = l.database and d.datname = current_database()
+     where l.relation = any (%s::oid[]) and l.mode = 'AccessExclusiveLock' and l.granted
+     group by 1
+"""
+# The locked are left out first: pg_relation_size() waits for whoever has the table, or waits for it.
+_WRITTEN: Final = """
+    select c.oid::bigint, c.relkind = 'r' and pg_relation_size(c.oid) > 0
+      from pg_class c
+     where c.oid = any (%s::oid[])
+       and not exists (
+           select from pg_locks l
+             join pg_database d on d.oid = l.database and d.datname = current_database()
+            where l.relation = c.oid and l.mode = 'AccessExclusiveLock')
+"""
+
+
+def read_locked(session: Session, tables: Collection[int]) -> dict[int, str]:
+    """Of these tables (OIDs), those that may be truncated, rewritten or dropped just now, and by whom."""
+    if not tables:
+        return {}
+    with wrapped("reading the locks of partitions"):
+        return dict(session.execute(_LOCKED, [sorted(tables)]).fetchall())
+
+
+def read_written(session: Session, tables: Collection[int]) -> dict[int, bool]:
+    """Whether anything was written to each of these tables (OIDs) since it was made or truncated; nothing of
+    those that are gone, or locked so that nobody sees it now."""
+    if not tables:
+        return {}
+    with wrapped("reading the sizes of partitions"):
+        return dict(session.execute(_WRITTEN, [sorted(tables)]).fetchall())
+
+
 def read_members(session: Session, publication: str) -> tuple[Member, ...]:
-    """All that the publication has; none where it sends rows of partitions under their own names."""
+    """All that the publication has; none where it sends rows of partitions under their own names. It waits
+    for nobody's lock."""
     with wrapped(f"reading the partitions in publication {publication}"):
         return tuple(Member(*row) for row in session.execute(_MEMBERS, [publication]))

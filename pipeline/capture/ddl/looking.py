@@ -8,14 +8,14 @@ message could explain raises at once: a publication that somebody else altered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
-from connectors.postgres.partitions.tree import Member, read_members
+from connectors.postgres.partitions.tree import Member, read_locked, read_members
 from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
 from connectors.postgres.publication import ListedTable, PublishedTable
 from connectors.postgres.session import Session, wrapped
@@ -46,6 +46,7 @@ from pipeline.capture.limitednames import limited_now
 from pipeline.capture.partitions import (
     MEMBERS,
     known_partitions,
+    newly_attached,
     not_streamed,
     truncated,
     untold,
@@ -83,11 +84,29 @@ _TO_TELL: Final = (
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What the next ANCHOR says, and what differs. triggers_act: False where tracking lacks its event
-    triggers."""
+    triggers. locked: by OID, partitions of which nobody sees now what was done to them, and who has them."""
 
     entries: Entries
     differences: Differences
     triggers_act: bool = True
+    locked: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the catalog shows all that the stream had before, and nothing of that differs."""
+        return not self.differences and not self.locked
+
+
+Reading = Callable[[Session, Sequence[str]], AbstractContextManager[None]]
+"""Around each reading of the WAL, with the names of the partitions that it is read for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wal:
+    """Behind what our slot was confirmed to."""
+
+    slot: str
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +130,39 @@ def look(
     *,
     promoted: bool = False,
     slot: str | None = None,
+    reading: Reading = lambda _session, _names: nullcontext(),
 ) -> Seen:
     """As `check_published`, which it is where nothing is tracked. The session must be in autocommit. `slot`:
-    ours, which was confirmed no further than the last look that found nothing.
+    ours, which was confirmed no further than the last look that was clear.
 
     It waits until the session sees all that messages told: that would look as if it had been undone, and no
-    later message would explain it. Raises RetryLater (`commit-not-visible`), HistoryBroken
-    (`publication-changed`); where nothing is tracked, also what `check_published` does.
+    later message would explain it. For a partition that somebody has locked it does not wait: then it is not
+    clear. Raises RetryLater (`commit-not-visible`), HistoryBroken (`publication-changed`), what `reading`
+    does; where nothing is tracked, also what `check_published` does.
     """
     for xid in entries.of(UNSEEN):
         wait_until_transaction_visible(session, xid, limit_s=VISIBLE_LIMIT_S)
-    if known_partitions(entries):
-        read_members(session, publication)  # waits for a TRUNCATE that the stream has and nobody sees yet
-    if not is_tracked(entries):
-        return _look_untracked(session, publication, entries, promoted=promoted, slot=slot)
+    # First of all: whoever lets go of a table later has done nothing to it that the stream has by now.
+    members = read_members(session, publication) if MEMBERS in entries else ()
+    held = read_locked(session, [member.oid for member in members])
+    wal = None if slot is None else _Wal(slot, reading)
+    look_at = _look_tracked if is_tracked(entries) else _look_untracked
+    seen = look_at(session, publication, entries, promoted=promoted, wal=wal)
+    hidden = newly_attached(seen.entries, members) if not is_tracked(entries) else set()
+    locked = {
+        member.oid: f"{member.name} ({held.get(member.oid, 'somebody')})"
+        for member in members
+        if member.oid in held or (member.oid in hidden and UNTRACKED not in seen.differences)
+    }
+    kept = seen.entries
+    for oid in known_partitions(kept).keys() & held.keys() - entries.of(SHAPES).keys():
+        kept = kept.drop(SHAPES, oid)  # its file may be the one from before a TRUNCATE of the whole
+    return replace(seen, entries=kept, locked=locked)
+
+
+def _look_tracked(
+    session: Session, publication: str, entries: Entries, *, promoted: bool, wal: _Wal | None
+) -> Seen:
     catalog = _read(session, publication, entries)
     leaves = entries.of(LEAVES).values()
     outcomes = read_outcomes(session, leaves)
@@ -138,7 +176,7 @@ def look(
     leaving = leaves_still(leaves, outcomes, catalog.identity, listed.keys())
     parts = {oid: told[oid] for oid in known_partitions(entries) if oid in told}
     kept = _kept(entries, told, {**listed, **parts}, leaving)
-    partitions = untold(entries, catalog.members, _truncates(session, slot, entries, catalog.members))
+    partitions = untold(entries, catalog.members, _truncates(session, wal, entries, catalog.members))
     compared = {oid: table for oid, table in {**listed, **parts}.items() if oid not in partitions}
     shapes, shape_differences = _shapes(entries, catalog, compared, kept)
     types, type_differences = _types(entries, catalog.types)
@@ -160,7 +198,7 @@ def look(
 
 
 def _look_untracked(
-    session: Session, publication: str, entries: Entries, *, promoted: bool, slot: str | None
+    session: Session, publication: str, entries: Entries, *, promoted: bool, wal: _Wal | None
 ) -> Seen:
     """Where the event triggers are there by now, the stream may be about to come to their installation, and
     to messages about what is found here."""
@@ -168,7 +206,7 @@ def _look_untracked(
     try:
         current = check_published(session, publication, entries, promoted=promoted)
         current = _with_shapes_of(entries, current) if is_ahead else current
-        return _with_truncated(session, publication, entries, current, slot)
+        return _with_truncated(session, publication, entries, current, wal)
     except (HistoryBroken, RefusedData) as error:
         if not is_ahead:
             raise
@@ -182,16 +220,19 @@ def _with_truncated(
     publication: str,
     entries: Entries,
     current: Entries,
-    slot: str | None,
+    wal: _Wal | None,
 ) -> Seen:
     """A partition that is as a TRUNCATE leaves it stays as it was known until the stream has told of that,
     and so does one whose rows were not in the WAL."""
     if not known_partitions(entries):
         return Seen(current, {})
     members = read_members(session, publication)
-    differences = truncated(entries, members, _truncates(session, slot, entries, members))
-    if slot is not None and with_other_files(entries, members):
-        differences |= written_anew(entries, current, members, read_rewritten(session, slot) or ())
+    differences = truncated(entries, members, _truncates(session, wal, entries, members))
+    changed = [member.name for member in with_other_files(entries, members)]
+    if wal is not None and changed:
+        with wal.reading(session, changed):
+            rewritten = read_rewritten(session, wal.slot)
+        differences |= written_anew(entries, current, members, rewritten or ())
     differences |= not_streamed(entries, members)
     current = current.drop(SHAPES, *differences).drop(MEMBERS, *differences)
     shapes, known = entries.of(SHAPES), known_partitions(entries)
@@ -201,17 +242,17 @@ def _with_truncated(
 
 
 def _truncates(
-    session: Session, slot: str | None, entries: Entries, members: Sequence[Member]
+    session: Session, wal: _Wal | None, entries: Entries, members: Sequence[Member]
 ) -> list[Truncate]:
-    changed = with_other_files(entries, members) if slot is not None else []
-    if slot is None or not changed:
+    changed = [member.name for member in with_other_files(entries, members)]
+    if wal is None or not changed:
         return []
-    found = read_truncates(session, slot)
+    with wal.reading(session, changed):
+        found = read_truncates(session, wal.slot)
     if found is None:
-        names = ", ".join(member.name for member in changed)
         logger.warning(
             "partitions have other files, and the source cannot tell whether TRUNCATE emptied them",
-            extra={"tables": names, "hint": _TO_TELL},
+            extra={"tables": ", ".join(changed), "hint": _TO_TELL},
         )
     return found or []
 

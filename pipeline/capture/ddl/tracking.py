@@ -46,11 +46,12 @@ from pipeline.capture.partitions import (
 )
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import listed_columns
+from pipeline.capture.waits import Waits
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.ddl.requalify import requalified
 from schemas.entries import Entries
-from schemas.errors import KeepstreamError, RefusedData
+from schemas.errors import KeepstreamError, RefusedData, RetryLater
 from schemas.join import Join
 from schemas.lsn import ZERO, Lsn
 
@@ -58,6 +59,8 @@ logger = logging.getLogger("keepstream.capture")
 
 LOOK_PREFIX: Final = "keepstream.look"
 _ENDED: Final = "schema changes are not tracked any more"
+LOCKED_FOR_S: Final = 5.0
+"""After that time nobody looks soon any more at a partition that stays locked."""
 _TRIGGERS_MISSING: Final = "the source's event triggers are missing or disabled"
 
 
@@ -74,7 +77,13 @@ class Tracking:
     a look found nothing."""
 
     def __init__(
-        self, session: Session, chain: ChainWriter, options: CaptureOptions, *, clear_at: Lsn = ZERO
+        self,
+        session: Session,
+        chain: ChainWriter,
+        options: CaptureOptions,
+        waits: Waits,
+        *,
+        clear_at: Lsn = ZERO,
     ) -> None:
         self._session = session
         self._chain = chain
@@ -87,6 +96,9 @@ class Tracking:
         self._told_by: dict[int, int] = {}
         self._has_partitions = Entries(), False
         self._clear_at = clear_at
+        self._waits = waits
+        self._locked: Mapping[int, str] = {}
+        self._locked_at = 0.0
         self.looks_soon = False
 
     @property
@@ -96,7 +108,12 @@ class Tracking:
 
     @property
     def waits(self) -> bool:
-        """Whether something is not explained yet: a heartbeat would say that nothing happened."""
+        """Whether something is not explained, or not seen, yet: a heartbeat would say that nothing
+        happened."""
+        return self._suspects or bool(self._locked)
+
+    @property
+    def _suspects(self) -> bool:
         return bool(self._suspicions) or self._lacks_triggers
 
     @property
@@ -117,18 +134,53 @@ class Tracking:
         """P11, and the shapes of all tables; later anchors hold what was seen here.
 
         Raises HistoryBroken (`publication-changed`), RefusedData (`schema-changed`, `table-renamed`,
-        `limit-differs`) where no message could explain it, and RetryLater (`commit-not-visible`).
+        `limit-differs`) where no message could explain it, RetryLater (`commit-not-visible`), and
+        CaptureStopped.
         """
         chain, session = self._chain, self._session
         self.looks_soon = False
         at = chain.position.lsn
-        seen = look(session, self._options.publication, chain.publication, slot=self._options.slot)
+        seen = look(
+            session,
+            self._options.publication,
+            chain.publication,
+            slot=self._options.slot,
+            reading=self._waits.for_wal,
+        )
         self._require_whole(chain.publication, seen.entries)
         held = chain.durable_position.lsn
         chain.publication_is(self._announcements.without_ended(session, seen.entries, held=held))
         self.suspect(seen.differences, triggers_act=seen.triggers_act)
-        if not self._suspicions and not seen.differences:
+        self._see_locked(seen.locked)
+        if not self._suspicions and seen.is_clear:
             self._clear_at = at
+
+    def _see_locked(self, locked: Mapping[int, str]) -> None:
+        """While partitions are locked the slot is confirmed no further: what is done to them, be it in the
+        stream by now, is seen when they are free, and then read from the WAL."""
+        now = time.monotonic()
+        if locked and not self._locked:
+            self._locked_at = now
+        if self._locked and not locked:
+            self._waits.end()
+        self._locked = locked
+        if locked and now - self._locked_at < LOCKED_FOR_S:
+            self.looks_soon = True
+        elif locked:
+            self._waits.begin(
+                f"the release of locked partitions, of which nobody sees what is done to them:"
+                f" {', '.join(locked.values())}",
+                key=frozenset(locked),
+            )
+
+    def require_free(self, oid: int) -> None:
+        """Raises RetryLater (`partition-locked`) of one that became a partition and cannot be looked into."""
+        if oid in self._locked:
+            raise RetryLater(
+                f"nobody can look into {self._locked[oid]} now, which has rows in the stream",
+                code="partition-locked",
+                hint="Who is named has it locked (ACCESS EXCLUSIVE). Capture goes on once it is released.",
+            )
 
     def confirmable(self, durable: Lsn) -> Lsn:
         """How far the slot may be confirmed: what explains a partition's new file must still be behind it
@@ -141,7 +193,7 @@ class Tracking:
     def suspect(self, differences: Differences, *, triggers_act: bool = True) -> None:
         """What messages that are still to come may explain: that of their removal, that the event triggers do
         not act. What was suspected before is judged first."""
-        if self.waits or (triggers_act and not differences):
+        if self._suspects or (triggers_act and not differences):
             return
         self._suspicions, self._lacks_triggers = dict(differences), not triggers_act
         self._passed_at = emit_look(self._session, LOOK_PREFIX)
@@ -161,7 +213,7 @@ class Tracking:
     def passed(self, lsn: int) -> None:
         """All transactions that were committed below `lsn` were taken. Raises what is not explained by
         now."""
-        if not self.waits or lsn < self._passed_at:
+        if not self._suspects or lsn < self._passed_at:
             return
         unexplained, lacked_triggers = self._suspicions, self._lacks_triggers
         self._forget_suspicions()
