@@ -17,6 +17,7 @@ from pipeline.config.model import Keyless, Partitions, Tables
 from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated
 from schemas.errors import UsageError
+from schemas.identifiers import qualified
 from schemas.table import ReplicaIdentity
 
 EXCLUDED = "excluded by source.tables"
@@ -57,7 +58,7 @@ class Selection:
             return tuple(table for table in among if table.qualified_name not in tables)
 
         left_out = tuple(each for each in self.not_replicated if each.table not in tables)
-        kept = {name: limit for name, limit in self.limits.items() if ".".join(name) not in tables}
+        kept = {name: limit for name, limit in self.limits.items() if qualified(*name) not in tables}
         return replace(
             self,
             wanted=others(self.wanted),
@@ -91,13 +92,15 @@ def is_by_root(publication: Publication | None, partitions: Partitions) -> bool:
 def mixed_names(publication: Publication, partitions: Partitions) -> Iterator[str]:
     """Why rows of partitions come under no one name, or under another than the configuration wants.
     PostgreSQL sends them under that of the topmost table that is listed."""
-    wholes = sorted(f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned)
+    wholes = {table.table_name: table.qualified_name for table in publication.tables if table.partitioned}
     if publication.via_partition_root:
         for table in publication.tables:
-            if table.root and table.root not in wholes:
-                yield f"lists {table.schema}.{table.name}, a partition of {table.root}, instead of the whole"
+            if table.root is not None and table.root not in wholes:
+                whole = qualified(*table.root)
+                yield f"lists {table.qualified_name}, a partition of {whole}, instead of the whole"
     elif wholes:
-        yield f"lists {', '.join(wholes)}, and sends their rows under the names of their partitions"
+        names = ", ".join(sorted(wholes.values()))
+        yield f"lists {names}, and sends their rows under the names of their partitions"
     elif partitions is Partitions.ROOT:
         yield "sends rows of partitions under their own names, against source.partitions: root"
 

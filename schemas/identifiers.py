@@ -1,4 +1,4 @@
-"""Names as PostgreSQL prints them in SQL: in double quotes, unless they are plain."""
+"""Names as PostgreSQL prints them in SQL, in double quotes unless they are plain, and as we tell them."""
 
 from __future__ import annotations
 
@@ -6,3 +6,13 @@ from __future__ import annotations
 def unquoted(printed: str) -> str:
     """The name that it stands for."""
     return printed[1:-1].replace('""', '"') if printed.startswith('"') else printed
+
+
+def qualified(*names: str) -> str:
+    """`schema.name`, for people and for what is compared: no two objects have the same one. A name with a dot
+    in it, or a double quote in front, is quoted as the configuration quotes it, and no other. Not SQL."""
+    return ".".join(_quoted(name) if "." in name or name.startswith('"') else name for name in names)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

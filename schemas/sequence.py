@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from schemas.identifiers import qualified
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceValue:
@@ -30,7 +32,7 @@ class SequenceValue:
     @property
     def qualified_name(self) -> str:
         """For messages; not SQL."""
-        return f"{self.schema}.{self.name}"
+        return qualified(self.schema, self.name)
 
     def passed(self, other: SequenceValue) -> bool:
         """Whether this sequence has come further than `other`."""

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
+from schemas.identifiers import qualified
+
 
 class ReplicaIdentity(Enum):
     """pg_class.relreplident."""
@@ -70,8 +72,8 @@ class TableSchema:
 
     @property
     def qualified_name(self) -> str:
-        """`schema.name`, for messages and reports; not quoted, not SQL."""
-        return f"{self.schema}.{self.name}"
+        """`schema.name`, for messages and reports, as `qualified` has it; not SQL."""
+        return qualified(self.schema, self.name)
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from schemas.barrier import (
 from schemas.change import Change, ColumnsAdded, Truncate
 from schemas.ddl.message import ObjectChange, SchemaMessage, TableRows
 from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
+from schemas.identifiers import qualified
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
 
@@ -91,7 +92,8 @@ class BarrierWriter:
                 self._add_columns(table, barrier, ref)
             case JoinMessage(content):
                 join = _understood(Join.from_json, content, ChangeRef(source, ordinal, "a table's joining"))
-                self._join(join, ChangeRef(source, ordinal, f"joining of {join.schema}.{join.table}"))
+                joining = f"joining of {qualified(join.schema, join.table)}"
+                self._join(join, ChangeRef(source, ordinal, joining))
             case JoinRowsMessage(content):
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
             case JoinKeysMessage(content):

@@ -25,6 +25,7 @@ from connectors.postgres.publication import TableName
 from connectors.postgres.row_security import Policed, read_policed
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 ORDINARY: Final = "r"
 PARTITIONED: Final = "p"
@@ -83,7 +84,7 @@ class TargetTable:
     @property
     def qualified_name(self) -> str:
         """`schema.name`, for messages."""
-        return f"{self.schema}.{self.name}"
+        return qualified(self.schema, self.name)
 
     def without(self, names: Iterable[str]) -> TargetTable:
         """The same, going without these columns of the source."""
@@ -175,7 +176,7 @@ _COLUMNS: Final = """
 
 def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> TargetTable:
     """Describe one table. Raises OperatorNeeded (`replica-schema`) if it cannot be written to as a table."""
-    with wrapped(f"describing {schema}.{name}"):
+    with wrapped(f"describing {qualified(schema, name)}"):
         found = conn.execute(_TABLE, [schema, name]).fetchone()
         if found is None or found[1] not in (ORDINARY, PARTITIONED):
             raise _no_table(schema, name, found)
@@ -215,7 +216,7 @@ def _no_table(schema: str, name: str, found: tuple[Any, ...] | None) -> Operator
         sql.Identifier(schema, name).as_string()
     )  # without `"` pg_dump folds it, and reads `*`
     return OperatorNeeded(
-        f"{schema}.{name} {seen}",
+        f"{qualified(schema, name)} {seen}",
         code="replica-schema",
         hint=f"Create it as it is on the source (pg_dump --schema-only -t {shown}), start again.",
     )

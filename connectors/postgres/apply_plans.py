@@ -23,6 +23,7 @@ from connectors.postgres.statements import Bind, Old, Statement
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation
 from schemas.errors import InternalError
+from schemas.identifiers import qualified
 from schemas.rowform import RowDecoder
 from schemas.table import TableSchema
 
@@ -136,7 +137,7 @@ class Plans:
         with self._pipe.suspended():
             made = left_out.take_up(self._conn, self._pipeline)
             for schema, table, column in made:
-                what = {"table": f"{schema}.{table}", "column": column}
+                what = {"table": qualified(schema, table), "column": column}
                 reason = f"rows from before {OLDER_ROWS}"
                 details = json.dumps(what)
                 audit(self._conn, self._pipeline, "column-taken-up", reason=reason, details=details)

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final
 
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 from schemas.table import ReplicaIdentity
 
 OWN_SCHEMA: Final = "keepstream"
@@ -95,8 +96,8 @@ class Table:
 
     @property
     def qualified_name(self) -> str:
-        """`schema.name`, for messages and reports; not quoted, not SQL."""
-        return f"{self.schema}.{self.name}"
+        """`schema.name`, for messages and reports, as `qualified` has it; not SQL."""
+        return qualified(self.schema, self.name)
 
     @property
     def uncarried_reason(self) -> str | None:

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
 from schemas.ddl.renaming import AS_QUALIFIER, AS_RELATION, with_names
+from schemas.identifiers import qualified
 
 INSTALL: Final = (
     """create table if not exists keepstream.deferred_ddl (
@@ -95,7 +96,7 @@ def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
     if there != (True,):
         return False
     query = "select exists (select from keepstream.deferred_ddl where name = %s and starts_with(object, %s))"
-    return conn.execute(query, [name, f"{'.'.join(table)}."]).fetchone() == (True,)
+    return conn.execute(query, [name, f"{qualified(*table)}."]).fetchone() == (True,)
 
 
 def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
@@ -110,7 +111,7 @@ def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...])
         "select id, object, statement from keepstream.deferred_ddl where name = %s", [name]
     ).fetchall()
     for number, obj, statement in kept:
-        renamed = _renamed(obj, ".".join(old), ".".join(new)), with_names(statement, names, place)
+        renamed = _renamed(obj, qualified(*old), qualified(*new)), with_names(statement, names, place)
         if renamed != (obj, statement):
             conn.execute(
                 "update keepstream.deferred_ddl set object = %s, statement = %s where id = %s",

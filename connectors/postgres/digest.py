@@ -25,6 +25,7 @@ from connectors.postgres.held_types import COMPOSITE, Types
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RefusedData
+from schemas.identifiers import qualified
 
 _FETCHED_ROWS: Final = 2000
 # What a row that is too long for PostgreSQL ends in: the string buffer's limit, or the allocator's.
@@ -311,13 +312,13 @@ def _where(row_filter: str | None, conditions: Sequence[sql.Composable]) -> sql.
 
 @contextlib.contextmanager
 def _reading(table: TableName) -> Iterator[None]:
-    with wrapped(f"reading {'.'.join(table)}"):
+    with wrapped(f"reading {qualified(*table)}"):
         try:
             yield
         except _TOO_LONG as exc:
             said = exc.diag.message_primary or type(exc).__name__
             raise RowTooLong(
-                f"reading {'.'.join(table)}: {said}",
+                f"reading {qualified(*table)}: {said}",
                 code="row-too-long",
                 hint="If a value is too long for the server's memory, give it more, or leave the table out "
                 "under source.tables.exclude; else look into the server's log.",

@@ -10,6 +10,7 @@ from psycopg import sql
 from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 from schemas.join import JoinKey, JoinKeys
 
 
@@ -26,7 +27,7 @@ class ForeignKey:
     inherited: bool = False
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.table)}.{self.name}"
+        return qualified(*self.table, self.name)
 
 
 _ALL: Final = """
@@ -82,7 +83,7 @@ def read_keys_of(session: Session, table: int, publication: str) -> JoinKeys:
     def read(query: str, **more: bool) -> tuple[JoinKey, ...]:
         found = [_foreign_key(*row) for row in session.execute(query.encode(), values | more)]
         return tuple(
-            JoinKey(str(key), ".".join(key.referenced), key.statement, inherited=key.inherited)
+            JoinKey(str(key), qualified(*key.referenced), key.statement, inherited=key.inherited)
             for key in found
         )
 

@@ -14,6 +14,7 @@ from connectors.postgres.limits.sent import ColumnLists, lists_of, sent_columns,
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
+from schemas.identifiers import qualified
 
 _EXISTING: Final = """
     select n.nspname, c.relname from pg_catalog.pg_class c
@@ -74,7 +75,7 @@ def silence_triggers(replica: Session, *, replica_role: bool) -> list[Deferred]:
     return [
         Deferred(
             kind=each.kind,
-            object=f"{each.schema}.{each.table}.{each.name}",
+            object=qualified(each.schema, each.table, each.name),
             reason="it would act on rows that the source's has acted on already",
             statement=each.restoring(),
         )

@@ -20,6 +20,7 @@ from connectors.postgres.catalog import Table
 from connectors.postgres.limits.limit import Limit, Limits
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded, RetryLater
+from schemas.identifiers import qualified
 
 TableName = tuple[str, str]
 """Schema and name, as they are, not quoted."""
@@ -36,7 +37,7 @@ _REFUSED: Final = (psycopg.ProgrammingError, psycopg.NotSupportedError)
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
     """A table that the publication lists. `columns`: its column list; None: all. `is_filtered`: it has a row
-    filter. `root`: of a partition, the table at the top, as `schema.name`; else ''."""
+    filter. `root`: of a partition, the table at the top; else None."""
 
     oid: int
     schema: str
@@ -44,7 +45,16 @@ class PublishedTable:
     columns: tuple[str, ...] | None
     is_filtered: bool
     partitioned: bool = False
-    root: str = ""
+    root: TableName | None = None
+
+    @property
+    def table_name(self) -> TableName:
+        return self.schema, self.name
+
+    @property
+    def qualified_name(self) -> str:
+        """For messages; not SQL."""
+        return qualified(*self.table_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +93,8 @@ def _problems(publication: Publication) -> Iterator[str]:
     if unsent:
         yield f"does not publish {', '.join(unsent)}"
     limited = [table for table in publication.tables if table.columns is not None or table.is_filtered]
-    wholes = {f"{table.schema}.{table.name}" for table in publication.tables if table.partitioned}
-    names = [f"{t.schema}.{t.name}" for t in limited if wholes & {f"{t.schema}.{t.name}", t.root}]
+    wholes = {table.table_name for table in publication.tables if table.partitioned}
+    names = [table.qualified_name for table in limited if wholes & {table.table_name, table.root}]
     if names:
         yield f"sends some columns or rows only of what it publishes as a whole: {', '.join(names)}"
 
@@ -109,9 +119,9 @@ _TABLES: Final = """
               from pg_attribute a
              where a.attrelid = c.oid and pr.prattrs is not null and a.attnum = any (pr.prattrs::int2[])),
            pr.prqual is not null, c.relkind = 'p',
-           coalesce((select rn.nspname || '.' || r.relname
-                       from pg_class r join pg_namespace rn on rn.oid = r.relnamespace
-                      where c.relispartition and r.oid = pg_partition_root(c.oid)), '')
+           (select array[rn.nspname, r.relname]::text[]
+              from pg_class r join pg_namespace rn on rn.oid = r.relnamespace
+             where c.relispartition and r.oid = pg_partition_root(c.oid))
       from pg_publication_rel pr
       join pg_class c on c.oid = pr.prrelid
       join pg_namespace n on n.oid = c.relnamespace
@@ -143,8 +153,11 @@ def is_via_root(session: Session, name: str) -> bool:
     return found is not None and found.via_partition_root
 
 
-def _published_table(oid: int, schema: str, name: str, columns: Any, *rest: Any) -> PublishedTable:
-    return PublishedTable(oid, schema, name, None if columns is None else tuple(columns), *rest)
+def _published_table(
+    oid: int, schema: str, name: str, columns: Any, is_filtered: bool, partitioned: bool, root: Any
+) -> PublishedTable:
+    listed, top = (None if names is None else tuple(names) for names in (columns, root))
+    return PublishedTable(oid, schema, name, listed, is_filtered, partitioned, top)
 
 
 _FILTERS: Final = """
@@ -299,7 +312,7 @@ def add_tables(session: Session, name: str, tables: Sequence[TableName], limits:
 
 
 def _refuse_limits(exc: psycopg.Error, tables: Sequence[TableName], limits: Limits) -> None:
-    named = [".".join(table) for table in tables if table in limits]
+    named = [qualified(*table) for table in tables if table in limits]
     if named and not isinstance(exc, psycopg.errors.InsufficientPrivilege):
         raise OperatorNeeded(
             f"PostgreSQL refuses what source.tables.limits says of {', '.join(named)}:"
@@ -324,7 +337,7 @@ def drop_table_sql(name: str, *tables: TableName) -> str:
 
 def drop_table(session: Session, name: str, table: TableName) -> None:
     """Take a table out. Rows that are written after the commit are not in the stream."""
-    _run(session, drop_table_sql(name, table), f"taking {'.'.join(table)} out of publication {name}")
+    _run(session, drop_table_sql(name, table), f"taking {qualified(*table)} out of publication {name}")
 
 
 def by_root_sql(name: str) -> str:

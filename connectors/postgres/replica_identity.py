@@ -8,6 +8,7 @@ from psycopg import sql
 from connectors.postgres.catalog import Table
 from connectors.postgres.publication import WRITERS_WAIT_MS, TableName, drop_table_sql
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 from schemas.table import ReplicaIdentity
 
 
@@ -36,7 +37,7 @@ def set_full_identity(session: Session, table: Table) -> None:
     """Run it on a session in autocommit. The application's statements never wait long behind ours: raises
     RetryLater (`lock-timeout`) where the table is in use all the time."""
     for name in _without_full(table):
-        with wrapped(f"setting the replica identity of {'.'.join(name)}"), session.transaction():
+        with wrapped(f"setting the replica identity of {qualified(*name)}"), session.transaction():
             session.execute(f"set local lock_timeout = {WRITERS_WAIT_MS}")
             session.execute(full_identity_sql(name).encode())
 

@@ -16,6 +16,7 @@ from psycopg import sql
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def lift_forced(conn: Session, policed: Sequence[Policed]) -> list[Deferred]:
     return [
         Deferred(
             kind="row security",
-            object=f"{each.schema}.{each.table}",
+            object=qualified(each.schema, each.table),
             reason="FORCE would apply the policies to our role, which owns the table here",
             statement=each.restoring(),
         )

@@ -17,6 +17,7 @@ from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot import begin_in
 from connectors.postgres.snapshot_tables import Observer, SnapshotTable, lock_table
+from schemas.identifiers import qualified
 
 # A comparison takes as many processes as it was told to, and no more.
 _SETTINGS = "set max_parallel_workers_per_gather = 0"
@@ -26,7 +27,7 @@ def lock_those_there(session: Session, tables: Sequence[TableName]) -> None:
     """Lock tables against DDL, with their partitions, until the session's transaction ends. It may have
     no snapshot yet. A table that is not there is left out."""
     for table in tables:
-        with wrapped(f"locking {'.'.join(table)}"):
+        with wrapped(f"locking {qualified(*table)}"):
             session.execute("savepoint locking")
             try:
                 session.execute(sql.SQL("lock table {} in access share mode").format(sql.Identifier(*table)))

@@ -23,6 +23,7 @@ from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.snapshot import TableChanged
 from connectors.postgres.sqlstate import ROW_SECURITY
 from schemas.errors import BEGIN_ANEW, HistoryBroken, OperatorNeeded
+from schemas.identifiers import qualified
 from schemas.pgtypes import BYTEA
 
 # Built-in types whose binary form means the same on every server of one major version: bool, bytea,
@@ -74,7 +75,7 @@ class SnapshotTable:
     @property
     def qualified_name(self) -> str:
         """For messages; not SQL."""
-        return f"{self.schema}.{self.name}"
+        return qualified(self.schema, self.name)
 
     def without(self, names: Collection[str]) -> SnapshotTable:
         """The same, without these columns."""
@@ -268,7 +269,7 @@ def _read(
         rows = reader.execute(_TABLES, values).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
         fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
-    _refuse_hidden([f"{row[1]}.{row[2]}" for row in rows if row[12]], server)
+    _refuse_hidden([qualified(row[1], row[2]) for row in rows if row[12]], server)
     _refuse_unreadable([(row[1], row[2]) for row in rows if row[13] is False], server)
     return [_table(*row[:12], fingerprint=fingerprints[row[0]]) for row in rows]
 
@@ -320,7 +321,7 @@ def _refuse_unreadable(tables: Sequence[TableName], server: str) -> None:
     if tables:
         grants = sql.SQL(", ").join(sql.Identifier(*table) for table in tables).as_string()
         raise OperatorNeeded(
-            f"our role may not read {', '.join('.'.join(table) for table in tables)} on {server}",
+            f"our role may not read {', '.join(qualified(*table) for table in tables)} on {server}",
             code="select-denied",
             hint=f"Run as the owner: grant select on {grants} to …; or as a superuser: "
             "grant pg_read_all_data to …;",

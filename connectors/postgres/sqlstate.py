@@ -24,6 +24,7 @@ from schemas.errors import (
     RefusedData,
     RetryLater,
 )
+from schemas.identifiers import qualified
 
 _Rule = tuple[type[KeepstreamError], str, str]
 
@@ -268,7 +269,7 @@ def _seen(exc: psycopg.Error, state: str) -> str:
     if state[:2] in _TELLING:
         return _one_line(diag.message_primary or str(exc))
     names = (
-        ("table", f"{diag.schema_name}.{diag.table_name}" if diag.table_name else None),
+        ("table", qualified(diag.schema_name or "", diag.table_name) if diag.table_name else None),
         ("column", diag.column_name),
         ("constraint", diag.constraint_name),
     )

@@ -12,6 +12,7 @@ from connectors.postgres.limits.dumped import NOTHING, Untold
 from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
 from connectors.postgres.session import Session, describe
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
+from schemas.identifiers import qualified
 
 DUMP_LOCK_WAIT_MS: Final = 2000
 """So long pg_dump waits for whoever alters the table; meanwhile no other table is dumped."""
@@ -143,7 +144,7 @@ def _dump(
         ]
         finished = run_tool(command, environment, stop=stop)
     if finished.status:
-        raise _dump_error(finished, f"pg_dump of table {schema}.{table} on {describe(conninfo)}")
+        raise _dump_error(finished, f"pg_dump of table {qualified(schema, table)} on {describe(conninfo)}")
     return finished.output
 
 

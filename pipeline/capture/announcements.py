@@ -22,6 +22,7 @@ import psycopg
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, wrapped
 from schemas.entries import Entries, Kind, text_kind
+from schemas.identifiers import qualified
 from schemas.lsn import Lsn
 
 Outcomes = Mapping[int, str | None]
@@ -54,7 +55,7 @@ class Leave:
     @property
     def name(self) -> str:
         """What the table was called then, and is called in the log and on replicas."""
-        return f"{self.schema}.{self.table}"
+        return qualified(self.schema, self.table)
 
     def to_text(self) -> str:
         place = [self.schema, self.table, self.last_rows or 0]

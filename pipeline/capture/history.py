@@ -215,7 +215,7 @@ def _listed_now(session: Session, publication: str, anchored: Entries) -> Entrie
     tables = found.tables if found else ()
     rows = Entries.parse(publications.publication_identity(session, publication))
     named = sorted(tables, key=lambda table: table.oid)
-    names = (KnownName(table.oid, f"{table.schema}.{table.name}") for table in named)
+    names = (KnownName(table.oid, table.qualified_name) for table in named)
     return rows.put(NAMES, *names) | limited_now(anchored, tables, {})
 
 

@@ -176,7 +176,7 @@ class Joins:
         selection = select_tables(tables, options.tables, options.keyless, by_root=by_root)
         protected = self._protection.look(tables, published, packer)
         left = {each.table for each in protected.left}
-        listed = {f"{table.schema}.{table.name}" for table in published.tables} - left
+        listed = {table.qualified_name for table in published.tables} - left
         waiting = {t.oid: t for t in selection.wanted if t.qualified_name not in listed}
         self._forget_all_but(waiting)
         self._trees = limited_trees(self._capture.chain.publication, tables, options.tables)

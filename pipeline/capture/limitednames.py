@@ -18,6 +18,7 @@ from pipeline.config.model import Tables
 from pipeline.config.values import TablePattern, in_yaml
 from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
+from schemas.identifiers import qualified
 
 _DROPPED: Final = 0
 _PLAIN: Final = re.compile(r"[a-z_]\w*\.\w+", re.IGNORECASE)
@@ -141,7 +142,7 @@ def tree_to_say(tree: str) -> str:
 def _limited(entries: Entries, tables: Tables) -> set[str]:
     """Qualified names that stand for some columns or rows."""
     known = (each.name for each in entries.of(LIMITED))
-    return {".".join(name) for name in [*known, *tables.limits_by_name]}
+    return {qualified(*name) for name in [*known, *tables.limits_by_name]}
 
 
 def require_no_more(entries: Entries, oid: int, old: str, name: TableName, tables: Tables) -> None:
@@ -158,7 +159,7 @@ def require_no_more(entries: Entries, oid: int, old: str, name: TableName, table
         columns = [None if each is None else set(each) for each in (own[0].columns, limit.columns)]
         differs = columns[0] != columns[1] or own[0].is_filtered != (limit.where is not None)
     if differs:
-        raise more_than_limited(f"table {old} was renamed to {'.'.join(name)}")
+        raise more_than_limited(f"table {old} was renamed to {qualified(*name)}")
 
 
 def require_none_below(entries: Entries, partitions: Mapping[int, str], tables: Tables) -> None:

@@ -24,11 +24,13 @@ from typing import Final
 from connectors.postgres.catalog import CatalogColumn
 from connectors.postgres.partitions.tree import Member
 from connectors.postgres.partitions.truncates import Truncate
+from connectors.postgres.publication import TableName
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import SHAPES, KnownShape
 from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def truncated(
     changed = with_other_files(entries, now)
     alone: dict[int, bool] = {}
     for truncate in truncates:
-        tables, of = truncate.tables, truncate.xid if truncate.names_lost else None
+        tables, of = _qualified(truncate.tables), truncate.xid if truncate.names_lost else None
         for each in changed:
             if names[each.oid] & tables or (of is not None and each.may_be_emptied_by(of)):
                 alone[each.oid] = not names[each.root] & tables
@@ -147,19 +149,24 @@ def not_streamed(entries: Entries, now: Iterable[Member]) -> dict[int, RefusedDa
 
 
 def written_anew(
-    entries: Entries, current: Entries, now: Sequence[Member], rewritten: Collection[str]
+    entries: Entries, current: Entries, now: Sequence[Member], rewritten: Collection[TableName]
 ) -> dict[int, RefusedData]:
     """The same of those whose rows ALTER TABLE wrote anew, unless it may have added a column. `current`: what
     the next ANCHOR is to say. `rewritten`: names."""
     known, then, shapes = entries.of(MEMBERS), entries.of(SHAPES), current.of(SHAPES)
-    found: dict[int, RefusedData] = {}
+    found, anew = dict[int, RefusedData](), _qualified(rewritten)
     for member in with_other_files(entries, now):
         oid, names = member.oid, {member.name}
         names |= {known[oid].name} if oid in known else set()
         of = oid if oid in then else member.root
-        if names & set(rewritten) and _last_number(then.get(of)) == _last_number(shapes.get(of)):
+        if names & anew and _last_number(then.get(of)) == _last_number(shapes.get(of)):
             found[oid] = partition_unlogged(member.name)
     return found
+
+
+def _qualified(names: Iterable[TableName]) -> set[str]:
+    """As ANCHORs have them."""
+    return {qualified(*name) for name in names}
 
 
 def _last_number(shape: KnownShape | None) -> int | None:

@@ -16,6 +16,7 @@ from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, losing
 from pipeline.check.prepared import SourceFacts
 from schemas.finding import Finding
+from schemas.identifiers import qualified
 
 
 class Deviations:
@@ -44,7 +45,7 @@ class Deviations:
         target = load_table(self._session, *name, replica_role=False)
         return self._place.warning(
             "generated-differs",
-            ".".join(name),
+            qualified(*name),
             f"computes column {column} as {theirs}, the source as {ours}",
             sql=losing("its values", generating(target, target.columns[column], ours)),
         )
@@ -56,7 +57,7 @@ class Deviations:
             if ours != theirs:
                 yield self._place.warning(
                     "replica-bounds",
-                    ".".join(name),
+                    qualified(*name),
                     f"takes rows {theirs}, the source's {ours}: rows outside of that would be refused",
                     fix=GIVE_BOUNDS,
                 )

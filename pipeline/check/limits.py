@@ -21,6 +21,7 @@ from pipeline.config.model import Tables
 from pipeline.selection import Selection, unheld
 from schemas.errors import BEGIN_ANEW, KeepstreamError
 from schemas.finding import Finding
+from schemas.identifiers import qualified
 
 
 def check_limits(
@@ -50,7 +51,7 @@ def check_limits(
                 wanted = preview(session, name, limit, by_root=by_root, make_full=name in made_full)
             except KeepstreamError as error:
                 if name not in {each.table for each in unfit}:
-                    yield SOURCE.caught(error, ".".join(name))
+                    yield SOURCE.caught(error, qualified(*name))
                 continue
         if wanted is not None and name not in sent:
             yield from filter_incomplete(wanted.table, wanted.toastable)
@@ -63,11 +64,11 @@ def _unused(selection: Selection, chosen: Tables, *, by_root: bool, established:
     for name in chosen.limits_by_name:
         if name in selection.unheld:
             message, fix = unheld(by_root=by_root)
-            yield SOURCE.error("limit-unused", ".".join(name), message, fix=fix, blocks=not established)
+            yield SOURCE.error("limit-unused", qualified(*name), message, fix=fix, blocks=not established)
         elif name not in selection.limits:
             yield SOURCE.warning(
                 "limit-unused",
-                ".".join(name),
+                qualified(*name),
                 "source.tables.limits names it, and it is no table that is replicated",
                 fix="Names are matched as PostgreSQL stores them.",
             )
@@ -88,9 +89,9 @@ def _differing(publication: Publication, name: TableName, limit: Limit, *, estab
     )
     if established:
         fix = f"It is part of the log's history: say what it sends, or {BEGIN_ANEW}."
-        return SOURCE.error("limit-differs", ".".join(name), message, fix=fix, blocks=False)
+        return SOURCE.error("limit-differs", qualified(*name), message, fix=fix, blocks=False)
     anew = [drop_table_sql(publication.name, name), add_tables_sql(publication.name, [name], {name: limit})]
     told = comment(
         "takes other rows from whoever else reads the publication: " + " ".join(f"{each};" for each in anew)
     )
-    return SOURCE.error("limit-differs", ".".join(name), message, sql=told)
+    return SOURCE.error("limit-differs", qualified(*name), message, sql=told)

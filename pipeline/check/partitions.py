@@ -15,6 +15,7 @@ from pipeline.config import Partitions
 from pipeline.selection import Selection, mixed_names
 from schemas.errors import BEGIN_ANEW
 from schemas.finding import Finding
+from schemas.identifiers import qualified
 
 _HISTORY = "It is part of the log's history"
 _SETTING = "`partitions: root` under source in keepstream.yaml"
@@ -106,14 +107,14 @@ def check_one_table(
         if (whole := wholes.get(name)) in there and whole is not None:
             lacking.setdefault(whole, []).append(name)
     for whole, partitions in lacking.items():
-        names = named([".".join(each) for each in partitions])
+        names = named([qualified(*each) for each in partitions])
         seen = f"takes no rows: they come under the names of the source's partitions, such as {names}"
         if established or not published:
             fix = f"Set {_SETTING}{f', and {BEGIN_ANEW}' if established else ''}. {_OR_THERE}"
-            yield place.error("replica-partitions", ".".join(whole), seen, fix=fix)
+            yield place.error("replica-partitions", qualified(*whole), seen, fix=fix)
         else:
             statements = whole_sql(publication, whole, partitions)
-            yield place.error("replica-partitions", ".".join(whole), seen, sql=statements)
+            yield place.error("replica-partitions", qualified(*whole), seen, sql=statements)
 
 
 def wholes_of(tables: Collection[Table]) -> dict[TableName, TableName]:

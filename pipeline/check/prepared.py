@@ -28,6 +28,7 @@ from pipeline.check.partitions import check_one_table
 from pipeline.config import Initial
 from pipeline.selection import Selection
 from schemas.finding import Finding
+from schemas.identifiers import qualified
 from schemas.table import TableSchema
 
 
@@ -88,7 +89,7 @@ class PreparedCheck:
         apart = list(self._one_table(missing))
         yield from apart
         if missing and not apart:
-            names = [f"{schema}.{name}" for schema, name in missing]
+            names = [qualified(schema, name) for schema, name in missing]
             yield self._place.error(
                 "replica-schema",
                 "content",
@@ -133,7 +134,7 @@ class PreparedCheck:
         return self._place.error(
             "replica-not-empty",
             "content",
-            f"has rows in {named(['.'.join(each) for each in tables])}; to empty them loses these rows",
+            f"has rows in {named([qualified(*each) for each in tables])}; to empty them loses these rows",
             sql="\n".join(ways),
         )
 
@@ -224,7 +225,7 @@ class PreparedCheck:
         ours = [table for table in tables if wanted is None or (table.schema, table.name) in wanted]
         refused = [table for table in ours if not table.writable]
         if refused:
-            names = [f"{table.schema}.{table.name}" for table in refused]
+            names = [qualified(table.schema, table.name) for table in refused]
             yield self._place.error(
                 "privilege-write",
                 "role",
@@ -268,7 +269,7 @@ class PreparedCheck:
     def _unlogged(self, table: PreparedTable, severity: Callable[..., Finding]) -> Finding:
         return severity(
             "replica-unlogged",
-            f"{table.schema}.{table.name}",
+            qualified(table.schema, table.name),
             "is unlogged: a crash would empty it, and nothing would bring its rows again",
             sql="\n".join(
                 f"alter table only {name} set logged;  -- nobody reads or writes it meanwhile"
@@ -285,8 +286,8 @@ class PreparedCheck:
             if parent in ours and (parent, child) not in self._source.children:
                 yield self._place.warning(
                     "replica-inherited",
-                    ".".join(parent),
-                    f"{'.'.join(child)} inherits from it, on the replica alone: there SELECT, UPDATE and"
+                    qualified(*parent),
+                    f"{qualified(*child)} inherits from it, on the replica alone: there SELECT, UPDATE and"
                     " DELETE without ONLY reach the rows of both",
                     sql=comment(
                         "takes its rows from whoever asks the parent for them:"
@@ -295,7 +296,7 @@ class PreparedCheck:
                 )
 
     def _policed(self, policed: Sequence[Policed]) -> Finding:
-        names = [f"{each.schema}.{each.table}" for each in policed]
+        names = [qualified(each.schema, each.table) for each in policed]
         lifting = [each.lifting() for each in policed if each.owned]
         others = ["-- or, for what it owns itself:", *map(comment, lifting)] if lifting else []
         return self._place.error(
@@ -321,7 +322,7 @@ class PreparedCheck:
             "replica-triggers",
             "role",
             f"{why} {len(tables)} tables{', and' if self._quiet else ''} would act on what comes from the"
-            f" source: {first.schema}.{first.name} ({', '.join(map(str, first.firing))}){lost}",
+            f" source: {qualified(first.schema, first.name)} ({', '.join(map(str, first.firing))}){lost}",
             sql="\n".join(statements),
         )
 

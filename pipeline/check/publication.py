@@ -302,7 +302,7 @@ def _unwanted(publication: Publication, selection: Selection) -> Iterator[Findin
     wanted = {table.oid for table in selection.wanted}
     reasons = {left_out.table: left_out.reason for left_out in selection.not_replicated}
     for table in publication.tables:
-        name = f"{table.schema}.{table.name}"
+        name = table.qualified_name
         if table.oid not in wanted and reasons.get(name, EXCLUDED) == EXCLUDED:
             yield SOURCE.warning(
                 "table-published-unwanted",

@@ -58,7 +58,7 @@ def check_identities(
 
     `established`: the slot exists, so that a table which is not published has come later.
     """
-    published = {f"{table.schema}.{table.name}" for table in publication.tables} if publication else set()
+    published = {table.qualified_name for table in publication.tables} if publication else set()
     for table in selection.undecided:
         if table.qualified_name not in published:
             yield _undecided(table, later=established)

@@ -223,7 +223,7 @@ class _SourceLook(_Look[SourceSeen]):
             published = read_publication(session, publication)
             by_root = is_by_root(published, source.partitions)
             chosen = select_tables(tables, source.tables, source.keyless, by_root=by_root)
-            names = {f"{t.schema}.{t.name}" for t in published.tables} if published else set()
+            names = {t.qualified_name for t in published.tables} if published else set()
             self._left_out = tuple(each for each in chosen.not_replicated if each.table not in names)
             self._left_out_at = now
         return self._left_out

@@ -12,6 +12,7 @@ from connectors.postgres.publication import TableName
 from connectors.postgres.snapshot_tables import SnapshotTable
 from connectors.postgres.source_schema import PG_CONSTRAINT, SourceSchema
 from pipeline.copy.toc import TocChoice, TocEntry, choose
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,9 @@ def _reason_to_omit(
 ) -> str:
     """Why the replica is made without this foreign key; empty if it gets it."""
     if key.table in filled and key.referenced not in filled:
-        return because_not_replicated(".".join(key.referenced))
+        return because_not_replicated(qualified(*key.referenced))
     if key.referenced in filtered and key.table in filled:
-        return f"it refers to {'.'.join(key.referenced)}, of which the publication sends some rows only"
+        return f"it refers to {qualified(*key.referenced)}, of which the publication sends some rows only"
     if not replica_role:
         return ROLE_MAY_NOT
     return ""

@@ -19,6 +19,7 @@ from connectors.postgres.snapshot_tables import (
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 
 def require_copyable(
@@ -112,7 +113,7 @@ def _refuse_filled(tables: Sequence[TableName]) -> None:
     if tables:
         more = f" and {len(tables) - 1} more tables" if len(tables) > 1 else ""
         raise OperatorNeeded(
-            f"the replica has rows in {'.'.join(tables[0])}{more}",
+            f"the replica has rows in {qualified(*tables[0])}{more}",
             code="replica-not-empty",
             hint="With `initial: data` the tables to be replicated must be empty: run the TRUNCATE that"
             " `keepstream check` prints; or set `initial: none` if they are equal to the source's.",

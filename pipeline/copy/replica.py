@@ -59,6 +59,7 @@ from pipeline.copy.schema import DumpedSchema, SchemaTools
 from pipeline.copy.stopping import CopyStopped
 from pipeline.copy.watch import CopyWatch
 from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
+from schemas.identifiers import qualified
 from schemas.lsn import Position
 from schemas.sequence import SequenceValue
 
@@ -421,7 +422,7 @@ class _FirstCopy:
             for table in tables:
                 if self._stop.is_set():
                     return
-                with wrapped(f"analyzing {'.'.join(table)}"):
+                with wrapped(f"analyzing {qualified(*table)}"):
                     session.execute(sql.SQL("analyze {}").format(sql.Identifier(*table)))
 
     def _complete(self, run: CopyRun, position: Position) -> Position:

@@ -30,6 +30,7 @@ from pipeline.verify.scope import Scope, choose_tables, not_replicated
 from pipeline.verify.standing import VISIBLE_S
 from pipeline.verify.watch import Tell, Watch
 from schemas.errors import RetryLater
+from schemas.identifiers import qualified
 from schemas.lsn import format_lsn
 
 logger = logging.getLogger("keepstream.verify")
@@ -177,4 +178,4 @@ def _only_on_replica(keeper: Session, catalog: tuple[Table, ...]) -> tuple[str, 
     known = {(table.schema, table.name) for table in catalog}
     with wrapped("comparing the lists of tables"):
         others = [name for name in user_tables(keeper) if name not in known]
-    return tuple(f"{schema}.{name} is only on the replica" for schema, name in others)
+    return tuple(f"{qualified(schema, name)} is only on the replica" for schema, name in others)

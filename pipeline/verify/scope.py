@@ -12,6 +12,7 @@ from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated
 from pipeline.selection import select_tables
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,13 @@ def not_replicated(
     """Every other table of the source, with the reason."""
     selection = select_tables(catalog, scope.tables, scope.keyless, by_root=by_root)
     names = {table.table_name for table in published}
-    qualified = {table.qualified_name for table in published}
+    told = {table.qualified_name for table in published}
     missed = (
-        NotReplicated(table=".".join(name), reason="not in the publication")
+        NotReplicated(table=qualified(*name), reason="not in the publication")
         for name in selection.names
         if name not in names
     )
-    return (*(left for left in selection.not_replicated if left.table not in qualified), *missed)
+    return (*(left for left in selection.not_replicated if left.table not in told), *missed)
 
 
 def _none_named(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 
 from schemas.ddl.kinds import Kind
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Step:
     def shown(self) -> str:
         """What it is about, for people: `schema.name`, with column or member."""
         inner = self.column or self.member
-        return ".".join(self.object) + (f".{inner}" if inner else "")
+        return qualified(*self.object, *([inner] if inner else []))
 
 
 def _known(pieces: Iterable[Piece], version: int) -> Iterator[Piece]:

@@ -167,7 +167,7 @@ def test_the_wal_is_read_few_times_from_a_transaction_on_that_stays_open(
             for _ in range(50):
                 source.execute("insert into ev1 values (1, 1); truncate ev1")
             found = truncates.read_truncates(session, slot) or []
-            assert [truncate.tables for truncate in found] == 50 * [frozenset({"public.ev1"})]
+            assert [truncate.tables for truncate in found] == 50 * [frozenset({("public", "ev1")})]
     finally:
         source.execute_as_admin("select pg_drop_replication_slot(%s)", [slot])
     assert executed.call_count < 60  # and not 103

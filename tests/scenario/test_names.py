@@ -10,6 +10,7 @@ from psycopg import sql
 from pipeline.config import TablePattern
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
+from tests.tracked import install_triggers
 
 ODD = [
     'quo"te', "apos'trophe", "dot.ted", "select", "größe 漢字 😀", "x" * 63, "ü" * 31, "a b", "a_b", "a.b",
@@ -54,7 +55,7 @@ def rows(database: Database, schema: str, table: str) -> list[tuple[object, ...]
 def test_names_of_any_kind_go_every_way(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     source, replica = pipeline.source, pipeline.replica
-    tables = [(schema, table) for schema, table in zip(ODD, reversed(ODD), strict=True)]
+    tables = [*zip(ODD, reversed(ODD), strict=True), ("dot.t", "ed"), ("dot", "t.ed")]
     for schema, table in tables[::2]:
         make(source, schema, table, make_type(source, schema, table))
     named = [TablePattern.naming(*each).text for each in tables]
@@ -74,6 +75,11 @@ def test_names_of_any_kind_go_every_way(directory_pipeline: Pipeline) -> None:
     pipeline.wait()
     wanted = [(2, *ODD), (3, *ODD)]
     assert {each: rows(replica, *each) for each in tables} == dict.fromkeys(tables, wanted)
+    install_triggers(source)
+    for schema, table in tables:
+        source.execute(f"update {identifier(schema, table)} set id = 1 where id = 3")
+    pipeline.wait()
+    assert [rows(replica, *each)[0][0] for each in tables] == [1] * len(tables)
     chosen = [part for name in named for part in ("--tables", name)]
     assert len(pipeline.verify(*chosen)["tables"]) == len(tables)
     done = pipeline.run("snapshot", "standby", *named, "--json")

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.identifiers import qualified
 from schemas.names import decode_name, encode_name
 
 AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What escapes are made of, so that collisions would be found.
 TRICKY = st.text(st.sampled_from("_x0159abcfgXZ-.é\"' 😀"), min_size=1, max_size=12)
+DOTTED = st.text(st.sampled_from('.".a'), min_size=1, max_size=4)
 ANY_NAME = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63)
 
 
@@ -25,6 +27,15 @@ def test_a_name_is_valid_in_avro_and_comes_back(name: str) -> None:
 @given(TRICKY, TRICKY)
 def test_two_names_never_become_one(one: str, other: str) -> None:
     assert (encode_name(one) == encode_name(other)) == (one == other)
+
+
+@given(st.tuples(DOTTED, DOTTED), st.tuples(DOTTED, DOTTED))
+def test_two_tables_are_never_told_alike(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert (qualified(*one) == qualified(*other)) == (one == other)
+
+
+def test_only_what_could_be_taken_for_two_names_is_quoted() -> None:
+    assert qualified("a.b", 'c"d', '"e') == '"a.b".c"d."""e"'
 
 
 @pytest.mark.parametrize("name", ["id", "created_at", "_private", "tax_xml", "x2d", "Name", "a__b", "select"])

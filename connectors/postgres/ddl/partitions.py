@@ -18,6 +18,7 @@ from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
 from schemas.ddl.step import Manner, Phase, Step
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 _IS_THERE: Final = "select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null"
 _IS_PARTITIONED: Final = """
@@ -61,7 +62,7 @@ def require_rows_stay(step: Step, dropped: Container[tuple[str, ...]], *, replic
     replica does not have. `dropped`: tables that the command drops."""
     if not step.drops or step.kind not in _TAKING or step.whole in dropped:
         return
-    whole, name = ".".join(step.whole), ".".join(step.object)
+    whole, name = qualified(*step.whole), qualified(*step.object)
     named = shlex.quote(sql.Identifier(*step.whole).as_string())
     raise OperatorNeeded(
         f"the source has taken partition {name} from {whole}, and {replica} does not know which of its rows"

@@ -11,6 +11,7 @@ from connectors.postgres.session import Session
 from schemas.ddl.message import TableRows
 from schemas.ddl.record import parse_record
 from schemas.errors import RefusedData
+from schemas.identifiers import qualified
 
 
 def refill(conn: Session, rows: TableRows, absent: Collection[str], *, into: tuple[str, str]) -> None:
@@ -41,7 +42,7 @@ def _values(rows: TableRows) -> list[list[bytes | None]]:
         ]
     except ValueError as error:
         raise RefusedData(
-            f"rows of {rows.schema}.{rows.table}: {error}",
+            f"rows of {qualified(rows.schema, rows.table)}: {error}",
             code="ddl-malformed",
             hint="The log is damaged or a newer Keepstream wrote it: run the version that captures.",
         ) from error

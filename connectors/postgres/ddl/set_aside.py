@@ -10,6 +10,7 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.session import Session
+from schemas.identifiers import qualified
 
 _KEYS: Final = """
     select n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid),
@@ -36,7 +37,7 @@ class ForeignKey:
 
     @property
     def shown(self) -> str:
-        return f"{self.schema}.{self.table}.{self.name}"
+        return qualified(self.schema, self.table, self.name)
 
     def drop(self) -> sql.Composed:
         return self._alter(sql.SQL("drop constraint {}").format(sql.Identifier(self.name)))

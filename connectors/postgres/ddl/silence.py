@@ -9,6 +9,7 @@ from connectors.postgres import deferred
 from connectors.postgres.deferred import Deferred
 from connectors.postgres.firing import FOREIGN_KEY, Firing, read_firing
 from connectors.postgres.session import Session
+from schemas.identifiers import qualified
 
 ROW_SECURITY: Final = "row security"
 _ACTS: Final = "it would act on rows that are replicated"
@@ -27,14 +28,14 @@ def silence(conn: Session, pipeline: str, table: tuple[str, str], *, replica_rol
 
 
 def _keep(conn: Session, pipeline: str, each: Firing) -> None:
-    shown = ".".join((each.schema, each.table, each.name))
+    shown = qualified(each.schema, each.table, each.name)
     deferred.take_back(conn, pipeline, each.kind, shown)
     deferred.keep(conn, pipeline, Deferred(each.kind, shown, _ACTS, each.restoring()))
 
 
 def keep_forced(conn: Session, pipeline: str, table: tuple[str, ...], statement: str) -> None:
-    deferred.keep(conn, pipeline, Deferred(ROW_SECURITY, ".".join(table), _FORCED, statement))
+    deferred.keep(conn, pipeline, Deferred(ROW_SECURITY, qualified(*table), _FORCED, statement))
 
 
 def forget_forced(conn: Session, pipeline: str, table: tuple[str, ...]) -> None:
-    deferred.take_back(conn, pipeline, ROW_SECURITY, ".".join(table))
+    deferred.take_back(conn, pipeline, ROW_SECURITY, qualified(*table))

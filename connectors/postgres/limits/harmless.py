@@ -20,6 +20,7 @@ from connectors.postgres.publication import (
 )
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 from schemas.table import ReplicaIdentity
 
 LOCK_WAIT: Final = "set local lock_timeout = '1s'"
@@ -59,7 +60,7 @@ def require_addable(session: Session, publication: str, name: TableName, limit: 
     """As PostgreSQL would add this table, which is to get REPLICA IDENTITY FULL: tried in a transaction that
     is rolled back. Raises as `preview`."""
     with session.transaction(force_rollback=True):
-        with wrapped(f"trying to add {'.'.join(name)} to publication {publication}"):
+        with wrapped(f"trying to add {qualified(*name)} to publication {publication}"):
             session.execute(LOCK_WAIT)
         add_tables(session, publication, [name], {name: limit})
         require_harmless(session, publication, [name], make_full=[name])

@@ -15,6 +15,7 @@ from connectors.postgres.deferred import Deferred
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.snapshot_tables import SnapshotTable
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ _KEYS: Final = rf"""
     {_EMPTY}
     select case when k.oid is null then 'pg_class' else 'pg_constraint' end::regclass::oid::bigint,
            coalesce(k.oid, x.oid)::bigint, 'key',
-           format('%%s.%%s.%%s', n.nspname, c.relname, x.relname),
+           array[n.nspname, c.relname, x.relname]::text[],
            case when k.oid is null then pg_get_indexdef(x.oid)
                 else format('alter table only %%I.%%I add constraint %%I %%s', n.nspname, c.relname,
                             k.conname, pg_get_constraintdef(k.oid)) end || ';',
@@ -105,7 +106,7 @@ _KEYS: Final = rf"""
     {_INDEXES}
     union all
     select 'pg_constraint'::regclass::oid::bigint, k.oid::bigint, 'foreign key',
-           format('%%s.%%s.%%s', n.nspname, c.relname, k.conname),
+           array[n.nspname, c.relname, k.conname]::text[],
            format('alter table %%I.%%I add constraint %%I %%s;', n.nspname, c.relname, k.conname,
                   pg_get_constraintdef(k.oid)), null
       from unlinked u
@@ -124,7 +125,7 @@ _ABOVE: Final = f"""
 
 def unmaking_sql(session: Session, oid: int, table: TableName, listed: Collection[str]) -> str:
     """Takes such keys off a table that is made elsewhere as it is here, while it has no rows."""
-    with wrapped(f"reading the keys of {'.'.join(table)}"):
+    with wrapped(f"reading the keys of {qualified(*table)}"):
         rows = session.execute(_KEYS, {"oid": oid, "listed": list(listed), "above": False}).fetchall()
     return "\n".join(undoing for *_, undoing in rows if undoing is not None)
 
@@ -139,10 +140,9 @@ def read_unmakeable(reader: Session, tables: Sequence[SnapshotTable]) -> list[Un
         with wrapped(f"reading the keys of {table.qualified_name}"):
             rows = reader.execute(_KEYS, values).fetchall()
         reason = f"the publication does not list all columns of {table.qualified_name} that it is on"
-        for catalog, oid, kind, name, statement, _ in rows:
-            found.setdefault(
-                (catalog, oid), Unmakeable(catalog, oid, Deferred(kind, name, reason, statement))
-            )
+        for catalog, oid, kind, names, statement, _ in rows:
+            left_out = Deferred(kind, qualified(*names), reason, statement)
+            found.setdefault((catalog, oid), Unmakeable(catalog, oid, left_out))
     return list(found.values())
 
 

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 
 # The table and all above it, the topmost first: what those give it can only be taken off there.
 _HOLDERS: Final = """
@@ -53,7 +54,7 @@ def relax(session: Session, table: TableName, listed: Collection[str]) -> tuple[
     """In the session's open transaction. Returns the columns that hold nothing."""
     names = list(listed)
     found: tuple[str, ...] = ()
-    with wrapped(f"letting columns of {'.'.join(table)} be NULL"):
+    with wrapped(f"letting columns of {qualified(*table)} be NULL"):
         for oid, *holder in session.execute(_HOLDERS, table).fetchall():
             place = sql.Identifier(*holder)
             columns = session.execute(_UNLISTED, [oid, names]).fetchall()
@@ -73,7 +74,7 @@ _LISTED: Final = """
 
 def relax_but(session: Session, table: TableName, unlisted: Sequence[str]) -> None:
     """The same, of a table that exactly these columns of hold nothing in one below it."""
-    with wrapped(f"reading the columns of {'.'.join(table)}"):
+    with wrapped(f"reading the columns of {qualified(*table)}"):
         listed = [name for (name,) in session.execute(_LISTED, [*table, list(unlisted)]).fetchall()]
     relax(session, table, listed)
 
@@ -81,7 +82,7 @@ def relax_but(session: Session, table: TableName, unlisted: Sequence[str]) -> No
 def relaxing_sql(session: Session, oid: int, table: TableName, listed: Collection[str]) -> str:
     """What `relax` does, as a script for a table that is made elsewhere as it is here."""
     names, place = list(listed), sql.Identifier(*table)
-    with wrapped(f"reading what columns of {'.'.join(table)} must hold"):
+    with wrapped(f"reading what columns of {qualified(*table)} must hold"):
         columns = session.execute(_UNLISTED, [oid, names]).fetchall()
         changes = [*_of_columns(columns), *_of_checks(session, oid, names)]
     return "\n".join(sql.SQL("alter table {} {};").format(place, change).as_string() for change in changes)

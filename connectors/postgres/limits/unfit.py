@@ -10,6 +10,7 @@ from connectors.postgres.limits.keys import BrokenAbove, read_broken_above
 from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 
 # A domain may refuse NULL itself, by one below it, or by a CHECK that names it. Of generated columns the node
 # tree names the inputs by their numbers.
@@ -73,7 +74,7 @@ class Unfit:
     @property
     def qualified_name(self) -> str:
         """Of the table; not SQL."""
-        return ".".join(self.table)
+        return qualified(*self.table)
 
 
 def read_unfit(session: Session, publication: str) -> list[Unfit]:

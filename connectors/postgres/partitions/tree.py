@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Member:
     @property
     def name(self) -> str:
         """`schema.table`."""
-        return f"{self.schema}.{self.table}"
+        return qualified(self.schema, self.table)
 
     def may_be_emptied_by(self, xid: int) -> bool:
         """Whether its file may be that of a TRUNCATE in this transaction (32 bits)."""

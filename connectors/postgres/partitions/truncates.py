@@ -20,6 +20,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.identifiers import unquoted
 
@@ -53,10 +54,12 @@ _IS_PAST: Final = """
       from pg_replication_slots where slot_name = %(copy)s
 """
 _NAMED: Final = """
-    select name from (select n.nspname || '.' || c.relname as name
-                        from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                       where c.relkind in ('r', 'p', 'f')) named
-     where name = any (%s)
+    select n.nspname, c.relname
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      join unnest(%s::text[], %s::text[]) as named (schema, name)
+        on (named.schema, named.name) = (n.nspname, c.relname)
+     where c.relkind in ('r', 'p', 'f')
 """
 _NAME: Final = r'("([^"]|"")*"|[^[:space:]".,:]+)\.("([^"]|"")*"|[^[:space:]".,:]+)'
 _STATEMENT: Final = rf"^table {_NAME}(, {_NAME})*: TRUNCATE: (\(no-flags\)|restart_seqs|cascade)"
@@ -89,10 +92,10 @@ class Lack(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """tables: that it emptied, by their names of then, as `schema.table`. xid: its transaction (32 bits).
+    """tables: that it emptied, by their names of then. xid: its transaction (32 bits).
     names_lost: no table has one of the names now."""
 
-    tables: frozenset[str]
+    tables: frozenset[TableName]
     xid: int
     names_lost: bool = False
 
@@ -104,9 +107,9 @@ def read_truncates(session: Session, slot: str) -> list[Truncate] | None:
     if found is None:
         return None
     truncates = [Truncate(tables_of_line(data), xid) for data, xid in found]
-    names = frozenset[str]().union(*(each.tables for each in truncates))
+    names = frozenset[TableName]().union(*(each.tables for each in truncates))
     with wrapped("reading names of tables"):
-        lost = names - {name for (name,) in session.execute(_NAMED, [sorted(names)])}
+        lost = names - {*session.execute(_NAMED, [[s for s, _ in names], [n for _, n in names]])}
     return [replace(each, names_lost=bool(each.tables & lost)) for each in truncates]
 
 
@@ -129,7 +132,7 @@ def reading_lacks(session: Session, slot: str | None) -> Lack | None:
     return None
 
 
-def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:
+def read_rewritten(session: Session, slot: str) -> frozenset[TableName] | None:
     """The tables of which ALTER TABLE wrote rows anew, as SET LOGGED does; else as `read_truncates`. VACUUM
     FULL, CLUSTER and SET TABLESPACE copy them as they are, and do not count."""
     end, counts = _end(session), Counter[str]()
@@ -139,7 +142,8 @@ def read_rewritten(session: Session, slot: str) -> frozenset[str] | None:
             return None
         for data, count in found:
             counts[data] += sign * count
-    return frozenset[str]().union(*(tables_of_line(data) for data, count in counts.items() if count > 0))
+    rewritten = (tables_of_line(data) for data, count in counts.items() if count > 0)
+    return frozenset[TableName]().union(*rewritten)
 
 
 def _end(session: Session) -> str:
@@ -181,10 +185,11 @@ def _read_copy(
         count = min(2 * count, _AT_MOST) if oldest == older else _AT_ONCE
 
 
-def tables_of_line(line: str) -> frozenset[str]:
+def tables_of_line(line: str) -> frozenset[TableName]:
     """Of `test_decoding`'s line, which begins with them."""
-    found, at = set(), len("table ")
+    found, at = set[TableName](), len("table ")
     while (table := _TABLE.match(line, at)) is not None:
-        found.add(".".join(map(unquoted, table.groups())))
+        schema, name = table.groups()
+        found.add((unquoted(schema), unquoted(name)))
         at = table.end() + len(", ")
     return frozenset(found)

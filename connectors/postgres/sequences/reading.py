@@ -14,6 +14,7 @@ from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
+from schemas.identifiers import qualified
 from schemas.sequence import SequenceValue
 
 AT_ONCE: Final = 500
@@ -52,7 +53,7 @@ class KnownSequence:
     @property
     def qualified_name(self) -> str:
         """For messages; not SQL."""
-        return f"{self.schema}.{self.name}"
+        return qualified(self.schema, self.name)
 
 
 _COLUMNS: Final = """

@@ -18,6 +18,7 @@ from pipeline.capture.shapes import SHAPES, check_shape, first_shape, listed_col
 from schemas.change import ColumnsAdded
 from schemas.ddl.message import SchemaMessage, State
 from schemas.entries import Entries
+from schemas.identifiers import qualified
 from schemas.table import Column, ReplicaIdentity, TableSchema
 
 
@@ -68,7 +69,7 @@ def _states(entries: Entries, message: SchemaMessage) -> dict[int, State]:
 
 def _require_followed(entries: Entries, oid: int, state: State) -> None:
     """A look may have been ahead of this place: then it has compared what lies between."""
-    name, known = f"{state['schema']}.{state['name']}", entries.of(NAMES).get(oid)
+    name, known = qualified(state["schema"], state["name"]), entries.of(NAMES).get(oid)
     if known is not None and known.name != name:
         raise renamed(known.name, name)
     shape, then = shape_of_state(oid, state), entries.of(SHAPES).get(oid)

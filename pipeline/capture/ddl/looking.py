@@ -17,7 +17,7 @@ from connectors.postgres import publication as publications
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_locked, read_members
 from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
-from connectors.postgres.publication import ListedTable, PublishedTable
+from connectors.postgres.publication import ListedTable, PublishedTable, TableName
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.visibility import wait_until_transaction_visible
@@ -66,6 +66,7 @@ from pipeline.capture.shapes import (
 )
 from schemas.entries import Entries
 from schemas.errors import HistoryBroken, KeepstreamError, RefusedData
+from schemas.identifiers import qualified
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -401,10 +402,15 @@ def _types(entries: Entries, now: tuple[UsedType, ...]) -> tuple[list[KnownType]
 
 def _renames(catalog: _Catalog, listed: Mapping[int, Told]) -> Differences:
     return {
-        oid: renamed(table.qualified_name, f"{catalog.listed[oid].schema}.{catalog.listed[oid].name}")
+        oid: renamed(table.qualified_name, qualified(*_name(catalog, oid)))
         for oid, table in listed.items()
-        if oid in catalog.listed and (catalog.listed[oid].schema, catalog.listed[oid].name) != table.name
+        if oid in catalog.listed and _name(catalog, oid) != table.name
     }
+
+
+def _name(catalog: _Catalog, oid: int) -> TableName:
+    listed = catalog.listed[oid]
+    return listed.schema, listed.name
 
 
 def first_told(session: Session, publication: str) -> Entries:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from connectors.postgres.shape import Shape, ShapeColumn, digest
 from schemas.ddl.message import State
 from schemas.entries import Entries, Kind, text_kind
+from schemas.identifiers import qualified
 from schemas.table import TableSchema
 
 
@@ -32,7 +33,7 @@ class Told:
 
     @property
     def qualified_name(self) -> str:
-        return f"{self.schema}.{self.table}"
+        return qualified(self.schema, self.table)
 
     @property
     def name(self) -> tuple[str, str]:

@@ -52,6 +52,7 @@ from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.ddl.requalify import requalified
 from schemas.entries import Entries
 from schemas.errors import KeepstreamError, RefusedData, RetryLater
+from schemas.identifiers import qualified
 from schemas.join import Join
 from schemas.lsn import ZERO, Lsn
 
@@ -328,7 +329,7 @@ class Tracking:
         tables = publication.tables if publication is not None else ()
         if any(table.oid == rows.oid and table.is_filtered for table in tables):
             raise refuse_change(
-                f"{rows.schema}.{rows.table}",
+                qualified(rows.schema, rows.table),
                 "it was rewritten, and the source's event triggers are too old to know its row filter",
             )
 
@@ -389,7 +390,7 @@ class Tracking:
         limited = {each.oid for each in entries.of(LIMITED)}
         joining = [oid for oid, told in self.told.items() if told.joining and told.name == name]
         if limit_before(entries, name, self._options.tables) and limited.isdisjoint(joining):
-            raise more_than_limited(f"table {'.'.join(name)} joins with all of it")
+            raise more_than_limited(f"table {qualified(*name)} joins with all of it")
 
 
 def _failed(message: SchemaMessage) -> RefusedData:
