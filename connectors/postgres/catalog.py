@@ -63,7 +63,8 @@ class Table:
         server could (PostgreSQL 18).
     listed, filtered_by: the columns that this publication lists of it, and those that its row filter uses;
         None: it has no such limit.
-    root: OID of the partitioned table at the top that it is a partition of; 0 if it is none.
+    root, parent: OIDs of the partitioned tables at the top, and right above it, that it is a partition of; 0
+        if it is none.
     partitions: of a partitioned table that is at the top, those with rows of their own. Its size, and
         whether we may read it, are theirs.
     """
@@ -84,6 +85,7 @@ class Table:
     unsent_columns: int
     virtual_columns: int
     root: int
+    parent: int
     listed: tuple[str, ...] | None
     filtered_by: tuple[str, ...] | None
     unique_indexes: tuple[UniqueIndex, ...]
@@ -218,6 +220,8 @@ _TABLES: Final = rf"""
                and to_jsonb(p) ->> 'pubgencols' in ('n', 'false')),
            (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attgenerated = 'v'),
            case when c.relispartition then coalesce(pg_partition_root(c.oid)::oid, 0) else 0 end::bigint,
+           case when c.relispartition then coalesce(
+               (select i.inhparent from pg_inherits i where i.inhrelid = c.oid), 0) else 0 end::bigint,
            case when r.prattrs is not null then (
                select array_agg(a.attname::text order by a.attnum) from pg_attribute a
                 where a.attrelid = c.oid and a.attnum = any (r.prattrs::int2[])) end,

@@ -307,7 +307,7 @@ class Joins:
         limit = limit_before(self._capture.chain.publication, name, tables)
         if limit is not None:
             return limit_to_say(limit)
-        tree = self._trees.get(table.root) if tables.limit_of(*name) is None else None
+        tree = self._trees.get(table.oid) if tables.limit_of(*name) is None else None
         return None if tree is None else tree_to_say(tree)
 
     def _is_early(self, table: Table, tried: Tried) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -120,14 +120,25 @@ def limit_to_say(limit: LimitedName) -> str:
 
 
 def limited_trees(entries: Entries, seen: Iterable[Table], tables: Tables) -> dict[int, str]:
-    """By OID of the table at the top, the name of a partitioned one that stands for some columns or rows. It
-    has no rows of its own: what it stands for are those of the partitions."""
+    """By OID of each partition below it, at any depth, the name of a partitioned table that stands for some
+    columns or rows. It has no rows of its own: what it stands for are those of the partitions."""
     names = _limited(entries, tables)
-    return {
-        table.root or table.oid: table.qualified_name
-        for table in seen
-        if table.kind is TableKind.PARTITIONED and table.qualified_name in names
+    by_oid = {table.oid: table for table in seen}
+    limited = {
+        oid: table.qualified_name
+        for oid, table in by_oid.items()
+        if table.kind is TableKind.PARTITIONED and (table.schema, table.name) in names
     }
+    above = {oid: list(_above(table, by_oid)) for oid, table in by_oid.items()} if limited else {}
+    return {oid: limited[each.oid] for oid, uppers in above.items() for each in uppers if each.oid in limited}
+
+
+def _above(table: Table, by_oid: Mapping[int, Table]) -> Iterator[Table]:
+    """Those that it is a partition of, from the top down."""
+    parent = by_oid.get(table.parent)
+    if parent is not None:
+        yield from _above(parent, by_oid)
+        yield parent
 
 
 def tree_to_say(tree: str) -> str:
@@ -139,10 +150,9 @@ def tree_to_say(tree: str) -> str:
     )
 
 
-def _limited(entries: Entries, tables: Tables) -> set[str]:
-    """Qualified names that stand for some columns or rows."""
-    known = (each.name for each in entries.of(LIMITED))
-    return {qualified(*name) for name in [*known, *tables.limits_by_name]}
+def _limited(entries: Entries, tables: Tables) -> set[TableName]:
+    """Names that stand for some columns or rows."""
+    return {*(each.name for each in entries.of(LIMITED)), *tables.limits_by_name}
 
 
 def require_no_more(entries: Entries, oid: int, old: str, name: TableName, tables: Tables) -> None:
@@ -166,7 +176,7 @@ def require_none_below(entries: Entries, partitions: Mapping[int, str], tables: 
     """`partitions`: by OID, qualified names of those whose rows come, or are about to, under the name of the
     whole: all of them. `entries`: of before. Raises RefusedData (`limit-differs`) if one has a limit, or its
     name stands for one."""
-    oids, names = _limited_oids(entries), _limited(entries, tables)
+    oids, names = _limited_oids(entries), {qualified(*name) for name in _limited(entries, tables)}
     for oid, name in partitions.items():
         if oid in oids or name in names:
             raise RefusedData(

@@ -228,15 +228,17 @@ def test_a_table_that_is_built_anew_as_a_partitioned_one_has_no_partition_in_the
     pipeline.until(lambda: "log begun" in capture.output, "the log")
     source.execute(
         "begin; alter table t rename to t_old;"
-        " create table t (like t_old including all) partition by range (id);"
-        " create table t_1 partition of t default; insert into t select * from t_old; commit;"
-        " create table other (id int primary key)"
+        " create table w (like t_old including all) partition by range (id);"
+        " create table t partition of w for values from (0) to (10) partition by range (id);"
+        " create table t_0 partition of t default partition by range (id);"
+        " create table t_1 partition of t_0 default; create table w_1 partition of w default;"
+        " insert into w select * from t_old; commit"
     )
-    pipeline.until(lambda: "table joined table=public.other" in capture.output, "the other table", 60)
+    pipeline.until(lambda: "table joined table=public.w_1" in capture.output, "the other branch", 60)
     pipeline.until(lambda: "table left out table=public.t_1" in capture.output, "the refusal", 60)
     assert "it belongs to public.t, under which name only some columns or rows" in capture.output
     names = "select tablename from pg_publication_tables where pubname = %s order by 1"
-    assert source.execute(names, [pipeline.slot]) == [("other",), ("t_old",)]
+    assert source.execute(names, [pipeline.slot]) == [("t_old",), ("w_1",)]
 
 
 def test_capture_begins_no_log_of_lists_that_no_replica_can_hold_or_with_limits_without_effect(
