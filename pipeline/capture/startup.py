@@ -33,17 +33,15 @@ from connectors.postgres.stream import SlotStream
 from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline import purposes
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
-from pipeline.capture.ddl.looking import first_told, look
+from pipeline.capture.ddl.looking import first_told
 from pipeline.capture.ddl.replay import Behind, Known
 from pipeline.capture.ddl.tracking import Tracking
-from pipeline.capture.history import check_cluster, check_leftover, check_slot, published_now
-from pipeline.capture.limitednames import require_none_below
+from pipeline.capture.history import check_leftover, check_slot, published_now
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.partitions import new_partitions
+from pipeline.capture.proofs import Proofs
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.waits import CaptureStopped, Waits
-from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, is_by_root, mixed_names, select_tables, unheld
@@ -51,6 +49,7 @@ from schemas.entries import Entries
 from schemas.errors import HistoryBroken, LogFenced, OperatorNeeded, RetryLater
 from schemas.frame import NO_DIGEST, CaptureStart
 from schemas.framecodec import FrameHeader, encode_capture_start, seal_frame
+from schemas.identifiers import qualified
 from schemas.lsn import ZERO, Lsn, Position
 from schemas.table import TableSchema
 from schemas.validity import Chain, ignorable
@@ -185,7 +184,7 @@ class Startup:
         options = self._options
         for name in selection.unheld:
             seen, hint = unheld(by_root=is_by_root(published, options.partitions))
-            raise OperatorNeeded(f"{'.'.join(name)}: {seen}", code="limit-unused", hint=hint)
+            raise OperatorNeeded(f"{qualified(*name)}: {seen}", code="limit-unused", hint=hint)
         if published is not None:
             _require_fit(published, options.partitions)
             require_fit_columns(sql, options.publication)
@@ -273,7 +272,8 @@ class Startup:
         assert stream_id is not None
         walsender = self._walsender(sql, stream_id)
         self._walsenders.begin()
-        promoted = self._is_promoted(self._check_system(walsender, seen), seen)
+        proofs = Proofs(options, sql, seen)
+        promoted = proofs.is_promoted(proofs.system(walsender))
         check_slot(options.slot, slots.read_slot(sql, options.slot), tail=None, promoted=promoted)
         stream = self._own_slot(sql, walsender, stream_id)
         if stream is None:
@@ -283,7 +283,6 @@ class Startup:
         assert tail.last_anchor is not None
         known = self._behind.known(tail, options.publication)
         with closing(self._take_walsender()) as second:  # ours streams
-            require_same_server(sql, second)
             source, _, _ = self._check_source(sql, second, tail, known)
             writer, chain = self._open_epoch(stream_id, tail, source)
             source, sent_from, is_clear = self._check_source(sql, second, tail, known)
@@ -311,48 +310,20 @@ class Startup:
             raise LogFenced(f"{self._options.log.name} was made anew meanwhile", code="log-changed")
         return tail
 
-    def _check_system(self, walsender: Walsender, tail: Follower) -> SystemIdentity:
-        assert tail.last_anchor is not None
-        return check_cluster(walsender, tail.last_anchor, tail.chain.tail)
-
-    def _is_promoted(self, system: SystemIdentity, tail: Follower) -> bool:
-        """Whether the source has failed over since the log was written."""
-        assert tail.last_anchor is not None
-        return system.timeline != tail.last_anchor.timeline
-
     def _check_source(
         self, sql: Session, walsender: Walsender, tail: Follower, known: Known
     ) -> tuple[SourceIdentity, Lsn, bool]:
-        """P10, P11: the source as the next ANCHOR says it, where the slot stands, and whether nothing differs
-        from what schema messages told. What does is looked for again once the stream comes."""
-        options = self._options
-        system = self._check_system(walsender, tail)
+        """P10, P11: the source as the next ANCHOR says it, where the slot stands, and whether all was seen
+        and nothing differs from what schema messages told. Else it is looked at again in the stream."""
+        options, proofs = self._options, Proofs(self._options, sql, tail)
+        system = proofs.system(walsender)
+        promoted = proofs.is_promoted(system)
         slot = slots.read_slot(sql, options.slot)
-        promoted = self._is_promoted(system, tail)
-        check_slot(
-            options.slot,
-            slot,
-            tail=tail.chain.tail,
-            witnesses=lambda: self._ask_witnesses(tail),
-            promoted=promoted,
-        )
+        proofs.slot(slot, promoted=promoted)
         assert slot is not None
-        seen = look(
-            sql,
-            options.publication,
-            known.entries,
-            promoted=promoted,
-            slot=options.slot,
-            reading=self._waits.for_wal,
-        )
-        require_none_below(known.entries, new_partitions(known.entries, seen.entries), options.tables)
+        seen = proofs.publication(known, promoted=promoted, slot=options.slot, reading=self._waits.for_wal)
         identity = SourceIdentity(system.system_id, system.timeline, seen.entries)
         return identity, slot.confirmed_flush_lsn or ZERO, seen.is_clear
-
-    def _ask_witnesses(self, tail: Follower) -> Witnesses:
-        options = self._options
-        replicas = {name: replica.conninfo for name, replica in options.replicas.items()}
-        return ask_witnesses(options.log, replicas, pipeline=options.name, stream=tail.chain.stream)
 
     def _own_slot(self, sql: Session, walsender: Walsender, stream_id: bytes) -> SlotStream | None:
         """P4: wait as a standby until the slot is free; end its owner only if it is ours and silent."""

@@ -1,29 +1,34 @@
 """Slot, publication and log together: are they of one history, as far as can be seen without writing?
 
-The same comparisons as capture makes when it starts (P10, P11), reported instead of raised.
+The same proofs as capture has when it starts (P10, P11), reported instead of raised; the WAL is not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import Session
 from connectors.postgres.slot import SlotState, read_slot
-from connectors.postgres.walsender import Walsender
-from pipeline.app import replica_conninfo, source_conninfo
+from connectors.postgres.walsender import SystemIdentity, Walsender
+from pipeline.app import capture_options, source_conninfo
 from pipeline.capture import history
-from pipeline.capture.ddl.looking import look
+from pipeline.capture.ddl.looking import UNTRACKED, Seen
 from pipeline.capture.ddl.replay import Behind
-from pipeline.capture.witnesses import ask_witnesses
+from pipeline.capture.ddl.told import is_tracked
+from pipeline.capture.proofs import Proofs
 from pipeline.check.findings import SOURCE
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail
 from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import KeepstreamError
 from schemas.finding import Finding
+
+Proven = TypeVar("Proven")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def check_history(session: Session, seen: HistorySeen, log: ChangeLog, config: C
     else:
         begun = seen.stream is not None
         broken = _broken(partial(history.check_leftover, slot, config.log.url, begun=begun))
-        if broken is not None:
+        if isinstance(broken, KeepstreamError):
             yield SOURCE.caught(broken, f"slot {config.slot_name}")
 
 
@@ -74,44 +79,59 @@ def _continued(
     tail: Follower,
     behind: Behind,
 ) -> Iterator[Finding]:
-    anchor, end = tail.last_anchor, tail.chain.tail
-    assert anchor is not None
-    subject = f"slot {config.slot_name}"
-    witnesses = partial(
-        ask_witnesses,
-        log,
-        {name: replica_conninfo(config, name) for name in config.replicas},
-        pipeline=config.name,
-        stream=tail.chain.stream,
-    )
-    broken = _broken(partial(history.check_slot, config.slot_name, slot, tail=end, witnesses=witnesses))
-    if broken is not None:
-        yield SOURCE.caught(broken, subject)
+    """What is wrong with the system, which tells whether that was promoted, comes last."""
+    proofs = Proofs(capture_options(config, log), session, tail)
+    system = _broken(partial(_system, proofs, config))
+    is_promoted = isinstance(system, SystemIdentity) and proofs.is_promoted(system)
+    broken = _broken(partial(proofs.slot, slot, promoted=is_promoted))
+    if isinstance(broken, KeepstreamError):
+        yield SOURCE.caught(broken, f"slot {config.slot_name}")
     elif slot is not None:
         yield _state(slot)
-    broken = _broken(partial(_look, session, config, tail, behind))
-    if broken is not None:
-        yield SOURCE.caught(broken, f"publication {config.publication_name}")
-    walsender = Walsender(source_conninfo(config), purpose="check")
+    yield from _published(proofs, behind, slot, promoted=is_promoted)
+    if isinstance(system, KeepstreamError):
+        yield SOURCE.caught(system, "system")
+
+
+def _system(proofs: Proofs, config: Config) -> SystemIdentity:
+    with closing(Walsender(source_conninfo(config), purpose="check")) as walsender:
+        return proofs.system(walsender)
+
+
+def _published(
+    proofs: Proofs, behind: Behind, slot: SlotState | None, *, promoted: bool
+) -> Iterator[Finding]:
+    name = proofs.options.publication
+    known = _broken(partial(behind.known, proofs.tail, name))
+    if isinstance(known, KeepstreamError):
+        yield SOURCE.caught(known, f"publication {name}")
+        return
+    seen = _broken(partial(proofs.publication, known, promoted=promoted))
+    if isinstance(seen, KeepstreamError):
+        yield SOURCE.caught(seen, f"publication {name}")
+    elif slot is not None and slot.active_pid is None:
+        yield from _awaited(seen, f"publication {name}")
+    key = _broken(partial(proofs.key, known))
+    if isinstance(key, KeepstreamError):
+        yield SOURCE.caught(key, "schema changes")
+
+
+def _awaited(seen: Seen, subject: str) -> Iterator[Finding]:
+    """While no capture runs. What schema messages tell is still to come; without them the stream explains
+    only a TRUNCATE of the whole."""
+    for key, error in seen.differences.items():
+        if is_tracked(seen.entries) or key == UNTRACKED:
+            continue
+        unless = "capture stops at it, unless the stream is still to tell of it"
+        yield SOURCE.warning(error.code, subject, f"{error.message}; {unless}", fix=error.hint)
+
+
+def _broken(prove: Callable[[], Proven]) -> Proven | KeepstreamError:
+    """What is proven, or what is wrong."""
     try:
-        broken = _broken(partial(history.check_cluster, walsender, anchor, end))
-    finally:
-        walsender.close()
-    if broken is not None:
-        yield SOURCE.caught(broken, "system")
-
-
-def _look(session: Session, config: Config, tail: Follower, behind: Behind) -> None:
-    known = behind.known(tail, config.publication_name)
-    look(session, config.publication_name, known.entries)
-
-
-def _broken(compare: Callable[[], object]) -> KeepstreamError | None:
-    try:
-        compare()
+        return prove()
     except KeepstreamError as error:
         return error
-    return None
 
 
 def _state(slot: SlotState) -> Finding:

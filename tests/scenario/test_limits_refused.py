@@ -191,6 +191,8 @@ def test_capture_stops_where_a_table_with_a_limit_becomes_a_part_of_a_whole_with
     install_triggers(pipeline.source)
     attached = "alter table w attach partition t default; insert into w values (102, 16, 'hidden')"
     assert "hidden" not in refused_part(pipeline, "public.t", attached)
+    pipeline.source.execute_as_admin("drop table keepstream.schema_key cascade")
+    assert "keepstream.schema_key is missing on the source" in pipeline.run("check").stdout
 
 
 def test_no_part_of_a_whole_has_a_name_that_stands_for_a_limit_without_event_triggers_either(
@@ -213,6 +215,9 @@ def test_no_part_of_a_whole_has_a_name_that_stands_for_a_limit_without_event_tri
     capture.end()
     source.execute("drop table x")
     assert "hidden" not in refused_part(pipeline, "public.p", "create table p partition of w default")
+    checked = pipeline.run("check")
+    assert checked.code == 4
+    assert "table public.p is a partition of one that is replicated as a whole" in checked.stdout
 
 
 def test_a_table_that_is_built_anew_as_a_partitioned_one_has_no_partition_in_the_log_with_all_of_it(

@@ -116,6 +116,8 @@ def test_a_partition_that_is_truncated_by_its_own_name_stops_capture(directory_p
     pipeline.until(lambda: pipeline.run("status", "--json").json["capture"]["position"], "a position")
     pipeline.source.execute("truncate ev1; insert into ev values (1, 1, 'new', 1); analyze ev1")
     assert "partition-truncated" in output_to_the_end(pipeline)
+    pipeline.source.execute("alter table ev2 set unlogged")
+    assert "partition public.ev2 is unlogged or was for a while" in pipeline.run("check").stdout
 
 
 def test_partitions_whose_rows_are_all_in_the_stream_may_come_and_all_may_be_truncated(

@@ -82,6 +82,12 @@ def _leave_out(prefix: str, xid: int, reason: str) -> None:
     logger.error("forged message left out", extra={"prefix": prefix, "xid": xid, "reason": reason})
 
 
+def require_key(session: Session) -> None:
+    """Raises OperatorNeeded (`ddl-key-missing`, `privilege-missing`)."""
+    if read_key(session) is None:
+        raise key_missing()
+
+
 def key_missing() -> OperatorNeeded:
     return OperatorNeeded(
         "keepstream.schema_key is missing on the source, and the log relies on the messages that it seals",

@@ -102,6 +102,11 @@ Reading = Callable[[Session, Sequence[str]], AbstractContextManager[None]]
 """Around each reading of the WAL, with the names of the partitions that it is read for."""
 
 
+def unread(_session: Session, _tables: Sequence[str]) -> AbstractContextManager[None]:
+    """Nobody is told, and nothing ends it."""
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True)
 class _Wal:
     """Behind what our slot was confirmed to."""
@@ -131,7 +136,7 @@ def look(
     *,
     promoted: bool = False,
     slot: str | None = None,
-    reading: Reading = lambda _session, _names: nullcontext(),
+    reading: Reading = unread,
 ) -> Seen:
     """As `check_published`, which it is where nothing is tracked. The session must be in autocommit. `slot`:
     ours, which was confirmed no further than the last look that was clear.
