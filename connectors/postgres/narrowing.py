@@ -120,5 +120,10 @@ def _is_as_wide(there: HeldType, modifier: int) -> bool:
     if modifier < 0:
         return False
     if oid == _NUMERIC:
-        return scale_of(there.modifier) >= scale_of(modifier)
+        return _written_alike(scale_of(modifier), scale_of(there.modifier))
     return oid in _LENGTHS and there.modifier >= modifier
+
+
+def _written_alike(ours: int, theirs: int) -> bool:
+    """Of two scales: whether the replica's neither rounds nor writes digits (1.50 as 1.500)."""
+    return theirs >= ours and max(theirs, 0) == max(ours, 0)

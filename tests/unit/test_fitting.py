@@ -42,7 +42,8 @@ def fits(source: Type, source_modifier: int, there: Type, modifier: int) -> bool
         (NUMERIC, numeric(12, 4), NUMERIC, numeric(12, 4)),
         (NUMERIC, numeric(12, 4), NUMERIC, numeric(8, 4)),  # too large a number is refused aloud
         (NUMERIC, numeric(12, -3), NUMERIC, numeric(12, 0)),
-        (NUMERICS, numeric(12, 2), NUMERICS, numeric(12, 3)),
+        (NUMERICS, numeric(12, 2), NUMERICS, numeric(14, 2)),
+        (NUMERICS, numeric(12, -3), NUMERICS, numeric(12, -2)),
         (NUMERIC, numeric(12, 4), NUMERIC, -1),
         (NUMERIC, -1, TEXT, -1),
         (VARCHAR, 24, VARCHAR, 44),
@@ -67,6 +68,8 @@ def test_a_type_that_holds_every_value_fits(
         (NUMERIC, numeric(12, 4), NUMERIC, numeric(12, 2)),
         (NUMERIC, numeric(12, 0), NUMERIC, numeric(12, -3)),
         (NUMERICS, numeric(12, 4), NUMERICS, numeric(12, 2)),
+        (NUMERICS, numeric(12, 2), NUMERICS, numeric(12, 3)),  # 1.50 becomes 1.500
+        (NUMERIC, numeric(12, -3), NUMERIC, numeric(12, 1)),
         (NUMERIC, -1, NUMERIC, numeric(30, 10)),
         (VARCHAR, 44, VARCHAR, 24),
         (TEXT, -1, VARCHAR, 24),
