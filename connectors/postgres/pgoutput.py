@@ -271,21 +271,22 @@ class Decoder:
         at += 3
         columns = []
         for _ in range(count):
-            column, at = self._column(message, at)
+            column, at = self._column(message, at, f"{namespace or 'pg_catalog'}.{name}")
             columns.append(column)
         if at != len(message):
             raise _malformed(message)
         table = TableSchema(namespace or "pg_catalog", name, identity, tuple(columns))
         return self._learn(oid, table)
 
-    def _column(self, message: bytes, at: int) -> tuple[Column, int]:
+    def _column(self, message: bytes, at: int, table: str) -> tuple[Column, int]:
         """Int8 flags (1: part of the replica identity), name, type oid, type modifier."""
         flags = message[at]
         if flags > 1:
             raise _malformed(message)
         name, at = _string(message, at + 1)
         type_oid, modifier = _COLUMN_TAIL.unpack_from(message, at)
-        type_name = format_type(type_oid, modifier, self._types.get(type_oid))
+        where = f"{table}.{name}"
+        type_name = format_type(type_oid, modifier, self._types.get(type_oid), column=where)
         return Column(name, type_oid, modifier, type_name, flags == 1), at + 8
 
     def _learn(self, oid: int, table: TableSchema) -> RelationChanged:

@@ -63,8 +63,10 @@ def _tables(rows: Iterable[tuple[Any, ...]]) -> Iterable[TableSchema]:
     columns: dict[tuple[str, str, str], list[Column]] = {}
     for schema, name, identity, column, type_oid, modifier, key, type_schema, type_name in rows:
         user_type = (type_schema, type_name) if type_oid >= FIRST_USER_OID else None
+        where = f"{schema}.{name}.{column}"
+        type_name = format_type(type_oid, modifier, user_type, column=where)
         columns.setdefault((schema, name, identity), []).append(
-            Column(column, type_oid, modifier, format_type(type_oid, modifier, user_type), key)
+            Column(column, type_oid, modifier, type_name, key)
         )
     for (schema, name, identity), found in columns.items():
         yield TableSchema(schema, name, ReplicaIdentity(identity), tuple(found))

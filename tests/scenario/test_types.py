@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from schemas.pgtypes import FIRST_USER_OID, format_type
 from tests.extreme_values import CONTRIB, EXTENSIONS, ROWS, SETUP, VALUES
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
@@ -157,3 +158,13 @@ def test_no_type_of_the_server_is_forgotten(source: Database) -> None:
                                where r.relname like 'tried\\_%' and a.atttypid = t.oid)"""
     )
     assert {name for (name,) in forgotten} <= WITHOUT_VALUES
+
+
+def test_every_type_that_the_stream_does_not_name_is_known(source: Database) -> None:
+    """Catalogs' row types, too, and arrays."""
+    unnamed = source.execute(
+        """select t.oid::int, format_type(t.oid, -1) from pg_type t left join pg_type e on e.oid = t.typelem
+            where t.oid < %s and t.typtype <> 'p' and (t.typcategory <> 'A' or e.typtype <> 'p')""",
+        [FIRST_USER_OID],
+    )
+    assert {oid: format_type(oid, -1) for oid, _ in unnamed} == dict(unnamed)

@@ -56,7 +56,9 @@ def test_a_built_in_oid_needs_no_name_and_ignores_one() -> None:
 
 
 def test_a_type_that_nobody_names_is_refused() -> None:
-    with pytest.raises(RefusedData, match="type with OID 16400 is not known") as refused:
-        format_type(16400, -1)
+    with pytest.raises(
+        RefusedData, match=r"the type of crm\.deal\.c, with OID 16400, is not known"
+    ) as refused:
+        format_type(16400, -1, column="crm.deal.c")
     assert refused.value.code == "type-unknown"
     assert "select 16400::regtype" in refused.value.hint

@@ -30,7 +30,7 @@ from connectors.postgres.held_types import ENUM, HeldType, Types
 from connectors.postgres.session import Session, connect, wrapped
 from connectors.postgres.walsender import TOO_LONG, VALUE_TOO_LARGE
 from schemas.errors import BEGIN_ANEW, RefusedData
-from schemas.pgtypes import FIRST_USER_OID, element_of
+from schemas.pgtypes import FIRST_USER_OID, element_of, is_row_type
 from schemas.table import TableSchema
 
 _REMEDY: Final = f"xclude its table under source.tables.exclude, then {BEGIN_ANEW}."
@@ -50,7 +50,7 @@ class SourceValues:
     def types(self, oids: Sequence[int]) -> Sequence[BinaryType]:
         """See `Converter.types`."""
         for oid in oids:
-            if oid < FIRST_USER_OID:
+            if oid < FIRST_USER_OID and not is_row_type(oid):
                 self._known[oid] = BinaryType(oid)
                 if element_of(oid) in NAMING_TYPES:
                     self._naming.add(oid)
