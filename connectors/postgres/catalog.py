@@ -125,6 +125,17 @@ class Table:
         if it were published now; None if it is safe."""
         return self._own_identity_problem or next(filter(None, map(self._unlike, self.partitions)), None)
 
+    @property
+    def writes_fail(self) -> bool:
+        """Of one with an `identity_problem`: whether PostgreSQL refuses its UPDATE and DELETE while it is
+        published; else they come, and replicas cannot tell of which rows."""
+        if self._own_identity_problem is None:
+            return any(each.writes_fail for each in self.partitions)
+        index = self._identity_index
+        if index is None or index.deferrable or not index.generated:
+            return True
+        return self.unsent_columns > 0 or not set(index.columns) <= set(self.listed or index.columns)
+
     def _unlike(self, partition: Table) -> str | None:
         """A row's key comes as its partition has it, and is read as this table has it."""
         where, own = f"partition {partition.qualified_name}", partition._own_identity_problem

@@ -188,6 +188,7 @@ class Startup:
         if published is not None:
             _require_fit(published, options.partitions)
             require_fit_columns(sql, options.publication)
+            self._identify(sql, published, selection)
             return
         if selection.make_full and selection.limits:
             with sql.transaction(force_rollback=True):  # what is refused is so before a table is altered
@@ -201,6 +202,14 @@ class Startup:
             "publication created",
             extra={"publication": options.publication, "tables": len(selection.names)},
         )
+
+    def _identify(self, sql: Session, published: Publication, selection: Selection) -> None:
+        """Before the first row: PostgreSQL lets the application write to a table whose key replicas cannot
+        use, such as one with a generated column."""
+        listed = {table.oid for table in published.tables}
+        for table in selection.make_full:
+            if table.oid in listed and table.owned and table.full_problem is None:
+                self._set_full_identity(sql, table)
 
     def _create_publication(self, sql: Session, selection: Selection) -> None:
         name, by_root = self._options.publication, self._options.partitions is Partitions.ROOT

@@ -80,19 +80,23 @@ def check_endangered(
     *,
     established: bool,
 ) -> Iterator[Finding]:
-    """Published tables whose UPDATE and DELETE fail in the application now, whatever the configuration says
-    of them. Once the pipeline runs, nothing is gained by keeping capture from starting: it may mend them."""
+    """Published tables whose UPDATE and DELETE fail in the application now, or reach no replica, whatever the
+    configuration says of them. Once the pipeline runs, nothing is gained by keeping capture from starting: it
+    may mend them."""
     listed = {table.oid for table in publication.tables} if publication else set()
     for table in tables:
         if publication is None or table.oid not in listed or table.identity_problem is None:
             continue
         helps = table.owned and table.full_problem is None
         may_leave = not helps and has_role(session, publication.owner)
+        if table.writes_fail:
+            code, seen = "writes-fail", "fail in the application, because it is published"
+        else:
+            code, seen = "replica-identity", "do not tell replicas of which row they are"
         yield SOURCE.error(
-            "writes-fail",
+            code,
             table.qualified_name,
-            "its UPDATE and DELETE fail in the application, because it is published:"
-            f" {table.identity_problem}",
+            f"its UPDATE and DELETE {seen}: {table.identity_problem}",
             sql=identity_sql(table) or _key_needed(table, publication, may_leave=may_leave),
             blocks=not (established or (helps and keyless is Keyless.FULL)),
         )

@@ -93,6 +93,32 @@ def test_a_stored_generated_column_makes_no_update_fail(
     assert content.rows("public.visit") == [("UPDATE", [b"1", b"b"]), ("INSERT", [b"2", b"c"])]
 
 
+def test_a_key_with_a_generated_column_is_none_for_replicas_and_becomes_all_columns_before_the_first_row(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """PostgreSQL lets the application write, where the publication sends generated columns."""
+    source.execute(f"{STORED}; alter table visit add primary key (twice)")
+    source.execute(
+        "create publication keepstream_crm for table only visit, only other"
+        " with (publish_generated_columns = stored)"
+    )
+    with connect(source.dsn, purpose="test") as session:
+        tables = list_tables(session, publication="keepstream_crm")
+        publication = read_publication(session, "keepstream_crm")
+        (finding,) = check_endangered(session, tables, publication, Keyless.FULL, established=False)
+    assert (finding.code, finding.message) == (
+        "replica-identity",
+        "its UPDATE and DELETE do not tell replicas of which row they are: primary key contains a generated"
+        " column",
+    )
+    with capturing(options) as running:
+        content = begun(change_log)
+        source.execute("update visit set page = 'b'; update visit set n = 2")
+        content.wait(lambda c: len(c.rows("public.visit")) == 2, "both rows")
+        assert running.error is None
+    assert content.rows("public.visit") == [("UPDATE", [b"1", b"b"]), ("UPDATE", [b"2", b"b"])]
+
+
 def test_a_table_that_cannot_be_helped_leaves_and_joins_again(
     source: Database, options: CaptureOptions, change_log: ChangeLog
 ) -> None:
