@@ -64,9 +64,28 @@ def skip_hint(source: SourceRef, replica: str) -> str:
     return (
         "Compare the row on both sides, mend the replica by hand and start again: `keepstream verify"
         f" {replica}` then shows what else differs. Or leave the whole transaction out for good:"
-        f" `keepstream apply {replica} --skip-transaction {format_lsn(source.commit_lsn)}"
-        ' --reason "…"`.'
+        f" {_skipping(source, replica)}."
     )
+
+
+def _skipping(source: SourceRef, replica: str) -> str:
+    return f'`keepstream apply {replica} --skip-transaction {format_lsn(source.commit_lsn)} --reason "…"`'
+
+
+@contextlib.contextmanager
+def named_by(source: SourceRef, replica: str) -> Iterator[None]:
+    """What is refused before it is sent is told with its transaction, and with the way past it."""
+    try:
+        yield
+    except OperatorNeeded as error:
+        if error.code != "identity-missing":
+            raise
+        hint = (
+            f"{error.hint} What was written before has nothing either; leave that out and mend the table:"
+            f" {_skipping(source, replica)}, start again, and `keepstream verify {replica} --repair`."
+        )
+        place = f"{format_lsn(source.commit_lsn)} (xid {source.xid})"
+        raise OperatorNeeded(f"{error.message}: transaction {place}", code=error.code, hint=hint) from error
 
 
 # SQLSTATEs in which the replica's contents contradict the log, by class or in full.

@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from connectors.failpoints import failpoint
 from connectors.postgres import claim as claims
 from connectors.postgres.apply_barriers import BarrierWriter
-from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount
+from connectors.postgres.apply_errors import SourceRef, change_ref, explained, miscount, named_by
 from connectors.postgres.apply_keychecks import KeyLookups
 from connectors.postgres.apply_plans import Plans
 from connectors.postgres.apply_sets import SetWriter
@@ -129,7 +129,7 @@ class ReplicaWriter:
         Raises Divergence where a change did not touch exactly one row, PositionLost, RetryLater,
         OperatorNeeded (`replica-schema` and others).
         """
-        with explained(self._replica):
+        with explained(self._replica), named_by(source, self._replica):
             for ordinal, change in zip(ordinals, changes, strict=True):
                 if change.payload is not None:
                     self._barriers.apply(source, ordinal, change)
