@@ -98,6 +98,13 @@ GIVE_BOUNDS: Final = (
     " each whose bounds differ, then alter table PARENT attach partition NAME for values …;"
 )
 
+_NAMED_BY_A_VALUE: Final = (
+    "A value names it (as regclass, regrole, aclitem, …), and the replica lacks it. Make it there, as with a"
+    " role, and start again. If it is an index, which is made behind the rows, or something that the copy"
+    " leaves out: empty the replica's database, make the schema yourself (pg_dump --schema-only) and set"
+    " `initial: data`; or exclude the table under source.tables.exclude."
+)
+
 # Classes whose message text PostgreSQL makes from names and settings only, never from row values.
 _TELLING: Final = (
     "08",
@@ -191,7 +198,10 @@ def sql_error(exc: psycopg.Error, doing: str) -> KeepstreamError:
     kind, code, hint = _rule(state)
     if exc.diag.source_function == "check_enable_rls":  # the message is in the server's language
         code, hint = ROW_SECURITY, _EXEMPT
-    hint = letting_in(exc) or missed_in_function(exc) or hint
+    special = letting_in(exc) or missed_in_function(exc)
+    if special is None and _is_named_by_a_value(exc):
+        code, special = "replica-schema", _NAMED_BY_A_VALUE
+    hint = special or hint
     return kind(f"{doing}: {_seen(exc, state)}", code=code, hint=hint)
 
 
@@ -226,6 +236,10 @@ def allowing_null(exc: psycopg.Error) -> str | None:
     else:
         return None
     return f"If the source has such rows, let the replica take them and start again: {statement.as_string()}"
+
+
+def _is_named_by_a_value(exc: psycopg.Error) -> bool:
+    return exc.sqlstate in NOT_THERE and (exc.diag.context or "").startswith("COPY ")
 
 
 def missed_in_function(exc: psycopg.Error) -> str | None:

@@ -124,7 +124,8 @@ class DumpedSchema:
         on_error_line: Callable[[str], None] | None = None,
         archive: str | None = None,
     ) -> Finished:
-        options = "-c synchronous_commit=off"  # the copy's last transaction flushes it all
+        # The copy's last transaction flushes it all; a replica may be read-only for everybody else.
+        options = "-c synchronous_commit=off -c default_transaction_read_only=off"
         with open_login(conninfo, application_name=self._tools.application_name, options=options) as login:
             public, environment = login
             command = [*command, f"--dbname={public}", *([archive] if archive else [])]

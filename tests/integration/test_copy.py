@@ -87,6 +87,32 @@ def test_bookkeeping_is_gone_and_nothing_stays_on_the_source_after_a_copy(
     assert source.execute_as_admin("select slot_name from pg_replication_slots") == []
 
 
+def test_a_value_that_names_what_the_replica_lacks_is_told_with_a_way_out(
+    source: Database, replica: Database
+) -> None:
+    made = "create table t (id int primary key, named regclass);"
+    source.execute(f"{made} insert into t values (1, 't_pkey')")
+    with pytest.raises(OperatorNeeded) as refused:
+        copy(source, replica)
+    assert (refused.value.code, refused.value.message) == (
+        "replica-schema",
+        'copying public.t: relation "public.t_pkey" does not exist',
+    )
+    assert "pg_dump --schema-only) and set `initial: data`" in refused.value.hint
+    replica.execute(f"drop schema keepstream cascade; drop table t; {made}")
+    copy(source, replica, initial=Initial.DATA)
+    assert replica.execute("select named::text from t") == [("t_pkey",)]
+
+
+def test_a_replica_that_is_read_only_for_everybody_else_is_copied_into(
+    source: Database, replica: Database
+) -> None:
+    source.execute("create table t (id int primary key); insert into t values (1)")
+    replica.execute_as_admin(f"alter database {replica.name} set default_transaction_read_only = on")
+    copy(source, replica)
+    assert replica.execute("select id from t") == [(1,)]
+
+
 def test_sequences_go_on_behind_the_last_value_that_the_source_gave_out(
     source: Database, replica: Database
 ) -> None:
