@@ -298,6 +298,15 @@ def _value_too_large(seen: str, slot: str) -> KeepstreamError:
     )
 
 
+def _without_binary_form(seen: str, slot: str) -> KeepstreamError:
+    return RefusedData(
+        f"the source cannot send a row through slot {slot} in binary form: {seen}",
+        code="binary-form-missing",
+        hint="It came in binary form because a value close before or behind it is too large for text. Exclude"
+        f" the table of one of both under source.tables.exclude, then {BEGIN_ANEW}.",
+    )
+
+
 _STREAM_ERRORS: Final[tuple[tuple[tuple[str, ...], str, Callable[[str, str], KeepstreamError]], ...]] = (
     (("55006",), "", _slot_active),
     (("42704",), r"^replication slot ", _slot_missing),
@@ -305,6 +314,7 @@ _STREAM_ERRORS: Final[tuple[tuple[tuple[str, ...], str, Callable[[str, str], Kee
     (("55000",), r"can no longer|cannot read from|invalidated|has been removed", _slot_invalidated),
     (("58P01",), r"requested WAL segment .* has already been removed", _slot_invalidated),
     (("XX000", "54000"), TOO_LONG, _value_too_large),
+    (("42883",), "", _without_binary_form),
 )
 
 

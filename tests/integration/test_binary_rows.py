@@ -24,7 +24,7 @@ ALTERED = """
     create type pair as (a int, b mood);
     create domain small as int;
     create table t (id int primary key, mood mood, moods mood[], pair pair, small small, kind regtype,
-                    kinds regtype[], named regclass);
+                    kinds regtype[], named regclass, acls aclitem[]);
 """
 
 
@@ -130,6 +130,7 @@ def test_what_was_altered_since_and_stands_alone_has_the_text_of_then(
         ("(1, null, null, null, 3, null, '{int4}')", "select 1", "binary-name-unproven"),
         ("(1, null, null, null, 3, null, null, 't')", "create schema s; alter table t set schema s",
          "binary-name-unproven"),
+        ("(1, null, null, null, 3, null, null, null, '{=r/postgres}')", "select 1", "binary-form-missing"),
         ("(1, null, '{ok}')", "drop table t; drop type pair; drop type mood", "binary-type-gone"),
     ],
 )  # fmt: skip
