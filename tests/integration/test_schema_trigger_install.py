@@ -101,6 +101,17 @@ def test_what_else_is_in_the_schema_stays(tracked: Tracked) -> None:
     assert tracked.database.execute_as_admin("select count(*) from keepstream.progress") == [(0,)]
 
 
+def test_a_database_of_another_encoding_takes_it(source: Database) -> None:
+    name = f"{source.name}_latin"
+    source.execute_as_admin(f"create database {name} encoding latin1 template template0 locale 'C'")
+    try:
+        with closing(connect(source.server.dsn(name), purpose="test")) as session:
+            install(session, capture_role=PRODUCT)
+            assert installed_version(session) == VERSION
+    finally:
+        source.execute_as_admin(f"drop database {name}")
+
+
 def test_psql_runs_what_is_printed_which_holds_no_secret(source: Database) -> None:
     ran = psql(source, install_sql(PRODUCT), "-v", "ON_ERROR_STOP=1")
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -49,7 +49,7 @@ begin
         raise exception 'schema keepstream belongs to another role, who could replace what is installed there'
             using errcode = 'insufficient_privilege',
                   hint = 'Run as a superuser: alter schema keepstream owner to postgres; and give its owner'
-                         ' of now what it needs there: grant usage, create on schema keepstream to …;';
+                         ' of now what it needs there: grant usage, create on schema keepstream to ROLE;';
     end if;
 end
 $$;

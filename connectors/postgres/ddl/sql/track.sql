@@ -520,7 +520,7 @@ begin
 end
 $$;
 
--- Of what this command dropped: [[class, oid], …] of the objects that have a state, or had a part of it.
+-- Of what this command dropped: [[class, oid], ...] of the objects that have a state, or had a part of it.
 -- Each is looked up by its key: the planner expects so many that it would read all states.
 create or replace function keepstream.dropped() returns jsonb
 language plpgsql stable as $$
