@@ -105,8 +105,9 @@ def _told(rows: list[tuple[str, bytes]], own: set[int]) -> Iterator[Told]:
         kind = chr(data[0])
         if kind == "M":
             end = data.index(b"\0", 10)
-            assert data[10:end] == b"keepstream.ddl"
-            yield Told("M", xid, data[end + 5 :])
+            if data[1]:  # transactional
+                assert data[10:end] == b"keepstream.ddl"
+                yield Told("M", xid, data[end + 5 :])
         elif kind in "IUD" and struct.unpack(">I", data[1:5])[0] not in own:
             yield Told(kind, xid)
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded, RetryLater
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Of what the files define: raised with every change of them that an install must carry to the source."""
 EVENT_TRIGGERS: Final = {
     "keepstream_ddl": ("ddl_command_end", "on_ddl"),

@@ -12,7 +12,9 @@ end
 $$;
 
 -- A message of this transaction, with its ordinal and its seal, by which capture knows that the trigger
--- wrote it. `body` is the text of a JSON object.
+-- wrote it. `body` is the text of a JSON object. Logical decoding sorts by LSN, and a message has that of its end: the
+-- same as a row right behind it, which may then be sent before it. So something that is no part of the transaction
+-- stands between them.
 create or replace function keepstream.emit(body text) returns void
 language plpgsql volatile as $$
 declare
@@ -27,6 +29,7 @@ begin
     perform set_config('keepstream.ddl_messages', xid || '/' || ordinal + 1, true);
     perform pg_logical_emit_message(
         true, 'keepstream.ddl', convert_to(encode(inner_hash, 'hex') || content, 'UTF8'));
+    perform pg_logical_emit_message(false, 'keepstream.behind', ''::text);
 end
 $$;
 
