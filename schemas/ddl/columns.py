@@ -144,6 +144,20 @@ def created(table: State, column: Column) -> Iterator[Step]:
     yield from _comment(table, None, column)
 
 
+def altered_view_column(view: State, was: Column | None, column: Column) -> Iterator[Step]:
+    """What a view's definition, materialized or not, does not say of a column; `was`: None of a new one."""
+    default = column["default"]
+    if default != (was["default"] if was else None):
+        what: Pieces = ("drop default",) if default is None else ("set default ", default)
+        alter = ("alter table only ", Name(named(view)), " alter column ", Name((column["name"],)), " ")
+        yield Step(Kind.DEFAULT, Phase.LAST, named(view), (*alter, *what), needs=named(view))
+    if was is None:
+        yield from created(view, column)
+    else:
+        yield from _stored(view, was, column)
+        yield from _comment(view, was, column)
+
+
 # Changed ones
 
 

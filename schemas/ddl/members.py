@@ -176,7 +176,10 @@ def _alter_constraint(before: State | None, after: State, was: Member, now: Memb
     label = Name((now["name"],))
     if is_key and _deferring(was) != _deferring(now):
         yield _constraint_step(Phase.MEMBER, after, now, ("alter constraint ", label, _deferring(now)))
-    if now["validated"] and not was["validated"]:
+    if is_key and _is_enforced(was) != _is_enforced(now):
+        enforcing = " enforced" if _is_enforced(now) else " not enforced"
+        yield _constraint_step(Phase.FOREIGN_KEY, after, now, ("alter constraint ", label, enforcing))
+    elif now["validated"] and not was["validated"]:
         phase = Phase.FOREIGN_KEY if is_key else Phase.MEMBER
         yield _constraint_step(phase, after, now, ("validate constraint ", label))
 
@@ -194,12 +197,16 @@ def _constraint_step(phase: Phase, after: State, member: Member, change: Pieces)
     )
 
 
+def _is_enforced(member: Member) -> bool:
+    return not member["def"].endswith(" NOT ENFORCED")
+
+
 def _deferring(member: Member) -> str:
     found = _DEFERRABLE.search(member["def"])
     assert found is not None
     deferrable = " deferrable" if found[1] else " not deferrable"
     initially = " initially deferred" if found[2] else ""
-    return deferrable + initially + (" not enforced" if found[3] else "")
+    return deferrable + initially
 
 
 # Indexes
@@ -236,6 +243,7 @@ def _create_index(after: State, member: Member, command: Command) -> Iterator[St
     if after.get("kind") == "p" and (member["valid"] or command.has_child_index(member["oid"])):
         definition = _with_partitions(member)
     yield _index_step(Phase.MEMBER, after, member, (definition,), inherited=bool(member["parent"]))
+    yield from _counted(after, {}, member)
 
 
 def _with_partitions(member: Member) -> str:
@@ -256,9 +264,21 @@ def _alter_index(before: State | None, after: State, was: Member, now: Member) -
         yield _index_step(Phase.RENAME, after, now, statement, inherited=False)
     for change in changed_options(_with(was), _with(now)):
         yield _index_step(Phase.LAST, after, now, ("alter index ", label, " ", *change))
+    yield from _counted(after, was, now)
     if now["parent"] and not was["parent"] and not _is_attached(before, after):
         statement = ("alter index ", Name(tuple(now["parent_name"])), " attach partition ", label)
         yield _index_step(Phase.DEPENDANT, after, now, statement)
+
+
+def _counted(after: State, was: Member, now: Member) -> Iterator[Step]:
+    """Statistics targets of expressions."""
+    before, targets = dict(was.get("statistics") or ()), dict(now.get("statistics") or ())
+    for number in sorted(before.keys() | targets.keys()):
+        target = targets.get(number, -1)
+        if before.get(number, -1) != target:
+            index = Name((after["schema"], now["name"]))
+            statement: Pieces = ("alter index ", index, f" alter column {number} set statistics {target}")
+            yield _index_step(Phase.LAST, after, now, statement)
 
 
 def _lacks_constraint(after: State, index: Member) -> bool:

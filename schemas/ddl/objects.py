@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from schemas.ddl.columns import sequence_options
+from schemas.ddl.columns import altered_view_column, sequence_options
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.members import of_view
@@ -111,6 +111,7 @@ def view_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
         yield from moved(kind, word, before, after)
         yield from _altered_view(kind, word, before, after)
     yield from of_view(before, after, command)
+    yield from _view_columns(before, after)
     yield from comment((f"{word} ", Name(named(after))), before, after, named(after))
     yield from owner_and_grants((f"{word} ", Name(named(after))), before, after)
 
@@ -144,6 +145,12 @@ def _altered_view(kind: Kind, word: str, before: State, after: State) -> Iterato
         how = "" if after["populated"] else " with no data"
         statement = ("refresh materialized view ", Name(named(after)), how)
         yield Step(kind, Phase.LAST, named(after), statement, needs=named(after))
+
+
+def _view_columns(before: State | None, after: State) -> Iterator[Step]:
+    was = (before or {}).get("column_details") or ()
+    for place, column in enumerate(after.get("column_details") or ()):
+        yield from altered_view_column(after, was[place] if place < len(was) else None, column)
 
 
 def function_steps(change: ObjectChange, command: Command) -> Iterator[Step]:

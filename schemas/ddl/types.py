@@ -13,6 +13,7 @@ from schemas.ddl.phrases import Pieces, comment, listed, moved, named
 from schemas.ddl.rights import owner_and_grants
 from schemas.ddl.step import Literal, Name, Phase, Piece, Step
 
+_NAMED_SINCE: Final = 18
 _KINDS: Final = {
     "enum": Kind.ENUM,
     "domain": Kind.DOMAIN,
@@ -81,6 +82,8 @@ def _create_domain(after: State) -> Iterator[Piece]:
     if after["default"] is not None:
         yield f" default {after['default']}"
     if after["not_null"]:
+        constraint = _not_null(after)
+        yield from ("" if constraint is None else (" constraint ", Name((constraint["name"],))))
         yield " not null"
     for constraint in _checks(after).values():
         yield from (" constraint ", Name((constraint["name"],)), f" {constraint['def']}")
@@ -88,6 +91,11 @@ def _create_domain(after: State) -> Iterator[Piece]:
 
 def _checks(state: State) -> dict[int, Mapping[str, Any]]:
     return {c["oid"]: c for c in state["constraints"] if not c["def"].startswith("NOT NULL")}
+
+
+def _not_null(state: State) -> Mapping[str, Any] | None:
+    """Its NOT NULL as a constraint, which it is in PostgreSQL 17 and later."""
+    return next((c for c in state["constraints"] if c["def"].startswith("NOT NULL")), None)
 
 
 def _alter_domain(before: State, after: State) -> Iterator[Step]:
@@ -103,6 +111,7 @@ def _alter_domain(before: State, after: State) -> Iterator[Step]:
         yield _domain(after, ("drop default",) if default is None else (f"set default {default}",))
     if before["not_null"] != after["not_null"]:
         yield _domain(after, ("set not null",) if after["not_null"] else ("drop not null",))
+    yield from _named_not_null(before, after)
     for oid, constraint in now.items():
         label = Name((constraint["name"],))
         if oid not in was:
@@ -111,8 +120,20 @@ def _alter_domain(before: State, after: State) -> Iterator[Step]:
             yield _domain(after, ("validate constraint ", label))
 
 
-def _domain(after: State, change: Pieces) -> Step:
-    return Step(Kind.DOMAIN, Phase.TABLE, named(after), ("alter domain ", Name(named(after)), " ", *change))
+def _named_not_null(before: State, after: State) -> Iterator[Step]:
+    """SET NOT NULL gives it a usual name. Servers before 18 copy no other."""
+    constraint, known = _not_null(after), _not_null(before)
+    if constraint is None:
+        return
+    was = f"{after['name']}_not_null" if known is None else known["name"]
+    if was != constraint["name"]:
+        change = ("rename constraint ", Name((was,)), " to ", Name((constraint["name"],)))
+        yield _domain(after, change, since=_NAMED_SINCE)
+
+
+def _domain(after: State, change: Pieces, *, since: int = 0) -> Step:
+    statement = ("alter domain ", Name(named(after)), " ", *change)
+    return Step(Kind.DOMAIN, Phase.TABLE, named(after), statement, since=since)
 
 
 # Composite and range types
@@ -157,7 +178,11 @@ def _create_range(after: State) -> Iterator[Piece]:
 
 
 def _alter_range(before: State, after: State) -> Iterator[Step]:
-    yield from ()
+    """The name of its multirange type is that one's own."""
+    was, now = before.get("multirange"), after.get("multirange")
+    if was and now and was != now:
+        statement = ("alter type ", Name((after["schema"], was)), " rename to ", Name((now,)))
+        yield Step(Kind.RANGE, Phase.RENAME, named(after), statement)
 
 
 _CREATE: Final = {

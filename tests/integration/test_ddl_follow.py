@@ -96,6 +96,11 @@ KEYS = [
     " insert into crm.many values (1, 1)",
     "alter table crm.one alter id type bigint, add v float8 default random();"
     " insert into crm.many values (2, 1); alter table crm.many alter one type bigint",
+    "create index r_e on crm.r ((t + 1), t, (t + 2)); alter index crm.r_e alter column 1 set statistics 20;"
+    " create index r_f on crm.r ((t + 3))",
+    "alter index crm.r_e alter column 1 set statistics -1;"
+    " alter index crm.r_e alter column 3 set statistics 30;"
+    " alter index crm.r_f alter column 1 set statistics 7",
 ]
 TYPED = """
     create type crm.mood as enum ('sad', 'ok');
@@ -117,10 +122,11 @@ TYPES = [
     "alter type crm.mood rename to feeling; alter type crm.pair set schema public;"
     " alter domain crm.pos rename to positive",
     "create type crm.span as range (subtype = float8); alter table crm.t add s crm.span default '[1,2)'",
+    "alter type crm.span_multirange rename to spans; alter table crm.t add ss crm.spans default '{[1,2)}'",
     "alter table crm.t add x crm.feeling default 'sad'; create type crm.color as enum ('r', 'g');"
     " create table crm.col (id int primary key, c crm.color not null default 'r', a crm.color[]);"
     " insert into crm.col values (1, 'g', '{r,g}')",
-    "alter table crm.t drop column s; drop type crm.span;"
+    "alter table crm.t drop column s, drop column ss; drop type crm.span;"
     " alter table crm.t add n int default 1, add twice int generated always as (id * 2) stored",
     "alter table crm.t add thrice int generated always as (n * 3) stored;"
     " alter table crm.t drop column thrice, drop column n, drop column twice",
@@ -130,10 +136,14 @@ TYPES = [
 ]
 OBJECTS = [
     "create view crm.v as select id, a from crm.t where a > 0; comment on view crm.v is 'v'",
-    "create or replace view crm.v as select id, a, a * 2 as b from crm.t",
+    "create or replace view crm.v as select id, a, a * 2 as b from crm.t;"
+    " comment on column crm.v.a is 'a'; alter view crm.v alter a set default 7",
     "alter view crm.v rename column b to bb; alter view crm.v rename to w;"
     " alter view crm.w set (security_barrier = true); create view crm.x as select * from crm.w",
-    "create materialized view crm.m as select id from crm.t; create index m_id on crm.m (id)",
+    "create materialized view crm.m as select id, note from crm.t; create index m_id on crm.m (id);"
+    " comment on column crm.m.id is 'id'; alter materialized view crm.m alter note set statistics 44",
+    "alter materialized view crm.m alter note set storage external; comment on column crm.m.id is null;"
+    " alter materialized view crm.m rename note to noted; alter view crm.w alter a drop default",
     "create function crm.f(x int) returns int language sql as 'select x + 1'",
     "create or replace function crm.f(x int) returns int language sql as 'select x + 2';"
     " comment on function crm.f(int) is 'f'; alter function crm.f(int) rename to ff",
@@ -267,8 +277,20 @@ NOT_NULL = [
     "truncate crm.g; alter table crm.g validate constraint later; alter table crm.g alter w drop not null",
     "create type crm.shape as (a int, b text);"
     " create table crm.typed of crm.shape (constraint zz not null a, b not null)",
+    "alter table crm.g add primary key (id); insert into crm.g values (7, 7, 7, 7);"
+    " create table crm.k (id int references crm.g not enforced, constraint later foreign key (id)"
+    " references crm.g deferrable initially deferred not enforced); insert into crm.k values (7)",
+    "alter table crm.k alter constraint k_id_fkey enforced;"
+    " alter table crm.k alter constraint later enforced;"
+    " alter table crm.k alter constraint later not deferrable",
+    "alter table crm.k alter constraint k_id_fkey deferrable not enforced",
+    "create domain crm.whole as int constraint one not null; create domain crm.part as int not null;"
+    " alter domain crm.whole rename constraint one to any_one; alter domain crm.part drop not null",
+    "alter domain crm.part add constraint mine not null; alter domain crm.whole drop constraint any_one;"
+    " alter domain crm.whole set not null",
 ]
-"""As constraints, with names: of a table's own, of its parent's, and of both."""
+"""As constraints, with names: of a table's own, of its parent's, and of both. Then what else 18 has: keys
+that are not enforced, and domains whose NOT NULL has a name in dumps."""
 OF_TYPE = [
     "create type crm.shape as (a int, b text, c int); create table crm.typed of crm.shape"
     " (a with options primary key, b with options not null default 'x');"

@@ -215,7 +215,7 @@ CASES = {
     "replace view": Case(
         f"{TABLE}; create view w as select id from t",
         "create or replace view w as select id, v from t",
-        {("view", "w"): {"def", "columns"}},
+        {("view", "w"): {"def", "columns", "column_details"}},
     ),
     "drop view": Case(f"{TABLE}; create view w as select id from t", "drop view w",
         {("view", "w"): {"dropped"}}),

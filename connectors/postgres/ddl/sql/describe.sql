@@ -178,6 +178,9 @@ begin
                   join pg_namespace n on n.oid = p.relnamespace
                  where h.inhrelid = i.indexrelid),
             'replica_identity', i.indisreplident, 'clustered', i.indisclustered,
+            'statistics', (
+                select jsonb_agg(jsonb_build_array(a.attnum, a.attstattarget) order by a.attnum)
+                  from pg_attribute a where a.attrelid = i.indexrelid and a.attstattarget >= 0),
             'comment', obj_description(i.indexrelid, 'pg_class'))
           from pg_index i
           join pg_class c on c.oid = i.indexrelid
@@ -417,6 +420,24 @@ exception when lock_not_available then
 end
 $$;
 
+-- What its definition does not say.
+create or replace function keepstream.describe_view_columns(id oid) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'name', a.attname, 'type_oid', a.atttypid::bigint, 'default', pg_get_expr(d.adbin, d.adrelid),
+            'storage', a.attstorage::text, 'compression', a.attcompression::text,
+            'statistics', nullif(a.attstattarget, -1), 'options', to_jsonb(a.attoptions),
+            'comment', col_description(a.attrelid, a.attnum)
+        ) order by a.attnum), '[]')
+          from pg_attribute a
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attrelid = id and a.attnum > 0 and not a.attisdropped
+    );
+end
+$$;
+
 create or replace function keepstream.describe_view(id oid) returns jsonb
 language plpgsql stable as $$
 begin
@@ -430,6 +451,7 @@ begin
                 select coalesce(jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
                                           order by a.attnum), '[]')
                   from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+            'column_details', keepstream.describe_view_columns(c.oid),
             'options', to_jsonb(c.reloptions),
             'indexes', keepstream.describe_indexes(c.oid),
             'triggers', keepstream.describe_triggers(c.oid),
@@ -530,7 +552,8 @@ begin
             'multirange_type_name = ' || (
                 select format('%I.%I', n.nspname, m.typname)
                   from pg_type m join pg_namespace n on n.oid = m.typnamespace
-                 where m.oid = r.rngmultitypid)))
+                 where m.oid = r.rngmultitypid)),
+            'multirange', (select m.typname from pg_type m where m.oid = r.rngmultitypid))
           from pg_range r where r.rngtypid = id
     );
 end

@@ -351,6 +351,9 @@ begin
           from commands c join pg_type t on t.oid = c.objid
          where c.classid = 'pg_type'::regclass and t.typtype in ('b', 'd', 'e', 'p', 'r') and t.typelem = 0
         union all
+        select 'range', r.rngtypid, c.place from commands c join pg_range r on r.rngmultitypid = c.objid
+         where c.classid = 'pg_type'::regclass
+        union all
         select 'domain', k.contypid, c.place from commands c join pg_constraint k on k.oid = c.objid
          where c.classid = 'pg_constraint'::regclass and k.contypid <> 0
         union all
