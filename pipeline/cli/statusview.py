@@ -143,6 +143,8 @@ def _stage_lines(name: str, stage: dict[str, Any]) -> Iterator[Text]:
         ago = human_seconds(max(0.0, time.time() - error["at"]))
         style = "" if stage["state"] in _RECOVERED else "red"
         yield styled(f"{name}: last error, {ago} ago [{error['code']}] {error['message']}", style=style)
+        if error["hint"] and stage["state"] not in _RECOVERED:
+            yield styled(f"  {error['hint']}", style=style)
 
 
 def _copy_line(copy: dict[str, Any]) -> str:

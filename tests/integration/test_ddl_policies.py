@@ -301,6 +301,11 @@ RIGHTS: dict[str, tuple[str, str, str]] = {
         "create or replace view crm.w as select 1 as x, 2 as y",
         'alter view "crm"."w" owner to "{role}";',
     ),
+    "the type is another's": (
+        'alter type crm."a mood" owner to postgres',
+        "alter type crm.\"a mood\" add value 'fine'",
+        'alter type "crm"."a mood" owner to "{role}";',
+    ),
     "the schema is another's": (
         "alter schema crm owner to postgres; grant usage on schema crm to {role}",
         "create table crm.u (id int primary key)",
@@ -313,7 +318,7 @@ RIGHTS: dict[str, tuple[str, str, str]] = {
 def test_a_role_that_lacks_a_right_goes_on_by_itself_once_it_has_it(
     changing: Changing, before: str, ddl: str, mending: str
 ) -> None:
-    changing.begin(TABLE)
+    changing.begin(f"{TABLE} create type crm.\"a mood\" as enum ('good')")
     role = "keepstream"
     if "view" in before:
         changing.source.execute("create view crm.w as select 1 as x")

@@ -73,6 +73,13 @@ def test_no_control_character_of_a_name_is_shown_raw() -> None:
     assert all(line.isprintable() for line in lines)
 
 
+def test_what_to_do_about_an_error_is_told_until_it_is_history() -> None:
+    error = {"code": "c", "message": "refused", "hint": "Run this.", "at": time.time()}
+    stopped = seen()["capture"] | {"state": "stopped", "last_error": error}
+    assert "  Run this." in shown(seen(replicas={"standby": stopped}), 100)
+    assert "  Run this." not in shown(seen(replicas={"standby": stopped | {"state": "idle"}}), 100)
+
+
 def test_the_form_of_rows_is_told_while_it_is_binary() -> None:
     status = seen()
     assert "binary" not in "".join(shown(status, 100))

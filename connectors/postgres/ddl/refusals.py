@@ -22,7 +22,7 @@ LACKED: Final = (
     psycopg.errors.InvalidSchemaName,
 )
 """What a statement says that names something which the replica does not have."""
-_OWNER: Final = re.compile(r"must be owner of (.+?) \"?([^\"]*)\"?$")
+_OWNER: Final = re.compile(r"must be owner of ((?:materialized |foreign )?\w+) (.+)$")
 _DENIED: Final = re.compile(r"permission denied for (\w+(?: \w+)*?) \"?([^\"]*)\"?$")
 _GRANTED: Final = {
     "schema": "usage, create",
@@ -90,8 +90,9 @@ def _rights(step: Step, said: str, role: str) -> str:
 
 
 def _owning(step: Step, said: str, role: str) -> str:
+    """Of an extension's members nobody needs to be the owner: who may do that runs the statement."""
     found = _OWNER.search(said)
-    if found is None:
+    if found is None or step.kind is Kind.EXTENSION:
         return ""
     word = "table" if found[1] in _TABLES else found[1]
     return f"alter {word} {_named(step, found[2])} owner to {_quoted(role)};"
@@ -107,8 +108,9 @@ def _granting(step: Step, said: str, role: str) -> str:
 
 
 def _named(step: Step, said: str) -> str:
-    """Qualified, where the message means what the step is about."""
-    return _quoted(*step.object) if said == step.object[-1] else _quoted(said)
+    """Qualified, where the message means what the step is about; it says so with or without the schema."""
+    plain = said.replace('"', "")
+    return _quoted(*step.object) if plain in (step.object[-1], ".".join(step.object)) else _quoted(plain)
 
 
 def _quoted(*parts: str) -> str:
