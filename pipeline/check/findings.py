@@ -75,6 +75,13 @@ def losing(what: str, statements: str) -> str:
     return comment(f"loses {what}: {statements}")
 
 
+def coming(statements: str) -> str:
+    """SQL that does what a message on its way to the replica may do, too, which then stops there."""
+    return comment(
+        f"the log may bring it: only if this is still said once the replica has caught up: {statements}"
+    )
+
+
 def refusal(findings: list[Finding]) -> KeepstreamError | None:
     """The error that ends a `run` whose preflight found these; None if nothing stands in its way.
 

@@ -23,7 +23,7 @@ from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
 from connectors.postgres.table_columns import TableColumns, read_table_columns
 from connectors.postgres.target import PreparedTable
-from pipeline.check.findings import Place, comment, identifier, losing, named
+from pipeline.check.findings import Place, coming, comment, identifier, losing, named
 from pipeline.check.partitions import check_one_table
 from pipeline.config import Initial
 from pipeline.selection import Selection
@@ -141,31 +141,39 @@ class PreparedCheck:
     def narrowed(self) -> Iterator[Finding]:
         """Tables that a pipeline writes to and that were altered since: values would be lost silently. Where
         schema changes are followed, what is missing may be on its way."""
-        tells = self._source is not None and self._source.tells_changes
-        severity = self._place.warning if tells else self._place.error
+        severity = self._place.warning if self._is_told else self._place.error
         for version, found in self._misfits(self._narrower()):
-            yield from self._refuse(version, [each for each in found if each.silent], severity)
+            silent = [each for each in found if each.silent]
+            yield from self._refuse(version, silent, severity, is_told=self._is_told)
+
+    @property
+    def _is_told(self) -> bool:
+        return self._source is not None and self._source.tells_changes
 
     def unlabelled(self) -> Iterator[Finding]:
         """Enums of tables that a pipeline writes to, or that are still to join: on the replica, or with types
         that are."""
         there = read_held_columns(self._session, [table.oid for table in self._tables])
-        yield from self._unlabelled(self._source.columns if self._source else (), there, self._place.warning)
+        tables = self._source.columns if self._source else ()
+        yield from self._unlabelled(tables, there, self._place.warning, is_told=self._is_told)
 
     def _unlabelled(
         self,
         tables: Iterable[TableName],
         there: Mapping[TableName, HeldColumns],
         severity: Callable[..., Finding],
+        *,
+        is_told: bool = False,
     ) -> Iterator[Finding]:
         enums, ours = read_enums(self._session), self._source.columns if self._source else {}
         lacking = (lacking_in(ours[name].held, there.get(name, {}), enums) for name in tables if name in ours)
         for each in dict.fromkeys(chain.from_iterable(lacking)):
+            adding = adding_labels(each)
             yield severity(
                 "replica-schema",
                 f"enum {each.there.type_name}",
                 f"lacks {', '.join(map(repr, each.labels))} of the source's: no row with one can be written",
-                sql=adding_labels(each),
+                sql=coming(adding) if is_told else adding,
             )
 
     def emptied_by_a_crash(self) -> Iterator[Finding]:
@@ -197,16 +205,23 @@ class PreparedCheck:
                 yield version, [*found, *unfilled(version, target)]
 
     def _refuse(
-        self, version: TableSchema, found: Sequence[Misfit], severity: Callable[..., Finding]
+        self,
+        version: TableSchema,
+        found: Sequence[Misfit],
+        severity: Callable[..., Finding],
+        *,
+        is_told: bool = False,
     ) -> Iterator[Finding]:
-        """What mends several tables, as that of a partitioned one does, is told once."""
+        """What mends several tables, as that of a partitioned one does, is told once. `is_told`: messages may
+        mend it."""
         if not found:
             return
         table, seen = version.qualified_name, "; ".join(map(_seen, found))
         new = [each for each in found if each.fix not in self._mending]
         if new:
             self._mending |= {each.fix: table for each in new}
-            statements = [losing(each.loses, each.fix) if each.loses else each.fix for each in new]
+            mending = coming if is_told else str
+            statements = [losing(each.loses, each.fix) if each.loses else mending(each.fix) for each in new]
             yield severity("replica-schema", table, seen, sql="\n".join(statements))
         else:
             fix = f"The SQL for {self._mending[found[-1].fix]} mends it, too."
