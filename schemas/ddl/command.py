@@ -57,13 +57,13 @@ class Command:
 
     def children_keep(self, table: tuple[str, str], member: str, *, among: str = "columns") -> bool:
         """Whether the table has children in this command, and each of them still has the column, or the
-        constraint."""
+        constraint, as its own: what another parent gives it stays by itself."""
         children = [
             change.after
             for change in self._tables
             if change.after and list(table) in (change.after.get("inherits") or ())
         ]
-        kept = [any(each["name"] == member for each in child[among]) for child in children]
+        kept = [any(each["name"] == member and each["local"] for each in child[among]) for child in children]
         return bool(kept) and all(kept)
 
     def has_child_index(self, oid: int) -> bool:

@@ -149,6 +149,9 @@ def _add_constraint(before: State | None, after: State, member: Member, command:
         inherited=_is_given(member),
         only=is_key and after.get("kind") == "r",
     )
+    made = _known(after, "indexes").get(member["index"]) if member["type"] in _OF_INDEX else None
+    if made is not None and not _is_given(member) and after.get("kind") == "r":
+        yield from _with_parameters(after, {"def": ""}, made)
 
 
 def _suffix(definition: str) -> str:
@@ -262,12 +265,17 @@ def _alter_index(before: State | None, after: State, was: Member, now: Member) -
     if was["name"] != now["name"] and (not now["constraint"] or _lacks_constraint(after, now)):
         statement: Pieces = ("alter index ", Name((schema, was["name"])), " rename to ", Name((now["name"],)))
         yield _index_step(Phase.RENAME, after, now, statement, inherited=False)
-    for change in changed_options(_with(was), _with(now)):
-        yield _index_step(Phase.LAST, after, now, ("alter index ", label, " ", *change))
+    yield from _with_parameters(after, was, now)
     yield from _counted(after, was, now)
     if now["parent"] and not was["parent"] and not _is_attached(before, after):
         statement = ("alter index ", Name(tuple(now["parent_name"])), " attach partition ", label)
         yield _index_step(Phase.DEPENDANT, after, now, statement)
+
+
+def _with_parameters(after: State, was: Member, now: Member) -> Iterator[Step]:
+    label = Name((after["schema"], now["name"]))
+    for change in changed_options(_with(was), _with(now)):
+        yield _index_step(Phase.LAST, after, now, ("alter index ", label, " ", *change))
 
 
 def _counted(after: State, was: Member, now: Member) -> Iterator[Step]:

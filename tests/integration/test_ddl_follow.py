@@ -71,7 +71,7 @@ KEYS = [
     "create table crm.r (id int primary key, t int); insert into crm.r values (1, 1)",
     "alter table crm.t add constraint a_pos check (a > 0), add constraint id_pos check (id > 0) not valid",
     "alter table crm.t validate constraint id_pos; alter table crm.t rename constraint a_pos to positive",
-    "alter table crm.t add unique (a), add constraint gone check (true);"
+    "alter table crm.t add unique (a) with (fillfactor = 60), add constraint gone check (true);"
     " alter table crm.t drop constraint gone",
     "create unique index n_idx on crm.t (note); alter table crm.t add constraint n unique using index n_idx",
     "alter table crm.r add constraint r_t foreign key (t) references crm.t (id) on delete cascade",
@@ -259,6 +259,12 @@ ALONE = [
     "truncate crm.q; alter table crm.p alter v drop not null;"
     " alter table crm.p alter v set not null, add constraint d check (v > 1)",
     "alter table only crm.q alter v set not null; alter table only crm.q alter id set not null",
+    "create table crm.m (id int); create table crm.n (own int);"
+    " create table crm.o () inherits (crm.m, crm.n);"
+    " alter table crm.m add a int, add b int, add constraint d check (a > 0);"
+    " alter table crm.n add a int, add b int, add constraint d check (a > 0)",
+    "alter table crm.m drop constraint d; alter table crm.n drop b; insert into crm.o values (1, 2, 3, 4);"
+    " alter table crm.m drop a; alter table only crm.n drop own",
 ]
 """Only the parent changes, or only a child."""
 NOT_NULL = [
