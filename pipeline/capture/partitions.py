@@ -32,6 +32,8 @@ from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
 from schemas.identifiers import qualified
 
+PARTITION_TRUNCATED = "partition-truncated"
+
 
 @dataclass(frozen=True, slots=True)
 class KnownMember:
@@ -256,7 +258,7 @@ def partition_unlogged(name: str) -> RefusedData:
 def _truncated(name: str) -> RefusedData:
     return RefusedData(
         f"partition {name} was truncated or rewritten by its own name, which the stream does not tell",
-        code="partition-truncated",
+        code=PARTITION_TRUNCATED,
         hint="Where a table is published as a whole, truncate the whole, or delete the partition's rows. To"
         f" go on, {BEGIN_ANEW}.",
     )

@@ -63,6 +63,7 @@ def test_a_truncated_and_analyzed_partition_is_known_after_a_restart_whatever_ca
     options: CaptureOptions,
     change_log: ChangeLog,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     is_tracked: bool,
 ) -> None:
     if is_tracked:
@@ -77,6 +78,7 @@ def test_a_truncated_and_analyzed_partition_is_known_after_a_restart_whatever_ca
         content.wait(lambda c: c.ids("public.ev") == [3, 4], "the second row")
     looking(monkeypatch, 0.1)
     assert RunningCapture(options).ended_with().code == "partition-truncated"
+    assert "schema changes are not tracked any more" not in caplog.messages
 
 
 def test_a_partition_that_was_unlogged_for_a_moment_is_known_by_its_schema_messages(

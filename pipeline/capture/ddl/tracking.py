@@ -39,6 +39,7 @@ from pipeline.capture.limitednames import (
 )
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import (
+    PARTITION_TRUNCATED,
     known_partitions,
     new_partitions,
     whole_names,
@@ -220,6 +221,9 @@ class Tracking:
         self._forget_suspicions()
         if unexplained and not self.is_tracked:
             raise next(iter(unexplained.values()))
+        for error in unexplained.values():
+            if error.code == PARTITION_TRUNCATED:
+                raise error  # no event trigger tells of TRUNCATE
         self.looks_soon = True
         if UNTRACKED in unexplained:
             return
