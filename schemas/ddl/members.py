@@ -364,8 +364,7 @@ def _triggers(before: State | None, after: State) -> Iterator[Step]:
     for member in [*new, *(now for _, now in same)]:
         if not member["parent"]:
             was_member = next((w for w, n in same if n is member), None)
-            about = ("trigger ", Name((member["name"],)), " on ", Name(named(after)))
-            yield from comment(about, was_member, member, named(after), needs=named(after))
+            yield from _comment(Kind.TRIGGER, after, was_member, member)
 
 
 def _rules(before: State | None, after: State) -> Iterator[Step]:
@@ -377,6 +376,14 @@ def _rules(before: State | None, after: State) -> Iterator[Step]:
         yield from _made(Kind.RULE, after, member)
     for was, now in same:
         yield from _altered(Kind.RULE, after, was, now)
+    for member in [*new, *(now for _, now in same)]:
+        was_member = next((w for w, n in same if n is member), None)
+        yield from _comment(Kind.RULE, after, was_member, member)
+
+
+def _comment(kind: Kind, after: State, was: Member | None, now: Member) -> Iterator[Step]:
+    about = (f"{kind.value} ", Name((now["name"],)), " on ", Name(named(after)))
+    yield from comment(about, was, now, named(after), needs=named(after))
 
 
 def _made(kind: Kind, after: State, member: Member) -> Iterator[Step]:
@@ -415,8 +422,10 @@ def _policies(before: State | None, after: State) -> Iterator[Step]:
             statement: Pieces = ("drop policy if exists ", Name((label,)), " on ", Name(named(after)))
             yield _member_step(Kind.POLICY, Phase.DROP_DEPENDANT, after, member, statement, drops=True)
     for label, member in now.items():
-        if label not in was or was[label]["def"] != member["def"]:
+        is_new = label not in was or was[label]["def"] != member["def"]
+        if is_new:
             yield _member_step(Kind.POLICY, Phase.DEPENDANT, after, member, (member["def"].rstrip(";"),))
+        yield from _comment(Kind.POLICY, after, None if is_new else was[label], member)
 
 
 def _member_step(

@@ -37,8 +37,22 @@ def type_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
     else:
         yield from moved(kind, word, before, after)
         yield from _ALTER[change.class_](before, after)
+    yield from _inner_comments(before, after)
     yield from comment((f"{word} ", Name(named(after))), before, after, named(after))
     yield from owner_and_grants((f"{word} ", Name(named(after))), before, after)
+
+
+def _inner_comments(before: State | None, after: State) -> Iterator[Step]:
+    """Of a composite type's attributes and a domain's CHECKs."""
+    for key, about, between in (("attributes", "column", "."), ("constraints", "constraint", " on domain ")):
+        identity = "num" if key == "attributes" else "oid"
+        was = {member[identity]: member for member in (before or {}).get(key) or ()}
+        for member in after.get(key) or ():
+            if member.get("def", "").startswith("NOT NULL"):
+                continue  # servers before 18 know it by no name
+            label, place = Name((member["name"],)), Name(named(after))
+            names = (place, between, label) if key == "attributes" else (label, between, place)
+            yield from comment((f"{about} ", *names), was.get(member[identity]), member, named(after))
 
 
 # Enums

@@ -131,7 +131,9 @@ TYPES = [
     "alter table crm.t add thrice int generated always as (n * 3) stored;"
     " alter table crm.t drop column thrice, drop column n, drop column twice",
     "alter table crm.t alter column x type text using upper(x::text)",
-    "comment on type crm.feeling is 'f'; comment on domain crm.positive is 'p'",
+    "comment on type crm.feeling is 'f'; comment on domain crm.positive is 'p';"
+    " comment on constraint small on domain crm.positive is 's'; comment on column public.pair.bb is 'bb'",
+    "create type crm.noted as (a int); comment on column crm.noted.a is 'a'",
     "drop type crm.color cascade; insert into crm.col values (2)",
 ]
 OBJECTS = [
@@ -160,7 +162,8 @@ OBJECTS = [
     "alter sequence crm.s rename to seq; alter sequence crm.seq owned by crm.t.a",
     "create rule r1 as on delete to crm.t do also notify x;"
     " create rule r2 as on delete to crm.t do also notify y; drop rule r1 on crm.t",
-    "create policy p1 on crm.t for select using (a > 0); alter table crm.t enable row level security",
+    "create policy p1 on crm.t for select using (a > 0); alter table crm.t enable row level security;"
+    " comment on policy p1 on crm.t is 'p'; comment on rule r2 on crm.t is 'r'",
     "alter policy p1 on crm.t using (a > 1); create policy p2 on crm.t using (true); drop policy p2 on crm.t",
     "create unlogged table crm.ul (id int); alter table crm.ul set logged",
     "create table crm.like (like crm.t including all); create table crm.z as select 1 as id with no data",

@@ -119,6 +119,11 @@ def test_it_goes_on_without_a_change_that_is_ignored(changing: Changing) -> None
     ((kind, name, statement),) = deferred(changing.replica)
     assert (kind, name) == ("ignored", "crm.t.note")
     assert statement == 'alter table "crm"."t" drop column if exists "note";'
+    changing.follow(
+        "create index j on crm.t (a); comment on index crm.j is 'of a'; insert into crm.t values (4)",
+        policies=policies(index=Policy.IGNORE),
+    )
+    assert changing.replica.execute("select count(*), to_regclass('crm.j') from crm.t") == [(4, None)]
 
 
 def test_a_hold_before_the_wait_is_kept_exactly(changing: Changing) -> None:

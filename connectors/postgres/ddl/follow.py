@@ -246,6 +246,12 @@ class SchemaFollower:
         self._note_gone(step)
 
     def _run(self, step: Step) -> None:
+        """Of what a policy left out, or the replica lost, no comment is made."""
+        if step.kind is Kind.COMMENT:
+            error = self._try_statement(step, *LACKED)
+            if error is not None:
+                logger.warning("schema change left out", extra={"object": step.shown, "reason": _said(error)})
+            return
         try:
             self._conn.execute(statement(step))
         except psycopg.Error as error:

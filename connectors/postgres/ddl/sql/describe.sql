@@ -243,7 +243,8 @@ begin
     end if;
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
-            'oid', oid::bigint, 'name', rulename, 'def', pg_get_ruledef(oid), 'enabled', ev_enabled::text
+            'oid', oid::bigint, 'name', rulename, 'def', pg_get_ruledef(oid), 'enabled', ev_enabled::text,
+            'comment', obj_description(oid, 'pg_rewrite')
         ) order by oid), '[]')
           from pg_rewrite where ev_class = id and rulename <> '_RETURN'
     );
@@ -271,7 +272,8 @@ begin
                                                   else quote_ident(pg_get_userbyid(r)) end, ', ' order by r)
                              from unnest(p.polroles) as r))
                    || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
-                   || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')
+                   || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''),
+            'comment', obj_description(p.oid, 'pg_policy')
         ) order by p.polname), '[]')
           from pg_policy p
           join pg_class c on c.oid = p.polrelid
@@ -501,7 +503,8 @@ begin
                    'collation', case when a.attcollation <> t.typcollation then (
                        select format('%I.%I', n.nspname, o.collname)
                          from pg_collation o join pg_namespace n on n.oid = o.collnamespace
-                        where o.oid = a.attcollation) end
+                        where o.oid = a.attcollation) end,
+                   'comment', col_description(a.attrelid, a.attnum)
                ) order by a.attnum) filter (where a.attnum is not null), '[]'))
           from pg_class c
           left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -526,7 +529,8 @@ begin
             'constraints', (
                 select coalesce(jsonb_agg(jsonb_build_object(
                            'oid', c.oid::bigint, 'name', c.conname, 'def', pg_get_constraintdef(c.oid),
-                           'validated', c.convalidated) order by c.oid), '[]')
+                           'validated', c.convalidated, 'comment', obj_description(c.oid, 'pg_constraint'))
+                           order by c.oid), '[]')
                   from pg_constraint c where c.contypid = t.oid))
           from pg_type t join pg_type b on b.oid = t.typbasetype
          where t.oid = id
