@@ -8,16 +8,18 @@ from typing import Final, assert_never
 from schemas.change import Change, ColumnsAdded, Message, Truncate
 from schemas.ddl.message import DDL_PREFIX, is_ddl
 from schemas.errors import InternalError
-from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, is_join
+from schemas.join import DEFINING, JOIN_EMPTY_PREFIX, JOIN_KEYS_PREFIX, JOIN_ROWS_PREFIX, is_join
 
 IF_NEWER: Final = "If a newer Keepstream captures, upgrade this one to the same version; else report a bug."
 
 
 @dataclass(frozen=True, slots=True)
 class JoinMessage:
-    """`keepstream.join`: `content` is a Join as JSON."""
+    """`keepstream.join` or `keepstream.join.empty`: `content` is a Join as JSON. empty: the table's rows are
+    not in the log."""
 
     content: bytes
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ def barrier_of(change: Change) -> Barrier | None:
 
 
 def _of_message(prefix: str, content: bytes) -> Barrier | None:
-    if prefix == JOIN_PREFIX:
-        return JoinMessage(content)
+    if prefix in DEFINING:
+        return JoinMessage(content, prefix == JOIN_EMPTY_PREFIX)
     if prefix == JOIN_ROWS_PREFIX:
         return JoinRowsMessage(content)
     if prefix == JOIN_KEYS_PREFIX:

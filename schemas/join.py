@@ -5,6 +5,8 @@ so that definition and rows stand in the log at exactly the commit from which on
 follow:
 
     keepstream.join        the definition (`Join`) as JSON
+    keepstream.join.empty  the same, instead: the table has more rows than go this way. None follow, and each
+                           replica leaves the table's changes out until it has copied them (decision 017)
     keepstream.join.rows   none or more: rows in COPY's text form, columns as Join.columns, whole lines
     keepstream.join.keys   none or one: its foreign keys (`JoinKeys`) as JSON, after its rows
 """
@@ -17,8 +19,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 JOIN_PREFIX: Final = "keepstream.join"
+JOIN_EMPTY_PREFIX: Final = "keepstream.join.empty"
+"""A prefix of its own: a release that does not know it stops, and does not take the table for complete."""
 JOIN_ROWS_PREFIX: Final = "keepstream.join.rows"
 JOIN_KEYS_PREFIX: Final = "keepstream.join.keys"
+DEFINING: Final = (JOIN_PREFIX, JOIN_EMPTY_PREFIX)
+"""Whose content is a `Join`."""
 
 
 def is_join(prefix: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, TypeVar, assert_never
 
@@ -14,7 +15,7 @@ from connectors.postgres.added_column import add_column, require_values
 from connectors.postgres.apply_catalog import TargetTable, identity_restarts, load_table
 from connectors.postgres.apply_errors import ChangeRef, SourceRef, refusal
 from connectors.postgres.apply_plans import Plans
-from connectors.postgres.ddl import approvals
+from connectors.postgres.ddl import approvals, left_out
 from connectors.postgres.ddl.approvals import Decision
 from connectors.postgres.ddl.follow import ApprovalNeeded, SchemaFollower
 from connectors.postgres.ddl.refill import refill
@@ -40,6 +41,8 @@ from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
 from schemas.identifiers import qualified
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
+
+logger = logging.getLogger("keepstream.apply")
 
 Parsed = TypeVar("Parsed")
 
@@ -74,6 +77,7 @@ class BarrierWriter:
         self._plans = plans
         self._replica = replica
         self._joining: sql.Composed | None = None
+        self._joined: TableName = ("", "")
         self._leaves_out_join = False
         self._place = Place(pipeline, replica, replica_role)
         self._taken = Taken(is_prepared=False, is_attached=False)
@@ -90,10 +94,10 @@ class BarrierWriter:
                 table = self._plans.table(change.table)
                 ref = ChangeRef(source, ordinal, f"add column to {table.qualified_name}")
                 self._add_columns(table, barrier, ref)
-            case JoinMessage(content):
+            case JoinMessage(content, empty):
                 join = _understood(Join.from_json, content, ChangeRef(source, ordinal, "a table's joining"))
                 joining = f"joining of {qualified(join.schema, join.table)}"
-                self._join(join, ChangeRef(source, ordinal, joining))
+                self._join(join, ChangeRef(source, ordinal, joining), empty=empty)
             case JoinRowsMessage(content):
                 self._copy_rows(content, ChangeRef(source, ordinal, "rows of a joining table"))
             case JoinKeysMessage(content):
@@ -108,7 +112,7 @@ class BarrierWriter:
 
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
         tables = [self._plans.table(table) for table in payload.tables]
-        targets = [self._plans.target(table) for table in tables if not self._plans.is_left_out(table)]
+        targets = [self._plans.target(table) for table in tables if not self._plans.takes_no_rows(table)]
         if not targets:
             return
         if self._plans.are_referred_to(targets):
@@ -176,20 +180,21 @@ class BarrierWriter:
 
     def _refill(self, rows: TableRows, ref: ChangeRef) -> None:
         """The rows of a table that DDL rewrote: it was emptied with the change."""
-        name, left_out = rows.holder, self._plans.left_out
-        if name in left_out.tables:
+        name, without = rows.holder, self._plans.left_out
+        if name in without.tables:
             return
         with self._session(ref):
-            refill(self._conn, rows, set(left_out.columns_of(*name)), into=name)
+            if name not in without.awaiting:
+                refill(self._conn, rows, set(without.columns_of(*name)), into=name)
             if rows.last:
                 with self._limited_waits():
                     self._schema.filled()
         if rows.last:
             self._plans.forget()
 
-    def _join(self, join: Join, ref: ChangeRef) -> None:
-        """The table's definition; its rows follow in messages of their own. One that the replica goes without
-        stays away with all that follows."""
+    def _join(self, join: Join, ref: ChangeRef, *, empty: bool) -> None:
+        """The table's definition; its rows follow in messages of their own, or come with a copy. One that the
+        replica goes without stays away with all that follows."""
         self._leaves_out_join = (join.schema, join.table) in self._plans.left_out.tables
         if self._leaves_out_join:
             return
@@ -198,10 +203,21 @@ class BarrierWriter:
             self._taken = take_in(self._conn, join, version, at=self._place)
             if not self._taken.is_prepared:
                 give_table(self._conn, join.rights, self._schema.policies, replica=self._replica)
+            self._note_rows(join, empty=empty)
         columns = sql.SQL(", ").join(map(sql.Identifier, join.columns))
         name = sql.Identifier(join.schema, join.table)
         self._joining = sql.SQL("copy {} ({}) from stdin").format(name, columns)
         self._plans.forget()
+
+    def _note_rows(self, join: Join, *, empty: bool) -> None:
+        """One that joins again may have awaited its copy before it left."""
+        self._joined = name = (join.schema, join.table)
+        if not empty:
+            left_out.has_rows(self._conn, self._pipeline, name)
+            return
+        left_out.await_copy(self._conn, self._pipeline, name)
+        command = left_out.copying_command(self._replica, name)
+        logger.warning("table awaits its copy", extra={"table": qualified(*name), "next": command})
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:
@@ -227,7 +243,14 @@ class BarrierWriter:
         elif self._taken.is_attached:
             keys = without_inherited(keys)
         with self._session(ref), self._limited_waits():
-            make_keys(self._conn, self._pipeline, keys, replica_role=self._replica_role)
+            make_keys(
+                self._conn,
+                self._pipeline,
+                keys,
+                replica_role=self._replica_role,
+                of=self._joined,
+                awaiting=left_out.read(self._conn, self._pipeline).awaiting,
+            )
         self._plans.forget()
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.pipe import Pipe
 from connectors.postgres.progress import audit
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
 from connectors.postgres.set_plans import SetPlan, make_plan
 from connectors.postgres.statements import Bind, Old, Statement
@@ -74,7 +75,7 @@ class Plans:
         self._left_out: LeftOut | None = None
 
     def find(self, change: Change) -> Plan | None:
-        """The plan for an INSERT, UPDATE or DELETE; None: the replica goes without that table.
+        """The plan for an INSERT, UPDATE or DELETE; None: the replica goes without that table's rows.
 
         Raises OperatorNeeded (`replica-schema`,
         `replica-triggers`, `replica-row-security`, `identity-missing`), InternalError (`table-unknown`)."""
@@ -91,7 +92,7 @@ class Plans:
         """How to write many changes of that table version at once; None: only one by one."""
         if table_id not in self._set_plans:
             table = self.table(table_id)
-            if self.is_left_out(table):
+            if self.takes_no_rows(table):
                 self._set_plans[table_id] = None
                 return None
             target = self._fitting(table, inserting=False)
@@ -123,7 +124,7 @@ class Plans:
 
     @property
     def left_out(self) -> LeftOut:
-        """What a policy told this replica to go without; looked up once, too."""
+        """What this replica goes without; looked up once, too."""
         if self._left_out is None:
             with self._pipe.suspended():
                 self._left_out = left_out.read(self._conn, self._pipeline)
@@ -131,9 +132,26 @@ class Plans:
 
     def take_up(self) -> None:
         """Columns that the replica went without, and that an operator has made since, are its own from this
-        transaction on. Who goes without none pays nothing for that."""
-        if self._left_out is None or not self._left_out.columns:
+        transaction on; so are the rows of a table that was copied. Who goes without none pays nothing for it.
+        Behind the compare-and-set: a copy either was committed before that, or will not be (decision 012)."""
+        if self._left_out is None:
             return
+        if self._left_out.awaiting:
+            self._take_up_tables(self._left_out.awaiting)
+        if self.left_out.columns:
+            self._take_up_columns()
+
+    def _take_up_tables(self, awaiting: Collection[TableName]) -> None:
+        with self._pipe.suspended():
+            now = left_out.read(self._conn, self._pipeline).awaiting
+        for schema, table in sorted(set(awaiting) - now):
+            logger.info(
+                "table was copied: its changes are applied", extra={"table": qualified(schema, table)}
+            )
+        if now != awaiting:
+            self.forget()
+
+    def _take_up_columns(self) -> None:
         with self._pipe.suspended():
             made = left_out.take_up(self._conn, self._pipeline)
             for schema, table, column in made:
@@ -146,8 +164,12 @@ class Plans:
             self.forget()
 
     def is_left_out(self, table: TableSchema) -> bool:
-        """Whether the replica goes without the whole table."""
+        """Whether a policy has the replica go without the whole table."""
         return (table.schema, table.name) in self.left_out.tables
+
+    def takes_no_rows(self, table: TableSchema) -> bool:
+        """The same, or the table is there and awaits a copy of its rows."""
+        return self.is_left_out(table) or (table.schema, table.name) in self.left_out.awaiting
 
     def target(self, table: TableSchema) -> TargetTable:
         """The replica's table of that name; looked up once, in the middle of a transaction if need be."""
@@ -188,7 +210,7 @@ class Plans:
 
     def _make(self, kind: tuple[object, ...], change: Change) -> Plan | None:
         table = self.table(change.table)
-        if self.is_left_out(table):
+        if self.takes_no_rows(table):
             return None
         target = self._fitting(table, inserting=change.operation is Operation.INSERT)
         old = (

@@ -34,6 +34,20 @@ def because_not_replicated(referenced: str) -> str:
     return f"it refers to {referenced}, whose rows are not replicated"
 
 
+def because_awaiting(referenced: str) -> str:
+    """Why a foreign key to this table is not made yet."""
+    return f"it refers to {referenced}, whose rows are still to be copied"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry, by its id."""
+
+    id: int
+    object: str
+    statement: str
+
+
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `key`, `trigger`, `rule`,
@@ -52,6 +66,27 @@ def find(conn: Session, name: str, statement: str) -> list[int]:
         return []
     query = "select id from keepstream.deferred_ddl where name = %s and statement = %s"
     return [number for (number,) in conn.execute(query, [name, statement])]
+
+
+def keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
+    """The foreign keys among them that refer to this table of the replica, or to one that it is a partition
+    of, in their order."""
+    if conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone() != (True,):
+        return []
+    names = {form: _TARGET for of in conn.execute(_ABOVE, table) for form in _written(conn, of)}
+    query = "select id, object, statement from keepstream.deferred_ddl"
+    kept = conn.execute(f"{query} where name = %s and kind = 'foreign key' order by id", [name]).fetchall()
+    refers = f" REFERENCES {_TARGET}"
+    return [Kept(*row) for row in kept if refers in with_names(row[2], names, AS_RELATION)]
+
+
+_TARGET: Final = "\N{NULL}"
+_ABOVE: Final = """
+    select n.nspname, c.relname
+      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace,
+           to_regclass(format('%%I.%%I', %s::text, %s::text)) named (oid)
+     where c.oid = named.oid or c.oid in (select pg_catalog.pg_partition_ancestors(named.oid))
+"""
 
 
 def remove(conn: Session, ids: Sequence[int]) -> None:

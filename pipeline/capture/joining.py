@@ -15,6 +15,9 @@ without a lock of ours, and proven at the end to be still true:
     keys     its foreign keys follow its rows: a replica makes what it can, and keeps the others for later
     commit
 
+A table with more rows than may be written through the WAL joins without them (decision 017): of the steps
+above it has neither the sending of rows nor their proof, and holds the lock for the commit alone.
+
 Only one session of ours ever holds a lock while we wait for another one: PostgreSQL sees no deadlock
 between sessions that wait for each other through us.
 """
@@ -25,6 +28,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from enum import Enum
 from typing import Any, LiteralString
 
 from psycopg import sql
@@ -54,12 +58,12 @@ from pipeline.capture.partitions import MEMBERS, KnownMember
 from pipeline.capture.shapes import SHAPES, KnownShape, first_shape
 from pipeline.capture.startup import OpenCapture
 from schemas.errors import BEGIN_ANEW, RetryLater
-from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
+from schemas.join import JOIN_EMPTY_PREFIX, JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.table import TableSchema
 
 ROWS_CHUNK_BYTES = 256 * 1024
 JOIN_LIMIT_BYTES = 64 * 1024 * 1024
-"""A table with more rows than this is not sent through the source's WAL by itself."""
+"""Of a table with more rows than this none are sent through the source's WAL."""
 ROWS_LIMIT_BYTES = 4 * JOIN_LIMIT_BYTES
 """The same for the rows as text: in the table their values may be compressed."""
 PAGES = 8
@@ -72,6 +76,15 @@ LOCKED_MS = 350
 for the lock it is half a second."""
 LOCKED_IDLE_MS = 1_000
 """The server ends a transaction of ours sooner if it falls silent with a lock."""
+
+
+class Rows(Enum):
+    """How a table's rows get to replicas: sent while its writers wait, sent before that, or copied later."""
+
+    LOCKED = "locked"
+    BEFORE = "before"
+    LATER = "later"
+
 
 _WAITERS = """
     select count(*)
@@ -87,9 +100,9 @@ def join_table(
     table: Table,
     definition: Definition,
     *,
-    as_large: bool = False,
+    rows: Rows,
 ) -> TableSchema:
-    """The version in which it joined. `as_large`: its rows are more than its size tells.
+    """The version in which it joined.
 
     Raises NotNow, RefusedData (`limit-differs`), OperatorNeeded (`limit-unfit`), and RetryLater with a code
     of its own for what may be otherwise the next time: `table-altered`, `table-written`, `rows-too-large`,
@@ -99,11 +112,28 @@ def join_table(
     with closing(begin(options)) as session:
         joining = _Joining(capture, options, packer, table, session)
         version = joining.announce(defined)
-        if as_large or _size_bytes(session, table.oid) > ROWS_UNDER_LOCK_BYTES:
+        if rows is Rows.LATER:
+            joining.join_empty(join, defined)
+        elif rows is Rows.BEFORE:
             joining.join_large(join, defined)
         else:
             joining.join_small(join, defined)
         return version
+
+
+def rows_of(session: Session, table: Table, *, as_large: bool = False, as_too_large: bool = False) -> Rows:
+    """By its size now. `as_large`, `as_too_large`: an attempt has shown that its rows are more than that
+    tells."""
+    size_bytes = _size_bytes(session, table.oid)
+    if joins_empty(table) and (as_too_large or size_bytes > JOIN_LIMIT_BYTES):
+        return Rows.LATER
+    return Rows.BEFORE if as_large or size_bytes > ROWS_UNDER_LOCK_BYTES else Rows.LOCKED
+
+
+def joins_empty(table: Table) -> bool:
+    """Whether it may join without its rows. One that is replicated as a whole may not: rows of partitions
+    come and go with DDL, which replicas follow in what they have of it."""
+    return table.kind is not TableKind.PARTITIONED
 
 
 def require_joinable(session: Session, table: Table, *, publication: str) -> None:
@@ -113,11 +143,11 @@ def require_joinable(session: Session, table: Table, *, publication: str) -> Non
         raise NotNow("it was renamed or dropped meanwhile")
     if now.identity_problem is not None:
         raise NotNow(now.identity_problem)
-    size_bytes = _size_bytes(session, table.oid)
+    size_bytes = 0 if joins_empty(table) else _size_bytes(session, table.oid)
     if size_bytes > JOIN_LIMIT_BYTES:
         raise NotNow(
-            f"it already holds {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB that can"
-            f" join by itself: to copy it, {BEGIN_ANEW}"
+            f"its partitions already hold {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB"
+            f" that a table can join with that is replicated as a whole: to copy it, {BEGIN_ANEW}"
         )
 
 
@@ -195,6 +225,14 @@ class _Joining:
         self._require_time(deadline)
         if row_versions(self._session, self._name, is_whole=self._is_whole) != sent:
             raise RetryLater("rows were written while they were sent", code="table-written")
+        self._commit(deadline)
+
+    def join_empty(self, join: Join, defined: str) -> None:
+        """Send no rows. Writers are kept out for the commit all the same: each transaction behind it has all
+        its changes of the table in the stream, so that a copy at any later place has the others."""
+        self._emit(JOIN_EMPTY_PREFIX, join.to_json())
+        self._send_keys(self._read_keys())
+        deadline = self._lock(defined)
         self._commit(deadline)
 
     def _send_rows(self, reader: Session, columns: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from psycopg import sql
 
@@ -20,7 +20,15 @@ from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
 from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
-from pipeline.capture.joining import ROWS_LIMIT_BYTES, ROWS_UNDER_LOCK_BYTES, join_table, require_joinable
+from pipeline.capture.joining import (
+    ROWS_LIMIT_BYTES,
+    ROWS_UNDER_LOCK_BYTES,
+    Rows,
+    join_table,
+    joins_empty,
+    require_joinable,
+    rows_of,
+)
 from pipeline.capture.limitednames import limit_before, limit_to_say, limited_trees, tree_to_say
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
@@ -37,6 +45,9 @@ logger = logging.getLogger("keepstream.capture")
 _NOT_YET = "it joins soon: tables join one after another"
 _LAST_ROWS = "rows from before it left may still come, or of the table that had its name."
 _LATER = "tried again after a pause"
+_TOO_LARGE = "rows-too-large"
+_EMPTY_NEXT = f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text: it joins soon, without them"
+_COPY = "`keepstream snapshot` copies its rows to each replica, which leaves its changes out until then"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
     "transaction-conflict": f"it is being written to or altered without a pause; {_LATER}",
@@ -45,15 +56,15 @@ _REASONS = {
     f" were sent; {_LATER}",
     "query-canceled": "its rows could not be sent, or proven to be the same, while its writers may wait;"
     f" {_LATER}",
-    "rows-too-large": f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text, more than can join by"
-    f" itself: to copy it, {BEGIN_ANEW}",
+    _TOO_LARGE: f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text, more than a table can"
+    f" join with that is replicated as a whole: to copy it, {BEGIN_ANEW}",
     "log-slow": f"the log did not answer in time; {_LATER}",
 }
 
 _PAUSES_S = {
     "table-written": (0.0, 640.0),
     "query-canceled": (0.0, 640.0),
-    "rows-too-large": (3600.0, 3600.0),
+    _TOO_LARGE: (3600.0, 3600.0),
 }
 _BUSY_PAUSES_S = (0.0, 60.0)
 _REFUSED_PAUSES_S = (10.0, 60.0)
@@ -112,12 +123,14 @@ class SeenTables:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
-    take longer than its size tells. `refused`: the definition that somebody must mend, or a replica."""
+    take longer than its size tells; `as_too_large`: than is allowed. `refused`: the definition that somebody
+    must mend, or a replica."""
 
     as_large: bool
     at: float
     pause_s: float
     refused: str | None = None
+    as_too_large: bool = False
 
     @classmethod
     def again(cls, before: Tried | None, code: str, *, refused: str | None = None) -> Tried:
@@ -127,7 +140,8 @@ class Tried:
         if before is not None and before.refused == refused:
             pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
-        return cls(as_large, time.monotonic(), pause_s, refused)
+        too_large = code == _TOO_LARGE or (before is not None and before.as_too_large)
+        return cls(as_large, time.monotonic(), pause_s, refused, too_large)
 
     @property
     def is_early(self) -> bool:
@@ -266,13 +280,16 @@ class Joins:
             return None
         try:
             with wrapped(f"adding table {table.qualified_name} to the publication"):
-                joined = self._join(table, packer, as_large=tried is not None and tried.as_large)
+                joined = self._join(table, packer, tried)
         except NotNow as reason:
             self._tried[table.oid] = self._refused(table, tried, "refused")
             return str(reason)
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
+            if error.code == _TOO_LARGE and joins_empty(table):
+                self._tried[table.oid] = replace(Tried.again(tried, error.code), pause_s=0.0)
+                return _EMPTY_NEXT
             if isinstance(error, RetryLater):
                 self._tried[table.oid] = Tried.again(tried, error.code)
             else:
@@ -284,7 +301,7 @@ class Joins:
             logger.info("table joined", extra={"table": table.qualified_name})
         return joined
 
-    def _join(self, table: Table, packer: FramePacker, *, as_large: bool) -> TableSchema | str | None:
+    def _join(self, table: Table, packer: FramePacker, tried: Tried | None) -> TableSchema | str | None:
         limited = self._limited(table)
         if not self._definitions.is_reading(table):
             if limited is not None:
@@ -299,7 +316,18 @@ class Joins:
             return None
         if limited is not None:
             return limited
-        return join_table(self._capture, self._options, packer, table, definition, as_large=as_large)
+        rows = rows_of(
+            self._capture.sql,
+            table,
+            as_large=tried is not None and tried.as_large,
+            as_too_large=tried is not None and tried.as_too_large,
+        )
+        joined = join_table(self._capture, self._options, packer, table, definition, rows=rows)
+        if rows is Rows.LATER:
+            logger.warning(
+                "table joins without its rows", extra={"table": table.qualified_name, "next": _COPY}
+            )
+        return joined
 
     def _limited(self, table: Table) -> str | None:
         """Why it would join with more than is to be replicated."""

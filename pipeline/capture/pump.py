@@ -35,7 +35,7 @@ from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.ddl.message import is_ddl
 from schemas.errors import InternalError, RefusedData
-from schemas.join import JOIN_PREFIX, Join, is_join
+from schemas.join import DEFINING, Join, is_join
 from schemas.lsn import Lsn, Position
 
 logger = logging.getLogger("keepstream.capture")
@@ -360,7 +360,7 @@ class Pump:
             return False
         if is_join(message.prefix):
             if str(begin.xid) in self._chain.publication.of(JOINS):
-                if message.prefix == JOIN_PREFIX:
+                if message.prefix in DEFINING:
                     self._tracking.joined(Join.from_json(message.content))
                 return True
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from connectors.postgres import progress, source_schema
 from connectors.postgres.catalog import count_large_objects
 from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.follow import Policies
 from connectors.postgres.instance import read_instance
 from connectors.postgres.leftovers import UserObject, user_objects
@@ -25,6 +26,7 @@ from pipeline.config import Initial
 from schemas.ddl.kinds import DEFAULTS
 from schemas.errors import OperatorNeeded
 from schemas.finding import Finding
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class ReplicaCheck:
         self._policies = policies
         self._session = session
         self._pipeline = pipeline
+        self._name = name
         self._place = Place(f"replica {name}")
         self._initial = initial
         self._source = source
@@ -130,6 +133,7 @@ class ReplicaCheck:
         there = PreparedCheck(self._session, self._place, self._role, self._source, tables, quiet=quiet)
         if row is not None and row.state is progress.ReplicaState.STREAMING:
             yield self._ours(row)
+            yield from self._awaiting()
             yield from there.narrowed()
             yield from there.unlabelled()
             yield from there.emptied_by_a_crash()
@@ -182,6 +186,15 @@ class ReplicaCheck:
             fix=f"Bring that stream's log back; or empty the replica, which loses all that it holds, to"
             f" have it copied anew: {self._made_anew()}",
         )
+
+    def _awaiting(self) -> Iterator[Finding]:
+        for table in sorted(left_out.read(self._session, self._pipeline).awaiting):
+            yield self._place.warning(
+                "table-awaits-copy",
+                qualified(*table),
+                "joined without its rows, and its changes are left out until they are copied",
+                fix=f"`{left_out.copying_command(self._name, table)}` copies them, exactly.",
+            )
 
     def _made_anew(self, more: str = "") -> str:
         """The SQL that empties the replica, for a role that may make databases."""

@@ -25,10 +25,11 @@ from connectors.postgres.progress import HoldKind, Progress, ReplicaState
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.observation import Observation, ReplicaSeen, is_end_needed
-from pipeline.control.status import Replica, Stage, Status, StatusFinding, told_by, warning
+from pipeline.control.status import Replica, Stage, Status, StatusFinding, awaits_copy, told_by, warning
 from pipeline.control.surroundings import look_around
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
 from schemas.errors import KeepstreamError
+from schemas.identifiers import qualified
 from schemas.lsn import Lsn, parse_lsn
 from schemas.validity import Chain
 
@@ -225,6 +226,8 @@ class _Judge:
         if row is not None and row.awaits is not None:
             waits = f"it waits before {figures.lsn_text(row.awaits)} for approval of schema changes"
             self._warn("schema-waits", f"replica {name}", waits)
+        awaiting = seen.awaiting if isinstance(seen, ReplicaSeen) else ()
+        self._findings += [awaits_copy(name, table) for table in awaiting]
         heard = self._hear(apply_stage(name), session=row is not None and row.alive)
         report = heard.report
         holding = row if row is not None and row.state is ReplicaState.STREAMING else None
@@ -239,7 +242,7 @@ class _Judge:
             heard=heard,
             hold=figures.hold_json(row),
         )
-        return Replica(stage, figures.copy_json(report))
+        return Replica(stage, figures.copy_json(report), tuple(qualified(*table) for table in awaiting))
 
     def _apply_lag_s(self, row: Progress, heard: Heard) -> float | None:
         """How long ago the oldest commit may have been made that is in the log and not applied."""

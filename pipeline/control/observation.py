@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from connectors.postgres.failover.standbys import NO_STANDBYS, Standbys
 from connectors.postgres.progress import Progress
+from connectors.postgres.publication import TableName
 from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import captures_in, captures_of
 from pipeline.reports import NotReplicated, StageReport
@@ -44,11 +45,13 @@ class SourceSeen:
 @dataclass(frozen=True, slots=True)
 class ReplicaSeen:
     """By the replica's clock. `moved_s`: seconds since a copy or an applier last wrote the progress row.
-    `session_s`: since the session that the row names began; None without one."""
+    `session_s`: since the session that the row names began; None without one. `awaiting`: tables that joined
+    without their rows and are still to be copied."""
 
     progress: Progress | None
     moved_s: float | None
     session_s: float | None = None
+    awaiting: tuple[TableName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

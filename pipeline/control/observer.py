@@ -20,6 +20,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres import progress
 from connectors.postgres import slot as slots
 from connectors.postgres.catalog import list_tables
+from connectors.postgres.ddl import left_out
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.failover.standbys import read_standbys, read_timeline
 from connectors.postgres.publication import publication_identity, read_publication
@@ -278,7 +279,8 @@ class _ReplicaLook(_Look[ReplicaSeen]):
             return ReplicaSeen(None, None)
         now, started = _clock(session), row.backend_start
         session_s = now - started.timestamp() if started is not None else None
-        return ReplicaSeen(row, now - row.updated_at.timestamp(), session_s)
+        awaiting = tuple(sorted(left_out.read(session, self._name).awaiting))
+        return ReplicaSeen(row, now - row.updated_at.timestamp(), session_s, awaiting)
 
 
 def _clock(session: Session) -> float:

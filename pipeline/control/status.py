@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from connectors.postgres.ddl.left_out import copying_command
 from pipeline.control.hearsay import Heard
 from pipeline.control.hints import hint_for
 from pipeline.reports import NotReplicated, StageReport, StageState
+from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,13 @@ def warning(code: str, where: str, message: str, *, hint: str | None = None) -> 
     if hint is None:
         hint = hint_for(code, replica=where.removeprefix("replica "))
     return StatusFinding("warning", code, where, message, hint)
+
+
+def awaits_copy(replica: str, table: tuple[str, str]) -> StatusFinding:
+    """Of a table that joined without its rows."""
+    seen = f"{qualified(*table)} joined without its rows, and its changes are left out until they are copied"
+    hint = f"`{copying_command(replica, table)}` copies them, exactly; the replica stands still meanwhile."
+    return warning("table-awaits-copy", f"replica {replica}", seen, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A stage, with what its first copy says while it runs."""
+    """A stage, with what its first copy says while it runs. awaits_copy: tables that joined without their
+    rows."""
 
     stage: Stage
     copy: Mapping[str, Any] | None = None
+    awaits_copy: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return self.stage.to_json() | {"hold": self.stage.hold, "copy": self.copy}
+        more = {"hold": self.stage.hold, "copy": self.copy, "awaits_copy": list(self.awaits_copy)}
+        return self.stage.to_json() | more
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,10 @@ class EventEncoder:
                     yield _event(self.table(table_id), "truncate")
             case ColumnsAdded():
                 yield _event(self.table(change.table), "ddl", after=_added(barrier))
-            case JoinMessage(content):
+            case JoinMessage(content, empty):
                 self._join = join = Join.from_json(content)
-                made = {"create_table": list(join.columns), "sql": list(join.ddl)}
+                made: dict[str, Any] = {"create_table": list(join.columns), "sql": list(join.ddl)}
+                made |= {"without_rows": True} if empty else {}
                 yield _event(join, "ddl", after=made)
             case JoinRowsMessage(content):
                 yield from self._joined(content)

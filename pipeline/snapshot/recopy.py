@@ -23,6 +23,7 @@ from connectors.postgres.mend.transaction import (
     bounded_chunks,
     commit_standing,
     empty_table,
+    end_awaiting,
     prepare_session,
     users_of,
 )
@@ -100,6 +101,9 @@ class Recopy:
             empty_table(session, target, truncate=truncate, tick=lambda *_: standing.check())
             failpoint("mend.emptied")
             rows = self._write(session, table, target)
+            end_awaiting(
+                session, options.name, table.table_name, replica_role=replica_role, check=standing.check
+            )
             commit_standing(
                 session,
                 standing.found,

@@ -19,8 +19,8 @@ Columns = Mapping[int, Sequence[CatalogColumn]]
 class Pair:
     """A table of the source and what has its name on the replica: one table, the leaves of a partitioned
     one, or nothing. shape: the columns that both have. left_out: columns that a policy has the replica go
-    without, which `source` is told without. is_left_out: it goes without the whole table. problem, notes: see
-    TableResult, VerifyResult."""
+    without, which `source` is told without. is_left_out: it goes without the whole table. awaits_copy: it has
+    the table without its rows. problem, notes: see TableResult, VerifyResult."""
 
     source: SnapshotTable
     replica: tuple[SnapshotTable, ...]
@@ -29,6 +29,7 @@ class Pair:
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     is_left_out: bool = False
+    awaits_copy: bool = False
 
     @property
     def name(self) -> str:
@@ -110,6 +111,7 @@ def _pair(
         tuple(_notes(table, ours, theirs)) + tuple(_limits(table, ours)) if there else (),
         absent,
         is_left_out,
+        bool(there) and table.table_name in left_out.awaiting,
     )
 
 

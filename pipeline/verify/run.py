@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -129,7 +129,7 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
             for pair in pairs
             if pair.source.oid in wanted
             and (only is None or pair.source.oid in only)
-            and not pair.is_left_out
+            and not (pair.is_left_out or pair.awaits_copy)
         ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
@@ -144,13 +144,25 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         results=compared.results,
         changed={table.oid: table.table_name for table in tables if table.oid in compared.changed},
         not_replicated=not_replicated(scope, catalog, tables, by_root=by_root)
-        + tuple(NotReplicated(table=pair.name, reason=_LEFT_OUT) for pair in pairs if pair.is_left_out),
+        + tuple(_without_rows(pairs, options.replica)),
         notes=tuple(note for pair in pairs for note in pair.notes) + others,
         sequences=meeting.sequences,
         large_objects=large_objects,
         lsn=format_lsn(meeting.lsn),
         held_s=meeting.held_s,
     )
+
+
+def _without_rows(pairs: Iterable[Pair], replica: str) -> Iterator[NotReplicated]:
+    """Tables that are in the publication and not on this replica, or not with their rows."""
+    for pair in pairs:
+        if pair.is_left_out:
+            yield NotReplicated(table=pair.name, reason=_LEFT_OUT)
+        elif pair.awaits_copy:
+            command = left_out.copying_command(replica, pair.source.table_name)
+            yield NotReplicated(
+                table=pair.name, reason=f"it joined without its rows; `{command}` copies them"
+            )
 
 
 def describe(

@@ -27,8 +27,8 @@ def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyP
     return capture_options(source, change_log)
 
 
-def joined(content: LogContent, tables: int = 1) -> None:
-    content.wait(lambda c: told(c).count("keepstream.join") >= tables, "the joining")
+def joined(content: LogContent, tables: int = 1, *, prefix: str = "keepstream.join") -> None:
+    content.wait(lambda c: told(c).count(prefix) >= tables, "the joining")
 
 
 def rows(content: LogContent, table: str, count: int) -> None:
@@ -102,11 +102,12 @@ def test_ddl_between_the_reading_of_a_definition_and_the_joining_is_before_the_j
 
 
 @pytest.mark.parametrize(
-    "script",
+    ("script", "rows_limit"),
     [
-        "alter table lead rename to client; insert into client values (2, 2)",
-        "alter table lead rename a to b; insert into lead values (2, 2)",
-        "insert into lead values (2, 2); drop table lead",
+        ("alter table lead rename to client; insert into client values (2, 2)", None),
+        ("alter table lead rename to client; insert into client values (2, 2)", 0),
+        ("alter table lead rename a to b; insert into lead values (2, 2)", None),
+        ("insert into lead values (2, 2); drop table lead", None),
     ],
 )
 def test_ddl_right_behind_a_joining_is_followed_though_capture_was_killed_before_it_knew_of_its_commit(
@@ -115,7 +116,10 @@ def test_ddl_right_behind_a_joining_is_followed_though_capture_was_killed_before
     change_log: ChangeLog,
     monkeypatch: pytest.MonkeyPatch,
     script: str,
+    rows_limit: int | None,
 ) -> None:
+    """`rows_limit`: 0 if it joins without its rows."""
+
     class Killed(BaseException):
         pass
 
@@ -123,6 +127,8 @@ def test_ddl_right_behind_a_joining_is_followed_though_capture_was_killed_before
         source.execute(script)
         raise Killed
 
+    if rows_limit is not None:
+        monkeypatch.setattr(joining, "JOIN_LIMIT_BYTES", rows_limit)
     once(monkeypatch, joining.__name__, "capture.after_join_committed", kill)
     monkeypatch.setattr("threading.excepthook", lambda args: None)
     killed = RunningCapture(options)
@@ -130,7 +136,7 @@ def test_ddl_right_behind_a_joining_is_followed_though_capture_was_killed_before
     source.execute("create table lead (id int primary key, a int); insert into lead values (1, 1)")
     killed._thread.join(20)
     with capturing(options):
-        joined(content)
+        joined(content, prefix="keepstream.join" if rows_limit is None else "keepstream.join.empty")
         source.execute("insert into mark default values")
         rows(content, "public.mark", 1)
     changes = [one for one in told(content) if one[0] in ("insert", "ALTER TABLE", "DROP TABLE")]

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
@@ -20,15 +20,21 @@ from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows
 from pipeline.capture import joining
 from pipeline.capture.joins import missing_rights
 from pipeline.capture.options import CaptureOptions
+from pipeline.config import Partitions
 from pipeline.dev.process import require, wait_until
 from schemas.change import Message
 from schemas.errors import BEGIN_ANEW
-from schemas.join import JOIN_PREFIX, JOIN_ROWS_PREFIX
+from schemas.join import JOIN_EMPTY_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 
 BIG = "insert into lead select i, repeat('x', 900) from generate_series(1, 9000) i"
 """Some 9 MiB: more than is sent under the lock."""
+WHOLE = (
+    "create table lead (id int primary key, note text) partition by range (id);"
+    " create table lead_all partition of lead default"
+)
+"""Where it is replicated as a whole, it does not join without its rows."""
 
 
 @pytest.fixture
@@ -257,22 +263,55 @@ def test_a_reader_gives_way_to_ddl_that_waits_for_the_table(
     assert content.follower.live_tables[-1].columns[-1].name == "extra"
 
 
-def test_rows_that_are_too_large_as_text_are_left_out_and_not_sent_again(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 4_000_000)
-    emitted: list[int] = []
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes of rows each message had that was written to the WAL, whatever became of it."""
+    sizes: list[int] = []
     emit = joining._Joining._emit
 
     def count(self: joining._Joining, prefix: str, content: bytes) -> None:
         if prefix == JOIN_ROWS_PREFIX:
-            emitted.append(len(content))
+            sizes.append(len(content))
         emit(self, prefix, content)
 
     monkeypatch.setattr(joining._Joining, "_emit", count)
-    with capturing(options) as running:
+    return sizes
+
+
+def test_a_table_whose_rows_are_too_large_as_text_joins_without_them(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    emitted: list[int],
+) -> None:
+    monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 4_000_000)
+    with capturing(options):
         content = begun(change_log)
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        published = "select count(*) from pg_publication_tables where tablename = 'lead'"
+        require(lambda: source.execute(published) == [(1,)], 20.0, what="the join")
+        source.execute("insert into lead values (9001, '')")
+        content.wait(lambda c: c.ids("public.lead") == [9001], "the row after it")
+    (definition,) = [
+        c.payload for one in content.committed for c in one.changes if isinstance(c.payload, Message)
+    ]
+    assert definition.prefix == JOIN_EMPTY_PREFIX
+    assert Join.from_json(definition.content).table == "lead"
+    assert sum(emitted) <= 4_000_000
+
+
+def test_rows_of_a_whole_that_are_too_large_as_text_are_left_out_and_not_sent_again(
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    monkeypatch: pytest.MonkeyPatch,
+    emitted: list[int],
+) -> None:
+    monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 4_000_000)
+    with capturing(replace(options, partitions=Partitions.ROOT)) as running:
+        content = begun(change_log)
+        source.execute(f"{WHOLE}; {BIG}")
         require(
             lambda: "as text" in left_out(running).get("public.lead", ""),
             20.0,
@@ -289,9 +328,9 @@ def test_a_table_that_was_refused_keeps_its_pause_under_another_name_and_passes_
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joining, "ROWS_LIMIT_BYTES", 1_000)
-    with capturing(options) as running:
+    with capturing(replace(options, partitions=Partitions.ROOT)) as running:
         content = begun(change_log)
-        source.execute(f"create table lead (id int primary key, note text); {BIG}")
+        source.execute(f"{WHOLE}; {BIG}")
         require(
             lambda: "as text" in left_out(running).get("public.lead", ""),
             20.0,

@@ -30,6 +30,7 @@ def message(prefix: str) -> Change:
     ("prefix", "barrier"),
     [
         ("keepstream.join", JoinMessage(b"x")),
+        ("keepstream.join.empty", JoinMessage(b"x", empty=True)),
         ("keepstream.join.rows", JoinRowsMessage(b"x")),
         ("keepstream.join.keys", JoinKeysMessage(b"x")),
         ("keepstream.ddl", DdlMessage(b"x")),

@@ -157,6 +157,29 @@ def test_wal_that_holds_nothing_published_is_no_lag() -> None:
     assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"], seen.capture.lag_bytes) == (0.0, 0, 0)
 
 
+def test_a_table_that_joined_without_its_rows_is_named_with_what_copies_them() -> None:
+    holding = Observation(
+        name="crm",
+        slot_name="keepstream_crm",
+        log_name="file:///log/crm.log",
+        log=LogSeen(True, {made.stage: made for made in (report(), APPLY)}),
+        source=SOURCE,
+        replicas={"standby": ReplicaSeen(row(), 1.0, awaiting=(("public", "Big one"),))},
+        at=NOW,
+    )
+    seen = judge_status(holding)
+    assert (seen.state, standby(seen)["awaits_copy"]) == (StageState.STREAMING, ["public.Big one"])
+    (found,) = seen.findings
+    assert (found.severity, found.code, found.where) == ("warning", "table-awaits-copy", "replica standby")
+    assert found.message == (
+        "public.Big one joined without its rows, and its changes are left out until they are copied"
+    )
+    assert found.hint == (
+        "`keepstream snapshot standby 'public.\"Big one\"'` copies them, exactly; the replica stands still"
+        " meanwhile."
+    )
+
+
 def test_what_waits_before_the_replica_is_as_old_as_its_oldest_commit() -> None:
     behind = report("apply:standby", StageState.CATCHING_UP, details={"complete_at": NOW - 42})
     seen = judged(capture=report(), apply=behind, replica=row(8_000))

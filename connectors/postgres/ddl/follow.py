@@ -217,6 +217,7 @@ class SchemaFollower:
         return later
 
     def _take(self, step: Step) -> None:
+        self._note_rows(step)
         if self._is_moot(step):
             return
         if step.phase is Phase.ATTACH and step.unlisted:
@@ -388,7 +389,13 @@ class SchemaFollower:
         deferred.keep(self._conn, self._pipeline, Deferred(kind, step.shown, reason, shown(step)))
         logger.warning("schema change left out", extra={"object": step.shown, "reason": reason})
 
+    def _note_rows(self, step: Step) -> None:
+        """A table that is gone, or whose rows come now under the name of a whole, awaits no copy any more."""
+        if step.kind is Kind.DROP_TABLE or (step.kind is Kind.ATTACH_PARTITION and step.whole):
+            left_out.has_rows(self._conn, self._pipeline, _table_of(step))
+
     def _ignore(self, step: Step) -> None:
+        self._note_rows(step)
         if not step.is_new:
             logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
         if step.kind not in _UNTOLD:

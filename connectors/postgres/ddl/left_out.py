@@ -1,15 +1,26 @@
-"""`keepstream.schema_left_out` on the replica: tables and columns of the source that it goes without.
+"""`keepstream.schema_left_out` on the replica: tables and columns of the source whose rows and values it goes
+without.
 
-Their rows and values are in the log all the same: apply leaves them out as long as they are listed here.
+    by a policy     tables and columns that it does not have
+    awaits_copy     a table that joined without its rows: it is there, and its schema changes are followed.
+                    Its rows come with a copy, whose transaction takes it off the list (decision 017)
+
+The log has their rows and values all the same: apply leaves them out as long as they are listed here.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from psycopg import sql
+
 from connectors.postgres.session import Session, wrapped
+
+_PLAIN: Final = re.compile(r"[^\".*\s]+")
 
 _INSTALL: Final = (
     """create table if not exists keepstream.schema_left_out (
@@ -20,17 +31,22 @@ _INSTALL: Final = (
         at timestamptz not null default now(),
         primary key (name, schema_name, table_name, column_name)
     )""",
+    "alter table keepstream.schema_left_out"
+    " add column if not exists awaits_copy boolean not null default false",
     "comment on table keepstream.schema_left_out is "
-    "'Tables and columns that a policy told this replica to go without; keepstream leaves their values out.'",
+    "'Tables and columns that a policy told this replica to go without, and tables that await their copy; "
+    "keepstream leaves their values out.'",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """tables: (schema, name); columns: (schema, table, column)."""
+    """tables: (schema, name) of those that a policy leaves out; columns: (schema, table, column). awaiting:
+    tables that are there without their rows."""
 
     tables: frozenset[tuple[str, str]] = frozenset()
     columns: frozenset[tuple[str, str, str]] = frozenset()
+    awaiting: frozenset[tuple[str, str]] = frozenset()
 
     def columns_of(self, schema: str, table: str) -> Iterator[str]:
         return (name for of, at, name in self.columns if (of, at) == (schema, table))
@@ -39,16 +55,24 @@ class LeftOut:
 NOTHING: Final = LeftOut()
 
 
+# an earlier release made it without the column
+_READ: Final = """
+    select schema_name, table_name, column_name, coalesce(to_jsonb(l) ->> 'awaits_copy', 'false')::boolean
+      from keepstream.schema_left_out l
+     where name = %s
+"""
+
+
 def read(conn: Session, name: str) -> LeftOut:
     """What the replica of pipeline `name` goes without."""
     with wrapped("reading keepstream.schema_left_out"):
         if not _is_there(conn):
             return LeftOut()
-        query = "select schema_name, table_name, column_name from keepstream.schema_left_out where name = %s"
-        rows = conn.execute(query, [name]).fetchall()
+        rows = conn.execute(_READ, [name]).fetchall()
     return LeftOut(
-        frozenset((schema, table) for schema, table, column in rows if not column),
-        frozenset((schema, table, column) for schema, table, column in rows if column),
+        frozenset((schema, table) for schema, table, column, awaits in rows if not column and not awaits),
+        frozenset((schema, table, column) for schema, table, column, _ in rows if column),
+        frozenset((schema, table) for schema, table, _, awaits in rows if awaits),
     )
 
 
@@ -94,6 +118,35 @@ def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> N
         " values (%s, %s, %s, %s) on conflict do nothing",
         [name, *table, column],
     )
+
+
+def await_copy(conn: Session, name: str, table: tuple[str, str]) -> None:
+    """It is there without its rows. In the session's open transaction."""
+    add(conn, name, table)
+    conn.execute(
+        "update keepstream.schema_left_out set awaits_copy = true"
+        " where (name, schema_name, table_name, column_name) = (%s, %s, %s, '')",
+        [name, *table],
+    )
+
+
+def has_rows(conn: Session, name: str, table: tuple[str, str]) -> bool:
+    """It has all its rows, as of the end of the session's open transaction. Returns whether it awaited
+    them."""
+    if table not in read(conn, name).awaiting:
+        return False
+    conn.execute(
+        "delete from keepstream.schema_left_out"
+        " where (name, schema_name, table_name, column_name) = (%s, %s, %s, '')",
+        [name, *table],
+    )
+    return True
+
+
+def copying_command(replica: str, table: tuple[str, str]) -> str:
+    """What copies the rows of a table that awaits them."""
+    names = (part if _PLAIN.fullmatch(part) else sql.Identifier(part).as_string() for part in table)
+    return f"keepstream snapshot {shlex.quote(replica)} {shlex.quote('.'.join(names))}"
 
 
 def rename(conn: Session, name: str, table: tuple[str, str], *, to: tuple[str, str]) -> None:

@@ -23,8 +23,11 @@ from connectors.postgres import progress, statements
 from connectors.postgres.apply_catalog import TargetTable, are_referred_to
 from connectors.postgres.copy_run import may_switch_triggers_off
 from connectors.postgres.copystream import Tick, run_query
+from connectors.postgres.ddl import left_out
 from connectors.postgres.hold import prove_standing
+from connectors.postgres.joined_keys import make_keys_to
 from connectors.postgres.progress import HoldKind, Progress
+from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, notice_lost_client, wrapped
 from schemas.errors import RetryLater
 from schemas.lsn import format_lsn
@@ -88,6 +91,20 @@ def bounded_chunks(session: Session) -> Iterator[None]:
         session.execute(f"set local statement_timeout = '{CHUNK_S:d}s'".encode())
         yield
         session.execute("set local statement_timeout = 0")
+
+
+def end_awaiting(
+    session: Session, pipeline: str, table: TableName, *, replica_role: bool, check: Callable[[], None]
+) -> None:
+    """The table has its rows: if it joined without them, apply takes its changes from here on, and foreign
+    keys to it are made (decision 017). Part of the transaction: all of that counts with the rows, or none."""
+    with wrapped("noting that a table has its rows"):
+        if not left_out.has_rows(session, pipeline, table) or not replica_role:
+            return
+    with wrapped("making foreign keys"):
+        session.execute(f"set local lock_timeout = '{LOCK_S:d}s'".encode())
+        make_keys_to(session, pipeline, table, lambda *_: check())
+        session.execute("set local lock_timeout = 0")
 
 
 def commit_standing(

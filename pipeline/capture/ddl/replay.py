@@ -19,7 +19,7 @@ from schemas.change import Change, Message
 from schemas.ddl.message import DDL_PREFIX, SchemaMessage
 from schemas.entries import Entries
 from schemas.frame import Anchor, CaptureStart, Part, PartChanges, Transactions
-from schemas.join import JOIN_PREFIX, Join
+from schemas.join import DEFINING, Join
 from schemas.table import TableSchema
 
 _MARK: Final = b"keepstream."
@@ -76,7 +76,7 @@ def _still_live(tables: tuple[TableSchema, ...], entries: Entries) -> tuple[Tabl
 def _after(entries: Entries, message: Message, publication: str) -> Entries:
     if message.prefix == DDL_PREFIX:
         return after_message(entries, SchemaMessage.from_json(message.content), publication)
-    if message.prefix == JOIN_PREFIX:
+    if message.prefix in DEFINING:
         join = Join.from_json(message.content)
         return after_join(entries, join.schema, join.table)
     return entries
@@ -98,5 +98,5 @@ def _ours(changes: Iterable[Change]) -> Iterator[Message]:
     """Those that may be."""
     for change in changes:
         payload = change.payload
-        if isinstance(payload, Message) and payload.prefix in (DDL_PREFIX, JOIN_PREFIX):
+        if isinstance(payload, Message) and payload.prefix in (DDL_PREFIX, *DEFINING):
             yield payload

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from connectors.postgres import progress
+from connectors.postgres.ddl import left_out
 from connectors.postgres.leftovers import UserObject
 from connectors.postgres.session import connect
 from pipeline.check import refusal
 from pipeline.config import parse_config
 from schemas.errors import OperatorNeeded
 from schemas.finding import Severity
+from schemas.lsn import Lsn, Position
 from tests.checking import CUSTOMER, by_code, configure, errors, preflight
+from tests.fix_apply import adopt
 from tests.fix_postgres import Database
 from tests.postgres_releases import needs_release
 
@@ -28,6 +31,23 @@ def test_a_replica_that_is_not_empty_is_refused(owning: Database, replica: Datab
     assert isinstance(error, OperatorNeeded)
     assert error.exit_code == 4
     assert str(error) == "replica standby: content: is not empty: it has table public.mine"
+
+
+def test_tables_that_joined_without_their_rows_are_named_with_what_copies_them(
+    owning: Database, replica: Database, log: Path
+) -> None:
+    with connect(replica.dsn, purpose="test") as session:
+        progress.install(session)
+        adopt(session, "crm", stream=bytes(16), position=Position(Lsn(1)))
+        left_out.await_copy(session, "crm", ("public", "big"))
+        left_out.add(session, "crm", ("public", "ignored"))
+    (found,) = [
+        each
+        for each in preflight(configure(owning.dsn, log, replica.dsn))
+        if each.code == "table-awaits-copy"
+    ]
+    assert (found.severity, found.subject) == (Severity.WARNING, "public.big")
+    assert found.fix == "`keepstream snapshot standby public.big` copies them, exactly."
 
 
 def test_the_source_as_its_own_replica_is_refused(owning: Database, log: Path) -> None:

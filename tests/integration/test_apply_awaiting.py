@@ -1,0 +1,158 @@
+"""A table that joined without its rows: apply leaves its changes out, follows what DDL makes of it, and takes
+its changes from the transaction on that finds it copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from connectors.postgres import deferred as kept
+from connectors.postgres.ddl import left_out
+from connectors.postgres.mend.transaction import end_awaiting
+from connectors.postgres.session import connect
+from schemas.change import Change, Message, Operation
+from schemas.ddl.kinds import DEFAULTS, Kind, Policy
+from schemas.join import (
+    JOIN_EMPTY_PREFIX,
+    JOIN_KEYS_PREFIX,
+    JOIN_PREFIX,
+    JOIN_ROWS_PREFIX,
+    Join,
+    JoinKey,
+    JoinKeys,
+)
+from tests.fix_apply import PIPELINE
+from tests.fix_ddl import Changing
+
+FOLLOWING: Mapping[Kind, Policy] = {**DEFAULTS, Kind.ALTER_TYPE: Policy.APPLY, Kind.DROP_TABLE: Policy.APPLY}
+MANY = "insert into {} select i, 1, 'set' from generate_series({}, {}) i"
+"""More than are worth sets."""
+NO_KEYS = JoinKeys()
+TABLES = "create table crm.t (id int primary key); insert into crm.t values (1), (2)"
+U = "create table crm.u (id int primary key, t int references crm.t, note text)"
+U_TO_T = 'alter table only "crm"."u" add constraint "u_t_fkey" FOREIGN KEY (t) REFERENCES crm.t(id);'
+X = "create table crm.x (id int primary key, u int references crm.u)"
+V_TO_U = 'alter table only "crm"."v" add constraint "v_u" FOREIGN KEY (u) REFERENCES crm.u(id);'
+
+
+def message(prefix: str, content: bytes) -> Change:
+    return Change(Operation.MESSAGE, bytes(8), payload=Message(True, prefix, content))
+
+
+def join(changing: Changing, prefix: str, *rows: bytes, keys: JoinKeys = NO_KEYS) -> None:
+    """Of table crm.u, which may be there."""
+    ddl = "create table crm.u (id int primary key, t int, note text)"
+    definition = Join("crm", "u", ("id", "t", "note"), (ddl,)).to_json()
+    changing.made_log.commit(
+        message(prefix, definition),
+        *(message(JOIN_ROWS_PREFIX, each) for each in rows),
+        message(JOIN_KEYS_PREFIX, keys.to_json()),
+    )
+    changing.replicating.catch_up()
+
+
+def awaiting(changing: Changing) -> list[str]:
+    with connect(changing.replica.dsn, purpose="test") as session:
+        return sorted(".".join(table) for table in left_out.read(session, PIPELINE).awaiting)
+
+
+def copy(changing: Changing, table: str) -> None:
+    """What `snapshot` does in one transaction of the replica that stands where the source does."""
+    rows = changing.source.execute(f"select r::text from {table} r")
+    with connect(changing.replica.dsn, purpose="test") as session, session.transaction():
+        session.execute("set local session_replication_role = replica")
+        for (row,) in rows:
+            session.execute(f"insert into {table} select (%s::{table}).*".encode(), [row])
+        schema, name = table.split(".")
+        end_awaiting(session, PIPELINE, (schema, name), replica_role=True, check=lambda: None)
+
+
+def deferred(changing: Changing) -> list[tuple[Any, ...]]:
+    return changing.replica.execute("select kind, object, reason from keepstream.deferred_ddl order by id")
+
+
+def keys(changing: Changing) -> list[tuple[Any, ...]]:
+    return changing.replica.execute("select conname::text from pg_constraint where contype = 'f' order by 1")
+
+
+def test_changes_are_left_out_on_every_path_and_ddl_is_followed_until_the_table_is_copied(
+    changing: Changing,
+) -> None:
+    changing.begin(TABLES)
+    changing.follow(f"{U}; {X}; insert into crm.u values (1, 1, 'before')", policies=FOLLOWING)
+    changing.replica.execute("delete from crm.u")
+    join(changing, JOIN_EMPTY_PREFIX)
+    assert awaiting(changing) == ["crm.u"]
+    changing.run("update crm.u set note = 'single' where id = 1; delete from crm.u where id = 1")
+    changing.run(
+        f"{MANY.format('crm.u', 10, 400)}; insert into crm.t values (3); truncate crm.u, crm.x;"
+        " insert into crm.u values (5, 2, 'again')"
+    )
+    changing.log()
+    changing.run(
+        "update crm.u set note = 'part'; insert into crm.t values (4); insert into crm.x values (1, 5)"
+    )
+    changing.log(part_bytes=1)
+    changing.follow(
+        "alter table crm.u alter note type varchar(40) using note || '!', add column extra int default 7,"
+        " alter id type bigint;"
+        " alter table crm.u rename to w; create index on crm.w (extra); insert into crm.w values (6)",
+        policies=FOLLOWING,
+    )
+    assert (awaiting(changing), changing.replica.execute("select count(*) from crm.w")) == (["crm.w"], [(0,)])
+    assert changing.replica.execute("select count(*) from crm.t") == [(4,)]
+    refused = 'insert or update on table "x" violates foreign key constraint "x_u_fkey"'
+    assert deferred(changing) == [("foreign key", "crm.x.x_u_fkey", refused)]
+
+    with changing.replicating.running(policies=FOLLOWING):
+        changing.run("update crm.w set note = 'left out' where id = 6; insert into crm.t values (5)")
+        changing.log()
+        changing.replicating.wait_for(changing.made_log.lsn)
+        copy(changing, "crm.w")
+        changing.run(f"update crm.w set note = 'copied' where id = 5; {MANY.format('crm.w', 10, 400)}")
+        changing.log()
+        changing.replicating.wait_for(changing.made_log.lsn)
+    assert awaiting(changing) == []
+    changing.agree()
+
+
+def test_keys_to_a_table_without_rows_are_made_when_it_is_copied(changing: Changing) -> None:
+    """Those that its joining tells, and those that DDL makes meanwhile. One of its own is made at once."""
+    changing.begin(
+        f"{TABLES}; create table crm.v (id int primary key, u int); insert into crm.v values (1, 5)"
+    )
+    changing.follow(f"{U}; insert into crm.u values (5, 1, 'five')", policies=FOLLOWING)
+    changing.replica.execute("drop table crm.u")
+    with connect(changing.replica.dsn, purpose="test") as session:
+        kept.keep(session, PIPELINE, kept.Deferred("foreign key", "crm.v.v_u", "as told", V_TO_U))
+    own = JoinKey("crm.u.u_t_fkey", "crm.t", U_TO_T)
+    join(changing, JOIN_EMPTY_PREFIX, keys=JoinKeys((own,), (), (JoinKey("crm.v.v_u", "crm.u", V_TO_U),)))
+    changing.follow("alter table crm.v add constraint v_later foreign key (u) references crm.u")
+    assert keys(changing) == [("u_t_fkey",)]
+    assert deferred(changing) == [
+        ("foreign key", "crm.v.v_u", "it refers to crm.u, whose rows are still to be copied"),
+        (
+            "foreign key",
+            "crm.v.v_later",
+            'insert or update on table "v" violates foreign key constraint "v_later"',
+        ),
+    ]
+    copy(changing, "crm.u")
+    assert keys(changing) == [("u_t_fkey",), ("v_later",), ("v_u",)]
+    assert deferred(changing) == []
+
+
+def test_a_table_that_is_dropped_or_joins_again_with_its_rows_awaits_none(changing: Changing) -> None:
+    changing.begin(TABLES)
+    changing.follow(U)
+    join(changing, JOIN_EMPTY_PREFIX)
+    changing.follow("insert into crm.u values (1)")
+    join(changing, JOIN_PREFIX, b"1\t2\tone\n")
+    assert awaiting(changing) == []
+    assert changing.replica.execute("select * from crm.u") == [(1, 2, "one")]
+    changing.follow("delete from crm.u")
+    join(changing, JOIN_EMPTY_PREFIX)
+    assert awaiting(changing) == ["crm.u"]
+    changing.follow("drop table crm.u", policies=FOLLOWING)
+    assert awaiting(changing) == []
+    changing.agree()

@@ -1,0 +1,137 @@
+"""A table with more rows than go through the source's WAL joins without them: exact once it is copied."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pipeline.app import capture_options, open_log
+from pipeline.capture import joining
+from pipeline.config import load_config
+from pipeline.dev.process import wait_until
+from tests.capturing import capturing
+from tests.fix_pipeline import Pipeline
+from tests.fix_postgres import Database
+from tests.tracked import install_triggers
+
+ROWS = 3000
+BIG = (
+    "create table big (id int primary key, n int, pad text);"
+    f" insert into big select i, 0, repeat(md5(i::text), 3) from generate_series(1, {ROWS}) i;"
+    " create table listed (id int primary key, a int, secret text);"
+    f" insert into listed select i, i, 'secret' from generate_series(1, {ROWS}) i"
+)
+COPY = "keepstream snapshot standby"
+TABLES = ["public.big", "public.listed"]
+AWAITING = (
+    "select schema_name || '.' || table_name from keepstream.schema_left_out where awaits_copy order by 1"
+)
+
+
+@contextmanager
+def following(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, schema: str) -> Iterator[None]:
+    """With a limit of 100 kB; capture runs in this process. Table `listed` has a column list and a filter."""
+    monkeypatch.setattr(joining, "JOIN_LIMIT_BYTES", 100_000)
+    monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
+    for side in (pipeline.source, pipeline.replica):
+        side.execute(schema)
+    pipeline.settings["replicas"]["standby"] |= {
+        "initial": "none",
+        "schema": {"policies": {"drop_table": "apply"}},
+    }
+    pipeline.settings["source"]["tables"] = {
+        "limits": {"public.listed": {"columns": ["id", "a"], "where": "id >= 20"}}
+    }
+    pipeline.write_config()
+    install_triggers(pipeline.source)
+    config = load_config(pipeline.config_path)
+    with capturing(capture_options(config, open_log(config))):
+        pipeline.start("apply", "standby")
+        pipeline.wait()
+        yield
+
+
+@contextmanager
+def writing(source: Database) -> Iterator[list[int]]:
+    """To all rows of `big`, old and new, in transactions of their own; yields a list that grows with each."""
+    stop, committed = threading.Event(), list[int]()
+
+    def write() -> None:
+        with source.connect() as session:
+            for n in itertools.count(1):
+                if stop.wait(0.003):
+                    return
+                session.execute("update big set n = n + 1 where id = %s", [n % ROWS + 1])
+                session.execute("insert into big (id, n, pad) values (%s, 0, 'new')", [ROWS + n])
+                session.execute("delete from big where id = %s", [ROWS + n - 5])
+                committed.append(n)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield committed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def awaits(pipeline: Pipeline) -> list[str]:
+    there = "select from pg_tables where tablename = 'schema_left_out'"
+    return [name for (name,) in pipeline.replica.execute(AWAITING)] if pipeline.replica.execute(there) else []
+
+
+def snapshot(pipeline: Pipeline, table: str, *, code: int = 0, failpoint: str = "") -> None:
+    env = {"KEEPSTREAM_FAILPOINT": failpoint} if failpoint else {}
+    done = pipeline.run("snapshot", "standby", table, env=env)
+    assert done.code == code, f"{done.stdout}\n{done.stderr}\n{pipeline.outputs()}"
+
+
+def contents(database: Database) -> Any:
+    return database.execute("select count(*), md5(string_agg(b::text, e'\\n' order by id)) from big b")
+
+
+def test_a_large_table_joins_under_writes_and_is_exact_from_its_copy_on(
+    directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, source, replica = directory_pipeline, directory_pipeline.source, directory_pipeline.replica
+    with following(pipeline, monkeypatch, "create table zone (id int primary key)"):
+        source.execute(BIG)
+        with writing(source) as committed:
+            pipeline.until(lambda: awaits(pipeline) == TABLES, "the joining of both")
+            source.execute(
+                "update listed set secret = 'x', a = 0 where id < 20; delete from listed where id < 10"
+            )
+            source.execute("alter table big add column extra int default 7; create index on big (extra)")
+            pipeline.started[-1].kill()
+            pipeline.start("apply", "standby")
+            before = len(committed)
+            pipeline.wait()
+            assert wait_until(lambda: len(committed) > before + 9, 30)
+            assert replica.execute("select (select count(*) from big), (select count(*) from listed)") == [
+                (0, 0)
+            ]
+            assert pipeline.verify()["not_replicated"] == [
+                {"table": table, "reason": f"it joined without its rows; `{COPY} {table}` copies them"}
+                for table in TABLES
+            ]
+            status = pipeline.run("status", "--json").json
+            assert status["replicas"]["standby"]["awaits_copy"] == ["public.big", "public.listed"]
+            snapshot(pipeline, "public.big", code=-signal.SIGKILL, failpoint="mend.proven")
+            assert (awaits(pipeline), contents(replica)[0][0]) == (TABLES, 0)
+            snapshot(pipeline, "public.listed")
+            snapshot(pipeline, "public.big", code=-signal.SIGKILL, failpoint="mend.committed")
+            assert awaits(pipeline) == []
+            assert contents(replica)[0][0] >= ROWS
+            before = len(committed)
+            assert wait_until(lambda: len(committed) > before + 50, 30)
+        pipeline.wait()
+        assert contents(replica) == contents(source)
+        assert replica.execute("select count(*), count(secret) from listed") == [(ROWS - 19, 0)]
+        assert pipeline.verify()["not_replicated"] == []
+        assert "table was copied: its changes are applied table=public.big" in pipeline.outputs()
