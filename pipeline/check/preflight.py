@@ -34,7 +34,7 @@ from pipeline.check.partitions import check_wal_reading, check_wholes, wholes_of
 from pipeline.check.prepared import SourceFacts
 from pipeline.check.publication import check_endangered, check_filtered, check_left, check_publication
 from pipeline.check.replica import FollowedStream, ReplicaCheck
-from pipeline.check.schema_trigger import check_schema_trigger
+from pipeline.check.schema_trigger import check_rewrites, check_schema_trigger
 from pipeline.check.sequences import check_source_sequences, source_sequences
 from pipeline.check.source import check_source
 from pipeline.check.tables import check_identities, check_tables, check_uncarried_objects
@@ -43,7 +43,7 @@ from pipeline.config import Config, Initial, readable_by_others
 from pipeline.reports import CAPTURE_STAGE, Endangered
 from pipeline.selection import Selection, is_by_root, select_tables
 from schemas.errors import KeepstreamError
-from schemas.finding import Finding
+from schemas.finding import Finding, Severity
 
 CONFIG = Place("config")
 
@@ -123,7 +123,10 @@ class Preflight:
         yield from check_uncarried_objects(session, role)
         sequences = source_sequences(session, config.publication_name if seen.publication else None)
         yield from check_source_sequences(SOURCE, sequences, role.name, established=established)
-        yield check_schema_trigger(session)
+        triggers = check_schema_trigger(session)
+        yield triggers
+        if triggers.severity is Severity.OK:
+            yield from check_rewrites(session, seen.selection.wanted)
         self._source = self._facts(session, server, instance, seen, sequences)
 
     def _read_tables(self, session: Session, *, established: bool) -> _SeenTables:

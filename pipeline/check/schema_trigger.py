@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from connectors.postgres.catalog import Table
 from connectors.postgres.ddl.install import VERSION, enable_sql, grants_sql
-from connectors.postgres.ddl.installed import Installed, read_installed
+from connectors.postgres.ddl.installed import Installed, larger_than_sent, read_installed
 from connectors.postgres.session import Session, wrapped
-from pipeline.check.findings import SOURCE
+from pipeline.check.findings import SOURCE, named
+from pipeline.quantities import human_bytes
 from schemas.finding import Finding
 
 _SUBJECT = "schema changes"
+_RAISE = "update keepstream.schema_settings set max_rows_bytes = {};"
 _INSTALL = (
     "Run `keepstream schema install` as a role that may create event triggers, or give such a role what"
     " `keepstream schema install --print` prints."
@@ -40,6 +45,22 @@ def check_schema_trigger(session: Session) -> Finding:
     return SOURCE.ok(
         "schema-trigger", _SUBJECT, f"are told by event triggers of version {found.version}, which all fire"
     )
+
+
+def check_rewrites(session: Session, tables: Sequence[Table]) -> Iterator[Finding]:
+    """Tables whose rows the event triggers, which must work, would not send if a command rewrote them."""
+    names = {table.oid: table.qualified_name for table in tables}
+    larger = larger_than_sent(session, list(names))
+    if larger:
+        limit, enough = larger[0].limit_bytes, 1 << larger[0].size_bytes.bit_length()
+        shown = named([f"{names[each.oid]} ({human_bytes(each.size_bytes)})" for each in larger])
+        yield SOURCE.note(
+            "rewrite-too-large",
+            _SUBJECT,
+            f"no more than {human_bytes(limit)} of a table are sent anew: a command that rewrites rows (ALTER"
+            f" COLUMN … TYPE, a volatile default) of {shown} stops capture",
+            fix=f"Before such a command, with room for the rows in the source's WAL: {_RAISE.format(enough)}",
+        )
 
 
 def _unreadable(session: Session) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +76,32 @@ def installed_version(session: Session) -> int | None:
     """The version that is installed; None for none, or for one that our role may not look at."""
     found = read_installed(session)
     return found.version or None if found else None
+
+
+_LARGER: Final = """
+    select t.id, t.size, s.max_rows_bytes
+      from keepstream.schema_settings s,
+           (select id, pg_table_size(id) + coalesce((select sum(pg_table_size(p.relid))
+                                                       from pg_partition_tree(id) p where p.relid <> id), 0)
+              from unnest(%s::oid[]) wanted (id)) t (id, size)
+     where t.size > s.max_rows_bytes
+     order by t.size desc
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Larger:
+    """A table, by OID, with more bytes than the event triggers send when DDL rewrites it: that limit, too."""
+
+    oid: int
+    size_bytes: int
+    limit_bytes: int
+
+
+def larger_than_sent(session: Session, tables: Sequence[int]) -> list[Larger]:
+    """Of the tables with these OIDs, with their partitions, the largest first. They must be installed."""
+    with wrapped("comparing tables with what the event triggers send"):
+        return [Larger(*map(int, row)) for row in session.execute(_LARGER, [list(tables)])]
 
 
 def count_followed(session: Session) -> dict[str, int]:

@@ -18,6 +18,27 @@ from schemas.finding import Severity
 from tests.checking import CUSTOMER, by_code, configure, errors, established, preflight
 from tests.fix_postgres import Database
 from tests.postgres_releases import needs_release
+from tests.tracked import install_triggers
+
+
+def test_tables_that_a_rewrite_would_not_send_are_named_with_the_limit_that_would(
+    owning: Database, log: Path
+) -> None:
+    owning.execute(
+        "create table large (id int primary key, t text); insert into large select i, repeat('x', 900)"
+        " from generate_series(1, 900) i; create table small (id int primary key)"
+    )
+    config = configure(owning.dsn, log)
+    install_triggers(owning)
+    assert "rewrite-too-large" not in by_code(preflight(config))
+    owning.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 100000")
+    found = by_code(preflight(config))["rewrite-too-large"]
+    assert (found.severity, "public.large (" in found.message, "small" in found.message) == (
+        Severity.NOTE,
+        True,
+        False,
+    )
+    assert found.fix.endswith("update keepstream.schema_settings set max_rows_bytes = 1048576;")
 
 
 def test_a_slot_beside_an_empty_log_is_refused(owning: Database, log: Path) -> None:
