@@ -2,7 +2,7 @@
 # top folder, which `environment.sh` expects to be the working directory.
 
 # What is built at installation, beside what the locks name.
-built_from="pyproject.toml schemas/_*.[ch] connectors/postgres/_*.c"
+built_from="pyproject.toml schemas/_*.[ch] connectors/postgres/*/_*.c"
 
 find_python() {
     local candidate

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.catalog.publication import Publication, TableName
+from connectors.postgres.catalog.tables import Table, TableKind
 from connectors.postgres.limits.limit import Limits
 from connectors.postgres.limits.sent import ColumnLists
-from connectors.postgres.publication import Publication, TableName
 from pipeline.config.model import Keyless, Partitions, Tables
 from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated

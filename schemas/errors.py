@@ -3,9 +3,9 @@
     KeepstreamError
     ├── RetryLater            nobody: try again with back-off               exit 5
     │   ├── LogFenced         … another capture owns the log, start again at P4
-    │   ├── PositionLost      … the replica is not where we left it     connectors/postgres/claim.py
-    │   ├── SnapshotLost      … a copy's snapshot is gone: begin anew   connectors/postgres/snapshot.py
-    │   ├── TableChanged      … a table changed while it was copied     connectors/postgres/snapshot.py
+    │   ├── PositionLost      … the replica is not where we left it     connectors/postgres/replica/claim.py
+    │   ├── SnapshotLost      … a copy's snapshot is gone: begin anew   connectors/postgres/copy/snapshot.py
+    │   ├── TableChanged      … a table changed while it was copied     connectors/postgres/copy/snapshot.py
     │   ├── CopyStopped       … a copy was told to end                  pipeline/copy/stopping.py
     │   └── VerifyStopped     … a comparison was told to end            pipeline/verify/watch.py
     ├── OperatorNeeded        the operator: something must be mended        exit 4

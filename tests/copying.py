@@ -13,8 +13,8 @@ import pytest
 from psycopg import sql
 
 import pipeline.copy.replica
-from connectors.postgres import snapshot, visibility
-from connectors.postgres.copy_run import begin_run, complete_run
+from connectors.postgres.copy import snapshot, visibility
+from connectors.postgres.copy.run import begin_run, complete_run
 from connectors.postgres.session import connect
 from pipeline.copy import CopyOptions, CopyProgress, copy_replica
 from schemas.lsn import Lsn, Position

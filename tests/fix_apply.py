@@ -19,8 +19,8 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.log.open import open_log
-from connectors.postgres import progress
-from connectors.postgres.progress import Progress
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.progress import Progress
 from connectors.postgres.session import Session, connect
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.stage import ApplyStage

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from connectors.postgres.ddl.install import install
-from connectors.postgres.pgoutput import Begin, Commit, Decoder, RelationChanged
+from connectors.postgres.replication.pgoutput import Begin, Commit, Decoder, RelationChanged
 from connectors.postgres.session import connect
 from pipeline.dev.postgres_server import binaries
 from schemas.change import Change, Message, Truncate

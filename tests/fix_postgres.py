@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from connectors.postgres.grants import Chosen, replica_grants, source_grants
+from connectors.postgres.catalog.grants import Chosen, replica_grants, source_grants
 from pipeline.dev.postgres_server import EmbeddedPostgres, binaries
 from pipeline.dev.process import require
 from tests.postgres_releases import release_programs

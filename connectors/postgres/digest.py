@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.equality import default_equality
-from connectors.postgres.held_types import COMPOSITE, Types
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.equality import default_equality
+from connectors.postgres.catalog.held_types import COMPOSITE, Types
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import RefusedData
 from schemas.identifiers import qualified

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from connectors.failpoints import failpoint
-from connectors.postgres import hold, progress
-from connectors.postgres.apply_errors import SourceRef
-from connectors.postgres.claim import Loss, PositionLost, explain
+from connectors.postgres.apply.errors import SourceRef
 from connectors.postgres.ddl.follow import ApprovalNeeded
-from connectors.postgres.progress import HoldKind
+from connectors.postgres.replica import hold, progress
+from connectors.postgres.replica.claim import Loss, PositionLost, explain
+from connectors.postgres.replica.progress import HoldKind
 from pipeline.apply.approval import ReadAgain
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import (

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from connectors.postgres import hold, progress
 from connectors.postgres.activity import SILENCE_LIMIT_S
-from connectors.postgres.claim import Claim, replaced, silence_s, take_over
-from connectors.postgres.progress import HoldKind, Progress
+from connectors.postgres.apply.writer import ReplicaWriter
+from connectors.postgres.replica import hold, progress
+from connectors.postgres.replica.claim import Claim, replaced, silence_s, take_over
+from connectors.postgres.replica.progress import HoldKind, Progress
 from connectors.postgres.session import Session, connect
-from connectors.postgres.writer import ReplicaWriter
 from pipeline import purposes
 from pipeline.apply.approval import Approval
 from pipeline.apply.grouping import Planner

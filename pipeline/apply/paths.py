@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
-from connectors.postgres.apply_errors import SourceRef
-from connectors.postgres.apply_sets import SetRefused
-from connectors.postgres.set_plans import SetPlan, SetRows
-from connectors.postgres.writer import ReplicaWriter
+from connectors.postgres.apply.errors import SourceRef
+from connectors.postgres.apply.set_plans import SetPlan, SetRows
+from connectors.postgres.apply.sets import SetRefused
+from connectors.postgres.apply.writer import ReplicaWriter
 from pipeline.apply import slices
 from pipeline.apply.backlog import Whole
 from pipeline.apply.slices import Encoded, Gathered, Run, Slice, only, size_of

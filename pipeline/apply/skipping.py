@@ -6,7 +6,7 @@ import json
 import threading
 import time
 
-from connectors.postgres.claim import PositionLost
+from connectors.postgres.replica.claim import PositionLost
 from pipeline.apply.grouping import ApplyPart, Blocked, Brakes, Group, Limits, Planner, RollBack
 from pipeline.apply.opened import OpenReplica
 from pipeline.apply.options import Skip

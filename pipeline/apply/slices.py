@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from connectors.postgres.apply_errors import SourceRef
-from connectors.postgres.set_plans import SetPlan, SetRows
+from connectors.postgres.apply.errors import SourceRef
+from connectors.postgres.apply.set_plans import SetPlan, SetRows
 from pipeline.apply.backlog import Whole
 from schemas.change import Change
 from schemas.changecodec import decode_changes, split_by_table

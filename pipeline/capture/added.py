@@ -14,7 +14,7 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.relation import published_tables
+from connectors.postgres.replication.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.capture.schemachange import added_columns
 from pipeline.capture.shapes import KnownShape, KnownType, without_files

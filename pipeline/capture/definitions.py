@@ -13,17 +13,17 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 
-from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.catalog.dependencies import read_dependencies
+from connectors.postgres.catalog.tableddl import TableDdl, definition_version, dump_table
+from connectors.postgres.catalog.tablerows import copied_columns
+from connectors.postgres.catalog.tables import Table, TableKind
 from connectors.postgres.ddl.rights_now import table_rights
-from connectors.postgres.dependencies import read_dependencies
 from connectors.postgres.limits.dumped import NOTHING, Untold, read_untold
 from connectors.postgres.limits.keys import unmaking_sql
 from connectors.postgres.limits.relaxing import relaxing_sql
 from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.tableddl import TableDdl, definition_version, dump_table
-from connectors.postgres.tablerows import copied_columns
 from pipeline.background import in_background
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres import publication as publications
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.partitions.tree import Member, read_members, read_written
+from connectors.postgres.replication.slot import SlotState
+from connectors.postgres.replication.walsender import SystemIdentity, Walsender
 from connectors.postgres.session import Session
-from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
-from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.announcements import (
     JOINS,
     LEAVES,

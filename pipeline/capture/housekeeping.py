@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from connectors.postgres.stream import Batch
+from connectors.postgres.replication.stream import Batch
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.joins import Joins
 from pipeline.capture.packer import FramePacker

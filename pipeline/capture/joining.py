@@ -34,19 +34,19 @@ from typing import Any, LiteralString
 from psycopg import sql
 
 from connectors.failpoints import failpoint
-from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table, TableKind, find_table
-from connectors.postgres.foreignkeys import read_keys_of
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.foreignkeys import read_keys_of
+from connectors.postgres.catalog.shape import read_shape
+from connectors.postgres.catalog.tableddl import definition_version
+from connectors.postgres.catalog.tablerows import copied_rows, emit_rows, row_versions
+from connectors.postgres.catalog.tables import Table, TableKind, find_table
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.limit import Limit
 from connectors.postgres.partitions.below import with_partitions
 from connectors.postgres.partitions.tree import Member, read_members
-from connectors.postgres.relation import published_tables
+from connectors.postgres.replication.relation import published_tables
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session
-from connectors.postgres.shape import read_shape
-from connectors.postgres.tableddl import definition_version
-from connectors.postgres.tablerows import copied_rows, emit_rows, row_versions
 from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.told import TOLD, Told
 from pipeline.capture.definitions import Definition, NotNow

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from psycopg import sql
 
-from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.tableddl import definition_version
+from connectors.postgres.catalog.tables import Table, list_tables
 from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.limits.harmless import require_addable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
-from connectors.postgres.tableddl import definition_version
 from pipeline.capture.definitions import Definitions, NotNow
 from pipeline.capture.joining import (
     ROWS_LIMIT_BYTES,

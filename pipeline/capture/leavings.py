@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
-from connectors.postgres.catalog import Table
-from connectors.postgres.progress import Progress, ReplicaState
+from connectors.postgres.catalog.tables import Table
+from connectors.postgres.copy.snapshot import name_blockers, older_transactions
+from connectors.postgres.replica.progress import Progress, ReplicaState
 from connectors.postgres.server import current_xid, insert_lsn, oldest_xid
-from connectors.postgres.snapshot import name_blockers, older_transactions
 from pipeline.background import in_background
 from pipeline.capture.announcements import LEAVES, Leave
 from pipeline.capture.history import left_tables

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from connectors.postgres.catalog import Table, TableKind
-from connectors.postgres.publication import PublishedTable, TableName
+from connectors.postgres.catalog.publication import PublishedTable, TableName
+from connectors.postgres.catalog.tables import Table, TableKind
 from pipeline.config.model import Tables
 from pipeline.config.values import TablePattern, in_yaml
 from schemas.entries import Entries, Kind

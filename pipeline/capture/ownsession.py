@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.postgres.publication import WRITERS_WAIT_MS
+from connectors.postgres.catalog.publication import WRITERS_WAIT_MS
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.capture.options import CaptureOptions
 from schemas.errors import KeepstreamError

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.catalog.tables import CatalogColumn
 from connectors.postgres.partitions.tree import Member
 from connectors.postgres.partitions.truncates import Truncate
-from connectors.postgres.publication import TableName
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import SHAPES, KnownShape

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectors.postgres.failover.primary import require_same_server
+from connectors.postgres.replication.slot import SlotState
+from connectors.postgres.replication.walsender import SystemIdentity, Walsender
 from connectors.postgres.session import Session
-from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.capture.ddl.authentic import require_key
 from pipeline.capture.ddl.looking import Reading, Seen, look, unread
 from pipeline.capture.ddl.replay import Known

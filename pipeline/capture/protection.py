@@ -23,14 +23,14 @@ from typing import Final
 from psycopg import sql
 
 from connectors.failpoints import failpoint
-from connectors.postgres import publication as publications
-from connectors.postgres.catalog import Table, find_table, list_tables
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.publication import Publication
+from connectors.postgres.catalog.replica_identity import identity_remedy, set_full_identity
+from connectors.postgres.catalog.shape import read_shape
+from connectors.postgres.catalog.tables import Table, find_table, list_tables
 from connectors.postgres.instance import has_role, lending_sql, superusers
-from connectors.postgres.publication import Publication
-from connectors.postgres.replica_identity import identity_remedy, set_full_identity
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.shape import read_shape
 from pipeline.capture.announcements import LEAVES, Leave
 from pipeline.capture.history import left_tables, named_tables
 from pipeline.capture.leavings import Leavings

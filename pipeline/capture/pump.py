@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from connectors.failpoints import failpoint
 from connectors.postgres.binary.rows import BinaryRows, Converter
-from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
-from connectors.postgres.runs import Runs
-from connectors.postgres.stream import Batch
-from connectors.postgres.walsender import VALUE_TOO_LARGE
+from connectors.postgres.replication.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
+from connectors.postgres.replication.runs import Runs
+from connectors.postgres.replication.stream import Batch
+from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import ADDED_PREFIX, AddedColumns
 from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.judging import renamed_oids, renamed_tables

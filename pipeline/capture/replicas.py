@@ -10,14 +10,14 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres import progress
-from connectors.postgres.catalog import Table
-from connectors.postgres.copy_run import may_switch_triggers_off
-from connectors.postgres.dependencies import Dependency, missing
-from connectors.postgres.joined_table import Place, kind_of, rehearse
-from connectors.postgres.progress import Progress
+from connectors.postgres.apply.joined_table import Place, kind_of, rehearse
+from connectors.postgres.catalog.columns import TableColumns
+from connectors.postgres.catalog.dependencies import Dependency, missing
+from connectors.postgres.catalog.tables import Table
+from connectors.postgres.copy.run import may_switch_triggers_off
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.progress import Progress
 from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.table_columns import TableColumns
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from schemas.errors import KeepstreamError
 from schemas.join import Join

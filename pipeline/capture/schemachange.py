@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.catalog.tables import CatalogColumn
 from schemas.change import AddedColumn, ColumnsAdded
 from schemas.errors import BEGIN_ANEW, RefusedData
 from schemas.table import Column, TableSchema

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Final
 
-from connectors.postgres.shape import Shape, UsedType
+from connectors.postgres.catalog.shape import Shape, UsedType
 from pipeline.capture.schemachange import refuse_change
 from schemas.entries import Entries, Kind, entry_malformed
 

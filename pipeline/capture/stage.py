@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from connectors.postgres.binary.values import SourceValues
 from connectors.postgres.failover.hosts import at_server
-from connectors.postgres.slot import read_slot
-from connectors.postgres.walsender import VALUE_TOO_LARGE
+from connectors.postgres.replication.slot import read_slot
+from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.ddl.ended import tracking_details
 from pipeline.capture.housekeeping import Housekeeping

@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from connectors.ahead import Ahead
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
-from connectors.postgres import publication as publications
-from connectors.postgres import slot as slots
-from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.publication import Publication
+from connectors.postgres.catalog.replica_identity import set_full_identity
+from connectors.postgres.catalog.tables import Table, list_tables
+from connectors.postgres.copy.snapshot import name_blockers, slot_blockers
 from connectors.postgres.failover.primary import require_failover_slots, require_primary, require_same_server
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.unfit import require_fit_columns
-from connectors.postgres.publication import Publication
-from connectors.postgres.relation import published_tables
-from connectors.postgres.replica_identity import set_full_identity
+from connectors.postgres.replication import slot as slots
+from connectors.postgres.replication.relation import published_tables
+from connectors.postgres.replication.stream import SlotStream
+from connectors.postgres.replication.walsender import CreatedSlot, SystemIdentity, Walsender
 from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.snapshot import name_blockers, slot_blockers
-from connectors.postgres.stream import SlotStream
-from connectors.postgres.walsender import CreatedSlot, SystemIdentity, Walsender
 from pipeline import purposes
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.ddl.looking import first_told

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
+from connectors.postgres.replication.walsender import SystemIdentity, TimelineSwitch
 from pipeline.board import captures_in
 from pipeline.reports import StageReport
 from schemas.errors import BEGIN_ANEW, HistoryBroken, RetryLater

@@ -21,8 +21,8 @@ from datetime import timedelta
 from itertools import chain
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres import progress
-from connectors.postgres.progress import Progress, ReplicaState
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.progress import Progress, ReplicaState
 from connectors.postgres.session import connect
 from pipeline.capture.options import FollowingReplica, TrimOptions
 from pipeline.config import Initial

@@ -18,11 +18,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from connectors.postgres.catalog import CatalogColumn, read_columns
-from connectors.postgres.pgoutput import RelationChanged
-from connectors.postgres.publication import publication_identity
-from connectors.postgres.shape import Shape, read_shape, read_used_types
-from connectors.postgres.visibility import wait_until_transaction_visible
+from connectors.postgres.catalog.publication import publication_identity
+from connectors.postgres.catalog.shape import Shape, read_shape, read_used_types
+from connectors.postgres.catalog.tables import CatalogColumn, read_columns
+from connectors.postgres.copy.visibility import wait_until_transaction_visible
+from connectors.postgres.replication.pgoutput import RelationChanged
 from pipeline.capture.announcements import Leave
 from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name

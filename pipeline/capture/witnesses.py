@@ -10,7 +10,7 @@ from typing import Final
 from psycopg.conninfo import make_conninfo
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres import progress
+from connectors.postgres.replica import progress
 from connectors.postgres.session import connect
 from pipeline.background import in_background
 from pipeline.board import captures_of, read_reports

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from connectors.postgres.apply_catalog import load_table
-from connectors.postgres.fitting import generating
+from connectors.postgres.apply.catalog import load_table
+from connectors.postgres.catalog.columns import Generated, read_table_columns
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.partitions.bounds import read_bounds
-from connectors.postgres.publication import TableName
+from connectors.postgres.replica.fitting import generating
+from connectors.postgres.replica.target import PreparedTable
 from connectors.postgres.session import Session
 from connectors.postgres.sqlstate import GIVE_BOUNDS
-from connectors.postgres.table_columns import Generated, read_table_columns
-from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, losing
 from pipeline.check.prepared import SourceFacts
 from schemas.finding import Finding

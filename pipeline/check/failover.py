@@ -14,9 +14,9 @@ from psycopg import sql
 from connectors.postgres.failover.hosts import Host, hosts
 from connectors.postgres.failover.primary import require_failover_slots, started_at
 from connectors.postgres.failover.standbys import HostSeen, Standbys, look_at_host, read_standbys
+from connectors.postgres.replication.slot import SlotState
+from connectors.postgres.replication.walsender import let_fail_over_command
 from connectors.postgres.session import Session
-from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import let_fail_over_command
 from pipeline.app import source_conninfo
 from pipeline.check.findings import SOURCE, comment
 from pipeline.config import Config

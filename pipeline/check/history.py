@@ -12,9 +12,9 @@ from functools import partial
 from typing import TypeVar
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.replication.slot import SlotState, read_slot
+from connectors.postgres.replication.walsender import SystemIdentity, Walsender
 from connectors.postgres.session import Session
-from connectors.postgres.slot import SlotState, read_slot
-from connectors.postgres.walsender import SystemIdentity, Walsender
 from pipeline.app import capture_options, source_conninfo
 from pipeline.capture import history
 from pipeline.capture.ddl.looking import UNTRACKED, Seen

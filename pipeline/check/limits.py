@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from connectors.postgres.limits.harmless import Preview, preview, read_limits
-from connectors.postgres.limits.limit import Limit
-from connectors.postgres.limits.unfit import read_unfit
-from connectors.postgres.publication import (
+from connectors.postgres.catalog.publication import (
     Publication,
     TableName,
     add_tables_sql,
     drop_table_sql,
 )
+from connectors.postgres.limits.harmless import Preview, preview, read_limits
+from connectors.postgres.limits.limit import Limit
+from connectors.postgres.limits.unfit import read_unfit
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, comment

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-from connectors.postgres.catalog import Table, TableKind
+from connectors.postgres.catalog.publication import (
+    Publication,
+    TableName,
+    by_root_sql,
+    drop_table_sql,
+    whole_sql,
+)
+from connectors.postgres.catalog.tables import Table, TableKind
 from connectors.postgres.partitions.truncates import Lack, reading_lacks
-from connectors.postgres.publication import Publication, TableName, by_root_sql, drop_table_sql, whole_sql
 from connectors.postgres.server import Server
 from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, Place, named

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from connectors.postgres.catalog import Table, count_large_objects, list_tables
+from connectors.postgres.catalog.inheritance import read_children
+from connectors.postgres.catalog.publication import Publication, read_publication
+from connectors.postgres.catalog.source_schema import read_source_schema
+from connectors.postgres.catalog.tables import Table, count_large_objects, list_tables
 from connectors.postgres.ddl import rights_now
 from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.ddl.tracking import triggers_act
-from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import Instance, read_instance
 from connectors.postgres.limits.sent import lists_in, sent_columns, sent_versions
 from connectors.postgres.partitions.bounds import read_bounds
-from connectors.postgres.publication import Publication, read_publication
+from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.sequences.reading import KnownSequence
 from connectors.postgres.server import Role, Server, read_role, read_server
 from connectors.postgres.session import Session, connect
-from connectors.postgres.slot import read_slot
-from connectors.postgres.source_schema import read_source_schema
 from pipeline.app import open_log, policies, replica_conninfo, source_conninfo
 from pipeline.board import read_reports, report_key
 from pipeline.check.failover import check_failover

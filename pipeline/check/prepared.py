@@ -6,23 +6,23 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import chain
 
-from connectors.postgres import source_schema
-from connectors.postgres.apply_catalog import load_table
+from connectors.postgres.apply.catalog import load_table
+from connectors.postgres.catalog import source_schema
+from connectors.postgres.catalog.columns import TableColumns, read_table_columns
+from connectors.postgres.catalog.held_types import HeldColumns, read_enums, read_held_columns
+from connectors.postgres.catalog.inheritance import read_children
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.ddl.rights_now import Rights
-from connectors.postgres.firing import FOREIGN_KEY, Firing
-from connectors.postgres.fitting import Misfit, adding_labels, misfits, unfilled
-from connectors.postgres.held_types import HeldColumns, read_enums, read_held_columns
-from connectors.postgres.inheritance import read_children
 from connectors.postgres.instance import Instance, has_role, lending_sql, superusers
-from connectors.postgres.leftovers import filled_tables, relations
-from connectors.postgres.narrowing import lacking_in, narrowing
-from connectors.postgres.publication import TableName
-from connectors.postgres.row_security import Policed, exempting
+from connectors.postgres.replica.firing import FOREIGN_KEY, Firing
+from connectors.postgres.replica.fitting import Misfit, adding_labels, misfits, unfilled
+from connectors.postgres.replica.leftovers import filled_tables, relations
+from connectors.postgres.replica.narrowing import lacking_in, narrowing
+from connectors.postgres.replica.row_security import Policed, exempting
+from connectors.postgres.replica.target import PreparedTable
 from connectors.postgres.sequences.reading import KnownSequence
 from connectors.postgres.server import Role, Server
 from connectors.postgres.session import Session
-from connectors.postgres.table_columns import TableColumns, read_table_columns
-from connectors.postgres.target import PreparedTable
 from pipeline.check.findings import Place, coming, comment, identifier, losing, named
 from pipeline.check.partitions import check_one_table
 from pipeline.config import Initial

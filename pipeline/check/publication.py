@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator
 
 from psycopg import sql
 
-from connectors.postgres.catalog import Table
-from connectors.postgres.instance import has_role, lending_sql, superusers
-from connectors.postgres.limits.limit import Limits
-from connectors.postgres.limits.unsent import read_toastable
-from connectors.postgres.publication import (
+from connectors.postgres.catalog.publication import (
     Publication,
     add_tables_sql,
     create_publication_sql,
     drop_table_sql,
     give_publication_sql,
 )
-from connectors.postgres.replica_identity import full_identity_sql, identity_sql, index_identity_sql
+from connectors.postgres.catalog.replica_identity import full_identity_sql, identity_sql, index_identity_sql
+from connectors.postgres.catalog.tables import Table
+from connectors.postgres.instance import has_role, lending_sql, superusers
+from connectors.postgres.limits.limit import Limits
+from connectors.postgres.limits.unsent import read_toastable
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, comment, losing

@@ -6,16 +6,17 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from connectors.postgres import progress, source_schema
-from connectors.postgres.catalog import count_large_objects
-from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.catalog import source_schema
+from connectors.postgres.catalog.tables import count_large_objects
+from connectors.postgres.copy.run import may_switch_triggers_off
 from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.follow import Policies
 from connectors.postgres.instance import read_instance
-from connectors.postgres.leftovers import UserObject, user_objects
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.leftovers import UserObject, user_objects
+from connectors.postgres.replica.target import PreparedTable, read_prepared_tables
 from connectors.postgres.server import read_role, read_server
 from connectors.postgres.session import Session
-from connectors.postgres.target import PreparedTable, read_prepared_tables
 from pipeline.check.deviations import Deviations
 from pipeline.check.findings import Place, identifier, losing
 from pipeline.check.prepared import PreparedCheck, SourceFacts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from connectors.postgres.catalog import Table
+from connectors.postgres.catalog.tables import Table
 from connectors.postgres.ddl.install import VERSION, enable_sql, grants_sql
 from connectors.postgres.ddl.installed import Installed, larger_than_sent, read_installed
 from connectors.postgres.session import Session, wrapped

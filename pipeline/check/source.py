@@ -9,9 +9,9 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.instance import Instance
+from connectors.postgres.replication.slot import time_to_full_s
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.server import Role, Server
-from connectors.postgres.slot import time_to_full_s
-from connectors.postgres.walsender import Walsender
 from pipeline.app import source_conninfo
 from pipeline.check.findings import SOURCE, Place, comment, losing
 from pipeline.config import Config

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
-from connectors.postgres.catalog import (
+from connectors.postgres.catalog.publication import Publication
+from connectors.postgres.catalog.replica_identity import full_identity_of, index_identity_sql
+from connectors.postgres.catalog.tables import (
     OWN_SCHEMA,
     Table,
     TableKind,
@@ -14,8 +16,6 @@ from connectors.postgres.catalog import (
 )
 from connectors.postgres.instance import read_oid_columns
 from connectors.postgres.large_objects.reading import count_hidden
-from connectors.postgres.publication import Publication
-from connectors.postgres.replica_identity import full_identity_of, index_identity_sql
 from connectors.postgres.server import Role
 from connectors.postgres.session import Session
 from pipeline.check.findings import SOURCE, comment, identifier, named

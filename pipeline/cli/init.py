@@ -173,7 +173,7 @@ def _prompt(question: str, default: str | None = None, *, faults: Callable[[str]
 
 def database_name(conninfo: str) -> str:
     """The pipeline's name if none is given: the source database's, as far as it may be one."""
-    from connectors.postgres.grants import login_of
+    from connectors.postgres.catalog.grants import login_of
 
     if "${" in conninfo:
         return "crm"
@@ -249,7 +249,7 @@ def _exists(path: Path) -> OperatorNeeded:
 
 
 def _grants(config: Config, server: str | None) -> str:
-    from connectors.postgres.grants import Chosen, replica_grants, source_grants
+    from connectors.postgres.catalog.grants import Chosen, replica_grants, source_grants
 
     tables = config.source.tables
     chosen = Chosen(

@@ -26,8 +26,8 @@ def pause(
     A transaction that is being applied is finished first. Until it is, at most --timeout seconds, this waits;
     if it gives up, or is killed, nothing has changed.
     """
-    from connectors.postgres.hold import between_transactions, hold
-    from connectors.postgres.progress import HoldKind
+    from connectors.postgres.replica.hold import between_transactions, hold
+    from connectors.postgres.replica.progress import HoldKind
     from connectors.postgres.session import connect
     from pipeline.app import replica_conninfo
     from schemas.lsn import format_lsn

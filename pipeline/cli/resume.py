@@ -22,8 +22,8 @@ def resume(
     ] = 60.0,
 ) -> None:
     """Let REPLICA go on from where it is held. A verification that is under way ends without a result."""
-    from connectors.postgres.hold import between_transactions, release
-    from connectors.postgres.progress import require
+    from connectors.postgres.replica.hold import between_transactions, release
+    from connectors.postgres.replica.progress import require
     from connectors.postgres.session import connect
     from pipeline.app import replica_conninfo
 

@@ -33,9 +33,9 @@ def install(context: typer.Context, *, printed: Annotated[bool, _PRINT] = False)
 
     Needs a role that may create event triggers. Without them only ADD COLUMN is followed.
     """
+    from connectors.postgres.catalog.grants import login_of
     from connectors.postgres.ddl.install import install as install_triggers
     from connectors.postgres.ddl.install import install_sql
-    from connectors.postgres.grants import login_of
     from pipeline.app import source_conninfo
     from pipeline.cli.output import print_sql, print_text
 

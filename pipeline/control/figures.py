@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from connectors.postgres.failover.standbys import Standbys
-from connectors.postgres.progress import Progress
-from connectors.postgres.slot import time_to_full_s
+from connectors.postgres.replica.progress import Progress
+from connectors.postgres.replication.slot import time_to_full_s
 from pipeline.control.observation import LogSeen, Observation, SourceSeen
 from pipeline.reports import StageReport
 from schemas.lsn import Lsn, format_lsn

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from connectors.postgres.activity import SILENCE_LIMIT_S
-from connectors.postgres.progress import HoldKind, Progress, ReplicaState
+from connectors.postgres.replica.progress import HoldKind, Progress, ReplicaState
 from pipeline.control import figures
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.observation import Observation, ReplicaSeen, is_end_needed

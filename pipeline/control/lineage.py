@@ -8,8 +8,8 @@ from concurrent.futures import TimeoutError as NotInTime
 
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.failover.standbys import read_timeline
+from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.session import Session
-from connectors.postgres.slot import read_slot
 from pipeline.background import in_background
 from pipeline.capture.timelines import Lineage, old_timeline
 from pipeline.reports import StageReport

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.failover.standbys import NO_STANDBYS, Standbys
-from connectors.postgres.progress import Progress
-from connectors.postgres.publication import TableName
-from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from connectors.postgres.replica.progress import Progress
+from connectors.postgres.replication.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import captures_in, captures_of
 from pipeline.reports import NotReplicated, StageReport
 from schemas.errors import KeepstreamError

@@ -17,13 +17,13 @@ from threading import Thread
 from typing import Any, Generic, TypeVar
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres import progress
-from connectors.postgres import slot as slots
-from connectors.postgres.catalog import list_tables
+from connectors.postgres.catalog.publication import publication_identity, read_publication
+from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.ddl import left_out
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.failover.standbys import read_standbys, read_timeline
-from connectors.postgres.publication import publication_identity, read_publication
+from connectors.postgres.replica import progress
+from connectors.postgres.replication import slot as slots
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.app import open_log, replica_conninfo, source_conninfo
 from pipeline.board import read_reports

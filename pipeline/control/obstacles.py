@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.progress import HoldKind, Progress, ReplicaState
+from connectors.postgres.replica.progress import HoldKind, Progress, ReplicaState
+from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect
-from connectors.postgres.slot import read_slot
 from pipeline.quantities import human_bytes, human_seconds
 from schemas.errors import HistoryBroken, KeepstreamError
 from schemas.lsn import Lsn, format_lsn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from connectors.postgres.slot import SlotState
+from connectors.postgres.replication.slot import SlotState
 from pipeline.capture.history import slot_foreign, slot_missing, slot_past_end
 from pipeline.capture.timelines import Lineage, old_timeline
 from pipeline.capture.witnesses import CAPTURE, reported

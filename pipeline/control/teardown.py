@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres import progress
-from connectors.postgres import publication as publications
-from connectors.postgres import slot as slots
 from connectors.postgres.activity import read_sessions
+from connectors.postgres.catalog import publication as publications
 from connectors.postgres.ddl.install import uninstall
 from connectors.postgres.ddl.installed import read_installed, used_by_others
 from connectors.postgres.instance import has_role
+from connectors.postgres.replica import progress
+from connectors.postgres.replication import slot as slots
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline import purposes
 from pipeline.app import open_log, replica_conninfo, source_conninfo

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 
-from connectors.postgres.progress import Progress, ReplicaState, read
+from connectors.postgres.replica.progress import Progress, ReplicaState, read
 from connectors.postgres.server import insert_lsn, push_log
 from connectors.postgres.session import Session, connect
 from pipeline.background import in_background

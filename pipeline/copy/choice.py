@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
-from connectors.postgres.foreignkeys import ForeignKey
+from connectors.postgres.catalog.foreignkeys import ForeignKey
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.catalog.source_schema import PG_CONSTRAINT, SourceSchema
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.limits.keys import Unmakeable
-from connectors.postgres.publication import TableName
-from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.source_schema import PG_CONSTRAINT, SourceSchema
+from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
 from pipeline.copy.toc import TocChoice, TocEntry, choose
 from schemas.identifiers import qualified
 

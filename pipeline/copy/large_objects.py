@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from connectors.postgres.copy_run import CopyRun, finish_part, has_part, take_part
+from connectors.postgres.copy.part_copier import CopierSetup
+from connectors.postgres.copy.run import CopyRun, finish_part, has_part, take_part
+from connectors.postgres.copy.snapshot import begin_in_snapshot
 from connectors.postgres.large_objects.reading import LargeObject, list_large_objects, read_pieces
 from connectors.postgres.large_objects.writing import (
     give_to_owners,
@@ -20,9 +22,7 @@ from connectors.postgres.large_objects.writing import (
     unlink_all,
     write_large_objects,
 )
-from connectors.postgres.part_copier import CopierSetup
 from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.snapshot import begin_in_snapshot
 from pipeline.cancelling import cancelled_by
 from pipeline.copy.progress import CopyMeter
 from pipeline.copy.watch import CopyWatch

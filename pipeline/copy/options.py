@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.ddl.follow import Policies
-from connectors.postgres.publication import TableName
 from pipeline import purposes
 from pipeline.capture.timelines import Lineage
 from pipeline.config import Initial

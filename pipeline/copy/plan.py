@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from connectors.postgres.part_copier import Part
-from connectors.postgres.publication import TableName
-from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.part_copier import Part
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 
 
 def plan_parts(

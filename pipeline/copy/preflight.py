@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.postgres import leftovers, source_schema
-from connectors.postgres.ddl import rights_now
-from connectors.postgres.limits.sent import ColumnLists, lists_in
-from connectors.postgres.pgtools import PgTools, find_pgtools
-from connectors.postgres.prepared import find_targets, require_types
-from connectors.postgres.publication import TableName, read_publication
-from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import (
+from connectors.postgres.catalog import source_schema
+from connectors.postgres.catalog.publication import TableName, read_publication
+from connectors.postgres.copy.snapshot_tables import (
     SnapshotTable,
     named_tables,
     published_tables,
 )
+from connectors.postgres.ddl import rights_now
+from connectors.postgres.limits.sent import ColumnLists, lists_in
+from connectors.postgres.pgtools import PgTools, find_pgtools
+from connectors.postgres.replica import leftovers
+from connectors.postgres.replica.prepared import find_targets, require_types
+from connectors.postgres.session import Session
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from schemas.errors import OperatorNeeded

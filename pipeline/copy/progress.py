@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from connectors.postgres.part_copier import Part
-from connectors.postgres.snapshot import Blocker, HeldBack
+from connectors.postgres.copy.part_copier import Part
+from connectors.postgres.copy.snapshot import Blocker, HeldBack
 
 
 class CopyPhase(Enum):

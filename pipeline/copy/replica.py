@@ -19,32 +19,33 @@ from typing import Final
 from psycopg import sql
 
 from connectors.failpoints import failpoint
-from connectors.postgres import copy_run, leftovers
-from connectors.postgres.catalog import count_large_objects
-from connectors.postgres.copy_run import CopyRun
-from connectors.postgres.ddl import rights_now
-from connectors.postgres.ddl.rights_now import Rights
-from connectors.postgres.deferred import defer, forget
-from connectors.postgres.failover.primary import require_primary
-from connectors.postgres.large_objects.writing import require_none
-from connectors.postgres.limits.keys import read_unmakeable
-from connectors.postgres.limits.relaxing import relax
-from connectors.postgres.part_copier import CopierSetup, PartCopier
-from connectors.postgres.prepared import find_targets, silence_triggers
-from connectors.postgres.publication import TableName
-from connectors.postgres.row_security import lift_forced, read_policed
-from connectors.postgres.sequences.reading import read_all
-from connectors.postgres.sequences.setting import advance_sequences
-from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.snapshot import (
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.catalog.source_schema import existing_schemas, knows_lz4, read_source_schema
+from connectors.postgres.catalog.tables import count_large_objects
+from connectors.postgres.copy import run as copy_run
+from connectors.postgres.copy.part_copier import CopierSetup, PartCopier
+from connectors.postgres.copy.run import CopyRun
+from connectors.postgres.copy.snapshot import (
     ExportedSnapshot,
     SnapshotLost,
     TableChanged,
     export_snapshot,
 )
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable
-from connectors.postgres.source_schema import existing_schemas, knows_lz4, read_source_schema
-from connectors.postgres.visibility import wait_until_visible
+from connectors.postgres.copy.snapshot_tables import Observer, SnapshotTable
+from connectors.postgres.copy.visibility import wait_until_visible
+from connectors.postgres.ddl import rights_now
+from connectors.postgres.ddl.rights_now import Rights
+from connectors.postgres.failover.primary import require_primary
+from connectors.postgres.large_objects.writing import require_none
+from connectors.postgres.limits.keys import read_unmakeable
+from connectors.postgres.limits.relaxing import relax
+from connectors.postgres.replica import leftovers
+from connectors.postgres.replica.deferred import defer, forget
+from connectors.postgres.replica.prepared import find_targets, silence_triggers
+from connectors.postgres.replica.row_security import lift_forced, read_policed
+from connectors.postgres.sequences.reading import read_all
+from connectors.postgres.sequences.setting import advance_sequences
+from connectors.postgres.session import Session, connect, wrapped
 from pipeline.cancelling import cancelled_by
 from pipeline.capture.timelines import require_lineage
 from pipeline.config import Initial

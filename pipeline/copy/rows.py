@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Final
 
 from connectors.failpoints import failpoint
-from connectors.postgres.part_copier import CopierSetup, Part, PartCopier
-from connectors.postgres.snapshot import SnapshotLost, TableChanged
-from connectors.postgres.walsender import VALUE_TOO_LARGE
+from connectors.postgres.copy.part_copier import CopierSetup, Part, PartCopier
+from connectors.postgres.copy.snapshot import SnapshotLost, TableChanged
+from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
 from pipeline.copy.progress import CopyMeter
 from pipeline.copy.stopping import CopyStopped
 from schemas.errors import RefusedData, RetryLater

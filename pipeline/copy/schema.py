@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from connectors.postgres.copy.snapshot import ExportedSnapshot, TableChanged
 from connectors.postgres.pgtools import Finished, PgTools, open_login, run_tool
-from connectors.postgres.snapshot import ExportedSnapshot, TableChanged
 from connectors.scratch import scratch_folder
 from pipeline.copy.toc import TocChoice, TocEntry, parse_toc, progress_of, restore_errors
 from schemas.errors import OperatorNeeded, RetryLater

@@ -11,10 +11,10 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres import progress
-from connectors.postgres.progress import ReplicaState
+from connectors.postgres.copy.snapshot import name_blockers
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.progress import ReplicaState
 from connectors.postgres.session import connect
-from connectors.postgres.snapshot import name_blockers
 from pipeline.capture.timelines import Lineage
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.catalog.source_schema import PG_CLASS, PG_NAMESPACE
 from connectors.postgres.ddl.install import EVENT_TRIGGERS
-from connectors.postgres.source_schema import PG_CLASS, PG_NAMESPACE
 
 _LINE = re.compile(r"(\d+); (\d+) (\d+) (.*)")
 _ENTRY = re.compile(r"pg_restore: (?:from )?TOC entry \d+; \d+ \d+ (.*)")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from connectors.postgres.copy_run import CopyRun, require_ours
+from connectors.postgres.copy.run import CopyRun, require_ours
+from connectors.postgres.copy.snapshot import Blocker, ExportedSnapshot, held_back, lock_blockers
+from connectors.postgres.copy.snapshot_tables import Observer
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot import Blocker, ExportedSnapshot, held_back, lock_blockers
-from connectors.postgres.snapshot_tables import Observer
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
 from pipeline.copy.rows import wait_for
 from pipeline.copy.stopping import CopyStopped

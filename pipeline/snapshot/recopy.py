@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from connectors.failpoints import failpoint
-from connectors.postgres.apply_catalog import TargetTable
+from connectors.postgres.apply.catalog import TargetTable
 from connectors.postgres.binary.wide_copy import copy_wide
+from connectors.postgres.copy.part_copier import Part, block_range, copy_statements
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.mend.bringing import Copying, bring
 from connectors.postgres.mend.fit import (
     columns_left_out,
@@ -27,9 +29,7 @@ from connectors.postgres.mend.transaction import (
     prepare_session,
     users_of,
 )
-from connectors.postgres.part_copier import Part, block_range, copy_statements
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.copy.plan import plan_parts
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
 from pipeline.verify.meeting import HOLD_S

@@ -9,14 +9,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.postgres.catalog import list_tables
-from connectors.postgres.copy_run import may_switch_triggers_off
+from connectors.postgres.catalog.publication import TableName, is_via_root
+from connectors.postgres.catalog.tables import list_tables
+from connectors.postgres.copy.run import may_switch_triggers_off
+from connectors.postgres.copy.snapshot import TableChanged
+from connectors.postgres.copy.snapshot_tables import SnapshotTable, published_tables
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.mend.fit import fitting_target
-from connectors.postgres.publication import TableName, is_via_root
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot import TableChanged
-from connectors.postgres.snapshot_tables import SnapshotTable, published_tables
 from pipeline.quantities import human_seconds
 from pipeline.snapshot.recopy import Copied, CopyWish, OnProgress, Recopy
 from pipeline.verify.meeting import VerifyOptions

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
-from connectors.postgres.progress import Progress
+from connectors.postgres.replica.progress import Progress
 from pipeline.background import in_background
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.obstacles import replica_obstacle

@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.snapshot_reader import SnapshotReader
+from connectors.postgres.copy.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.digest import (
     KeyedRow,
     RowTooLong,
@@ -20,10 +23,7 @@ from connectors.postgres.digest import (
     rows_in_order,
     table_digest,
 )
-from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot_reader import SnapshotReader
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable
 from pipeline.verify.differences import Differences, find_differences, name_columns, name_keys
 from pipeline.verify.jobs import Job, Jobs, Part, Side
 from pipeline.verify.meeting import Meeting, VerifyOptions

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.digest import Blocks, Digest
-from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.verify.pairing import Pair
 
 PART_BLOCKS: Final = 16_384

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from connectors.postgres.catalog import count_large_objects
+from connectors.postgres.catalog.tables import count_large_objects
 from connectors.postgres.large_objects.reading import LargeObject, digest_of, list_large_objects
 from connectors.postgres.session import Session
 from pipeline.verify.meeting import Meeting

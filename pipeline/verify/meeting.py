@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from connectors.failpoints import failpoint
-from connectors.postgres.hold import hold, move_hold, release
-from connectors.postgres.progress import HoldKind, Progress, ReplicaState, read
-from connectors.postgres.publication import TableName
-from connectors.postgres.server import insert_lsn, push_log
-from connectors.postgres.session import Session, connect, limit_waits, wrapped
-from connectors.postgres.snapshot import (
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.snapshot import (
     Blocker,
     ExportedSnapshot,
     begin_in_snapshot,
     export_snapshot,
     name_blockers,
 )
-from connectors.postgres.snapshot_reader import lock_those_there
+from connectors.postgres.copy.snapshot_reader import lock_those_there
+from connectors.postgres.replica.hold import hold, move_hold, release
+from connectors.postgres.replica.progress import HoldKind, Progress, ReplicaState, read
+from connectors.postgres.server import insert_lsn, push_log
+from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline.background import in_background
 from pipeline.control.lineage import require_followed
 from pipeline.control.obstacles import (

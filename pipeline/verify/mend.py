@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 from functools import partial
 
+from connectors.postgres.copy.snapshot_reader import SnapshotReader
 from connectors.postgres.digest import RowTooLong, Shape
 from connectors.postgres.mend.differing import Mends, RowMender
 from connectors.postgres.mend.fit import fitting_target, may_be_binary
 from connectors.postgres.mend.transaction import bounded_chunks, commit_standing, prepare_session
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot_reader import SnapshotReader
 from pipeline.snapshot.recopy import CopyWish, OnProgress, Recopy, lock_patiently
 from pipeline.verify.compare import differing_rows
 from pipeline.verify.differences import find_mends

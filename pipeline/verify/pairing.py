@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.catalog.tables import CatalogColumn
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.ddl.left_out import NOTHING, LeftOut
 from connectors.postgres.digest import DigestColumn, Shape
-from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.pgtypes import BYTEA, BYTEA_ARRAY
 
 Columns = Mapping[int, Sequence[CatalogColumn]]

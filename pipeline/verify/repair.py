@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from connectors.postgres.publication import TableName
-from connectors.postgres.snapshot import TableChanged
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.snapshot import TableChanged
 from pipeline.snapshot.recopy import OnProgress as OnCopyProgress
 from pipeline.verify.compare import Comparison, OnProgress
 from pipeline.verify.meeting import Meeting, VerifyOptions

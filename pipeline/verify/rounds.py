@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
 from pipeline.backoff import Backoff
 from pipeline.verify.meeting import VerifyOptions
 from pipeline.verify.standing import Standing, stand

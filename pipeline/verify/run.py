@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.catalog import Table, list_tables
+from connectors.postgres.catalog.publication import is_via_root
+from connectors.postgres.catalog.tables import Table, list_tables
+from connectors.postgres.copy.snapshot_reader import columns_of, user_tables
+from connectors.postgres.copy.snapshot_tables import SnapshotTable, named_tables, published_tables
+from connectors.postgres.copy.visibility import wait_until_visible
 from connectors.postgres.ddl import left_out
-from connectors.postgres.publication import is_via_root
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot_reader import columns_of, user_tables
-from connectors.postgres.snapshot_tables import SnapshotTable, named_tables, published_tables
-from connectors.postgres.visibility import wait_until_visible
 from pipeline.backoff import Backoff
 from pipeline.control.sequences import AwaitedSequences
 from pipeline.reports import NotReplicated

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from connectors.postgres.catalog import Table
-from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.catalog.tables import Table
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from pipeline.config.model import Keyless, Tables
 from pipeline.config.values import TablePattern
 from pipeline.reports import NotReplicated

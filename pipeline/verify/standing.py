@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from psycopg import pq
 
-from connectors.postgres.progress import Progress, require
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.snapshot import ExportedSnapshot, begin_in_snapshot
+from connectors.postgres.copy.snapshot_reader import SnapshotReader, lock_those_there
+from connectors.postgres.copy.snapshot_tables import Observer, SnapshotTable
+from connectors.postgres.copy.visibility import wait_until_visible
+from connectors.postgres.replica.progress import Progress, require
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot import ExportedSnapshot, begin_in_snapshot
-from connectors.postgres.snapshot_reader import SnapshotReader, lock_those_there
-from connectors.postgres.snapshot_tables import Observer, SnapshotTable
-from connectors.postgres.visibility import wait_until_visible
 from pipeline.control.sequences import AwaitedSequences, read_awaited
 from pipeline.quantities import human_seconds
 from pipeline.verify.meeting import PROLONG_S, Meeting, Steps, VerifyOptions, hold_lost, limit_locks

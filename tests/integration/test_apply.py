@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.postgres import progress
+from connectors.postgres.replica import progress
 from connectors.postgres.session import connect
 from pipeline.apply import applier
 from schemas.change import (

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from connectors.postgres import deferred as kept
 from connectors.postgres.ddl import left_out
 from connectors.postgres.mend.transaction import end_awaiting
+from connectors.postgres.replica import deferred as kept
 from connectors.postgres.session import connect
 from schemas.change import Change, Message, Operation
 from schemas.ddl.kinds import DEFAULTS, Kind, Policy

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from connectors.postgres import apply_barriers
+from connectors.postgres.apply import barriers as apply_barriers
 from pipeline.reports import StageState
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.errors import Divergence, KeepstreamError, OperatorNeeded

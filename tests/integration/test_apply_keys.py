@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from connectors.postgres import apply_keychecks
-from connectors.postgres.relation import tables_of
+from connectors.postgres.apply import keychecks as apply_keychecks
+from connectors.postgres.replication.relation import tables_of
 from connectors.postgres.session import connect
 from pipeline.apply import paths
 from schemas.table import ReplicaIdentity

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from connectors.postgres import set_plans
-from connectors.postgres.set_plans import SetPlan, SetRows
-from connectors.postgres.writer import ReplicaWriter
+from connectors.postgres.apply import set_plans
+from connectors.postgres.apply.set_plans import SetPlan, SetRows
+from connectors.postgres.apply.writer import ReplicaWriter
 from pipeline.apply import paths, slices
 from pipeline.apply.backlog import Whole
 from pipeline.apply.counters import Counters

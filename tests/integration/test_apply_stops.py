@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from connectors.postgres import hold, progress
-from connectors.postgres.progress import HoldKind
+from connectors.postgres.replica import hold, progress
+from connectors.postgres.replica.progress import HoldKind
 from connectors.postgres.session import connect
 from pipeline.apply import applier, skipping, stage
 from pipeline.apply.options import Skip

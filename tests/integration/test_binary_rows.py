@@ -8,9 +8,9 @@ import pytest
 
 from connectors.postgres.binary.rows import BinaryRows
 from connectors.postgres.binary.values import SourceValues
-from connectors.postgres.pgoutput import Decoder
-from connectors.postgres.stream import SlotStream
-from connectors.postgres.walsender import Walsender
+from connectors.postgres.replication.pgoutput import Decoder
+from connectors.postgres.replication.stream import SlotStream
+from connectors.postgres.replication.walsender import Walsender
 from schemas.change import Change, Operation
 from schemas.errors import RefusedData
 from tests.extreme_values import ROWS

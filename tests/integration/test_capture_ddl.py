@@ -8,7 +8,7 @@ import time
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.catalog import CatalogColumn, read_columns
+from connectors.postgres.catalog.tables import CatalogColumn, read_columns
 from connectors.postgres.session import Session
 from pipeline.capture import housekeeping, versions
 from pipeline.capture.options import CaptureOptions

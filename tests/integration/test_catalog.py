@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.catalog import (
+from connectors.postgres.catalog.publication import create_publication
+from connectors.postgres.catalog.tables import (
     Table,
     TableKind,
     count_large_objects,
@@ -16,7 +17,6 @@ from connectors.postgres.catalog import (
     list_tables,
     read_columns,
 )
-from connectors.postgres.publication import create_publication
 from connectors.postgres.server import DECODING_MEMORY_BYTES, read_role, read_server
 from connectors.postgres.session import Session, connect
 from schemas.table import ReplicaIdentity

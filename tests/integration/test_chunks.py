@@ -8,8 +8,8 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from connectors.postgres import copystream
-from connectors.postgres.copystream import stream_in_chunks
+from connectors.postgres.copy import copystream
+from connectors.postgres.copy.copystream import stream_in_chunks
 from connectors.postgres.session import Session, connect
 from tests.fix_postgres import Database
 

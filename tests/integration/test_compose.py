@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import yaml
 
-from connectors.postgres.grants import Chosen, replica_grants, source_grants
+from connectors.postgres.catalog.grants import Chosen, replica_grants, source_grants
 from pipeline.config.loading import parse_config
 from pipeline.dev.kafka_server import EmbeddedKafka, require_java, resolve_jars
 from pipeline.dev.postgres_server import EmbeddedPostgres

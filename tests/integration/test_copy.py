@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.pgtools import find_pgtools
-from connectors.postgres.progress import ReplicaState, read
+from connectors.postgres.replica.progress import ReplicaState, read
 from connectors.postgres.session import connect
 from pipeline.config import Initial
 from pipeline.copy import CopyPhase, copy_replica

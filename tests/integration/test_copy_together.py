@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import psycopg
 import pytest
 
-from connectors.postgres import copy_run, progress
+from connectors.postgres.copy import run as copy_run
 from connectors.postgres.ddl import approvals, left_out
+from connectors.postgres.replica import progress
 from connectors.postgres.session import connect
 from schemas.errors import OperatorNeeded, RetryLater
 from schemas.lsn import Lsn, Position
@@ -69,7 +70,7 @@ def test_a_replica_that_begins_anew_goes_without_nothing_that_it_went_without_be
 def test_one_that_is_frozen_while_it_begins_does_not_keep_the_other_waiting(
     replica: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.postgres.copy_run.SILENCE_LIMIT_S", 0.5)
+    monkeypatch.setattr("connectors.postgres.copy.run.SILENCE_LIMIT_S", 0.5)
     reached, woken = threading.Event(), threading.Event()
 
     def freeze() -> None:

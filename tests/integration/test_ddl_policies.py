@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import progress
 from connectors.postgres.ddl import approvals
 from connectors.postgres.ddl.approvals import Decision, Waiting
-from connectors.postgres.hold import hold, release
-from connectors.postgres.progress import HoldKind
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.hold import hold, release
+from connectors.postgres.replica.progress import HoldKind
 from connectors.postgres.session import connect
 from pipeline.reports import StageState
 from schemas.change import Change, Message, Operation

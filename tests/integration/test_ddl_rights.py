@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from connectors.postgres.catalog import list_tables
+from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.session import connect
 from pipeline.capture import definitions
 from pipeline.capture.replicas import Replicas

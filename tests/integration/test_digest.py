@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from connectors.postgres.copy.snapshot_tables import named_tables
 from connectors.postgres.digest import (
     Blocks,
     Digest,
@@ -25,7 +26,6 @@ from connectors.postgres.digest import (
     table_digest,
 )
 from connectors.postgres.session import Session, connect
-from connectors.postgres.snapshot_tables import named_tables
 from schemas.errors import OperatorNeeded
 from tests.fix_postgres import Database, Server
 

@@ -11,8 +11,8 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.failover.hosts import at_server, hosts, to_primary
 from connectors.postgres.failover.primary import require_failover_slots
 from connectors.postgres.failover.standbys import read_timeline
+from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.session import connect
-from connectors.postgres.slot import read_slot
 from pipeline.capture.options import CaptureOptions
 from pipeline.check import preflight
 from pipeline.config import Config, parse_config

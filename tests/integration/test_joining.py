@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.catalog import list_tables
-from connectors.postgres.publication import read_publication
+from connectors.postgres.catalog.publication import read_publication
+from connectors.postgres.catalog.tableddl import TableDdl, dump_table
+from connectors.postgres.catalog.tablerows import copied_columns, copied_rows, emit_rows, row_versions
+from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.session import connect
-from connectors.postgres.tableddl import TableDdl, dump_table
-from connectors.postgres.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from pipeline.capture import joining
 from pipeline.capture.joins import missing_rights
 from pipeline.capture.options import CaptureOptions
@@ -193,7 +193,7 @@ def test_ddl_of_the_application_does_not_wait_for_the_log_or_for_rows(
 def test_an_application_that_goes_on_to_ddl_while_we_wait_for_it_is_no_deadlock_s_victim(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.postgres.publication.WRITERS_WAIT_MS", 10_000)
+    monkeypatch.setattr("connectors.postgres.catalog.publication.WRITERS_WAIT_MS", 10_000)
     waits = "select count(*) from pg_locks where relation = 'lead'::regclass and not granted"
     with capturing(options), psycopg.connect(source.dsn) as writer:
         content = begun(change_log)

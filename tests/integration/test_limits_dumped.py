@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.catalog.tableddl import TableDdl, dump_table
 from connectors.postgres.limits.dumped import NOTHING, read_untold
 from connectors.postgres.limits.relaxing import relaxing_sql
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.session import connect
-from connectors.postgres.tableddl import TableDdl, dump_table
 from pipeline.config.limits import TableLimit
 from schemas.change import Message
 from tests.capturing import begun, capturing

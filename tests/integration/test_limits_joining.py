@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.tableddl import TableDdl, dump_table
+from connectors.postgres.catalog.tableddl import TableDdl, dump_table
 from pipeline.config.model import Tables
 from schemas.change import Message
 from schemas.join import Join

@@ -8,11 +8,11 @@ import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.limits.harmless import require_harmless
 from connectors.postgres.limits.keys import read_unmakeable, unmaking_sql
 from connectors.postgres.limits.unfit import read_unfit
 from connectors.postgres.session import Session, connect
-from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.capture.ddl.limited import relaxed
 from schemas.ddl.message import ObjectChange
 from tests.capturing import RunningCapture, capture_options

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.postgres import claim, copy_run, hold, progress
-from connectors.postgres.progress import HoldKind, ReplicaState
+from connectors.postgres.apply.writer import ReplicaWriter
+from connectors.postgres.copy import run as copy_run
+from connectors.postgres.replica import claim, hold, progress
+from connectors.postgres.replica.progress import HoldKind, ReplicaState
 from connectors.postgres.session import Session, connect
-from connectors.postgres.writer import ReplicaWriter
 from pipeline.dev.process import require, wait_until
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded, Unhealthy
 from schemas.lsn import Lsn, Position

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
-from connectors.postgres.catalog import list_tables
-from connectors.postgres.publication import read_publication
+from connectors.postgres.catalog.publication import read_publication
+from connectors.postgres.catalog.tables import list_tables
+from connectors.postgres.replication.stream import Batch, SlotStream
 from connectors.postgres.session import connect
-from connectors.postgres.stream import Batch, SlotStream
 from pipeline.capture.announcements import LEAVES
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
@@ -278,7 +278,7 @@ def test_a_table_gets_its_identity_inside_a_large_transaction_too(
         return batch
 
     held: list[Batch] = []
-    monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", without_end)
+    monkeypatch.setattr("connectors.postgres.replication.stream.SlotStream.read", without_end)
     source.execute("alter table visit add primary key (n)")
     with capturing(options):
         content = begun(change_log)
@@ -303,7 +303,7 @@ def test_a_table_that_left_joins_again_only_behind_its_last_rows(
         if reached == "capture.after_leave_announced":
             source.execute("insert into visit values (2, 'late')")
         if reached == "capture.after_leave":
-            monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", nothing)
+            monkeypatch.setattr("connectors.postgres.replication.stream.SlotStream.read", nothing)
             taken.set()
 
     read = SlotStream.read
@@ -322,7 +322,7 @@ def test_a_table_that_left_joins_again_only_behind_its_last_rows(
             " alter table visit alter n type bigint, add primary key (n); alter table visit rename to visited"
         )
         require(lambda: "last rows" in reasons(running), 10, what="the reason")
-        monkeypatch.setattr("connectors.postgres.stream.SlotStream.read", read)
+        monkeypatch.setattr("connectors.postgres.replication.stream.SlotStream.read", read)
         content.wait(lambda c: "keepstream.join.rows" in prefixes(c), "the joining")
         source.execute("update visited set page = 'e' where n = 2")
         content.wait(lambda c: bool(c.rows("public.visited")), "the row")

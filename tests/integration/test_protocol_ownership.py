@@ -15,9 +15,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
+from connectors.postgres.replication.stream import SlotStream
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.session import Session, connect
-from connectors.postgres.stream import SlotStream
-from connectors.postgres.walsender import Walsender
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from pipeline.follow import Follower, find_tail
@@ -166,7 +166,7 @@ def test_p4_a_frozen_owner_is_replaced_and_harmless_when_it_wakes(
     content.wait_for(1)
     frozen.process.send_signal(signal.SIGSTOP)
     source.execute("insert into customer values (2)")
-    monkeypatch.setattr("connectors.postgres.slot.SILENCE_LIMIT_S", 1.5)
+    monkeypatch.setattr("connectors.postgres.replication.slot.SILENCE_LIMIT_S", 1.5)
     with capturing(capture_options(source, log, **names)) as second:
         content.wait_for(2)
         monkeypatch.undo()
@@ -195,11 +195,11 @@ def test_p4_an_owner_whose_clock_is_slow_is_not_silent(
         def time_ns(self) -> int:
             return time.time_ns() - 60_000_000_000
 
-    monkeypatch.setattr("connectors.postgres.stream.time", SlowClock())
+    monkeypatch.setattr("connectors.postgres.replication.stream.time", SlowClock())
     defaults = SlotStream.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "status_interval_s", 0.2)
-    monkeypatch.setattr("connectors.postgres.slot.SILENCE_LIMIT_S", 1.5)
+    monkeypatch.setattr("connectors.postgres.replication.slot.SILENCE_LIMIT_S", 1.5)
     options = made_options(source, directory_log)
     with capturing(options) as first:
         content = begun(directory_log)

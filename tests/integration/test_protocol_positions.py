@@ -15,9 +15,9 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
 from connectors.log.directory_writer import DirectoryWriter
+from connectors.postgres.copy.snapshot import begin_in_snapshot, export_snapshot
+from connectors.postgres.replication.stream import SlotStream
 from connectors.postgres.session import connect
-from connectors.postgres.snapshot import begin_in_snapshot, export_snapshot
-from connectors.postgres.stream import SlotStream
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.control.wait import mark_now

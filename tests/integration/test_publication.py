@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from connectors.postgres.catalog import Table, list_tables
-from connectors.postgres.publication import (
+from connectors.postgres.catalog.publication import (
     add_tables,
     create_publication,
     create_publication_sql,
@@ -17,7 +16,8 @@ from connectors.postgres.publication import (
     read_publication,
     read_row_filters,
 )
-from connectors.postgres.replica_identity import full_identity_sql, set_full_identity
+from connectors.postgres.catalog.replica_identity import full_identity_sql, set_full_identity
+from connectors.postgres.catalog.tables import Table, list_tables
 from connectors.postgres.session import Session, connect
 from schemas.errors import OperatorNeeded, RetryLater
 from tests.fix_postgres import Database

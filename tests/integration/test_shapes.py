@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connectors.postgres.catalog import read_columns
+from connectors.postgres.catalog.shape import read_shape
+from connectors.postgres.catalog.tables import read_columns
 from connectors.postgres.session import Session, connect
-from connectors.postgres.shape import read_shape
 from pipeline.capture.shapes import KnownShape, check_shape, first_shape
 from schemas.errors import RefusedData
 from tests.fix_postgres import Database, Row, Server

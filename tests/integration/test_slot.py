@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.session import Session, connect
-from connectors.postgres.slot import (
+from connectors.postgres.replication.slot import (
     drop_slot,
     owner_purpose,
     read_owner,
@@ -19,7 +18,8 @@ from connectors.postgres.slot import (
     terminate_owner,
     time_to_full_s,
 )
-from connectors.postgres.walsender import Walsender
+from connectors.postgres.replication.walsender import Walsender
+from connectors.postgres.session import Session, connect
 from schemas.errors import RetryLater
 from tests.fix_postgres import Database
 from tests.postgres_releases import release
@@ -119,7 +119,7 @@ def test_how_long_an_owner_is_silent_needs_pg_read_all_stats(
 
 def silence(source: Database, slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the owner count as silent after a tenth of a second, and wait until it is."""
-    monkeypatch.setattr("connectors.postgres.slot.SILENCE_LIMIT_S", 0.1)
+    monkeypatch.setattr("connectors.postgres.replication.slot.SILENCE_LIMIT_S", 0.1)
     deadline = time.monotonic() + 10
     with connect(source.admin_dsn, purpose="test") as admin:
         while True:

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres import stream as stream_module
-from connectors.postgres.pgoutput import Begin, Commit, Decoded, Decoder
+from connectors.postgres.replication import stream as stream_module
+from connectors.postgres.replication.pgoutput import Begin, Commit, Decoded, Decoder
+from connectors.postgres.replication.slot import read_slot
+from connectors.postgres.replication.stream import Batch, SlotStream
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.server import insert_lsn
 from connectors.postgres.session import Session, connect
-from connectors.postgres.slot import read_slot
-from connectors.postgres.stream import Batch, SlotStream
-from connectors.postgres.walsender import Walsender
 from schemas.avro import RowCodec
 from schemas.change import Change, Operation
 from schemas.errors import HistoryBroken, InternalError, KeepstreamError, RetryLater

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.postgres.pgoutput import Decoder, RelationChanged
+from connectors.postgres.replication.pgoutput import Decoder, RelationChanged
 from connectors.postgres.session import Session, connect
 from schemas.change import Change
 from schemas.table import TableSchema

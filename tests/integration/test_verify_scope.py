@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.catalog import list_tables
-from connectors.postgres.publication import is_via_root
+from connectors.postgres.catalog.publication import is_via_root
+from connectors.postgres.catalog.tables import list_tables
+from connectors.postgres.copy.snapshot_tables import published_tables
 from connectors.postgres.session import connect
-from connectors.postgres.snapshot_tables import published_tables
 from pipeline.config import Keyless, TablePattern, Tables
 from pipeline.selection import EXCLUDED
 from pipeline.verify.scope import Scope, choose_tables, not_replicated

@@ -10,9 +10,8 @@ import pytest
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from connectors.postgres.session import connect
-from connectors.postgres.slot import read_slot
-from connectors.postgres.walsender import (
+from connectors.postgres.replication.slot import read_slot
+from connectors.postgres.replication.walsender import (
     Keepalive,
     TimelineSwitch,
     Walsender,
@@ -21,6 +20,7 @@ from connectors.postgres.walsender import (
     start_command,
     status_update,
 )
+from connectors.postgres.session import connect
 from schemas.errors import HistoryBroken, RetryLater
 from schemas.lsn import ZERO, Lsn
 from tests.fix_postgres import Database

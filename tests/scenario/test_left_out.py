@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from connectors.postgres.apply_plans import OLDER_ROWS
+from connectors.postgres.apply.plans import OLDER_ROWS
 from tests.fix_pipeline import Pipeline
 from tests.tracked import install_triggers
 

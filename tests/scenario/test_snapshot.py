@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from connectors.postgres.copy.part_copier import Part
 from connectors.postgres.mend import transaction
-from connectors.postgres.part_copier import Part
 from connectors.postgres.session import Session
 from pipeline.app import verify_options
 from pipeline.config import load_config

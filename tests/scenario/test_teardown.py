@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from connectors.log.directory import DirectoryLog
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.session import connect
-from connectors.postgres.walsender import Walsender
 from pipeline import purposes
 from pipeline.config import Config, load_config, parse_config
 from pipeline.control import teardown

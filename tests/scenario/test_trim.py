@@ -13,7 +13,7 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.log import open_log
-from connectors.postgres import progress
+from connectors.postgres.replica import progress
 from connectors.postgres.session import connect
 from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.options import FollowingReplica, TrimOptions

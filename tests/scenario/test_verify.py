@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from connectors.postgres.hold import hold
-from connectors.postgres.progress import write_copying_marker
+from connectors.postgres.replica.hold import hold
+from connectors.postgres.replica.progress import write_copying_marker
 from connectors.postgres.session import connect
 from pipeline.app import verify_options
 from pipeline.config import load_config
@@ -425,7 +425,7 @@ def replica_is_at(pipeline: Pipeline) -> str:
 
 def test_a_replica_that_is_being_copied_is_refused(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
-    from connectors.postgres.progress import install
+    from connectors.postgres.replica.progress import install
 
     with connect(pipeline.replica.dsn, purpose="test") as session:
         install(session)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from connectors.postgres.progress import install, read, write_copying_marker
+from connectors.postgres.replica.progress import install, read, write_copying_marker
 from connectors.postgres.session import connect
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database, frozen

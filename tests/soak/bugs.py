@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.postgres import claim
-from connectors.postgres.apply_catalog import TargetTable
-from connectors.postgres.set_plans import SetPlan
-from connectors.postgres.snapshot_tables import Observer
+from connectors.postgres.apply.catalog import TargetTable
+from connectors.postgres.apply.set_plans import SetPlan
+from connectors.postgres.copy.snapshot_tables import Observer
+from connectors.postgres.replica import claim
 from pipeline.apply import grouping
 from pipeline.apply.backlog import Backlog
 from pipeline.capture.chainwriter import ChainWriter
@@ -151,7 +151,7 @@ def unconditional_sets() -> None:
         columns = tuple(range(len(table.columns)))
         return SetPlan(table, target, key, Netting(table, key), columns) if key else None
 
-    from connectors.postgres import apply_plans
+    from connectors.postgres.apply import plans as apply_plans
 
     _put(apply_plans, "make_plan", make_plan)
 
@@ -163,7 +163,7 @@ def unsent_as_null() -> None:
     def net_all(self: Netting, changes: Sequence[Change]) -> NetChange:
         return net(self, [change._replace(absent=()) for change in changes])
 
-    from connectors.postgres import set_plans
+    from connectors.postgres.apply import set_plans
 
     _put(set_plans, "encode_apart", None)
     _put(Netting, "net", net_all)

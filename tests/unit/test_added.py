@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from connectors.postgres.catalog.shape import Shape, ShapeColumn
 from connectors.postgres.session import Session
-from connectors.postgres.shape import Shape, ShapeColumn
 from pipeline.capture import added
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.shapes import SHAPES, first_shape

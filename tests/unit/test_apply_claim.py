@@ -7,8 +7,15 @@ import uuid
 
 import pytest
 
-from connectors.postgres.claim import Claim, Loss, explain
-from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState, to_microseconds, to_timestamp
+from connectors.postgres.replica.claim import Claim, Loss, explain
+from connectors.postgres.replica.progress import (
+    Hold,
+    HoldKind,
+    Progress,
+    ReplicaState,
+    to_microseconds,
+    to_timestamp,
+)
 from schemas.errors import HistoryBroken, KeepstreamError, OperatorNeeded
 from schemas.lsn import Lsn, Position
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from connectors.postgres.claim import Claim
+from connectors.postgres.replica.claim import Claim
 from pipeline.apply import skipping
 from pipeline.apply.grouping import Planner
 from pipeline.apply.options import Skip

@@ -6,7 +6,9 @@ import os
 
 import pytest
 
-from connectors.postgres import copydata, copytext, runs, set_plans
+from connectors.postgres.apply import set_plans
+from connectors.postgres.copy import copytext
+from connectors.postgres.replication import copydata, runs
 from schemas import changecodec, framecodec, rowcode
 from schemas.compiled import find_compiled
 

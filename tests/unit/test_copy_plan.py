@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres.part_copier import Part, copy_statements
-from connectors.postgres.snapshot import Blocker, name_blockers
-from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.copy.part_copier import Part, copy_statements
+from connectors.postgres.copy.snapshot import Blocker, name_blockers
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.plan import plan_parts

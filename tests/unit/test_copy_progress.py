@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from connectors.postgres.part_copier import Part
-from connectors.postgres.snapshot_tables import SnapshotTable
+from connectors.postgres.copy.part_copier import Part
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from pipeline.copy.plan import plan_parts
 from pipeline.copy.progress import CopyMeter, CopyPhase
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import progress
+from connectors.postgres.replica import progress
 from pipeline.copy.stage import FirstCopyStage
 from schemas.errors import OperatorNeeded
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from connectors.postgres.foreignkeys import ForeignKey
-from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.source_schema import SourceSchema
+from connectors.postgres.catalog.foreignkeys import ForeignKey
+from connectors.postgres.catalog.source_schema import SourceSchema
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from pipeline.copy.choice import choose_schema
 from pipeline.copy.toc import TocEntry, choose, parse_toc, progress_of, restore_errors
 

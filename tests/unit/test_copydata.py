@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from connectors.postgres.copydata import MESSAGE_OVERHEAD_BYTES, Taken, take_in_c, take_in_python
+from connectors.postgres.replication.copydata import MESSAGE_OVERHEAD_BYTES, Taken, take_in_c, take_in_python
 
 ROOM = 10_000
 KEEPALIVE = b"k" + bytes(17)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres.copytext import NotUtf8, encode_in_c, encode_in_python, encode_rows
+from connectors.postgres.copy.copytext import NotUtf8, encode_in_c, encode_in_python, encode_rows
 
 _ESCAPES = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.postgres.apply_catalog import TargetColumn, TargetTable
-from connectors.postgres.fitting import Misfit, misfits, unfilled
-from connectors.postgres.held_types import HeldType
-from connectors.postgres.narrowing import narrowing
-from connectors.postgres.table_columns import TableColumns
+from connectors.postgres.apply.catalog import TargetColumn, TargetTable
+from connectors.postgres.catalog.columns import TableColumns
+from connectors.postgres.catalog.held_types import HeldType
+from connectors.postgres.replica.fitting import Misfit, misfits, unfilled
+from connectors.postgres.replica.narrowing import narrowing
 from schemas.pgtypes import format_type
 from schemas.table import Column, ReplicaIdentity, TableSchema
 

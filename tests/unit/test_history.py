@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.postgres.slot import SlotState
-from connectors.postgres.walsender import SystemIdentity, TimelineSwitch
+from connectors.postgres.replication.slot import SlotState
+from connectors.postgres.replication.walsender import SystemIdentity, TimelineSwitch
 from pipeline.capture.announcements import LEAVES, Leave, after_promotion, leaves_still
 from pipeline.capture.history import (
     check_leftover,

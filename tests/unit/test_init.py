@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.postgres.grants import Chosen, login_of, replica_grants, source_grants
+from connectors.postgres.catalog.grants import Chosen, login_of, replica_grants, source_grants
 from pipeline.cli import main
 from pipeline.cli.init import database_name
 from pipeline.config import Keyless, load_config

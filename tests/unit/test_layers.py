@@ -92,11 +92,11 @@ def test_an_import_cycle_is_found() -> None:
 def test_an_import_that_points_up_or_sideways_is_found() -> None:
     graph = {
         "schemas.change": {"connectors.interfaces"},
-        "connectors.log.kafka": {"connectors.postgres.slot", "connectors.interfaces", "schemas.lsn"},
+        "connectors.log.kafka": {"connectors.postgres.session", "connectors.interfaces", "schemas.lsn"},
         "pipeline.config": {"tests.fix_kafka"},
     }
     assert _violations(graph) == [
-        "connectors.log.kafka imports connectors.postgres.slot, another connector",
+        "connectors.log.kafka imports connectors.postgres.session, another connector",
         "pipeline.config imports tests.fix_kafka, which is above it",
         "schemas.change imports connectors.interfaces, which is above it",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
+from connectors.postgres.replica.progress import Hold, HoldKind, Progress, ReplicaState
 from pipeline.capture.leavings import behind
 from pipeline.capture.options import FollowingReplica
 from pipeline.config import Initial

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres.pgoutput import (
+from connectors.postgres.replication.pgoutput import (
     Begin,
     Commit,
     Decoded,

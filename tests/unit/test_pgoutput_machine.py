@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from connectors.postgres.pgoutput import (
+from connectors.postgres.replication.pgoutput import (
     Begin,
     Commit,
     Decoded,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres.pgoutput import parse_tuple
+from connectors.postgres.replication.pgoutput import parse_tuple
 from schemas.avro import RowCodec, key_encoder, row_encoder
 from schemas.change import TextValue
 from schemas.errors import KeepstreamError

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres import runs
-from connectors.postgres.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
-from connectors.postgres.runs import Runs
+from connectors.postgres.replication import runs
+from connectors.postgres.replication.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
+from connectors.postgres.replication.runs import Runs
 from pipeline.capture.packer import FramePacker, PackedBody
 from schemas.change import UNCHANGED, Change, TextValue
 from schemas.changecodec import encode_change
@@ -197,8 +197,8 @@ def streams(draw: st.DrawFn) -> list[list[bytes]]:
 def needs_c() -> None:
     if runs._encode_changes is None:
         if os.environ.get("CI"):
-            pytest.fail("connectors.postgres._runs was not built")
-        pytest.skip("connectors.postgres._runs was not built: no C compiler was found")
+            pytest.fail("connectors.postgres.replication._runs was not built")
+        pytest.skip("connectors.postgres.replication._runs was not built: no C compiler was found")
 
 
 @given(streams(), st.sampled_from([60, 200, 1000, 10**6]))

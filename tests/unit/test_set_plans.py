@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.postgres import set_plans
-from connectors.postgres.apply_catalog import TargetColumn, TargetTable
-from connectors.postgres.apply_keys import Exclusion, UniqueKey
-from connectors.postgres.copytext import NotUtf8
-from connectors.postgres.held_types import HeldType
-from connectors.postgres.set_plans import CopyRows, SetPlan, SetRows, make_plan
+from connectors.postgres.apply import set_plans
+from connectors.postgres.apply.catalog import TargetColumn, TargetTable
+from connectors.postgres.apply.keys import Exclusion, UniqueKey
+from connectors.postgres.apply.set_plans import CopyRows, SetPlan, SetRows, make_plan
+from connectors.postgres.catalog.held_types import HeldType
+from connectors.postgres.copy.copytext import NotUtf8
 from schemas import changecodec
 from schemas.avro import decoders_of
 from schemas.change import UNCHANGED, Change, TextValue

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from connectors.log.directory import DirectoryLog
-from connectors.postgres import slot as slots
+from connectors.postgres.replication import slot as slots
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.stage import CaptureStage
 from pipeline.capture.startup import Startup

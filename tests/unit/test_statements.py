@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from connectors.postgres import statements
-from connectors.postgres.apply_catalog import TargetColumn, TargetTable
-from connectors.postgres.held_types import HeldType
-from connectors.postgres.statements import Old, Statement
+from connectors.postgres.apply import statements
+from connectors.postgres.apply.catalog import TargetColumn, TargetTable
+from connectors.postgres.apply.statements import Old, Statement
+from connectors.postgres.catalog.held_types import HeldType
 from schemas.errors import OperatorNeeded
 from schemas.table import Column, ReplicaIdentity, TableSchema
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.postgres.failover.standbys import Standbys, StandbySlot
-from connectors.postgres.progress import Hold, HoldKind, Progress, ReplicaState
-from connectors.postgres.slot import SlotOwner, SlotState, WalSpace
+from connectors.postgres.replica.progress import Hold, HoldKind, Progress, ReplicaState
+from connectors.postgres.replication.slot import SlotOwner, SlotState, WalSpace
 from pipeline.board import report_key
 from pipeline.control import judgement, surroundings
 from pipeline.control.hearsay import hear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.tableddl import _entries
+from connectors.postgres.catalog.tableddl import _entries
 
 FORGED = "-- Name: z; Type: FK CONSTRAINT; Schema: q; Owner: -"
 HEAD = """--

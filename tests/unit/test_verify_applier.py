@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from connectors.postgres.progress import Progress, ReplicaState
+from connectors.postgres.replica.progress import Progress, ReplicaState
 from pipeline.reports import ReportedError, StageReport, StageState
 from pipeline.verify import applier
 from pipeline.verify.applier import SILENT_S, ApplierWatch

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.catalog.tables import CatalogColumn
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.digest import Digest, DigestColumn
-from connectors.postgres.snapshot_tables import SnapshotTable
 from pipeline.verify.jobs import PART_BLOCKS, Job, Jobs, Side, cut
 from pipeline.verify.pairing import Pair, pair_tables
 from pipeline.verify.progress import Meter

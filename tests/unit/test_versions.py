@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from connectors.postgres.pgoutput import RelationChanged
+from connectors.postgres.replication.pgoutput import RelationChanged
 from pipeline.capture.ddl.told import Told
 from pipeline.capture.versions import TableVersions
 from schemas.entries import Entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.postgres.visibility import is_visible, not_yet_visible
+from connectors.postgres.copy.visibility import is_visible, not_yet_visible
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from psycopg import pq
 
-from connectors.postgres.apply_catalog import TargetTable
-from connectors.postgres.statements import Old, ValueRef
+from connectors.postgres.apply.catalog import TargetTable
+from connectors.postgres.apply.statements import Old, ValueRef
 from schemas.avro import raw_row_decoder
 from schemas.pgtypes import BYTEA
 from schemas.rowform import RowDecoder

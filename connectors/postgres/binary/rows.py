@@ -78,7 +78,7 @@ def _versioned(form: memoryview) -> bytes:
 
 
 class BinaryRows:
-    """Makes the encoders of one connection, as `connectors.postgres.pgoutput.Decoder` wants them."""
+    """Makes the encoders of one connection, as the `Decoder` of pgoutput wants them."""
 
     def __init__(self, converter: Converter) -> None:
         self._converter = converter

@@ -26,9 +26,9 @@ from psycopg import pq
 
 from connectors.postgres.binary.named import NAMING_TYPES, are_settled
 from connectors.postgres.binary.rows import BinaryType
-from connectors.postgres.held_types import ENUM, HeldType, Types
+from connectors.postgres.catalog.held_types import ENUM, HeldType, Types
+from connectors.postgres.replication.walsender import TOO_LONG, VALUE_TOO_LARGE
 from connectors.postgres.session import Session, connect, wrapped
-from connectors.postgres.walsender import TOO_LONG, VALUE_TOO_LARGE
 from schemas.errors import BEGIN_ANEW, RefusedData
 from schemas.pgtypes import FIRST_USER_OID, element_of, is_row_type
 from schemas.table import TableSchema

@@ -14,9 +14,9 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.copystream import Tick, require_all, run_query, stream_copy, stream_in_chunks
-from connectors.postgres.held_types import HeldColumns, read_held_columns
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.held_types import HeldColumns, read_held_columns
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.copystream import Tick, require_all, run_query, stream_copy, stream_in_chunks
 from connectors.postgres.session import Session
 from schemas.pgtypes import BYTEA
 

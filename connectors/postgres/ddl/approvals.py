@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from connectors.postgres import progress
+from connectors.postgres.replica import progress
 from connectors.postgres.session import Session, wrapped
 from schemas.lsn import Lsn, Position, format_lsn, parse_lsn
 

@@ -14,8 +14,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from connectors.postgres import deferred
-from connectors.postgres.added_column import CANNOT_MAKE
+from connectors.postgres.apply.added_column import CANNOT_MAKE
 from connectors.postgres.ddl import left_out, partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
 from connectors.postgres.ddl.left_out import LeftOut
@@ -23,8 +22,9 @@ from connectors.postgres.ddl.refusals import LACKED, refusal
 from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
-from connectors.postgres.deferred import ROLE_MAY_NOT, Deferred
 from connectors.postgres.limits.relaxing import relax_but
+from connectors.postgres.replica import deferred
+from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred
 from connectors.postgres.session import Session
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from psycopg import sql
 
-from connectors.postgres.copytext import encode_rows
+from connectors.postgres.copy.copytext import encode_rows
 from connectors.postgres.session import Session
 from schemas.ddl.message import TableRows
 from schemas.ddl.record import parse_record

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from connectors.postgres import deferred
-from connectors.postgres.deferred import Deferred
-from connectors.postgres.firing import FOREIGN_KEY, Firing, read_firing
+from connectors.postgres.replica import deferred
+from connectors.postgres.replica.deferred import Deferred
+from connectors.postgres.replica.firing import FOREIGN_KEY, Firing, read_firing
 from connectors.postgres.session import Session
 from schemas.identifiers import qualified
 

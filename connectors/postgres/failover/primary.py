@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from connectors.postgres.replication.walsender import Walsender
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.walsender import Walsender
 from schemas.errors import ConfigError, RetryLater
 
 FAILOVER_SINCE: Final = 17

@@ -14,8 +14,8 @@ from psycopg.conninfo import make_conninfo
 
 from connectors.postgres.failover.hosts import Host
 from connectors.postgres.failover.primary import started_at
+from connectors.postgres.replication.slot import SlotState, read_slot
 from connectors.postgres.session import Session, connect, parse_conninfo, wrapped
-from connectors.postgres.slot import SlotState, read_slot
 
 _ANSWERS_S: Final = 5
 

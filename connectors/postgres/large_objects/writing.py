@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.catalog import count_large_objects
+from connectors.postgres.catalog.tables import count_large_objects
 from connectors.postgres.large_objects.reading import AT_ONCE, PIECE_BYTES, LargeObject, Piece
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded

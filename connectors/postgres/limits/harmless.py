@@ -7,17 +7,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from connectors.postgres.catalog import Table, TableKind, list_tables
-from connectors.postgres.limits.limit import Limit
-from connectors.postgres.limits.unfit import require_fit_columns
-from connectors.postgres.limits.unsent import read_toastable
-from connectors.postgres.publication import (
+from connectors.postgres.catalog.publication import (
     TableName,
     add_tables,
     create_publication,
     read_publication,
     read_row_filters,
 )
+from connectors.postgres.catalog.tables import Table, TableKind, list_tables
+from connectors.postgres.limits.limit import Limit
+from connectors.postgres.limits.unfit import require_fit_columns
+from connectors.postgres.limits.unsent import read_toastable
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 from schemas.identifiers import qualified

@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from connectors.postgres.deferred import Deferred
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
+from connectors.postgres.replica.deferred import Deferred
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.identifiers import qualified
 
 

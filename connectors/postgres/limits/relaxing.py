@@ -12,7 +12,7 @@ from typing import Final
 
 from psycopg import sql
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.identifiers import qualified
 

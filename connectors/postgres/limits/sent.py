@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from connectors.postgres.publication import Publication, TableName
-from connectors.postgres.relation import tables_of
+from connectors.postgres.catalog.columns import TableColumns, read_table_columns
+from connectors.postgres.catalog.publication import Publication, TableName
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
+from connectors.postgres.replication.relation import tables_of
 from connectors.postgres.session import Session
-from connectors.postgres.snapshot_tables import SnapshotTable
-from connectors.postgres.table_columns import TableColumns, read_table_columns
 from schemas.table import TableSchema
 
 ColumnLists = Mapping[TableName, Collection[str]]

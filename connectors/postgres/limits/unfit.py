@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.limits.keys import BrokenAbove, read_broken_above
-from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.errors import OperatorNeeded
 from schemas.identifiers import qualified

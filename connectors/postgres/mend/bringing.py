@@ -10,10 +10,10 @@ from typing import Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from connectors.postgres.copystream import Tick, stream_in_chunks
-from connectors.postgres.part_copier import value_too_large
+from connectors.postgres.copy.copystream import Tick, stream_in_chunks
+from connectors.postgres.copy.part_copier import value_too_large
+from connectors.postgres.replication.walsender import TOO_LONG
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.walsender import TOO_LONG
 
 _REFUSALS: Final = (psycopg.errors.InternalError_, psycopg.errors.ProgramLimitExceeded)
 

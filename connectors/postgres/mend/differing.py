@@ -14,16 +14,16 @@ from typing import Final, TypeVar
 
 from psycopg import sql
 
-from connectors.postgres import statements
-from connectors.postgres.apply_catalog import TargetTable
+from connectors.postgres.apply import statements
+from connectors.postgres.apply.catalog import TargetTable
 from connectors.postgres.binary.wide_copy import Aside, copy_wide
-from connectors.postgres.copystream import Tick, run_query
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.copystream import Tick, run_query
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.digest import Place
 from connectors.postgres.mend.bringing import Copying, bring
 from connectors.postgres.mend.fit import own_columns
-from connectors.postgres.publication import TableName
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.errors import RetryLater
 
 _AT_ONCE: Final = 1000

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from connectors.postgres import statements
-from connectors.postgres.apply_catalog import TargetTable, load_table
+from connectors.postgres.apply import statements
+from connectors.postgres.apply.catalog import TargetTable, load_table
+from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.ddl import left_out
-from connectors.postgres.fitting import require_fit, require_quiet
 from connectors.postgres.limits.sent import lists_of, sent_columns, sent_versions
+from connectors.postgres.replica.fitting import require_fit, require_quiet
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.snapshot_tables import SnapshotTable
 from schemas.errors import OperatorNeeded
 
 

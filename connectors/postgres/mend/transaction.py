@@ -19,15 +19,16 @@ import psycopg
 from psycopg import sql
 
 from connectors.failpoints import failpoint
-from connectors.postgres import progress, statements
-from connectors.postgres.apply_catalog import TargetTable, are_referred_to
-from connectors.postgres.copy_run import may_switch_triggers_off
-from connectors.postgres.copystream import Tick, run_query
+from connectors.postgres.apply import statements
+from connectors.postgres.apply.catalog import TargetTable, are_referred_to
+from connectors.postgres.apply.joined_keys import make_keys_to
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.copystream import Tick, run_query
+from connectors.postgres.copy.run import may_switch_triggers_off
 from connectors.postgres.ddl import left_out
-from connectors.postgres.hold import prove_standing
-from connectors.postgres.joined_keys import make_keys_to
-from connectors.postgres.progress import HoldKind, Progress
-from connectors.postgres.publication import TableName
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.hold import prove_standing
+from connectors.postgres.replica.progress import HoldKind, Progress
 from connectors.postgres.session import Session, notice_lost_client, wrapped
 from schemas.errors import RetryLater
 from schemas.lsn import format_lsn

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.session import Session, wrapped
 
 # Bounds name no columns; without the table, pg_get_expr() does not wait for whoever has that locked.

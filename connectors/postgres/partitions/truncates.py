@@ -20,7 +20,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.session import Session, wrapped
 from schemas.identifiers import unquoted
 

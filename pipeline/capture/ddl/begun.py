@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from connectors.postgres.catalog import CatalogColumn
+from connectors.postgres.catalog.tables import CatalogColumn
 from pipeline.capture.ddl.told import TOLD, Told, shape_of_state
 from pipeline.capture.history import NAMES, left_tables, renamed
 from pipeline.capture.partitions import MEMBERS

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from connectors.postgres.shape import UsedType
+from connectors.postgres.catalog.shape import UsedType
 from pipeline.capture.ddl.begun import begun
 from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.ddl.told import (

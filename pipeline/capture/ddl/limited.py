@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
-from connectors.postgres.publication import TableName
+from connectors.postgres.catalog.publication import TableName
 from pipeline.capture.limitednames import limit_before
 from pipeline.config.model import Tables
 from schemas.ddl.columns import may_be_of_domain

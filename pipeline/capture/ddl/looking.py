@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from connectors.postgres import publication as publications
+from connectors.postgres.catalog import publication as publications
+from connectors.postgres.catalog.publication import ListedTable, PublishedTable, TableName
+from connectors.postgres.catalog.shape import Shape, UsedType, read_shapes, read_used_types
+from connectors.postgres.copy.visibility import wait_until_transaction_visible
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_locked, read_members
 from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
-from connectors.postgres.publication import ListedTable, PublishedTable, TableName
 from connectors.postgres.session import Session, wrapped
-from connectors.postgres.shape import Shape, UsedType, read_shapes, read_used_types
-from connectors.postgres.visibility import wait_until_transaction_visible
 from pipeline.capture.announcements import (
     JOINS,
     LEAVES,

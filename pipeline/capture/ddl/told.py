@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from connectors.postgres.shape import Shape, ShapeColumn, digest
+from connectors.postgres.catalog.shape import Shape, ShapeColumn, digest
 from schemas.ddl.message import State
 from schemas.entries import Entries, Kind, text_kind
 from schemas.identifiers import qualified

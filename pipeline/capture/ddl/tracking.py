@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from connectors.postgres.catalog.publication import read_publication
+from connectors.postgres.copy.visibility import is_visible
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
-from connectors.postgres.publication import read_publication
 from connectors.postgres.session import Session
-from connectors.postgres.visibility import is_visible
 from pipeline.capture.announcements import Announcements
 from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.postgres import progress
 from connectors.postgres.ddl import left_out
-from connectors.postgres.leftovers import UserObject
+from connectors.postgres.replica import progress
+from connectors.postgres.replica.leftovers import UserObject
 from connectors.postgres.session import connect
 from pipeline.check import refusal
 from pipeline.config import parse_config

@@ -286,7 +286,7 @@ exception when lock_not_available then
 end
 $$;
 
--- As connectors/postgres/shape.py reads it.
+-- As connectors/postgres/catalog/shape.py reads it.
 create or replace function keepstream.describe_shape(id oid) returns jsonb
 language plpgsql stable as $$
 begin

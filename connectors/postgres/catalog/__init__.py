@@ -1,0 +1,1 @@
+"""What catalogs say of tables, their columns, types, keys and publication."""

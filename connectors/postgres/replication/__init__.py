@@ -1,0 +1,1 @@
+"""The source's stream: slot, walsender, pgoutput messages and what is made of them."""
