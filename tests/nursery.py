@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import functools
 import gc
 import importlib
@@ -45,6 +46,8 @@ _HURRIED = {
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }
 """What is rare or slow in production happens more often, so that tests wait less and a soak sees more."""
+STACKS_SIGNAL = signal.SIGUSR1
+"""At it a process writes where each of its threads is to its standard error."""
 _REAP_EVERY_S = 0.02
 _START_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -221,6 +224,7 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoRetur
     os.environ.clear()
     os.environ.update(environment)
     random.seed()
+    faulthandler.register(STACKS_SIGNAL)  # to standard error, of all threads
     importlib.reload(importlib.import_module("connectors.failpoints"))
     code = 1
     try:

@@ -13,6 +13,7 @@ import psycopg
 
 from tests.fix_pipeline import Pipeline, make_pipeline
 from tests.fix_postgres import Database
+from tests.nursery import STACKS_SIGNAL
 from tests.scenario.checker import Verdict, Violation, Witness, assert_equal_now, parse_lsn
 from tests.scenario.rawlog import LogWatch, require_unconfirmed
 from tests.scenario.workload import TABLES, Workload
@@ -29,13 +30,21 @@ SETUP = ("capture.publication_created", "capture.slot_created", "capture.before_
 _GLANCE_EVERY_S = 0.4
 _TICK_S = 0.02
 _OUTPUTS_SHOWN = 6
+_STACKS_S = 0.5
 
 
 class ProxiedPipeline(Pipeline):
     """A pipeline that tells little of its many processes."""
 
     def outputs(self) -> str:
-        return "\n".join(f"== {one.log.name}\n{one.output[-1500:]}" for one in self.started[-_OUTPUTS_SHOWN:])
+        """What the last ones and those that live said last, and where the threads of the living are."""
+        alive = [one for one in self.started if one.alive]
+        for one in alive:
+            one.process.send_signal(STACKS_SIGNAL)
+        time.sleep(_STACKS_S if alive else 0)
+        ended = [one for one in self.started[-_OUTPUTS_SHOWN:] if one not in alive]
+        shown = [(one, 1500) for one in ended] + [(one, 6000) for one in alive]
+        return "\n".join(f"== {one.log.name}\n{one.output[-size:]}" for one, size in shown)
 
 
 def _make_pipeline(site: Site, source: Database, replica: Database, bug: str | None) -> ProxiedPipeline:
