@@ -6,6 +6,7 @@ trimmed (below) or another log (above), and says so.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -32,6 +33,11 @@ _FIRST_SLICES = ((0.06, 0.005), (0.5, 0.025))
 _MAX_RECORDS = 500
 # How often Kafka is asked whether it is there, and the topic still the one we know.
 _IDENTITY_S = 5.0
+# A client that waited so long for nothing, though there are records, will not bring them: another one may.
+# Requests of its own fail sooner.
+_STANDS_STILL_S = 30.0
+
+logger = logging.getLogger("keepstream.log")
 
 
 class KafkaReader:
@@ -49,6 +55,7 @@ class KafkaReader:
         self._consumer: Any = None
         self._answered = False
         self._has_read = False
+        self._waited_s = 0.0
 
     def read(self, timeout_s: float) -> list[Record]:
         """See `LogReader.read`."""
@@ -57,6 +64,7 @@ class KafkaReader:
             self._begin()
         while True:
             self._check_identity()  # before the poll: what was polled must be returned
+            self._check_client()
             records = self._poll(max(0.0, min(self._slice_s(), deadline - time.monotonic())))
             if records:
                 return records
@@ -91,7 +99,7 @@ class KafkaReader:
         return next((slice_s for until_s, slice_s in _FIRST_SLICES if age_s < until_s), _SLICE_S)
 
     def _poll(self, timeout_s: float) -> list[Record]:
-        self._answered = False
+        self._answered, began_at = False, time.monotonic()
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_MAX_RECORDS)
         except KafkaError as error:
@@ -102,7 +110,9 @@ class KafkaReader:
         ]
         if records:
             self._next, self._answered = records[-1].next_place, True
-            self._has_read = True
+            self._has_read, self._waited_s = True, 0.0
+        else:
+            self._waited_s += time.monotonic() - began_at
         return records
 
     def _read_error(self, error: KafkaError) -> KeepstreamError:
@@ -142,6 +152,17 @@ class KafkaReader:
             raise log_missing(self._where)
         if topic_id != self._topic_id:
             raise self._recreated("its topic id has changed")
+
+    def _check_client(self) -> None:
+        """A client that brings nothing, and no error either, would let its reader wait for ever."""
+        if self._waited_s < _STANDS_STILL_S:
+            return
+        self._waited_s = 0.0
+        assert self._next is not None
+        if self._bounds()[1] > self._next:
+            logger.warning("a Kafka client stands still: another one reads on", extra={"offset": self._next})
+            self.close()
+            self._begin()
 
     def _shortened(self, seen: str) -> HistoryBroken:
         return self._recreated(

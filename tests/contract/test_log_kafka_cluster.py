@@ -27,7 +27,7 @@ from schemas.errors import HistoryBroken, KeepstreamError, LoginRefused, Operato
 from schemas.finding import Finding, Severity
 from tests.certificates import ServerCertificates, make_certificates
 from tests.contract.conftest import new_name
-from tests.contract.logs import append_all, begin, read_all, start_of
+from tests.contract.logs import append_all, begin, read_all, read_count, start_of
 
 
 @pytest.fixture
@@ -184,6 +184,33 @@ def test_kafka_s_clients_take_at_once_what_their_socket_holds() -> None:
                 broker.sendall(bytes(50_000))
             require(lambda: len(client.recv(50_000, socket.MSG_PEEK)) == 50_000, 10, what="the bytes")
             assert len(client.recv(4096)) == 50_000
+
+
+def test_a_client_that_stands_still_is_replaced_by_one_that_reads_on(
+    kafka_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that brings no records, and no error either."""
+    monkeypatch.setattr("connectors.log.kafka_reader._STANDS_STILL_S", 0.3)
+    log = KafkaLog([kafka_server], new_name())
+    log.create()
+    writer = begin(log, 1)
+    reader = log.reader()
+    assert len(read_count(reader, 1)) == 1
+    stands_still = reader._consumer
+
+    def poll(timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        time.sleep(timeout_ms / 1000)
+        return {}
+
+    monkeypatch.setattr(stands_still, "poll", poll)
+    assert reader.read(0.5) == []
+    assert reader._consumer is stands_still  # there is nothing to bring
+    append_all(writer, [b"more"])
+    assert [record.value for record in read_count(reader, 1)] == [b"more"]
+    assert "a Kafka client stands still: another one reads on" in caplog.messages
+    reader.close()
+    writer.close()
+    log.close()
 
 
 @pytest.mark.parametrize("is_there", [True, False])
