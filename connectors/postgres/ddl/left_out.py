@@ -109,10 +109,24 @@ def lacking(conn: Session, table: tuple[str, str], columns: Sequence[str]) -> fr
     return frozenset(columns) - {name for (name,) in conn.execute(query, table)}
 
 
+_IS_WHOLE: Final = """
+    select exists (select from pg_catalog.pg_attribute
+                    where attrelid = to_regclass('keepstream.schema_left_out')
+                      and attname = 'awaits_copy' and not attisdropped)
+"""
+
+
+def _install(conn: Session) -> None:
+    """Only where something is missing: ALTER TABLE is its owner's, and would wait for whoever has read the
+    list and has not ended, as a verification does while it compares."""
+    if conn.execute(_IS_WHOLE).fetchone() != (True,):
+        for statement in _INSTALL:
+            conn.execute(statement)
+
+
 def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> None:
     """In the session's open transaction. `column`: only this one of the table."""
-    for statement in _INSTALL:
-        conn.execute(statement)
+    _install(conn)
     conn.execute(
         "insert into keepstream.schema_left_out (name, schema_name, table_name, column_name)"
         " values (%s, %s, %s, %s) on conflict do nothing",
