@@ -302,8 +302,7 @@ class SchemaFollower:
             return True
         if step.kind in rights.RIGHTS:
             return True
-        new = _new_name(step)
-        if new is not None and self._is_there(new):
+        if (new := _new_name(step)) is not None and self._is_there(new):
             self._note_gone(step)
             return True  # somebody called it so before
         name = sql.Identifier(*table).as_string()
@@ -393,12 +392,11 @@ class SchemaFollower:
     def _note_rows(self, step: Step) -> None:
         """A table that is gone, or whose rows come now under the name of a whole, awaits no copy any more.
         The list has the source's names, under which rows come, whatever becomes of the step here."""
-        new = _new_name(step)
         if step.kind is Kind.DROP_TABLE or (step.kind is Kind.ATTACH_PARTITION and step.whole):
             left_out.has_rows(self._conn, self._pipeline, _table_of(step))
         elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
             left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=_last_name(step))
-        elif new is not None and step.needs is not None:  # a function may have a table's name
+        elif step.needs is not None and (new := _new_name(step)) is not None:  # a function needs none
             left_out.rename(self._conn, self._pipeline, _table_of(step), to=new)
 
     def _ignore(self, step: Step) -> None:
@@ -438,13 +436,12 @@ class SchemaFollower:
 
     def _note_gone(self, step: Step) -> None:
         """What is kept of it in the replica is called otherwise, or not wanted any more."""
-        new = _new_name(step)
+        is_schema = step.kind is Kind.SCHEMA and step.phase is Phase.RENAME
+        new = (_last_name(step),) if is_schema else _new_name(step)
         if step.kind is Kind.DROP_TABLE:
             left_out.forget(self._conn, self._pipeline, _table_of(step))
         elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
             deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
-        elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
-            deferred.rename(self._conn, self._pipeline, step.object, (_last_name(step),))
         elif new is not None:
             deferred.rename(self._conn, self._pipeline, step.object, new)
 
