@@ -193,7 +193,7 @@ class ReplicaCheck:
             yield self._place.warning(
                 "table-awaits-copy",
                 qualified(*table),
-                "joined without its rows, and its changes are left out until they are copied",
+                left_out.AWAITS_COPY,
                 fix=f"`{left_out.copying_command(self._name, table)}` copies them, exactly.",
             )
 

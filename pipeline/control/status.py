@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.postgres.ddl.left_out import copying_command
+from connectors.postgres.ddl.left_out import AWAITS_COPY, copying_command
 from pipeline.control.hearsay import Heard
 from pipeline.control.hints import hint_for
 from pipeline.reports import NotReplicated, StageReport, StageState
@@ -33,7 +33,7 @@ def warning(code: str, where: str, message: str, *, hint: str | None = None) -> 
 
 def awaits_copy(replica: str, table: tuple[str, str]) -> StatusFinding:
     """Of a table that joined without its rows."""
-    seen = f"{qualified(*table)} joined without its rows, and its changes are left out until they are copied"
+    seen = f"{qualified(*table)} {AWAITS_COPY}"
     hint = f"`{copying_command(replica, table)}` copies them, exactly; the replica stands still meanwhile."
     return warning("table-awaits-copy", f"replica {replica}", seen, hint=hint)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -70,29 +70,26 @@ def make_keys_to(conn: Session, pipeline: str, table: TableName, tick: Tick) -> 
     """In the session's open transaction, once a table has its rows: those kept in keepstream.deferred_ddl
     that refer to it. One that cannot be made, or whose tables are locked for longer than the session waits,
     stays there."""
+
+    def run(statement: str) -> None:
+        run_query(conn, statement, tick)
+
     for key in deferred.keys_to(conn, pipeline, table):
-        try:
-            with conn.transaction():
-                run_query(conn, key.statement, tick)
-        except _CANNOT_MAKE as error:
-            reason = error.diag.message_primary or type(error).__name__
-            deferred.explain(conn, [key.id], reason)
-            logger.warning("foreign key left out", extra={"key": key.object, "reason": reason})
-        else:
-            deferred.remove(conn, [key.id])
-            logger.info("foreign key made", extra={"key": key.object})
+        _settle(conn, [key.id], key.object, _make(conn, key.statement, run))
 
 
 def _make_to(conn: Session, key: JoinKey, unready: Collection[str]) -> str | None:
     """None, or why it could not be made, or is not to be yet."""
-    return because_awaiting(key.referenced) if key.referenced in unready else _make(conn, key)
+    if key.referenced in unready:
+        return because_awaiting(key.referenced)
+    return _make(conn, key.statement, lambda statement: conn.execute(statement.encode()))
 
 
-def _make(conn: Session, key: JoinKey) -> str | None:
-    """None, or why it could not be made."""
+def _make(conn: Session, statement: str, run: Callable[[str], object]) -> str | None:
+    """None, or why it could not be made. `run`: in the session."""
     try:
         with conn.transaction():
-            conn.execute(key.statement.encode())
+            run(statement)
     except _CANNOT_MAKE as error:
         return error.diag.message_primary or type(error).__name__
     return None
@@ -101,15 +98,18 @@ def _make(conn: Session, key: JoinKey) -> str | None:
 def _make_awaited(conn: Session, pipeline: str, key: JoinKey, unready: Collection[str]) -> None:
     """One that this replica was made without, because the table that it names was not there."""
     found = deferred.find(conn, pipeline, key.statement)
-    if not found:
-        return
-    reason = _make_to(conn, key, unready)
+    if found:
+        _settle(conn, found, key.name, _make_to(conn, key, unready))
+
+
+def _settle(conn: Session, kept: Sequence[int], name: str, reason: str | None) -> None:
+    """What was kept of a key: it was made, or could not be made for this reason."""
     if reason is None:
-        deferred.remove(conn, found)
-        logger.info("foreign key made", extra={"key": key.name})
+        deferred.remove(conn, kept)
+        logger.info("foreign key made", extra={"key": name})
     else:
-        deferred.explain(conn, found, reason)
-        logger.warning("foreign key left out", extra={"key": key.name, "reason": reason})
+        deferred.explain(conn, kept, reason)
+        logger.warning("foreign key left out", extra={"key": name, "reason": reason})
 
 
 def _keep(conn: Session, pipeline: str, key: JoinKey, reason: str) -> None:

@@ -20,6 +20,8 @@ from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
 
+AWAITS_COPY: Final = "joined without its rows, and its changes are left out until they are copied"
+"""What is said of a table that does."""
 _PLAIN: Final = re.compile(r"[^\".*\s]+")
 
 _INSTALL: Final = (

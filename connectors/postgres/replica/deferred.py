@@ -59,10 +59,14 @@ class Deferred:
     statement: str
 
 
+def _is_there(conn: Session) -> bool:
+    found = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
+    return found == (True,)
+
+
 def find(conn: Session, name: str, statement: str) -> list[int]:
     """Ids of the entries with this very statement; none where there is no table for them."""
-    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
-    if there != (True,):
+    if not _is_there(conn):
         return []
     query = "select id from keepstream.deferred_ddl where name = %s and statement = %s"
     return [number for (number,) in conn.execute(query, [name, statement])]
@@ -71,7 +75,7 @@ def find(conn: Session, name: str, statement: str) -> list[int]:
 def keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
     """The foreign keys among them that refer to this table of the replica, or to one that it is a partition
     of, in their order."""
-    if conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone() != (True,):
+    if not _is_there(conn):
         return []
     names = {form: _TARGET for of in conn.execute(_ABOVE, table) for form in _written(conn, of)}
     query = "select id, object, statement from keepstream.deferred_ddl"
@@ -119,16 +123,14 @@ def keep(conn: Session, name: str, one: Deferred) -> None:
 
 def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
     """The entries of one object: it is gone on the source, or something else is kept of it."""
-    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
-    if there == (True,):
+    if _is_there(conn):
         query = "delete from keepstream.deferred_ddl where (name, kind, object) = (%s, %s, %s)"
         conn.execute(query, [name, kind, obj])
 
 
 def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
     """Whether the replica was made without something of this table."""
-    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
-    if there != (True,):
+    if not _is_there(conn):
         return False
     query = "select exists (select from keepstream.deferred_ddl where name = %s and starts_with(object, %s))"
     return conn.execute(query, [name, f"{qualified(*table)}."]).fetchone() == (True,)
@@ -137,8 +139,7 @@ def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
 def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
     """A table, or a whole schema (one part), is called otherwise on the source, too: so it is in what is
     kept of it."""
-    there = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
-    if there != (True,):
+    if not _is_there(conn):
         return
     names = dict(zip(_written(conn, old), _written(conn, new), strict=True))
     place = AS_QUALIFIER if len(old) == 1 else AS_RELATION
