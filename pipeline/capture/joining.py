@@ -57,7 +57,7 @@ from pipeline.capture.packer import FramePacker
 from pipeline.capture.partitions import MEMBERS, KnownMember
 from pipeline.capture.shapes import SHAPES, KnownShape, first_shape
 from pipeline.capture.startup import OpenCapture
-from schemas.errors import BEGIN_ANEW, RetryLater
+from schemas.errors import RetryLater
 from schemas.join import JOIN_EMPTY_PREFIX, JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.table import TableSchema
 
@@ -121,19 +121,13 @@ def join_table(
         return version
 
 
-def rows_of(session: Session, table: Table, *, as_large: bool = False, as_too_large: bool = False) -> Rows:
-    """By its size now. `as_large`, `as_too_large`: an attempt has shown that its rows are more than that
-    tells."""
+def rows_of(session: Session, table: Table, *, as_large: bool = False, without_rows: bool = False) -> Rows:
+    """By its size now. `as_large`: an attempt has shown that its rows are more than that tells;
+    `without_rows`: that it cannot join with them."""
     size_bytes = _size_bytes(session, table.oid)
-    if joins_empty(table) and (as_too_large or size_bytes > JOIN_LIMIT_BYTES):
+    if without_rows or size_bytes > JOIN_LIMIT_BYTES:
         return Rows.LATER
     return Rows.BEFORE if as_large or size_bytes > ROWS_UNDER_LOCK_BYTES else Rows.LOCKED
-
-
-def joins_empty(table: Table) -> bool:
-    """Whether it may join without its rows. One that is replicated as a whole may not: rows of partitions
-    come and go with DDL, which replicas follow in what they have of it."""
-    return table.kind is not TableKind.PARTITIONED
 
 
 def require_joinable(session: Session, table: Table, *, publication: str) -> None:
@@ -143,12 +137,6 @@ def require_joinable(session: Session, table: Table, *, publication: str) -> Non
         raise NotNow("it was renamed or dropped meanwhile")
     if now.identity_problem is not None:
         raise NotNow(now.identity_problem)
-    size_bytes = 0 if joins_empty(table) else _size_bytes(session, table.oid)
-    if size_bytes > JOIN_LIMIT_BYTES:
-        raise NotNow(
-            f"its partitions already hold {size_bytes >> 20} MiB, more than the {JOIN_LIMIT_BYTES >> 20} MiB"
-            f" that a table can join with that is replicated as a whole: to copy it, {BEGIN_ANEW}"
-        )
 
 
 class _Joining:

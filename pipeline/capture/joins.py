@@ -25,7 +25,6 @@ from pipeline.capture.joining import (
     ROWS_UNDER_LOCK_BYTES,
     Rows,
     join_table,
-    joins_empty,
     require_joinable,
     rows_of,
 )
@@ -46,7 +45,7 @@ _NOT_YET = "it joins soon: tables join one after another"
 _LAST_ROWS = "rows from before it left may still come, or of the table that had its name."
 _LATER = "tried again after a pause"
 _TOO_LARGE = "rows-too-large"
-_EMPTY_NEXT = f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text: it joins soon, without them"
+_EMPTY_NEXT = "it joins soon, without its rows: they are too many, or written to without a pause"
 _COPY = "`keepstream snapshot` copies its rows to each replica, which leaves its changes out until then"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
@@ -56,21 +55,22 @@ _REASONS = {
     f" were sent; {_LATER}",
     "query-canceled": "its rows could not be sent, or proven to be the same, while its writers may wait;"
     f" {_LATER}",
-    _TOO_LARGE: f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text, more than a table can"
-    f" join with that is replicated as a whole: to copy it, {BEGIN_ANEW}",
+    _TOO_LARGE: f"its rows take more than {ROWS_LIMIT_BYTES >> 20} MiB as text; {_LATER}",
     "log-slow": f"the log did not answer in time; {_LATER}",
 }
 
 _PAUSES_S = {
     "table-written": (0.0, 640.0),
     "query-canceled": (0.0, 640.0),
-    _TOO_LARGE: (3600.0, 3600.0),
 }
 _BUSY_PAUSES_S = (0.0, 60.0)
 _REFUSED_PAUSES_S = (10.0, 60.0)
 """The shortest pause before another attempt, and the longest: an attempt costs the source and each replica.
 From the second on they double. What an operator must mend is tried again at once when the table was altered,
 and within a minute when it was a replica that he mended."""
+_WRITTEN = frozenset({"table-written", "query-canceled"})
+_WRITTEN_TRIES = 6
+"""After so many attempts, five minutes, a table whose writers do not pause joins without its rows."""
 LOOK_LIMIT_S = 2.0
 """The stream stands still while tables join: those that are left wait for the next look."""
 
@@ -123,14 +123,16 @@ class SeenTables:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """An attempt that failed: when, and how long to wait before the next (s). `as_large`: the table's rows
-    take longer than its size tells; `as_too_large`: than is allowed. `refused`: the definition that somebody
-    must mend, or a replica."""
+    take longer than its size tells. `written`: how often somebody wrote to it while its rows were sent.
+    `without_rows`: they are more than is allowed, or their writers never paused. `refused`: the definition
+    that somebody must mend, or a replica."""
 
     as_large: bool
     at: float
     pause_s: float
     refused: str | None = None
-    as_too_large: bool = False
+    written: int = 0
+    without_rows: bool = False
 
     @classmethod
     def again(cls, before: Tried | None, code: str, *, refused: str | None = None) -> Tried:
@@ -140,8 +142,10 @@ class Tried:
         if before is not None and before.refused == refused:
             pause_s = min(longest_s, max(10.0, before.pause_s * 2, pause_s))
         as_large = code == "query-canceled" or (before is not None and before.as_large)
-        too_large = code == _TOO_LARGE or (before is not None and before.as_too_large)
-        return cls(as_large, time.monotonic(), pause_s, refused, too_large)
+        written = (before.written if before is not None else 0) + (code in _WRITTEN)
+        without_rows = code == _TOO_LARGE or written >= _WRITTEN_TRIES
+        without_rows = without_rows or (before is not None and before.without_rows)
+        return cls(as_large, time.monotonic(), pause_s, refused, written, without_rows)
 
     @property
     def is_early(self) -> bool:
@@ -287,11 +291,12 @@ class Joins:
         except KeepstreamError as error:
             if isinstance(error, RetryLater) and error.code not in _REASONS:
                 raise
-            if error.code == _TOO_LARGE and joins_empty(table):
-                self._tried[table.oid] = replace(Tried.again(tried, error.code), pause_s=0.0)
-                return _EMPTY_NEXT
             if isinstance(error, RetryLater):
-                self._tried[table.oid] = Tried.again(tried, error.code)
+                again = Tried.again(tried, error.code)
+                if again.without_rows and not (tried is not None and tried.without_rows):
+                    self._tried[table.oid] = replace(again, pause_s=0.0)
+                    return _EMPTY_NEXT
+                self._tried[table.oid] = again
             else:
                 self._tried[table.oid] = self._refused(table, tried, error.code)
             return self._reason(table, error)
@@ -320,7 +325,7 @@ class Joins:
             self._capture.sql,
             table,
             as_large=tried is not None and tried.as_large,
-            as_too_large=tried is not None and tried.as_too_large,
+            without_rows=tried is not None and tried.without_rows,
         )
         joined = join_table(self._capture, self._options, packer, table, definition, rows=rows)
         if rows is Rows.LATER:
