@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from pipeline.verify.rounds import ROUNDS, TRIED_AGAIN, TRIES, table_changed
 from pipeline.verify.scope import Scope, choose_tables, not_replicated
 from pipeline.verify.standing import VISIBLE_S
 from pipeline.verify.watch import Tell, Watch
-from schemas.errors import RetryLater
+from schemas.errors import OperatorNeeded, RetryLater
 from schemas.identifiers import qualified
 from schemas.lsn import format_lsn
 
@@ -124,12 +124,13 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         tables, catalog, pairs = describe(options, meeting)
         by_root = is_via_root(meeting.reader, options.publication)
         wanted = {table.oid for table in choose_tables(tables, catalog, scope, by_root=by_root)}
+        without_rows = {pair.source.oid: pair for pair in pairs if pair.is_left_out or pair.awaits_copy}
+        if wanted and wanted <= without_rows.keys():
+            raise _none_comparable([without_rows[oid] for oid in sorted(wanted)], options.replica)
         chosen = [
             pair
             for pair in pairs
-            if pair.source.oid in wanted
-            and (only is None or pair.source.oid in only)
-            and not (pair.is_left_out or pair.awaits_copy)
+            if pair.source.oid in wanted - without_rows.keys() and (only is None or pair.source.oid in only)
         ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
@@ -153,6 +154,17 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
     )
 
 
+def _none_comparable(pairs: Sequence[Pair], replica: str) -> OperatorNeeded:
+    """Of all that were to be compared the replica has no rows: to call them identical would be wrong."""
+    why = [f"{each.table}: {each.reason}" for each in _without_rows(pairs, replica)]
+    return OperatorNeeded(
+        f"{replica} has no rows of the tables that were to be compared ({'; '.join(why[:5])})",
+        code="no-table-comparable",
+        hint="Copy a table that awaits its copy, as said; of one that a policy leaves out there is nothing to"
+        " compare.",
+    )
+
+
 def _without_rows(pairs: Iterable[Pair], replica: str) -> Iterator[NotReplicated]:
     """Tables that are in the publication and not on this replica, or not with their rows."""
     for pair in pairs:
@@ -161,7 +173,7 @@ def _without_rows(pairs: Iterable[Pair], replica: str) -> Iterator[NotReplicated
         elif pair.awaits_copy:
             command = left_out.copying_command(replica, pair.source.table_name)
             yield NotReplicated(
-                table=pair.name, reason=f"it joined without its rows; `{command}` copies them"
+                table=pair.name, reason=f"its rows are not in the log; `{command}` copies them"
             )
 
 

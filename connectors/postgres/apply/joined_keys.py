@@ -68,14 +68,16 @@ def make_keys(
 
 def make_keys_to(conn: Session, pipeline: str, table: TableName, tick: Tick) -> None:
     """In the session's open transaction, once a table has its rows: those kept in keepstream.deferred_ddl
-    that refer to it. One that cannot be made, or whose tables are locked for longer than the session waits,
-    stays there."""
+    that refer to it, and then what became of them. One that cannot be made, or whose tables are locked for
+    longer than the session waits, stays there."""
 
     def run(statement: str) -> None:
         run_query(conn, statement, tick)
 
     for key in deferred.keys_to(conn, pipeline, table):
         _settle(conn, [key.id], key.object, _make(conn, key.statement, run))
+    for change in deferred.changes_of_keys_to(conn, pipeline, table):
+        _settle(conn, [change.id], change.object, _make(conn, change.statement, run))
 
 
 def _make_to(conn: Session, key: JoinKey, unready: Collection[str]) -> str | None:

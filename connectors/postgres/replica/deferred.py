@@ -78,12 +78,39 @@ def keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
     if not _is_there(conn):
         return []
     names = {form: _TARGET for of in conn.execute(_ABOVE, table) for form in _written(conn, of)}
+    refers = f"{_REFERENCES}{_TARGET}"
+    return [kept for kept in _keys(conn, name) if refers in with_names(kept.statement, names, AS_RELATION)]
+
+
+def changes_of_keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
+    """What became of foreign keys (VALIDATE, another name) of those tables that have one, made, to this table
+    or to one that it is a partition of, in their order."""
+    if not _is_there(conn):
+        return []
+    owners = tuple(f"{qualified(*row)}." for row in conn.execute(_REFERRING, table))
+    return [
+        kept
+        for kept in _keys(conn, name)
+        if _REFERENCES not in kept.statement and kept.object.startswith(owners)
+    ]
+
+
+def _keys(conn: Session, name: str) -> list[Kept]:
     query = "select id, object, statement from keepstream.deferred_ddl"
-    kept = conn.execute(f"{query} where name = %s and kind = 'foreign key' order by id", [name]).fetchall()
-    refers = f" REFERENCES {_TARGET}"
-    return [Kept(*row) for row in kept if refers in with_names(row[2], names, AS_RELATION)]
+    rows = conn.execute(f"{query} where name = %s and kind = 'foreign key' order by id", [name]).fetchall()
+    return [Kept(*row) for row in rows]
 
 
+_REFERENCES: Final = " REFERENCES "
+_REFERRING: Final = """
+    select n.nspname, c.relname
+      from pg_catalog.pg_constraint k
+      join pg_catalog.pg_class c on c.oid = k.conrelid
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace,
+           to_regclass(format('%%I.%%I', %s::text, %s::text)) named (oid)
+     where k.contype = 'f'
+       and (k.confrelid = named.oid or k.confrelid in (select pg_catalog.pg_partition_ancestors(named.oid)))
+"""
 _TARGET: Final = "\N{NULL}"
 _ABOVE: Final = """
     select n.nspname, c.relname
