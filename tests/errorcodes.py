@@ -69,6 +69,7 @@ OTHER_WORDS: Final = frozenset(
         "copy-stop",
         "log-reports",
         "log-writer",
+        "too-large",  # what a schema message says of rows
         "rows-miscounted",  # why sets are given up for the exact path
         "pre-data",  # sections of pg_dump
         "post-data",

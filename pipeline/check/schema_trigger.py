@@ -57,9 +57,10 @@ def check_rewrites(session: Session, tables: Sequence[Table]) -> Iterator[Findin
         yield SOURCE.note(
             "rewrite-too-large",
             _SUBJECT,
-            f"no more than {human_bytes(limit)} of a table are sent anew: a command that rewrites rows (ALTER"
-            f" COLUMN … TYPE, a volatile default) of {shown} stops capture",
-            fix=f"Before such a command, with room for the rows in the source's WAL: {_RAISE.format(enough)}",
+            f"no more than {human_bytes(limit)} of a table are sent anew: at a command that rewrites rows"
+            f" (ALTER COLUMN … TYPE, a volatile default) of {shown} replicas empty the table and copy it"
+            " again",
+            fix=f"To have them sent, with room for the rows in the source's WAL: {_RAISE.format(enough)}",
         )
 
 

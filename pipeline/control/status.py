@@ -32,7 +32,7 @@ def warning(code: str, where: str, message: str, *, hint: str | None = None) -> 
 
 
 def awaits_copy(replica: str, table: tuple[str, str]) -> StatusFinding:
-    """Of a table that joined without its rows."""
+    """Of a table whose rows are not in the log."""
     seen = f"{qualified(*table)} {AWAITS_COPY}"
     hint = f"`{copying_command(replica, table)}` copies them, exactly; the replica stands still meanwhile."
     return warning("table-awaits-copy", f"replica {replica}", seen, hint=hint)

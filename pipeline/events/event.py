@@ -19,7 +19,7 @@ from schemas.barrier import (
     barrier_of,
 )
 from schemas.change import Change, ColumnsAdded, Message, Operation, Truncate
-from schemas.ddl.message import SchemaMessage
+from schemas.ddl.message import TOO_LARGE, SchemaMessage
 from schemas.ddl.record import parse_record
 from schemas.errors import InternalError
 from schemas.join import Join
@@ -147,9 +147,16 @@ def _message_events(message: Message) -> Iterator[dict[str, Any]]:
 
 
 def _schema_events(message: SchemaMessage) -> Iterator[dict[str, Any]]:
-    """A rewritten table's rows come as if it was emptied and filled again."""
+    """A rewritten table's rows come as if it was emptied and filled again; where they are too many for the
+    log, they do not."""
     for change in message.changes:
-        what = {"tag": message.tag, "class": change.class_, "before": change.before, "after": change.after}
+        what: dict[str, Any] = {
+            "tag": message.tag,
+            "class": change.class_,
+            "before": change.before,
+            "after": change.after,
+        }
+        what |= {"without_rows": True} if change.rewritten == TOO_LARGE else {}
         state = change.after or change.before or {}
         yield _event(None, "ddl", after=what) | {"schema": state.get("schema"), "name": state.get("name")}
     rows = message.rows

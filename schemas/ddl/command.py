@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, State
+from schemas.ddl.message import SENT, TOO_LARGE, UNPUBLISHED, ObjectChange, State
 
 
 class Command:
@@ -30,8 +30,8 @@ class Command:
 
     @property
     def rewrites(self) -> bool:
-        """Whether rows of any table follow."""
-        return any(change.rewritten == SENT for change in self.changes)
+        """Whether replicas get rows of any table anew: they follow, or are to be copied."""
+        return any(change.rewritten in (SENT, TOO_LARGE) for change in self.changes)
 
     @property
     def rewrites_unseen(self) -> bool:

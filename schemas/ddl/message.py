@@ -19,7 +19,10 @@ from typing import Any, Final
 
 DDL_PREFIX: Final = "keepstream.ddl"
 VERSION: Final = 1
+WITHOUT_ROWS: Final = 2
+"""The version of a message that leaves a table without its rows: who does not know it must not go on."""
 SENT: Final = "sent"
+TOO_LARGE: Final = "too-large"
 UNPUBLISHED: Final = "unpublished"
 
 State = Mapping[str, Any]
@@ -33,11 +36,12 @@ def is_ddl(prefix: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
     """One object's change. class_: `table`, `enum`, … before: None of a new object; after: None of a dropped
-    one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not) or `unpublished`
-    (the log has none of them). whole: of a partition, before the change or after it, schema and name of the
-    table under whose name its rows are in the log; () if that is its own. hidden: an event trigger was
-    disabled since `before`, so that the change may hide others. unlisted: names, before or after it, of the
-    table's columns that no row in the log has, because a publication has a column list."""
+    one. rewritten: "" or `sent` (its rows follow in messages), `too-large` (they do not, and are to be
+    copied) or `unpublished` (the log has none of them). whole: of a partition, before the change or after
+    it, schema and name of the table under whose name its rows are in the log; () if that is its own. hidden:
+    an event trigger was disabled since `before`, so that the change may hide others. unlisted: names, before
+    or after it, of the table's columns that no row in the log has, because a publication has a column
+    list."""
 
     class_: str
     oid: int
@@ -114,7 +118,8 @@ class SchemaMessage:
     snapshot: str = ""
 
     def to_json(self) -> bytes:
-        value: dict[str, Any] = {"v": VERSION, "xid": self.xid, "n": self.n}
+        loses_rows = any(change.rewritten == TOO_LARGE for change in self.changes)
+        value: dict[str, Any] = {"v": WITHOUT_ROWS if loses_rows else VERSION, "xid": self.xid, "n": self.n}
         if self.error:
             value["error"] = self.error
         if self.installed or self.removed:
@@ -129,9 +134,9 @@ class SchemaMessage:
     @classmethod
     def from_json(cls, content: bytes | str) -> SchemaMessage:
         """Raises ValueError, KeyError, TypeError or AttributeError for anything that is no such message of
-        this version."""
+        these versions."""
         value = json.loads(content)
-        if value["v"] != VERSION:
+        if value["v"] not in (VERSION, WITHOUT_ROWS):
             raise ValueError(f"version {value['v']!r}")
         rows = value.get("rows")
         return cls(

@@ -61,6 +61,7 @@ class Manner(Enum):
 
     RUN            its statement
     EMPTY          the table loses its rows, which follow in messages
+    AWAIT          the table loses its rows, which do not: they are to be copied
     KEY            a foreign key: kept in keepstream.deferred_ddl where it cannot be made
     FORGET_KEY     a foreign key goes, be it one that could not be made
     DEFAULT        a default: the same as KEY
@@ -72,6 +73,7 @@ class Manner(Enum):
 
     RUN = "run"
     EMPTY = "empty"
+    AWAIT = "empty, until it is copied anew"
     KEY = "key"
     FORGET_KEY = "forget key"
     DEFAULT = "default"
@@ -121,6 +123,32 @@ class Step:
         if not any(isinstance(piece, Since) for piece in self.statement):
             return self
         return replace(self, statement=tuple(_known(self.statement, version)))
+
+    @property
+    def table(self) -> tuple[str, str]:
+        """Schema and name of an object that has both."""
+        return self.object[0], self.object[1]
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """The table under whose name its rows are in the log."""
+        return (self.whole[0], self.whole[1]) if self.whole else self.table
+
+    @property
+    def last_name(self) -> str:
+        """With which its statement ends; empty where it does not."""
+        last = self.statement[-1]
+        return last.parts[-1] if isinstance(last, Name) else ""
+
+    @property
+    def new_name(self) -> tuple[str, str] | None:
+        """Of a table that it renames or moves."""
+        if self.phase is not Phase.RENAME or self.column or self.member or len(self.object) != 2:
+            return None
+        name = self.last_name
+        if not name:
+            return None
+        return (name, self.object[1]) if self.statement[-2] == " set schema " else (self.object[0], name)
 
     @property
     def shown(self) -> str:

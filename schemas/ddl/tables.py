@@ -10,7 +10,7 @@ from schemas.ddl.columns import ColumnDiff, created, definition, is_inherited, n
 from schemas.ddl.command import Command
 from schemas.ddl.kinds import Kind
 from schemas.ddl.members import of_table
-from schemas.ddl.message import SENT, ObjectChange, State
+from schemas.ddl.message import SENT, TOO_LARGE, ObjectChange, State
 from schemas.ddl.phrases import (
     Pieces,
     changed_options,
@@ -34,12 +34,15 @@ def table_steps(change: ObjectChange, command: Command) -> Iterator[Step]:
             yield _dropped(before)
         return
     if before is None:
+        if change.rewritten == TOO_LARGE:  # a partition: the whole loses its rows
+            yield Step(Kind.ATTACH_PARTITION, Phase.EMPTY, named(after), manner=Manner.AWAIT)
         yield from _made(after, command)
     else:
-        if change.rewritten == SENT:
+        if change.rewritten in (SENT, TOO_LARGE):
             is_attached = before["partition_of"] is None and after["partition_of"] is not None
             kind = Kind.ATTACH_PARTITION if is_attached else Kind.ALTER_TYPE
-            yield Step(kind, Phase.EMPTY, named(before), manner=Manner.EMPTY, needs=named(before))
+            manner = Manner.EMPTY if change.rewritten == SENT else Manner.AWAIT
+            yield Step(kind, Phase.EMPTY, named(before), manner=manner, needs=named(before))
         yield from moved(Kind.RENAME_TABLE, "table", before, after, set_schema=Kind.SET_SCHEMA)
         yield from _parents(before, after, command)
         yield from ColumnDiff(before, after, command).steps()

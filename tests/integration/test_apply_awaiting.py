@@ -1,5 +1,5 @@
-"""A table that joined without its rows: apply leaves its changes out, follows what DDL makes of it, and takes
-its changes from the transaction on that finds it copied."""
+"""A table whose rows are not in the log: apply leaves its changes out, follows what DDL makes of it, and
+takes its changes from the transaction on that finds it copied."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def test_changes_are_left_out_on_every_path_and_ddl_is_followed_until_the_table_
     )
     assert (awaiting(changing), changing.replica.execute("select count(*) from crm.w")) == (["crm.w"], [(0,)])
     assert changing.replica.execute("select count(*) from crm.t") == [(4,)]
-    refused = 'insert or update on table "x" violates foreign key constraint "x_u_fkey"'
-    assert deferred(changing) == [("foreign key", "crm.x.x_u_fkey", refused)]
+    waits = "it refers to crm.u, whose rows are still to be copied"
+    assert deferred(changing) == [("foreign key", "crm.x.x_u_fkey", waits)]
 
     with changing.replicating.running(policies=FOLLOWING):
         changing.run("update crm.w set note = 'left out' where id = 6; insert into crm.t values (5)")
@@ -129,7 +129,10 @@ def test_keys_to_a_table_without_rows_are_made_when_it_is_copied(changing: Chang
     own = JoinKey("crm.u.u_t_fkey", "crm.t", U_TO_T)
     join(changing, JOIN_EMPTY_PREFIX, keys=JoinKeys((own,), (), (JoinKey("crm.v.v_u", "crm.u", V_TO_U),)))
     changing.follow("alter table crm.v add constraint v_later foreign key (u) references crm.u")
-    assert keys(changing) == [("u_t_fkey",)]
+    changing.follow("alter table crm.v rename constraint v_later to v_last")
+    changing.follow("alter table crm.v add constraint v_proven foreign key (u) references crm.u not valid")
+    changing.follow("alter table crm.v validate constraint v_proven")
+    assert keys(changing) == [("u_t_fkey",), ("v_proven",)]
     assert deferred(changing) == [
         ("foreign key", "crm.v.v_u", "it refers to crm.u, whose rows are still to be copied"),
         (
@@ -137,10 +140,56 @@ def test_keys_to_a_table_without_rows_are_made_when_it_is_copied(changing: Chang
             "crm.v.v_later",
             'insert or update on table "v" violates foreign key constraint "v_later"',
         ),
+        ("foreign key", "crm.v.v_last", 'constraint "v_later" for table "v" does not exist'),
+        (
+            "foreign key",
+            "crm.v.v_proven",
+            'insert or update on table "v" violates foreign key constraint "v_proven"',
+        ),
     ]
     copy(changing, "crm.u")
-    assert keys(changing) == [("u_t_fkey",), ("v_later",), ("v_u",)]
+    assert keys(changing) == [("u_t_fkey",), ("v_last",), ("v_proven",), ("v_u",)]
+    assert changing.replica.execute("select from pg_constraint where not convalidated") == []
     assert deferred(changing) == []
+
+
+def test_a_table_that_was_rewritten_and_is_too_large_loses_its_rows_until_it_is_copied(
+    changing: Changing,
+) -> None:
+    """Keys to it wait, so that it need not be emptied row by row; on both sides of the change are others'
+    rows and its own, in one transaction."""
+    changing.begin(
+        f"{TABLES}; {U}; {X}; create table crm.s (id int primary key, s int references crm.s);"
+        " insert into crm.u values (1, 1, 'one'); insert into crm.x values (1, 1);"
+        " insert into crm.s values (1, null), (2, 1)"
+    )
+    changing.source.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 0")
+    changing.follow(
+        "insert into crm.u values (2, 2, 'two'); insert into crm.x values (2, 2);"
+        " alter table crm.u alter note type bytea using sha256(note::bytea),"
+        " add column at text default clock_timestamp();"
+        " insert into crm.u values (3, 1, 'three'); insert into crm.x values (3, 3);"
+        " update crm.x set u = 1 where id = 3; delete from crm.u where id = 3;"
+        " alter table crm.s alter id type bigint using id + 10, alter s type bigint using s + 10",
+        policies=FOLLOWING,
+    )
+    assert awaiting(changing) == ["crm.s", "crm.u"]
+    assert changing.replica.execute("select from crm.u union all select from crm.s") == []
+    assert changing.replica.execute("select * from crm.x order by id") == [(1, 1), (2, 2), (3, 1)]
+    assert deferred(changing) == [
+        ("foreign key", "crm.x.x_u_fkey", "it refers to crm.u, whose rows are still to be copied"),
+        ("foreign key", "crm.s.s_s_fkey", "it refers to crm.s, whose rows are still to be copied"),
+    ]
+    copy(changing, "crm.u")
+    changing.follow(
+        "update crm.u set t = 2; insert into crm.s values (20, 11); alter table crm.s rename to r",
+        policies=FOLLOWING,
+    )
+    assert awaiting(changing) == ["crm.r"]
+    copy(changing, "crm.r")
+    changing.follow("update crm.r set s = 12 where id = 20")
+    assert (awaiting(changing), deferred(changing)) == ([], [])
+    changing.agree()
 
 
 def test_a_table_that_is_dropped_or_joins_again_with_its_rows_awaits_none(changing: Changing) -> None:

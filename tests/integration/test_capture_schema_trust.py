@@ -16,6 +16,7 @@ from pipeline.capture.ddl.authentic import seal
 from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
+from schemas.ddl.message import TOO_LARGE
 from schemas.entries import Entries
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
@@ -423,18 +424,28 @@ def test_an_error_of_the_trigger_stops_capture_with_its_text_where_rows_were_rew
     assert "an event trigger of the source could not tell what ALTER TABLE did: 42P01" in error.message
 
 
-def test_a_rewritten_table_that_is_too_large_stops_capture_before_anything_of_it_is_in_the_log(
+def test_a_rewritten_table_that_is_too_large_is_told_without_its_rows_and_capture_goes_on(
     source: Database, options: CaptureOptions, change_log: ChangeLog
 ) -> None:
     source.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 0")
-    running = RunningCapture(options)
-    content = begun(change_log)
-    source.execute(
-        "begin; insert into customer values (1, 1); alter table customer alter a type text; commit"
-    )
-    error = running.ended_with()
-    assert (error.code, "max_rows_bytes" in error.hint) == ("schema-changed", True)
-    assert content.read().committed == []
+    with capturing(options):
+        content = begun(change_log)
+        source.execute(
+            "begin; insert into customer values (1, 1); alter table customer alter a type text;"
+            " insert into customer values (2, 'two'); commit"
+        )
+        written(content, 2)
+    with capturing(options):  # its start proves the table's new shape by what the log says
+        source.execute("insert into customer values (3, 'three')")
+        written(content, 3)
+    [message] = schema_messages(content)
+    assert [change.rewritten for change in message.changes] == [TOO_LARGE]
+    assert told(content) == [
+        ("insert", "public.customer", {"id": "1", "a": "1"}),
+        ("ALTER TABLE", "public.customer"),
+        ("insert", "public.customer", {"id": "2", "a": "two"}),
+        ("insert", "public.customer", {"id": "3", "a": "three"}),
+    ]
 
 
 def test_a_missing_key_stops_a_capture_that_relies_on_it(

@@ -126,6 +126,32 @@ def test_it_goes_on_without_a_change_that_is_ignored(changing: Changing) -> None
     assert changing.replica.execute("select count(*), to_regclass('crm.j') from crm.t") == [(4, None)]
 
 
+def test_a_table_that_is_to_lose_its_rows_waits_for_an_operator_who_may_ignore_the_change_alone(
+    changing: Changing,
+) -> None:
+    """ADD COLUMN pauses nobody, but what a volatile default takes from the replica does. The rows have other
+    values on the source, whatever is decided."""
+    changing.begin(TABLE)
+    changing.source.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 0")
+    changing.run("alter table crm.t add column at text default clock_timestamp(), alter a type bigint")
+    changing.log()
+    with changing.replicating.running() as applying:
+        await_state(changing, applying)
+        found = waiting(changing.replica)
+        assert found is not None
+        assert [(step.sql, step.pauses) for step in found.steps[:2]] == [
+            ("-- empty, until it is copied anew: crm.t", True),
+            ('alter table "crm"."t" alter column "a" type bigint using null::bigint;', True),
+        ]
+        assert ids(changing.replica) == [1]
+        decide(changing, Decision.IGNORE)
+        changing.replicating.wait_for(changing.made_log.lsn)
+    assert changing.replica.execute("select a, at from crm.t") == []
+    assert changing.replica.execute("select table_name, awaits_copy from keepstream.schema_left_out") == [
+        ("t", True)
+    ]
+
+
 def test_a_hold_before_the_wait_is_kept_exactly(changing: Changing) -> None:
     changing.begin(TABLE)
     changing.run("insert into crm.t values (10)")

@@ -9,7 +9,7 @@ import pytest
 from connectors.postgres.ddl.render import shown
 from schemas.ddl.diff import steps
 from schemas.ddl.kinds import Kind
-from schemas.ddl.message import ObjectChange, SchemaMessage
+from schemas.ddl.message import SENT, TOO_LARGE, ObjectChange, SchemaMessage
 from schemas.ddl.step import Manner
 
 
@@ -176,11 +176,14 @@ def test_what_is_computed_of_a_column_is_dropped_before_it() -> None:
     ]
 
 
-def test_a_rewritten_table_is_emptied_first_and_its_type_converts_no_row() -> None:
+@pytest.mark.parametrize(("rewritten", "manner"), [(SENT, Manner.EMPTY), (TOO_LARGE, Manner.AWAIT)])
+def test_a_rewritten_table_is_emptied_first_and_its_type_converts_no_row(
+    rewritten: str, manner: Manner
+) -> None:
     before = table("t", ID, column(2, "x", default="5"))
     after = table("t", ID, column(2, "x", "text", 25, default="'5'::text"))
-    found = steps(SchemaMessage("1", 0, changes=(change(before, after, rewritten="sent"),)))
-    assert found[0].manner is Manner.EMPTY
+    found = steps(SchemaMessage("1", 0, changes=(change(before, after, rewritten=rewritten),)))
+    assert (found[0].manner, found[0].kind) == (manner, Kind.ALTER_TYPE)
     assert [shown(step) for step in found[1:]] == [
         'alter table only "crm"."t" alter column "x" drop default;',
         'alter table "crm"."t" alter column "x" type text using null::text;',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.events.event import EventEncoder
 from schemas.change import Change, Message, Operation
-from schemas.ddl.message import DDL_PREFIX, ObjectChange, SchemaMessage, TableRows
+from schemas.ddl.message import DDL_PREFIX, TOO_LARGE, ObjectChange, SchemaMessage, TableRows
 
 
 def events(message: SchemaMessage) -> list[tuple[object, ...]]:
@@ -28,6 +28,14 @@ def test_rows_of_a_rewritten_table_come_after_it_was_emptied() -> None:
         ("s", "t", "insert", {"id": "1", "note": "a b"}),
         ("s", "t", "insert", {"id": "2", "note": None}),
     ]
+
+
+def test_a_rewritten_table_whose_rows_are_too_many_for_the_log_is_told_without_them() -> None:
+    state = {"schema": "s", "name": "a"}
+    message = SchemaMessage("1", 0, changes=(ObjectChange("table", 7, state, state, TOO_LARGE),))
+    [(*_, after)] = events(message)
+    assert isinstance(after, dict)
+    assert after["without_rows"] is True
 
 
 def test_that_the_trigger_came_is_no_event() -> None:

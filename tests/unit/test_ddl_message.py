@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from schemas.ddl.message import ObjectChange, SchemaMessage, TableRows, is_ddl
+from schemas.ddl.message import TOO_LARGE, ObjectChange, SchemaMessage, TableRows, is_ddl
 
 STATE = {"schema": "sales", "name": "ord"}
 CHANGE = ObjectChange("table", 16385, STATE, None, "sent", ("sales", "whole"), unlisted=("a", "ü"))
@@ -28,8 +31,17 @@ def test_a_message_survives_the_log(message: SchemaMessage) -> None:
 
 
 def test_a_later_version_is_not_read_as_this_one() -> None:
-    with pytest.raises(ValueError, match="version 2"):
-        SchemaMessage.from_json(b'{"v":2,"xid":"1","n":0}')
+    with pytest.raises(ValueError, match="version 3"):
+        SchemaMessage.from_json(b'{"v":3,"xid":"1","n":0}')
+
+
+def test_only_a_message_that_leaves_a_table_without_its_rows_needs_the_second_version() -> None:
+    """A release that knows the first alone would keep rows that the source has not any more."""
+    assert json.loads(MESSAGES[0].to_json())["v"] == 1
+    large = replace(CHANGE, rewritten=TOO_LARGE)
+    content = SchemaMessage("733", 0, changes=(CHANGE, large)).to_json()
+    assert json.loads(content)["v"] == 2
+    assert SchemaMessage.from_json(content).changes == (CHANGE, large)
 
 
 def test_an_object_is_called_by_its_newest_name() -> None:

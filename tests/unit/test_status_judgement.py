@@ -172,7 +172,7 @@ def test_a_table_that_joined_without_its_rows_is_named_with_what_copies_them() -
     (found,) = seen.findings
     assert (found.severity, found.code, found.where) == ("warning", "table-awaits-copy", "replica standby")
     assert found.message == (
-        "public.Big one joined without its rows, and its changes are left out until they are copied"
+        "public.Big one has rows that are not in the log: its changes are left out until they are copied"
     )
     assert found.hint == (
         "`keepstream snapshot standby 'public.\"Big one\"'` copies them, exactly; the replica stands still"

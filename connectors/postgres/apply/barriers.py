@@ -215,9 +215,7 @@ class BarrierWriter:
         if not empty:
             left_out.has_rows(self._conn, self._pipeline, name)
             return
-        left_out.await_copy(self._conn, self._pipeline, name)
-        command = left_out.copying_command(self._replica, name)
-        logger.warning("table awaits its copy", extra={"table": qualified(*name), "next": command})
+        left_out.await_copy(self._conn, self._pipeline, name, replica=self._replica)
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:

@@ -15,22 +15,23 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres.apply.added_column import CANNOT_MAKE
-from connectors.postgres.ddl import left_out, partitions, rights
+from connectors.postgres.ddl import partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
-from connectors.postgres.ddl.left_out import LeftOut
+from connectors.postgres.ddl.lacking import IGNORED, Lacking
 from connectors.postgres.ddl.refusals import LACKED, refusal
 from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
 from connectors.postgres.limits.relaxing import relax_but
 from connectors.postgres.replica import deferred
-from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred
+from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred, because_awaiting
 from connectors.postgres.session import Session
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy
 from schemas.ddl.message import SchemaMessage
 from schemas.ddl.step import Manner, Name, Phase, Step
 from schemas.errors import KeepstreamError, OperatorNeeded
+from schemas.identifiers import qualified
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -38,8 +39,6 @@ Policies = Mapping[Kind, Policy]
 
 _FOREIGN_KEY: Final = "foreign key"
 _DEFAULT: Final = "default"
-_IGNORED: Final = "ignored"
-_WITHOUT_COLUMN: Final = "the replica goes without this column"
 _UNTOLD: Final = frozenset({Kind.OWNER, Kind.GRANTS, Kind.OTHER, Kind.COMMENT})
 """What is ignored of these is not kept: a replica has its own."""
 
@@ -82,7 +81,8 @@ class Refused(Exception):
 
 def pauses(step: Step, policies: Policies) -> bool:
     """Whether it waits for an operator. That a table is emptied for its new rows is no change of its own."""
-    return step.manner is not Manner.EMPTY and not step.is_new and policies[step.kind] is Policy.PAUSE
+    is_change = step.manner is not Manner.EMPTY and not step.is_new
+    return is_change and policies[step.kind] is Policy.PAUSE
 
 
 def leaves_out(step: Step, policies: Policies) -> bool:
@@ -120,7 +120,7 @@ class SchemaFollower:
         self._replica = replica
         self._replica_role = replica_role
         self.policies = policies
-        self._left_out = LeftOut()
+        self._lacking = Lacking(conn, pipeline)
         self._set_aside = SetAside()
         self._dropped: frozenset[tuple[str, ...]] = frozenset()
 
@@ -133,7 +133,7 @@ class SchemaFollower:
         found = steps_of(message, server_version(self._conn))
         if decision is None and any(pauses(step, self.policies) for step in found):
             raise ApprovalNeeded("a schema change waits for approval", code="schema-waits")
-        self._left_out = left_out.read(self._conn, self._pipeline)
+        self._lacking.look()
         self._set_aside = SetAside()
         self._dropped = frozenset(step.object for step in found if step.kind is Kind.DROP_TABLE)
         ignored = [step for step in found if self._is_ignored(step, decision)]
@@ -157,34 +157,40 @@ class SchemaFollower:
 
     def filled(self) -> None:
         """A table that was emptied has all its rows again. Raises psycopg.Error."""
-        for key in self._set_aside.filled():
+        self._set_aside.awaited -= 1
+        for key in self._set_aside.ready():
             self._make_again(key)
 
     def _make_again(self, key: ForeignKey) -> None:
+        if self._lacking.awaits(key.referenced):
+            self._keep_key(key, because_awaiting(qualified(*key.referenced)))
+            return
         try:
             with self._conn.transaction():
                 self._conn.execute(key.make())
                 if key.comment is not None:
                     self._conn.execute(key.describe())
         except _CANNOT_KEEP_KEY as error:
-            sql_text = f"{key.make().as_string()};"
-            deferred.keep(
-                self._conn, self._pipeline, Deferred(_FOREIGN_KEY, key.shown, _said(error), sql_text)
-            )
-            logger.warning("schema change left out", extra={"object": key.shown, "reason": _said(error)})
+            self._keep_key(key, _said(error))
+
+    def _keep_key(self, key: ForeignKey, reason: str) -> None:
+        sql_text = f"{key.make().as_string()};"
+        deferred.keep(self._conn, self._pipeline, Deferred(_FOREIGN_KEY, key.shown, reason, sql_text))
+        logger.warning("schema change left out", extra={"object": key.shown, "reason": reason})
 
     def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
-        if step.manner in (Manner.EMPTY, Manner.NOTHING):
-            return step.manner is Manner.NOTHING
+        if step.manner in (Manner.EMPTY, Manner.AWAIT, Manner.NOTHING):
+            return step.manner is Manner.NOTHING  # rows have other values now, whoever wants that
         is_refused = decision is Decision.IGNORE and pauses(step, self.policies)
         return is_refused or leaves_out(step, self.policies)
 
     def _take_all(self, found: Sequence[Step]) -> None:
         """Those that go together are tried until they go, in whatever order they depend on each other."""
         going = [step for step in found if _goes(step)]
-        if any(step.manner is Manner.EMPTY for step in found):
-            retyped = (step.object for step in found if step.kind is Kind.ALTER_TYPE and step.column)
-            self._set_aside.take(self._conn, retyped)
+        if any(step.manner in (Manner.EMPTY, Manner.AWAIT) for step in found):
+            retyped = {step.table for step in found if step.kind is Kind.ALTER_TYPE and step.column}
+            large = {step.holder for step in found if step.manner is Manner.AWAIT}
+            self._set_aside.take(self._conn, retyped | large)
         for step in found:
             if step in going:
                 continue
@@ -196,6 +202,8 @@ class SchemaFollower:
         going = self._drop(going, Phase.DROP_DEPENDANT)
         self._drop(going, Phase.DROP)
         silent = {step.object for step in found if step.manner is Manner.SILENT}
+        for key in self._set_aside.ready():
+            self._make_again(key)
         for table in sorted(silent):
             silence(self._conn, self._pipeline, (table[0], table[1]), replica_role=self._replica_role)
 
@@ -217,12 +225,12 @@ class SchemaFollower:
         return later
 
     def _take(self, step: Step) -> None:
-        self._note_rows(step)
+        self._lacking.note_rows(step)
         if self._is_moot(step):
             return
         if step.phase is Phase.ATTACH and step.unlisted:
             relax_but(self._conn, _parent_of(step), step.unlisted)
-        if step.manner is Manner.EMPTY:
+        if step.manner in (Manner.EMPTY, Manner.AWAIT):
             self._empty(step)
         elif step.manner is Manner.KEY:
             self._take_key(step)
@@ -238,13 +246,13 @@ class SchemaFollower:
             self._run(step)
         elif step.kind in rights.RIGHTS:
             self._take_rights(step)
-        elif self._lacks_columns(step):
+        elif self._lacking.may_lack_columns(step):
             self._take_if_it_can(step)
         else:
             self._run(step)
         if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE and step.unlisted:
-            relax_but(self._conn, _table_of(step), step.unlisted)
-        self._note_gone(step)
+            relax_but(self._conn, step.table, step.unlisted)
+        self._lacking.note_gone(step)
 
     def _run(self, step: Step) -> None:
         """Of what a policy left out, or the replica lost, no comment is made."""
@@ -276,34 +284,35 @@ class SchemaFollower:
         if step.since > server_version(self._conn):
             return True
         if step.whole and partitions.empties_whole(step):
-            return False
+            return self._lacking.has_left_out(step.holder)
         if step.whole and not partitions.is_mirrored(self._conn, step):
             self._pass_over(step)
             return True
         if step.needs is not None and not self._is_there(step.needs):
             return self._is_moot_without(step, step.needs)
-        if step.column and self._goes_without(step):
-            self._note_left_out(step)
+        if step.column and self._lacking.has_no_column(step):
+            self._lacking.note_column(step)
             return True
         return step.inherited and self._has_parent(step.object)
 
     def _pass_over(self, step: Step) -> None:
         """A partition that is one on the source alone."""
-        partitions.require_rows_stay(step, self._dropped, replica=self._replica)
+        if not self._lacking.awaits(step.holder):  # else its rows are not here
+            partitions.require_rows_stay(step, self._dropped, replica=self._replica)
         if step.manner is Manner.EMPTY:
             self._set_aside.awaited += 1
 
     def _is_moot_without(self, step: Step, table: tuple[str, str]) -> bool:
         if step.drops:
-            self._note_gone(step)
+            self._lacking.note_gone(step)
             return True
-        if table in self._left_out.tables:
-            self._rename_left_out(step, table)
+        if self._lacking.has_left_out(table):
+            self._lacking.note_table(step, table)
             return True
         if step.kind in rights.RIGHTS:
             return True
-        if (new := _new_name(step)) is not None and self._is_there(new):
-            self._note_gone(step)
+        if (new := step.new_name) is not None and self._is_there(new):
+            self._lacking.note_gone(step)
             return True  # somebody called it so before
         name = sql.Identifier(*table).as_string()
         raise OperatorNeeded(
@@ -324,31 +333,17 @@ class SchemaFollower:
         )
         return self._conn.execute(query, table).fetchone() == (True,)
 
-    def _goes_without(self, step: Step) -> bool:
-        """Whether the replica has no such column: by a policy, or prepared without what is not listed."""
-        if (*step.object, step.column) in self._left_out.columns:
-            return True
-        is_unlisted = step.column in step.unlisted and step.kind is not Kind.ADD_COLUMN
-        return is_unlisted and bool(left_out.lacking(self._conn, _table_of(step), (step.column,)))
-
-    def _lacks_columns(self, step: Step) -> bool:
-        """A sequence may be owned by such a column of a table that its step does not know."""
-        if step.needs is None or step.kind is Kind.SEQUENCE:
-            return step.kind is Kind.SEQUENCE
-        is_without = any(self._left_out.columns_of(*step.needs))
-        return is_without or bool(left_out.lacking(self._conn, step.needs, step.unlisted))
-
     # What may be missing
 
     def _take_key(self, step: Step) -> None:
         if not self._replica_role:
-            self._keep(_FOREIGN_KEY, step, ROLE_MAY_NOT)
+            self._lacking.keep(_FOREIGN_KEY, step, ROLE_MAY_NOT)
             return
         try:
             with self._conn.transaction():
                 self._conn.execute(statement(step))
         except _CANNOT_KEEP_KEY as error:
-            self._keep(_FOREIGN_KEY, step, _said(error))
+            self._lacking.keep(_FOREIGN_KEY, step, _said(error))
 
     def _take_default(self, step: Step) -> None:
         deferred.take_back(self._conn, self._pipeline, _DEFAULT, step.shown)
@@ -356,7 +351,7 @@ class SchemaFollower:
         if error is not None:
             table, column = sql.Identifier(*step.object), sql.Identifier(step.column)
             self._conn.execute(sql.SQL("alter table only {} alter {} drop default").format(table, column))
-            self._keep(_DEFAULT, step, _said(error))
+            self._lacking.keep(_DEFAULT, step, _said(error))
 
     def _take_rights(self, step: Step) -> None:
         """What the replica goes without has no owner there; roles are there by now."""
@@ -373,7 +368,7 @@ class SchemaFollower:
         noted = deferred.has_of_table(self._conn, self._pipeline, step.object)
         error = self._try_statement(step, *(_GONE_WITH_COLUMN if noted else _GONE_WITH_COLUMN[:1]))
         if error is not None:
-            self._keep(_IGNORED, step, _said(error))
+            self._lacking.keep(IGNORED, step, _said(error))
 
     def _try_statement(self, step: Step, *expected: type[psycopg.Error]) -> psycopg.Error | None:
         try:
@@ -385,71 +380,28 @@ class SchemaFollower:
             raise Refused(step, error) from error
         return None
 
-    def _keep(self, kind: str, step: Step, reason: str) -> None:
-        deferred.keep(self._conn, self._pipeline, Deferred(kind, step.shown, reason, shown(step)))
-        logger.warning("schema change left out", extra={"object": step.shown, "reason": reason})
-
-    def _note_rows(self, step: Step) -> None:
-        """A table that is gone, or whose rows come now under the name of a whole, awaits no copy any more.
-        The list has the source's names, under which rows come, whatever becomes of the step here."""
-        if step.kind is Kind.DROP_TABLE or (step.kind is Kind.ATTACH_PARTITION and step.whole):
-            left_out.has_rows(self._conn, self._pipeline, _table_of(step))
-        elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
-            left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=_last_name(step))
-        elif step.needs is not None and (new := _new_name(step)) is not None:  # a function needs none
-            left_out.rename(self._conn, self._pipeline, _table_of(step), to=new)
-
     def _ignore(self, step: Step) -> None:
-        self._note_rows(step)
+        self._lacking.note_rows(step)
         if not step.is_new:
             logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
         if step.kind not in _UNTOLD:
-            self._keep(_IGNORED, step, f"the policy for {step.kind} leaves it out")
+            self._lacking.keep(IGNORED, step, f"the policy for {step.kind} leaves it out")
         if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE:
-            self._leave_out(_table_of(step))
+            self._lacking.leave_out(step.table)
         elif step.kind is Kind.ADD_COLUMN:
-            self._leave_out(_table_of(step), step.column)
-
-    def _leave_out(self, table: tuple[str, str], column: str = "") -> None:
-        left_out.add(self._conn, self._pipeline, table, column)
-        self._left_out = left_out.read(self._conn, self._pipeline)
-
-    def _note_left_out(self, step: Step) -> None:
-        """A column that the replica goes without changed on the source."""
-        table = _table_of(step)
-        if step.renamed:
-            left_out.rename_column(self._conn, self._pipeline, table, step.column, to=step.renamed)
-            logger.info("schema change left out", extra={"object": step.shown, "reason": _WITHOUT_COLUMN})
-        elif step.drops:
-            left_out.forget(self._conn, self._pipeline, table, step.column)
-        else:
-            self._keep(_IGNORED, step, _WITHOUT_COLUMN)
-        self._left_out = left_out.read(self._conn, self._pipeline)
-
-    def _rename_left_out(self, step: Step, table: tuple[str, str]) -> None:
-        new = _new_name(step)
-        if new is None:
-            self._keep(_IGNORED, step, "the replica goes without this table")
-        else:
-            left_out.rename(self._conn, self._pipeline, table, to=new)
-            self._left_out = left_out.read(self._conn, self._pipeline)
-
-    def _note_gone(self, step: Step) -> None:
-        """What is kept of it in the replica is called otherwise, or not wanted any more."""
-        is_schema = step.kind is Kind.SCHEMA and step.phase is Phase.RENAME
-        new = (_last_name(step),) if is_schema else _new_name(step)
-        if step.kind is Kind.DROP_TABLE:
-            left_out.forget(self._conn, self._pipeline, _table_of(step))
-        elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
-            deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
-        elif new is not None:
-            deferred.rename(self._conn, self._pipeline, step.object, new)
+            self._lacking.leave_out(step.table, step.column)
 
     def _empty(self, step: Step) -> None:
-        self._set_aside.awaited += 1
-        table = step.whole if step.whole and partitions.empties_whole(step) else step.object
+        if step.manner is Manner.AWAIT:
+            self._lacking.await_copy(step.holder, replica=self._replica)
+        else:
+            self._set_aside.awaited += 1
+        tables = {step.holder if partitions.empties_whole(step) else step.table}
+        if step.manner is Manner.AWAIT and self._is_there(step.table):
+            tables.add(step.table)  # which is to become a partition of the whole
         try:
-            self._make_empty((table[0], table[1]))
+            for table in sorted(tables):
+                self._make_empty(table)
         except psycopg.Error as error:
             raise Refused(step, error) from error
 
@@ -469,31 +421,11 @@ def _goes(step: Step) -> bool:
     return step.drops and step.needs is None
 
 
-def _table_of(step: Step) -> tuple[str, str]:
-    return (step.object[0], step.object[1])
-
-
 def _parent_of(step: Step) -> tuple[str, str]:
     """Of a step that attaches a table, or lets it inherit."""
     named = step.statement[-1 if step.kind is Kind.INHERITANCE else 1]
     assert isinstance(named, Name)
     return (named.parts[0], named.parts[1])
-
-
-def _new_name(step: Step) -> tuple[str, str] | None:
-    """Of a table that the step renames or moves."""
-    if step.phase is not Phase.RENAME or step.column or step.member or len(step.object) != 2:
-        return None
-    name = _last_name(step)
-    if not name:
-        return None
-    return (name, step.object[1]) if step.statement[-2] == " set schema " else (step.object[0], name)
-
-
-def _last_name(step: Step) -> str:
-    """With which its statement ends; empty where it does not."""
-    last = step.statement[-1]
-    return last.parts[-1] if isinstance(last, Name) else ""
 
 
 def _said(error: psycopg.Error) -> str:

@@ -2,14 +2,16 @@
 without.
 
     by a policy     tables and columns that it does not have
-    awaits_copy     a table that joined without its rows: it is there, and its schema changes are followed.
-                    Its rows come with a copy, whose transaction takes it off the list (decision 017)
+    awaits_copy     a table whose rows are too many for the log: it joined without them (decision 017), or
+                    lost them to a change that rewrote it (decision 018). It is there, and its schema changes
+                    are followed. Its rows come with a copy, whose transaction takes it off the list
 
 The log has their rows and values all the same: apply leaves them out as long as they are listed here.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -19,8 +21,11 @@ from typing import Final
 from psycopg import sql
 
 from connectors.postgres.session import Session, wrapped
+from schemas.identifiers import qualified
 
-AWAITS_COPY: Final = "joined without its rows, and its changes are left out until they are copied"
+logger = logging.getLogger("keepstream.apply")
+
+AWAITS_COPY: Final = "has rows that are not in the log: its changes are left out until they are copied"
 """What is said of a table that does."""
 _PLAIN: Final = re.compile(r"[^\".*\s]+")
 
@@ -136,14 +141,16 @@ def add(conn: Session, name: str, table: tuple[str, str], column: str = "") -> N
     )
 
 
-def await_copy(conn: Session, name: str, table: tuple[str, str]) -> None:
-    """It is there without its rows. In the session's open transaction."""
+def await_copy(conn: Session, name: str, table: tuple[str, str], *, replica: str) -> None:
+    """It is there without its rows. In the session's open transaction. `replica`: its name, for the hint."""
     add(conn, name, table)
     conn.execute(
         "update keepstream.schema_left_out set awaits_copy = true"
         " where (name, schema_name, table_name, column_name) = (%s, %s, %s, '')",
         [name, *table],
     )
+    command = copying_command(replica, table)
+    logger.warning("table awaits its copy", extra={"table": qualified(*table), "next": command})
 
 
 def has_rows(conn: Session, name: str, table: tuple[str, str]) -> bool:

@@ -53,8 +53,10 @@ def is_partitioned(conn: Session, table: tuple[str, str]) -> bool:
 
 
 def empties_whole(step: Step) -> bool:
-    """Whether all rows of the whole come again: a change of its columns has rewritten its partitions."""
-    return step.manner is Manner.EMPTY and step.kind is not Kind.ATTACH_PARTITION
+    """Whether all rows of the whole come again: a change of its columns has rewritten its partitions, or
+    rows of one are too many for the log, so that the whole is to be copied."""
+    is_attached = step.kind is Kind.ATTACH_PARTITION
+    return step.manner is Manner.AWAIT or (step.manner is Manner.EMPTY and not is_attached)
 
 
 def require_rows_stay(step: Step, dropped: Container[tuple[str, ...]], *, replica: str) -> None:

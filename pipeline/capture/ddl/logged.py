@@ -12,9 +12,7 @@ from typing import Protocol
 
 from pipeline.capture.ddl.limited import all_relaxed
 from pipeline.capture.ddl.told import Told
-from pipeline.capture.schemachange import refuse_change
-from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, State
-from schemas.errors import RefusedData
+from schemas.ddl.message import UNPUBLISHED, ObjectChange, SchemaMessage, State
 
 
 class Selects(Protocol):
@@ -36,10 +34,7 @@ def for_log(
     """The part of it that replicas are told; None for nothing. `known`: by OID, tables of the log, before the
     message and behind it; without those that left it. `listed`: the numbers of their columns, of those with
     a column list. `wholes`: of the partitions among them, under which name their rows are there. `new`: those
-    that are partitions since this message.
-
-    Raises RefusedData (`schema-changed`) where the rows of a table were rewritten and are not in the stream.
-    """
+    that are partitions since this message."""
     told = {oid: table for oid, table in known.items() if not table.joining}
     if message.rows is not None:
         if message.rows.oid not in told or message.rows.oid in listed:
@@ -82,16 +77,4 @@ def _with_rows_told(change: ObjectChange, told: dict[int, Told]) -> ObjectChange
         return change
     if change.oid not in told or change.rewritten == UNPUBLISHED:
         return replace(change, rewritten=UNPUBLISHED)
-    if change.rewritten != SENT:
-        raise too_large(change)
     return change
-
-
-def too_large(change: ObjectChange) -> RefusedData:
-    refused = refuse_change(change.name, "it was rewritten, and its rows are too many to be sent")
-    return RefusedData(
-        refused.message,
-        code=refused.code,
-        hint=f"{refused.hint} Tables of up to keepstream.schema_settings.max_rows_bytes on the source are"
-        " sent whole when a change rewrites them: raise it before the next one.",
-    )

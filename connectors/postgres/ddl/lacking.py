@@ -1,0 +1,112 @@
+"""What a replica goes without, kept true while it follows a schema change: columns and tables that a policy
+leaves out, rows that are still to be copied, statements that could not be made."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from connectors.postgres.ddl import left_out
+from connectors.postgres.ddl.left_out import LeftOut
+from connectors.postgres.ddl.render import shown
+from connectors.postgres.replica import deferred
+from connectors.postgres.replica.deferred import Deferred
+from connectors.postgres.session import Session
+from schemas.ddl.kinds import Kind
+from schemas.ddl.step import Phase, Step
+
+logger = logging.getLogger("keepstream.apply")
+
+IGNORED: Final = "ignored"
+_WITHOUT_COLUMN: Final = "the replica goes without this column"
+
+
+class Lacking:
+    """Of one replica, in the session's open target transaction. `look` at each message."""
+
+    def __init__(self, conn: Session, pipeline: str) -> None:
+        self._conn = conn
+        self._pipeline = pipeline
+        self._left_out = LeftOut()
+
+    def look(self) -> None:
+        self._left_out = left_out.read(self._conn, self._pipeline)
+
+    def has_left_out(self, table: tuple[str, str]) -> bool:
+        """Whether a policy leaves the table out."""
+        return table in self._left_out.tables
+
+    def awaits(self, table: tuple[str, str]) -> bool:
+        """Whether its rows are still to be copied."""
+        return table in self._left_out.awaiting
+
+    def has_no_column(self, step: Step) -> bool:
+        """Whether the replica lacks the step's column: by a policy, or prepared without what is not
+        listed."""
+        if (*step.object, step.column) in self._left_out.columns:
+            return True
+        is_unlisted = step.column in step.unlisted and step.kind is not Kind.ADD_COLUMN
+        return is_unlisted and bool(left_out.lacking(self._conn, step.table, (step.column,)))
+
+    def may_lack_columns(self, step: Step) -> bool:
+        """Whether the step may be about columns that are not there. A sequence may be owned by such a column
+        of a table that its step does not know."""
+        if step.needs is None or step.kind is Kind.SEQUENCE:
+            return step.kind is Kind.SEQUENCE
+        is_without = any(self._left_out.columns_of(*step.needs))
+        return is_without or bool(left_out.lacking(self._conn, step.needs, step.unlisted))
+
+    def keep(self, kind: str, step: Step, reason: str) -> None:
+        """The replica goes without what the step makes."""
+        deferred.keep(self._conn, self._pipeline, Deferred(kind, step.shown, reason, shown(step)))
+        logger.warning("schema change left out", extra={"object": step.shown, "reason": reason})
+
+    def leave_out(self, table: tuple[str, str], column: str = "") -> None:
+        left_out.add(self._conn, self._pipeline, table, column)
+        self.look()
+
+    def await_copy(self, table: tuple[str, str], *, replica: str) -> None:
+        """Its rows are not in the log. `replica`: its name, for the hint."""
+        left_out.await_copy(self._conn, self._pipeline, table, replica=replica)
+        self.look()
+
+    def note_rows(self, step: Step) -> None:
+        """A table that is gone, or whose rows come now under the name of a whole, awaits no copy any more.
+        The list has the source's names, under which rows come, whatever becomes of the step here."""
+        if step.kind is Kind.DROP_TABLE or (step.kind is Kind.ATTACH_PARTITION and step.whole):
+            left_out.has_rows(self._conn, self._pipeline, step.table)
+        elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
+            left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=step.last_name)
+        elif step.needs is not None and (new := step.new_name) is not None:  # a function needs none
+            left_out.rename(self._conn, self._pipeline, step.table, to=new)
+
+    def note_column(self, step: Step) -> None:
+        """A column that the replica goes without changed on the source."""
+        if step.renamed:
+            left_out.rename_column(self._conn, self._pipeline, step.table, step.column, to=step.renamed)
+            logger.info("schema change left out", extra={"object": step.shown, "reason": _WITHOUT_COLUMN})
+        elif step.drops:
+            left_out.forget(self._conn, self._pipeline, step.table, step.column)
+        else:
+            self.keep(IGNORED, step, _WITHOUT_COLUMN)
+        self.look()
+
+    def note_table(self, step: Step, table: tuple[str, str]) -> None:
+        """A table that the replica goes without changed on the source."""
+        new = step.new_name
+        if new is None:
+            self.keep(IGNORED, step, "the replica goes without this table")
+        else:
+            left_out.rename(self._conn, self._pipeline, table, to=new)
+            self.look()
+
+    def note_gone(self, step: Step) -> None:
+        """What is kept of it in the replica is called otherwise, or not wanted any more."""
+        is_schema = step.kind is Kind.SCHEMA and step.phase is Phase.RENAME
+        new = (step.last_name,) if is_schema else step.new_name
+        if step.kind is Kind.DROP_TABLE:
+            left_out.forget(self._conn, self._pipeline, step.table)
+        elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
+            deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
+        elif new is not None:
+            deferred.rename(self._conn, self._pipeline, step.object, new)
