@@ -34,6 +34,8 @@ BEGIN_ANEW: Final = (
     "run `keepstream teardown --yes`, empty the replicas' databases and run `keepstream run` to begin anew"
 )
 """The last resort, as the end of a hint's sentence: what is to be done when a history cannot go on."""
+IF_MEANT: Final = f"If that was meant, {BEGIN_ANEW}."
+"""The same as a sentence, behind what else it could have been."""
 
 
 class KeepstreamError(Exception):

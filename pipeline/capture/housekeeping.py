@@ -7,8 +7,8 @@ import time
 from connectors.postgres.replication.stream import Batch
 from pipeline.capture.added import AddedColumns
 from pipeline.capture.joins import Joins
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.packer import FramePacker
-from pipeline.capture.startup import OpenCapture
 from schemas.lsn import Position
 from schemas.table import TableSchema
 

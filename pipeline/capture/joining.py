@@ -51,12 +51,12 @@ from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.told import TOLD, Told
 from pipeline.capture.definitions import Definition, NotNow
 from pipeline.capture.limitednames import require_none_below
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.partitions import MEMBERS, KnownMember
 from pipeline.capture.shapes import SHAPES, KnownShape, first_shape
-from pipeline.capture.startup import OpenCapture
 from schemas.errors import RetryLater
 from schemas.join import JOIN_EMPTY_PREFIX, JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.table import TableSchema

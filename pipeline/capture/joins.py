@@ -29,10 +29,10 @@ from pipeline.capture.joining import (
     rows_of,
 )
 from pipeline.capture.limitednames import limit_before, limit_to_say, limited_trees, tree_to_say
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.protection import Protected, Protection
-from pipeline.capture.startup import OpenCapture
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
 from pipeline.selection import UNDECIDED, Selection, select_tables

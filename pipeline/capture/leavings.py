@@ -22,11 +22,11 @@ from connectors.postgres.replica.progress import Progress, ReplicaState
 from connectors.postgres.server import current_xid, insert_lsn, oldest_xid
 from pipeline.background import in_background
 from pipeline.capture.announcements import LEAVES, Leave
-from pipeline.capture.history import left_tables
+from pipeline.capture.names import left_tables
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.replicas import Replicas
-from pipeline.capture.startup import OpenCapture
 from pipeline.config import Initial
 from pipeline.control.obstacles import replica_obstacle
 from pipeline.quantities import human_seconds

@@ -32,13 +32,13 @@ from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
 from pipeline.capture.announcements import LEAVES, Leave
-from pipeline.capture.history import left_tables, named_tables
 from pipeline.capture.leavings import Leavings
+from pipeline.capture.names import left_tables, named_tables
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.ownsession import begin
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.shapes import SHAPES, next_shape
-from pipeline.capture.startup import OpenCapture
 from pipeline.reports import Endangered
 from schemas.errors import KeepstreamError
 

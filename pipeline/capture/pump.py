@@ -25,10 +25,10 @@ from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.judging import renamed_oids, renamed_tables
 from pipeline.capture.gathering import Gathering
 from pipeline.capture.housekeeping import Housekeeping
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
 from pipeline.capture.sequences import ASKING, Sequences
-from pipeline.capture.startup import OpenCapture
 from pipeline.capture.versions import TableVersions
 from pipeline.capture.waits import CaptureStopped
 from schemas.change import Change, Message, Operation, Truncate

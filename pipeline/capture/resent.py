@@ -9,8 +9,7 @@ it would be gone at the next start.
 
 from __future__ import annotations
 
-from pipeline.capture.history import IF_MEANT
-from schemas.errors import HistoryBroken
+from schemas.errors import IF_MEANT, HistoryBroken
 from schemas.lsn import Lsn, Position, format_lsn
 
 

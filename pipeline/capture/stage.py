@@ -18,12 +18,13 @@ from pipeline.capture.added import AddedColumns
 from pipeline.capture.ddl.ended import tracking_details
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.joins import Joins, SeenTables
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.sendform import SendForm
 from pipeline.capture.sequences import SequenceReader, Sequences
-from pipeline.capture.startup import OpenCapture, Startup
+from pipeline.capture.startup import Startup
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.trimming import Trimmer
 from pipeline.capture.waits import CaptureStopped, Waits

@@ -13,7 +13,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 from connectors.ahead import Ahead
 from connectors.failpoints import failpoint
@@ -36,9 +35,11 @@ from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.ddl.looking import first_told
 from pipeline.capture.ddl.replay import Behind, Known
 from pipeline.capture.ddl.tracking import Tracking
-from pipeline.capture.history import check_leftover, check_slot, published_now
+from pipeline.capture.history import check_leftover, check_slot
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.proofs import Proofs
+from pipeline.capture.published import published_now
 from pipeline.capture.resent import Resent
 from pipeline.capture.timelines import Lineage
 from pipeline.capture.waits import CaptureStopped, Waits
@@ -59,25 +60,6 @@ logger = logging.getLogger("keepstream.capture")
 _AGAIN_S = 1.0
 _LOCK_WAIT_MS = 5000
 """For no look at the catalog does capture wait longer; it begins again, and says so."""
-
-
-@dataclass(slots=True)
-class OpenCapture:
-    """A capture that owns slot and epoch: everything the pump needs. `close` gives all back."""
-
-    sql: Session
-    stream: SlotStream
-    writer: LogWriter
-    chain: ChainWriter
-    resent: Resent
-    live_tables: tuple[TableSchema, ...]
-    selection: Selection
-    tracking: Tracking
-
-    def close(self) -> None:
-        self.stream.close()
-        self.writer.close()
-        self.sql.close()
 
 
 class Startup:

@@ -14,7 +14,7 @@ from typing import Final
 from connectors.postgres.replication.walsender import SystemIdentity, TimelineSwitch
 from pipeline.board import captures_in
 from pipeline.reports import StageReport
-from schemas.errors import BEGIN_ANEW, HistoryBroken, RetryLater
+from schemas.errors import BEGIN_ANEW, IF_MEANT, HistoryBroken, RetryLater
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
@@ -99,7 +99,7 @@ def require_cluster(system_id: str, seen: SystemIdentity) -> None:
         raise HistoryBroken(
             f"the source is cluster {seen.system_id}, the log came from cluster {system_id}",
             code="source-other-cluster",
-            hint=f"Point `source` at the database that the log came from. If that was meant, {BEGIN_ANEW}.",
+            hint=f"Point `source` at the database that the log came from. {IF_MEANT}",
         )
 
 

@@ -28,10 +28,12 @@ from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name
 from pipeline.capture.ddl.looking import VISIBLE_LIMIT_S, shape_difference
 from pipeline.capture.ddl.told import Told
-from pipeline.capture.history import left_tables, logged_tables, renamed
 from pipeline.capture.housekeeping import Housekeeping
+from pipeline.capture.names import left_tables, logged_tables
+from pipeline.capture.opened import OpenCapture
 from pipeline.capture.packer import FramePacker
 from pipeline.capture.partitions import MEMBERS, known_partitions, partition_gone, with_missing
+from pipeline.capture.published import renamed
 from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
 from pipeline.capture.shapes import (
     SHAPES,
@@ -42,7 +44,6 @@ from pipeline.capture.shapes import (
     next_shape,
     with_types,
 )
-from pipeline.capture.startup import OpenCapture
 from schemas.change import Change, Operation
 from schemas.ddl.message import SchemaMessage
 from schemas.entries import Entries

@@ -11,8 +11,8 @@ from connectors.postgres.partitions import truncates
 from connectors.postgres.partitions.tree import read_members
 from connectors.postgres.session import Session, connect
 from pipeline.capture.ddl.looking import look
-from pipeline.capture.history import published_now
 from pipeline.capture.partitions import known_partitions, without_shapes_below
+from pipeline.capture.published import published_now
 from pipeline.capture.shapes import SHAPES
 from schemas.entries import Entries
 from schemas.errors import KeepstreamError

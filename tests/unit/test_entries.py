@@ -14,8 +14,8 @@ from pipeline.capture.announcements import JOINS, LEAVES
 from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.ddl.judging import after_message
 from pipeline.capture.ddl.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told
-from pipeline.capture.history import NAMES, KnownName, catalog_rows
 from pipeline.capture.limitednames import LIMITED
+from pipeline.capture.names import NAMES, KnownName, catalog_rows
 from pipeline.capture.partitions import MEMBERS
 from pipeline.capture.shapes import SHAPES, TYPES
 from schemas.ddl.message import ObjectChange, SchemaMessage

@@ -9,12 +9,8 @@ import pytest
 from connectors.postgres.replication.slot import SlotState
 from connectors.postgres.replication.walsender import SystemIdentity, TimelineSwitch
 from pipeline.capture.announcements import LEAVES, Leave, after_promotion, leaves_still
-from pipeline.capture.history import (
-    check_leftover,
-    check_publication,
-    check_slot,
-    check_system,
-)
+from pipeline.capture.history import check_leftover, check_slot, check_system
+from pipeline.capture.published import check_publication
 from pipeline.capture.resent import Resent
 from pipeline.capture.schemachange import added_columns
 from pipeline.capture.shapes import SHAPES

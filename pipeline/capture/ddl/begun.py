@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from connectors.postgres.catalog.tables import CatalogColumn
 from pipeline.capture.ddl.told import TOLD, Told, shape_of_state
-from pipeline.capture.history import NAMES, left_tables, renamed
+from pipeline.capture.names import NAMES, left_tables
 from pipeline.capture.partitions import MEMBERS
+from pipeline.capture.published import renamed
 from pipeline.capture.schemachange import added_columns, describe_added
 from pipeline.capture.shapes import SHAPES, check_shape, first_shape, listed_columns
 from schemas.change import ColumnsAdded

@@ -26,14 +26,14 @@ from pipeline.capture.ddl.told import (
     shape_of_state,
     with_unseen,
 )
-from pipeline.capture.history import IF_MEANT, NAMES, TABLE_ROWS, KnownName, left_tables
 from pipeline.capture.limitednames import with_limited_name, without_limited_oid
+from pipeline.capture.names import NAMES, TABLE_ROWS, KnownName, left_tables
 from pipeline.capture.partitions import MEMBERS, KnownMember, partition_unlogged
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import SHAPES, TYPES, KnownType, check_rows, first_shape, listed_columns
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
 from schemas.entries import Entries
-from schemas.errors import HistoryBroken
+from schemas.errors import IF_MEANT, HistoryBroken
 
 Name = tuple[str, str]
 

@@ -21,28 +21,11 @@ from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_locked, read_members
 from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
 from connectors.postgres.session import Session, wrapped
-from pipeline.capture.announcements import (
-    JOINS,
-    LEAVES,
-    Leave,
-    after_promotion,
-    leaves_still,
-    read_outcomes,
-)
+from pipeline.capture.announcements import JOINS, LEAVES, Leave, after_promotion, leaves_still, read_outcomes
 from pipeline.capture.ddl.judging import taken_out
 from pipeline.capture.ddl.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told, is_tracked
-from pipeline.capture.history import (
-    NAMES,
-    TABLE_ROWS,
-    KnownName,
-    announced_now,
-    catalog_rows,
-    check_published,
-    named_tables,
-    publication_changed,
-    renamed,
-)
 from pipeline.capture.limitednames import limited_now
+from pipeline.capture.names import NAMES, TABLE_ROWS, KnownName, catalog_rows, named_tables
 from pipeline.capture.partitions import (
     MEMBERS,
     known_partitions,
@@ -53,6 +36,7 @@ from pipeline.capture.partitions import (
     with_other_files,
     written_anew,
 )
+from pipeline.capture.published import announced_now, check_published, publication_changed, renamed
 from pipeline.capture.schemachange import refuse_change
 from pipeline.capture.shapes import (
     SHAPES,

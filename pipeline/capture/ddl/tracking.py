@@ -29,7 +29,6 @@ from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
 from pipeline.capture.ddl.told import SCHEMAS, TOLD, Told, is_tracked, with_unseen
-from pipeline.capture.history import left_tables
 from pipeline.capture.limitednames import (
     LIMITED,
     limit_before,
@@ -37,6 +36,7 @@ from pipeline.capture.limitednames import (
     require_no_more,
     require_none_below,
 )
+from pipeline.capture.names import left_tables
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.partitions import (
     PARTITION_TRUNCATED,
