@@ -46,7 +46,7 @@ class Housekeeping:
         """Call it when no transaction is open. Returns the versions of tables that joined."""
         now = time.monotonic()
         if self.is_look_due(now):
-            self.check_publication()
+            self._capture.tracking.check_publication()
             if not self._capture.tracking.is_tracked:
                 self._added.look(self._capture.sql, packer.live_tables, self._capture.chain.publication)
             joined = self._joins.look(packer)
@@ -68,12 +68,8 @@ class Housekeeping:
         due = now - self._heartbeat_at >= HEARTBEAT_EVERY_S or batch.reply_requested
         if due and batch.wal_end > self._capture.chain.position.lsn and self._capture.chain.all_durable:
             self._heartbeat_at = now
-            self.check_publication()
+            self._capture.tracking.check_publication()
             if self._capture.tracking.waits:
                 return
             at = self._capture.chain.position
             self._capture.chain.heartbeat(Position(batch.wal_end, at.xid, at.commit_time))
-
-    def check_publication(self) -> None:
-        """As `Tracking.check_publication`."""
-        self._capture.tracking.check_publication()

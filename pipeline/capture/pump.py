@@ -77,9 +77,7 @@ class Pump:
         self._decoder = _decoder(values)
         self._runs = Runs()
         self._packer = FramePacker(capture.live_tables)
-        self._versions = TableVersions(
-            capture, housekeeping, self._packer, self._add, publication=publication
-        )
+        self._versions = TableVersions(capture, self._packer, self._add, publication=publication)
         self._tracking = capture.tracking
         self._resent = capture.resent
         self._tail = capture.chain.position

@@ -28,7 +28,6 @@ from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name
 from pipeline.capture.ddl.looking import VISIBLE_LIMIT_S, shape_difference
 from pipeline.capture.ddl.told import Told
-from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.names import left_tables, logged_tables
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.packer import FramePacker
@@ -69,7 +68,6 @@ class TableVersions:
     def __init__(
         self,
         capture: OpenCapture,
-        housekeeping: Housekeeping,
         packer: FramePacker,
         add: Callable[[Change], None],
         *,
@@ -81,7 +79,6 @@ class TableVersions:
         self._session = capture.sql
         self._chain = capture.chain
         self._tracking = capture.tracking
-        self._housekeeping = housekeeping
         self._packer = packer
         self._add = add
         self._publication = publication
@@ -112,7 +109,7 @@ class TableVersions:
             return self._described_again(changed)
         self._check_publication()
         if changed.oid not in self._tracking.told:
-            self._housekeeping.check_publication()
+            self._tracking.check_publication()
         told = self._tracking.told.get(changed.oid)
         if told is None:
             raise _unpublished(changed.oid)
@@ -203,7 +200,7 @@ class TableVersions:
         known = entries.of(MEMBERS).get(oid)
         if known is None or known.root == oid:
             self._see_transaction()
-            self._housekeeping.check_publication()
+            self._tracking.check_publication()
             entries = self._chain.publication
         if oid not in entries.of(MEMBERS):
             self._tracking.require_free(oid)
@@ -288,7 +285,7 @@ class TableVersions:
         self._see_transaction()
         identity = publication_identity(self._session, self._publication)
         if identity != self._identity:
-            self._housekeeping.check_publication()
+            self._tracking.check_publication()
             self._identity = identity
 
     def _require_name(self, oid: int, name: str) -> None:
@@ -297,7 +294,7 @@ class TableVersions:
         if self._names.get(oid) == name:
             return
         if oid not in logged_tables(self._chain.publication):
-            self._housekeeping.check_publication()
+            self._tracking.check_publication()
         self._names = logged_tables(self._chain.publication)
         if oid not in self._names:
             raise _unpublished(oid)

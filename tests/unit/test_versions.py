@@ -25,7 +25,7 @@ def test_rows_that_no_schema_message_told_are_refused_by_their_tables_name() -> 
         sql=None, chain=SimpleNamespace(publication=Entries()), tracking=tracking, live_tables=()
     )
     unused = cast("Any", None)
-    versions = TableVersions(cast("Any", capture), unused, unused, unused, publication="p")
+    versions = TableVersions(cast("Any", capture), unused, unused, publication="p")
     versions.skipping = True
     versions.described(RelationChanged(7, TABLE))
     with pytest.raises(RefusedData) as refused:
