@@ -231,7 +231,7 @@ class SameHistory:
     transaction below the position must then be the one that the position names: another one, or none,
     raises HistoryBroken (`other-history`). A position that names none (a slot's or a copy's own) proves
     nothing. What a slot sends again may begin anywhere, so that there absence proves nothing: that is
-    compared by `pipeline.capture.resent`.
+    compared by `pipeline.capture.history.resent`.
     """
 
     def __init__(self, position: Position) -> None:

@@ -24,8 +24,8 @@ from connectors.postgres.replica.progress import Progress
 from connectors.postgres.session import Session, connect
 from pipeline.apply.options import ApplyOptions
 from pipeline.apply.stage import ApplyStage
-from pipeline.capture.chainwriter import ChainWriter, SourceIdentity
-from pipeline.capture.packer import FramePacker, PackedBody
+from pipeline.capture.writing.chainwriter import ChainWriter, SourceIdentity
+from pipeline.capture.writing.packer import FramePacker, PackedBody
 from pipeline.dev.process import require
 from pipeline.follow import find_tail
 from pipeline.reports import StageReport

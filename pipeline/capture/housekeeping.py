@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from connectors.postgres.replication.stream import Batch
-from pipeline.capture.added import AddedColumns
-from pipeline.capture.joins import Joins
+from pipeline.capture.joins.joins import Joins
 from pipeline.capture.opened import OpenCapture
-from pipeline.capture.packer import FramePacker
+from pipeline.capture.versions.added import AddedColumns
+from pipeline.capture.writing.packer import FramePacker
 from schemas.lsn import Position
 from schemas.table import TableSchema
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from connectors.interfaces import LogWriter
 from connectors.postgres.replication.stream import SlotStream
 from connectors.postgres.session import Session
-from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.tracking import Tracking
-from pipeline.capture.resent import Resent
+from pipeline.capture.history.resent import Resent
+from pipeline.capture.writing.chainwriter import ChainWriter
 from pipeline.selection import Selection
 from schemas.table import TableSchema
 

@@ -12,12 +12,12 @@ from connectors.postgres.session import Session
 from pipeline.capture.ddl.authentic import require_key
 from pipeline.capture.ddl.looking import Reading, Seen, look, unread
 from pipeline.capture.ddl.replay import Known
-from pipeline.capture.ddl.told import is_tracked
-from pipeline.capture.history import check_cluster, check_slot
-from pipeline.capture.limitednames import require_none_below
+from pipeline.capture.entries.limitednames import require_none_below
+from pipeline.capture.entries.partitions import new_partitions
+from pipeline.capture.entries.told import is_tracked
+from pipeline.capture.history.source import check_cluster, check_slot
+from pipeline.capture.history.witnesses import Witnesses, ask_witnesses
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.partitions import new_partitions
-from pipeline.capture.witnesses import Witnesses, ask_witnesses
 from pipeline.follow import Follower
 from schemas.frame import Anchor
 

@@ -2,8 +2,8 @@
 only after them (P3, P9).
 
 One iteration: take a batch, decode and pack it, append what is full, see what became durable, confirm
-exactly that, and append the rest, unless it should gather (`pipeline.capture.gathering`). Housekeeping
-(anchors, heartbeats, sequences, the publication's identity, new tables) happens only between transactions.
+exactly that, and append the rest, unless it should gather (`writing.gathering`). Housekeeping (anchors,
+heartbeats, sequences, the publication's identity, new tables) happens only between transactions.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from connectors.postgres.replication.pgoutput import Begin, Commit, Decoder, Ori
 from connectors.postgres.replication.runs import Runs
 from connectors.postgres.replication.stream import Batch
 from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
-from pipeline.capture.added import ADDED_PREFIX, AddedColumns
-from pipeline.capture.announcements import JOINS
 from pipeline.capture.ddl.judging import renamed_oids, renamed_tables
-from pipeline.capture.gathering import Gathering
+from pipeline.capture.entries.announcements import JOINS
 from pipeline.capture.housekeeping import Housekeeping
 from pipeline.capture.opened import OpenCapture
-from pipeline.capture.packer import FramePacker, PackedBody
 from pipeline.capture.rates import Rates
 from pipeline.capture.sequences import ASKING, Sequences
-from pipeline.capture.versions import TableVersions
+from pipeline.capture.versions.added import ADDED_PREFIX, AddedColumns
+from pipeline.capture.versions.versions import TableVersions
 from pipeline.capture.waits import CaptureStopped
+from pipeline.capture.writing.gathering import Gathering
+from pipeline.capture.writing.packer import FramePacker, PackedBody
 from schemas.change import Change, Message, Operation, Truncate
 from schemas.changecodec import encode_change
 from schemas.ddl.message import is_ddl

@@ -14,10 +14,10 @@ from connectors.postgres.binary.values import SourceValues
 from connectors.postgres.failover.hosts import at_server
 from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
-from pipeline.capture.added import AddedColumns
-from pipeline.capture.ddl.ended import tracking_details
+from pipeline.capture.entries.ended import tracking_details
+from pipeline.capture.history.timelines import Lineage
 from pipeline.capture.housekeeping import Housekeeping
-from pipeline.capture.joins import Joins, SeenTables
+from pipeline.capture.joins.joins import Joins, SeenTables
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.pump import Pump
@@ -25,9 +25,9 @@ from pipeline.capture.rates import Rates
 from pipeline.capture.sendform import SendForm
 from pipeline.capture.sequences import SequenceReader, Sequences
 from pipeline.capture.startup import Startup
-from pipeline.capture.timelines import Lineage
-from pipeline.capture.trimming import Trimmer
+from pipeline.capture.versions.added import AddedColumns
 from pipeline.capture.waits import CaptureStopped, Waits
+from pipeline.capture.writing.trimming import Trimmer
 from pipeline.reports import CAPTURE_STAGE, Report, ReportedError, StageReport, StageState
 from pipeline.retries import Retries
 from schemas.entries import Entries

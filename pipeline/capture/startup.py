@@ -31,18 +31,18 @@ from connectors.postgres.replication.stream import SlotStream
 from connectors.postgres.replication.walsender import CreatedSlot, SystemIdentity, Walsender
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline import purposes
-from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.ddl.looking import first_told
 from pipeline.capture.ddl.replay import Behind, Known
 from pipeline.capture.ddl.tracking import Tracking
-from pipeline.capture.history import check_leftover, check_slot
+from pipeline.capture.history.publication import published_now
+from pipeline.capture.history.resent import Resent
+from pipeline.capture.history.source import check_leftover, check_slot
+from pipeline.capture.history.timelines import Lineage
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.proofs import Proofs
-from pipeline.capture.published import published_now
-from pipeline.capture.resent import Resent
-from pipeline.capture.timelines import Lineage
 from pipeline.capture.waits import CaptureStopped, Waits
+from pipeline.capture.writing.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.config import Partitions
 from pipeline.follow import Follower, find_tail
 from pipeline.selection import Selection, is_by_root, mixed_names, select_tables, unheld

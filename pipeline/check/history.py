@@ -16,10 +16,10 @@ from connectors.postgres.replication.slot import SlotState, read_slot
 from connectors.postgres.replication.walsender import SystemIdentity, Walsender
 from connectors.postgres.session import Session
 from pipeline.app import capture_options, source_conninfo
-from pipeline.capture import history
 from pipeline.capture.ddl.looking import UNTRACKED, Seen
 from pipeline.capture.ddl.replay import Behind
-from pipeline.capture.ddl.told import is_tracked
+from pipeline.capture.entries.told import is_tracked
+from pipeline.capture.history.source import check_leftover
 from pipeline.capture.proofs import Proofs
 from pipeline.check.findings import SOURCE
 from pipeline.config import Config
@@ -66,7 +66,7 @@ def check_history(session: Session, seen: HistorySeen, log: ChangeLog, config: C
         yield SOURCE.ok("slot", f"slot {config.slot_name}", "will be made")
     else:
         begun = seen.stream is not None
-        broken = _broken(partial(history.check_leftover, slot, config.log.url, begun=begun))
+        broken = _broken(partial(check_leftover, slot, config.log.url, begun=begun))
         if isinstance(broken, KeepstreamError):
             yield SOURCE.caught(broken, f"slot {config.slot_name}")
 

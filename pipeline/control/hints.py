@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from connectors.postgres.activity import SEE_WAITS
-from pipeline.capture.ddl.ended import BEGIN_TRACKING
+from pipeline.capture.entries.ended import BEGIN_TRACKING
 from schemas.errors import BEGIN_ANEW
 
 HINTS = {

@@ -11,7 +11,7 @@ from connectors.postgres.failover.standbys import read_timeline
 from connectors.postgres.replication.slot import read_slot
 from connectors.postgres.session import Session
 from pipeline.background import in_background
-from pipeline.capture.timelines import Lineage, old_timeline
+from pipeline.capture.history.timelines import Lineage, old_timeline
 from pipeline.reports import StageReport
 from schemas.errors import KeepstreamError
 

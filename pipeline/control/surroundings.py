@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from connectors.postgres.replication.slot import SlotState
-from pipeline.capture.history import slot_foreign, slot_missing, slot_past_end
-from pipeline.capture.timelines import Lineage, old_timeline
-from pipeline.capture.witnesses import CAPTURE, reported
+from pipeline.capture.history.source import slot_foreign, slot_missing, slot_past_end
+from pipeline.capture.history.timelines import Lineage, old_timeline
+from pipeline.capture.history.witnesses import CAPTURE, reported
 from pipeline.control.hearsay import Heard
 from pipeline.control.observation import Observation, ReplicaSeen
 from pipeline.control.status import StatusFinding, told_by, warning

@@ -24,7 +24,7 @@ from connectors.postgres.replication import slot as slots
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline import purposes
 from pipeline.app import open_log, replica_conninfo, source_conninfo
-from pipeline.capture.history import slot_foreign
+from pipeline.capture.history.source import slot_foreign
 from pipeline.config import Config
 from pipeline.control.judgement import judge_status
 from pipeline.control.observation import Observation, ReplicaSeen

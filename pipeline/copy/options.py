@@ -8,7 +8,7 @@ from pathlib import Path
 from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.ddl.follow import Policies
 from pipeline import purposes
-from pipeline.capture.timelines import Lineage
+from pipeline.capture.history.timelines import Lineage
 from pipeline.config import Initial
 from schemas.ddl.kinds import DEFAULTS
 from schemas.errors import InternalError

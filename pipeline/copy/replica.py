@@ -25,12 +25,7 @@ from connectors.postgres.catalog.tables import count_large_objects
 from connectors.postgres.copy import run as copy_run
 from connectors.postgres.copy.part_copier import CopierSetup, PartCopier
 from connectors.postgres.copy.run import CopyRun
-from connectors.postgres.copy.snapshot import (
-    ExportedSnapshot,
-    SnapshotLost,
-    TableChanged,
-    export_snapshot,
-)
+from connectors.postgres.copy.snapshot import ExportedSnapshot, SnapshotLost, TableChanged, export_snapshot
 from connectors.postgres.copy.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.copy.visibility import wait_until_visible
 from connectors.postgres.ddl import rights_now
@@ -47,7 +42,7 @@ from connectors.postgres.sequences.reading import read_all
 from connectors.postgres.sequences.setting import advance_sequences
 from connectors.postgres.session import Session, connect, wrapped
 from pipeline.cancelling import cancelled_by
-from pipeline.capture.timelines import require_lineage
+from pipeline.capture.history.timelines import require_lineage
 from pipeline.config import Initial
 from pipeline.copy.choice import SchemaChoice, choose_schema
 from pipeline.copy.large_objects import clear_large_objects, copy_large_objects

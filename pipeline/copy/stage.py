@@ -15,7 +15,7 @@ from connectors.postgres.copy.snapshot import name_blockers
 from connectors.postgres.replica import progress
 from connectors.postgres.replica.progress import ReplicaState
 from connectors.postgres.session import connect
-from pipeline.capture.timelines import Lineage
+from pipeline.capture.history.timelines import Lineage
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
 from pipeline.copy.progress import CopyPhase, CopyProgress

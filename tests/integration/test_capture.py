@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from connectors.interfaces import ChangeLog
-from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.writing.chainwriter import ChainWriter
 from pipeline.config.model import Keyless, Tables
 from pipeline.dev.process import require
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing
@@ -279,7 +279,7 @@ def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
         return False
 
     monkeypatch.setattr(ChainWriter, "is_idle", is_idle)
-    monkeypatch.setattr("pipeline.capture.gathering.HOLD_S", 0.5)
+    monkeypatch.setattr("pipeline.capture.writing.gathering.HOLD_S", 0.5)
     assert frames_of_fifty_commits(source, options, change_log) < 10
     assert max(asked) <= 0.5
 
@@ -287,9 +287,9 @@ def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
 def test_what_comes_late_gathers_though_the_log_is_free(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.capture.gathering.BEHIND_US", -(10**12))
-    monkeypatch.setattr("pipeline.capture.gathering.HOLD_S", 0.5)
-    monkeypatch.setattr("pipeline.capture.gathering.BEHIND_HOLD_S", 0.5)
+    monkeypatch.setattr("pipeline.capture.writing.gathering.BEHIND_US", -(10**12))
+    monkeypatch.setattr("pipeline.capture.writing.gathering.HOLD_S", 0.5)
+    monkeypatch.setattr("pipeline.capture.writing.gathering.BEHIND_HOLD_S", 0.5)
     monkeypatch.setattr("pipeline.capture.pump._DRY_S", 0.3)
     assert frames_of_fifty_commits(source, options, change_log) < 10
 

@@ -10,8 +10,9 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog.tables import CatalogColumn, read_columns
 from connectors.postgres.session import Session
-from pipeline.capture import housekeeping, versions
+from pipeline.capture import housekeeping
 from pipeline.capture.options import CaptureOptions
+from pipeline.capture.versions import versions
 from schemas.change import Operation
 from tests.capturing import RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database

@@ -8,7 +8,7 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import connect
-from pipeline.capture import definitions, joining
+from pipeline.capture.joins import definitions, joining
 from pipeline.capture.options import CaptureOptions
 from pipeline.config.model import Keyless
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once

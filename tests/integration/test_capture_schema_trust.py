@@ -13,7 +13,7 @@ import pytest
 from connectors.interfaces import ChangeLog
 from connectors.postgres.session import connect
 from pipeline.capture.ddl.authentic import seal
-from pipeline.capture.ddl.ended import ENDED
+from pipeline.capture.entries.ended import ENDED
 from pipeline.capture.options import CaptureOptions
 from pipeline.dev.process import require
 from schemas.ddl.message import TOO_LARGE

@@ -6,8 +6,8 @@ import re
 
 from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.session import connect
-from pipeline.capture import definitions
-from pipeline.capture.replicas import Replicas
+from pipeline.capture.joins import definitions
+from pipeline.capture.joins.replicas import Replicas
 from pipeline.config.limits import TableLimit
 from pipeline.config.model import Tables
 from pipeline.config.values import TablePattern

@@ -17,8 +17,8 @@ from connectors.postgres.catalog.tableddl import TableDdl, dump_table
 from connectors.postgres.catalog.tablerows import copied_columns, copied_rows, emit_rows, row_versions
 from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.session import connect
-from pipeline.capture import joining
-from pipeline.capture.joins import missing_rights
+from pipeline.capture.joins import joining
+from pipeline.capture.joins.joins import missing_rights
 from pipeline.capture.options import CaptureOptions
 from pipeline.config import Partitions
 from pipeline.dev.process import require, wait_until
@@ -107,7 +107,7 @@ def test_a_large_table_joins_in_the_first_pause_of_its_writers(
     """What is written between the sending of its rows and the lock makes it begin again."""
     written = once(
         monkeypatch,
-        "pipeline.capture.joining",
+        "pipeline.capture.joins.joining",
         "capture.join_rows_sent",
         lambda: source.execute("insert into lead values (9001, ''); delete from lead where id <= 9"),
     )
@@ -136,7 +136,7 @@ def test_writers_of_a_large_table_do_not_wait_while_its_rows_are_sent(
         send(self, prefix, content)
 
     monkeypatch.setattr(joining._Joining, "_emit", emit)
-    once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", sent.set)
+    once(monkeypatch, "pipeline.capture.joins.joining", "capture.join_rows_sent", sent.set)
     with capturing(options):
         content = begun(change_log)
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
@@ -153,7 +153,7 @@ def test_a_table_that_outgrows_its_joining_joins_as_a_large_one(
     """What was announced and then refused adds nothing to the publication."""
     once(
         monkeypatch,
-        "pipeline.capture.joining",
+        "pipeline.capture.joins.joining",
         "capture.after_join_announced",
         lambda: source.execute(BIG),
     )
@@ -180,7 +180,7 @@ def test_ddl_of_the_application_does_not_wait_for_the_log_or_for_rows(
         with psycopg.connect(source.dsn, autocommit=True) as session:
             session.execute("set lock_timeout = '300ms'; alter table lead add column extra int default 7")
 
-    hits = once(monkeypatch, "pipeline.capture.joining", place, alter)
+    hits = once(monkeypatch, "pipeline.capture.joins.joining", place, alter)
     with capturing(options):
         content = begun(change_log)
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
@@ -252,7 +252,7 @@ def test_a_reader_gives_way_to_ddl_that_waits_for_the_table(
         emit(self, prefix, content)
 
     monkeypatch.setattr(joining._Joining, "_emit", emit_while_somebody_waits)
-    sent = once(monkeypatch, "pipeline.capture.joining", "capture.join_rows_sent", lambda: None)
+    sent = once(monkeypatch, "pipeline.capture.joins.joining", "capture.join_rows_sent", lambda: None)
     with capturing(options):
         content = begun(change_log)
         source.execute(f"create table lead (id int primary key, note text); {BIG}")
@@ -414,13 +414,13 @@ def test_the_stream_goes_on_between_tables_that_join(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look does not let all of them join; the others are named until it is their turn."""
-    monkeypatch.setattr("pipeline.capture.joins.LOOK_LIMIT_S", -1.0)
+    monkeypatch.setattr("pipeline.capture.joins.joins.LOOK_LIMIT_S", -1.0)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute("create table lead (id int primary key); insert into lead values (1)")
         require(lambda: "public.lead" in left_out(running), 20.0, what="the table to be named")
         assert left_out(running)["public.lead"] == "it joins soon: tables join one after another"
-        monkeypatch.setattr("pipeline.capture.joins.LOOK_LIMIT_S", 2.0)
+        monkeypatch.setattr("pipeline.capture.joins.joins.LOOK_LIMIT_S", 2.0)
         content.wait(joined, "the join")
         require(lambda: "public.lead" not in left_out(running), 20.0, what="the table not to be named")
 
@@ -442,7 +442,7 @@ def test_a_table_that_is_altered_while_it_is_dumped_joins_as_it_is_then(
             source.execute("alter table lead alter column note set default 'none'")
         return dumped
 
-    monkeypatch.setattr("pipeline.capture.definitions.dump_table", dump_and_alter)
+    monkeypatch.setattr("pipeline.capture.joins.definitions.dump_table", dump_and_alter)
     with capturing(options):
         content = begun(change_log)
         source.execute("create table lead (id int primary key, note text); insert into lead values (1, '')")

@@ -27,7 +27,7 @@ def test_a_table_whose_schema_is_renamed_while_it_is_dumped_joins_as_its_new_nam
             source.execute("alter schema made rename to live")
         return dumped
 
-    monkeypatch.setattr("pipeline.capture.definitions.dump_table", dump_and_rename)
+    monkeypatch.setattr("pipeline.capture.joins.definitions.dump_table", dump_and_rename)
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.2)
     source.grant_ownership()
     limits = Tables.model_validate({"limits": {"live.lead": {"columns": ["id"]}}})

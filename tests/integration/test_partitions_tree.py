@@ -11,9 +11,9 @@ from connectors.postgres.partitions import truncates
 from connectors.postgres.partitions.tree import read_members
 from connectors.postgres.session import Session, connect
 from pipeline.capture.ddl.looking import look
-from pipeline.capture.partitions import known_partitions, without_shapes_below
-from pipeline.capture.published import published_now
-from pipeline.capture.shapes import SHAPES
+from pipeline.capture.entries.partitions import known_partitions, without_shapes_below
+from pipeline.capture.entries.shapes import SHAPES
+from pipeline.capture.history.publication import published_now
 from schemas.entries import Entries
 from schemas.errors import KeepstreamError
 from tests.fix_postgres import Database

@@ -16,7 +16,7 @@ from connectors.postgres.catalog.publication import read_publication
 from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.replication.stream import Batch, SlotStream
 from connectors.postgres.session import connect
-from pipeline.capture.announcements import LEAVES
+from pipeline.capture.entries.announcements import LEAVES
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
 from pipeline.config import Initial, Keyless, TablePattern, Tables
@@ -165,7 +165,7 @@ def test_p11_a_capture_killed_while_a_table_leaves_continues_with_its_last_rows(
             killed = True
             lose_everything()
 
-    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    monkeypatch.setattr("pipeline.capture.joins.protection.failpoint", failpoint)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute(VIRTUAL)
@@ -188,7 +188,7 @@ def test_a_session_that_is_lost_while_a_table_leaves_is_no_bug_and_is_tried_agai
     monkeypatch: pytest.MonkeyPatch,
     after: str,
 ) -> None:
-    step = pkgutil.resolve_name(f"pipeline.capture.{after}")
+    step = pkgutil.resolve_name(f"pipeline.capture.joins.{after}")
     lost = False
 
     def step_then_lost(*arguments: Any, **named: Any) -> Any:
@@ -199,7 +199,7 @@ def test_a_session_that_is_lost_while_a_table_leaves_is_no_bug_and_is_tried_agai
             source.execute_as_admin(END_OWN_SESSION)
         return result
 
-    monkeypatch.setattr(f"pipeline.capture.{after}", step_then_lost)
+    monkeypatch.setattr(f"pipeline.capture.joins.{after}", step_then_lost)
     with capturing(options) as running:
         begun(change_log)
         source.execute(VIRTUAL)
@@ -251,7 +251,7 @@ def test_rows_from_before_a_table_left_are_logged_as_they_were_whatever_it_is_by
     source.execute("alter table visit add words text generated always as (page || page) stored")
     if tracked:
         install_triggers(source)
-    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    monkeypatch.setattr("pipeline.capture.joins.protection.failpoint", failpoint)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute(VIRTUAL)
@@ -312,7 +312,7 @@ def test_a_table_that_left_joins_again_only_behind_its_last_rows(
         time.sleep(0.01)
         return Batch([], Lsn(0), Lsn(0), reply_requested=False)
 
-    monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+    monkeypatch.setattr("pipeline.capture.joins.protection.failpoint", failpoint)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute(VIRTUAL)
@@ -350,7 +350,7 @@ def test_a_table_of_the_name_joins_only_behind_every_transaction_from_before_the
             if reached == "capture.after_leave":
                 lose_everything()
 
-        monkeypatch.setattr("pipeline.capture.protection.failpoint", failpoint)
+        monkeypatch.setattr("pipeline.capture.joins.protection.failpoint", failpoint)
         with capturing(options) as running:
             content = begun(change_log)
             source.execute("alter table crm.visit add twice int generated always as (n * 2) virtual")
@@ -454,7 +454,7 @@ def test_p11_a_table_that_was_helped_before_it_left_stays_and_its_announcement_m
 ) -> None:
     helped = once(
         monkeypatch,
-        "pipeline.capture.protection",
+        "pipeline.capture.joins.protection",
         "capture.after_leave_announced",
         lambda: source.execute(KEY),
     )
@@ -475,7 +475,7 @@ def test_a_table_that_is_locked_leaves_once_it_is_not(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And capture does not stand still for long meanwhile."""
-    monkeypatch.setattr("pipeline.capture.protection.LEAVE_WAIT_MS", 100)
+    monkeypatch.setattr("pipeline.capture.joins.protection.LEAVE_WAIT_MS", 100)
     with capturing(options):
         content = begun(change_log)
         with psycopg.connect(source.admin_dsn) as holder:
@@ -499,7 +499,7 @@ def test_p11_somebody_elses_change_is_not_taken_for_a_leaving(
             connection.execute("alter publication keepstream_crm drop table other")
             connection.execute("alter publication keepstream_crm add table other")
 
-    once(monkeypatch, "pipeline.capture.protection", "capture.after_leave_announced", change)
+    once(monkeypatch, "pipeline.capture.joins.protection", "capture.after_leave_announced", change)
     running = RunningCapture(options)
     begun(change_log)
     source.execute(VIRTUAL)

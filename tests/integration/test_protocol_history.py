@@ -228,7 +228,7 @@ def test_p11_a_capture_killed_while_a_table_joins_continues(
     monkeypatch: pytest.MonkeyPatch,
     killed_at: str,
 ) -> None:
-    once(monkeypatch, "pipeline.capture.joining", killed_at, lose_everything)
+    once(monkeypatch, "pipeline.capture.joins.joining", killed_at, lose_everything)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute("create table lead (id int primary key); insert into lead values (1)")
@@ -245,7 +245,7 @@ def test_p11_a_capture_killed_while_a_table_joins_continues(
 def test_p11_an_announced_join_that_never_commits_harms_nothing(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_announced", lose_everything)
+    once(monkeypatch, "pipeline.capture.joins.joining", "capture.after_join_announced", lose_everything)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute("create table lead (id int primary key, old text)")
@@ -267,7 +267,7 @@ def test_p11_a_join_adopts_nothing_that_somebody_else_changed_meanwhile(
             connection.execute(f"alter publication {PUBLICATION} drop table customer")
             connection.execute(f"alter publication {PUBLICATION} add table customer")
 
-    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_committed", change)
+    once(monkeypatch, "pipeline.capture.joins.joining", "capture.after_join_committed", change)
     running = RunningCapture(options)
     begun(change_log)
     source.execute("create table lead (id int primary key)")
@@ -285,7 +285,7 @@ def test_p6_a_column_added_after_a_join_that_capture_did_not_survive_is_announce
         source.execute("insert into lead values (2, 'Basel')")
         lose_everything()
 
-    once(monkeypatch, "pipeline.capture.joining", "capture.after_join_committed", add_column_and_die)
+    once(monkeypatch, "pipeline.capture.joins.joining", "capture.after_join_committed", add_column_and_die)
     with capturing(options):
         content = begun(change_log)
         source.execute("create table lead (id int primary key); insert into lead values (1)")
@@ -301,7 +301,7 @@ def test_p7_a_column_whose_transaction_was_voided_is_announced_again(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.execute("create table note (id int primary key, body text)")
-    once(monkeypatch, "pipeline.capture.chainwriter", "capture.part_appended", lose_everything)
+    once(monkeypatch, "pipeline.capture.writing.chainwriter", "capture.part_appended", lose_everything)
     with capturing(options) as running:
         content = begun(change_log)
         source.execute(
@@ -321,7 +321,7 @@ def test_p6_anchors_come_in_time_though_no_pause_ever_does(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Transactions larger than a batch: the stream is hardly ever seen between two of them."""
-    monkeypatch.setattr("pipeline.capture.chainwriter.ANCHOR_EVERY_BYTES", 256 * 1024)
+    monkeypatch.setattr("pipeline.capture.writing.chainwriter.ANCHOR_EVERY_BYTES", 256 * 1024)
     source.execute("create table note (id int primary key, body text)")
     with capturing(options):
         content = begun(change_log)

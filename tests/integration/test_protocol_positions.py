@@ -129,7 +129,7 @@ def wait_for_walsender_behind(source: Database, blocker: psycopg.Connection[Row]
 def test_p2_hints_are_verified_and_never_trusted(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.capture.chainwriter.ANCHOR_EVERY_BYTES", 1)
+    monkeypatch.setattr("pipeline.capture.writing.chainwriter.ANCHOR_EVERY_BYTES", 1)
     with capturing(options):
         content = begun(change_log)
         for row in range(1, 20):
@@ -171,7 +171,7 @@ def test_p3_a_change_cut_into_fragments_is_voided_whole_and_comes_again(
         LogContent(change_log).wait(lambda c: c.parts == 4, "what will be in vain")
         raise RetryLater("killed by the test", code="killed")
 
-    once(monkeypatch, "pipeline.capture.chainwriter", "capture.part_appended", die, hit=4)
+    once(monkeypatch, "pipeline.capture.writing.chainwriter", "capture.part_appended", die, hit=4)
     value = "".join(hashlib.sha256(str(i).encode()).hexdigest() for i in range(60_000))
     assert len(value) > 7 * FRAME_TARGET_BYTES
     with capturing(options) as running:
@@ -453,7 +453,7 @@ def test_p9_capture_that_is_told_to_stop_inside_a_transaction_confirms_nothing_o
         running[0].stop.set()
         reached.set()
 
-    once(monkeypatch, "pipeline.capture.chainwriter", "capture.part_appended", stop)
+    once(monkeypatch, "pipeline.capture.writing.chainwriter", "capture.part_appended", stop)
     running.append(RunningCapture(options))
     content = begun(change_log)
     source.execute("insert into customer select i, repeat('x', 1000) from generate_series(1, 20000) i")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from connectors.postgres.catalog.shape import read_shape
 from connectors.postgres.catalog.tables import read_columns
 from connectors.postgres.session import Session, connect
-from pipeline.capture.shapes import KnownShape, check_shape, first_shape
+from pipeline.capture.entries.shapes import KnownShape, check_shape, first_shape
 from schemas.errors import RefusedData
 from tests.fix_postgres import Database, Row, Server
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.app import capture_options, open_log
-from pipeline.capture import joining
+from pipeline.capture.joins import joining
 from pipeline.config import load_config
 from pipeline.dev.process import wait_until
 from tests.capturing import capturing

@@ -15,9 +15,9 @@ from connectors.interfaces import ChangeLog
 from connectors.log import open_log
 from connectors.postgres.replica import progress
 from connectors.postgres.session import connect
-from pipeline.capture.chainwriter import ChainWriter, SourceIdentity, now_us
 from pipeline.capture.options import FollowingReplica, TrimOptions
-from pipeline.capture.trimming import StandingAnchor, Trimmer, anchors
+from pipeline.capture.writing.chainwriter import ChainWriter, SourceIdentity, now_us
+from pipeline.capture.writing.trimming import StandingAnchor, Trimmer, anchors
 from pipeline.config import Initial
 from pipeline.reentry import follow_from
 from schemas.entries import Entries

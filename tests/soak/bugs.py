@@ -18,7 +18,7 @@ from connectors.postgres.copy.snapshot_tables import Observer
 from connectors.postgres.replica import claim
 from pipeline.apply import grouping
 from pipeline.apply.backlog import Backlog
-from pipeline.capture.chainwriter import ChainWriter
+from pipeline.capture.writing.chainwriter import ChainWriter
 from pipeline.follow import Followed, SameHistory
 from schemas import framecodec
 from schemas.change import Change

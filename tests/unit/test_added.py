@@ -8,9 +8,9 @@ import pytest
 
 from connectors.postgres.catalog.shape import Shape, ShapeColumn
 from connectors.postgres.session import Session
-from pipeline.capture import added
-from pipeline.capture.added import AddedColumns
-from pipeline.capture.shapes import SHAPES, first_shape
+from pipeline.capture.entries.shapes import SHAPES, first_shape
+from pipeline.capture.versions import added
+from pipeline.capture.versions.added import AddedColumns
 from schemas.entries import Entries
 from schemas.table import Column, ReplicaIdentity, TableSchema
 

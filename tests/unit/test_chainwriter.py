@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.capture.chainwriter import ChainWriter, SourceIdentity
+from pipeline.capture.writing.chainwriter import ChainWriter, SourceIdentity
 from schemas.entries import Entries
 from schemas.errors import InternalError
 from schemas.framecodec import open_frame

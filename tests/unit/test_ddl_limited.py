@@ -11,8 +11,8 @@ import yaml
 from connectors.postgres.limits.limit import Limit
 from pipeline.capture.ddl.judging import after_message
 from pipeline.capture.ddl.limited import relaxed, to_be_listed
-from pipeline.capture.ddl.told import TOLD, TRACKED, TRACKING, Told
-from pipeline.capture.limitednames import LIMITED, LimitedName, limit_to_say
+from pipeline.capture.entries.limitednames import LIMITED, LimitedName, limit_to_say
+from pipeline.capture.entries.told import TOLD, TRACKED, TRACKING, Told
 from pipeline.config.model import Tables
 from schemas.ddl.message import SENT, UNPUBLISHED, ObjectChange, SchemaMessage, TableRows
 from schemas.entries import Entries

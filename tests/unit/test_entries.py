@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.capture.announcements import JOINS, LEAVES
-from pipeline.capture.ddl.ended import ENDED
 from pipeline.capture.ddl.judging import after_message
-from pipeline.capture.ddl.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told
-from pipeline.capture.limitednames import LIMITED
-from pipeline.capture.names import NAMES, KnownName, catalog_rows
-from pipeline.capture.partitions import MEMBERS
-from pipeline.capture.shapes import SHAPES, TYPES
+from pipeline.capture.entries.announcements import JOINS, LEAVES
+from pipeline.capture.entries.ended import ENDED
+from pipeline.capture.entries.limitednames import LIMITED
+from pipeline.capture.entries.names import NAMES, KnownName, catalog_rows
+from pipeline.capture.entries.partitions import MEMBERS
+from pipeline.capture.entries.shapes import SHAPES, TYPES
+from pipeline.capture.entries.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told
 from schemas.ddl.message import ObjectChange, SchemaMessage
 from schemas.entries import Entries, Kind
 from schemas.errors import InternalError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.capture.gathering import BEHIND_US, Gathering
+from pipeline.capture.writing.gathering import BEHIND_US, Gathering
 
 LATE, SOON = BEHIND_US + 1, BEHIND_US
 

@@ -8,13 +8,13 @@ import pytest
 
 from connectors.postgres.replication.slot import SlotState
 from connectors.postgres.replication.walsender import SystemIdentity, TimelineSwitch
-from pipeline.capture.announcements import LEAVES, Leave, after_promotion, leaves_still
-from pipeline.capture.history import check_leftover, check_slot, check_system
-from pipeline.capture.published import check_publication
-from pipeline.capture.resent import Resent
-from pipeline.capture.schemachange import added_columns
-from pipeline.capture.shapes import SHAPES
-from pipeline.capture.timelines import Lineage, check_timeline, require_lineage
+from pipeline.capture.entries.announcements import LEAVES, Leave, after_promotion, leaves_still
+from pipeline.capture.entries.schemachange import added_columns
+from pipeline.capture.entries.shapes import SHAPES
+from pipeline.capture.history.publication import check_publication
+from pipeline.capture.history.resent import Resent
+from pipeline.capture.history.source import check_leftover, check_slot, check_system
+from pipeline.capture.history.timelines import Lineage, check_timeline, require_lineage
 from pipeline.follow import SameHistory
 from schemas.entries import Entries
 from schemas.errors import BEGIN_ANEW, HistoryBroken, InternalError, KeepstreamError, RefusedData

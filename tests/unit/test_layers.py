@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def _graph(modules: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     return {name: set(_imports_of(name, tree, modules)) for name, tree in modules.items()}
 
 
+@cache
+def _product() -> Mapping[str, set[str]]:
+    return _graph(_sources())
+
+
 def _violations(graph: Mapping[str, set[str]]) -> list[str]:
     """Imports that point up, out of the product, or from one connector to another."""
     found = []
@@ -66,7 +72,7 @@ def _violations(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_imports_point_from_pipeline_to_connectors_to_schemas() -> None:
-    assert _violations(_graph(_sources())) == []
+    assert _violations(_product()) == []
 
 
 def _cycle(graph: Mapping[str, set[str]]) -> list[str]:
@@ -79,7 +85,25 @@ def _cycle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    assert _cycle(_graph(_sources())) == []
+    assert _cycle(_product()) == []
+
+
+def _rooms(graph: Mapping[str, set[str]], house: str) -> dict[str, set[str]]:
+    """The packages and modules that stand in a package, and which of them imports which."""
+
+    def room(module: str) -> str:
+        return module.removeprefix(f"{house}.").split(".")[0] if module.startswith(f"{house}.") else ""
+
+    found: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        found.setdefault(room(module), set()).update(map(room, targets))
+    return {own: others - {own, ""} for own, others in found.items() if own}
+
+
+def test_packages_of_capture_import_one_another_one_way() -> None:
+    rooms = _rooms(_product(), "pipeline.capture")
+    assert _cycle(rooms) == []
+    assert rooms["entries"] == set()
 
 
 def test_an_import_cycle_is_found() -> None:
@@ -87,6 +111,15 @@ def test_an_import_cycle_is_found() -> None:
         "schemas.a",
         "schemas.b",
     ]
+
+
+def test_packages_that_import_one_another_are_found_where_no_module_does() -> None:
+    graph = {
+        "pipeline.capture.a.one": {"pipeline.capture.b.two"},
+        "pipeline.capture.b.three": {"pipeline.capture.a"},
+    }
+    assert _cycle(graph) == []
+    assert sorted(set(_cycle(_rooms(graph, "pipeline.capture")))) == ["a", "b"]
 
 
 def test_an_import_that_points_up_or_sideways_is_found() -> None:

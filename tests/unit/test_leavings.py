@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connectors.postgres.replica.progress import Hold, HoldKind, Progress, ReplicaState
-from pipeline.capture.leavings import behind
+from pipeline.capture.joins.leavings import behind
 from pipeline.capture.options import FollowingReplica
 from pipeline.config import Initial
 from schemas.errors import KeepstreamError, RetryLater

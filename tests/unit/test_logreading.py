@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from connectors.interfaces import Bounds, ChangeLog, Record
-from pipeline.capture.trimming import anchors
+from pipeline.capture.writing.trimming import anchors
 from pipeline.control.frames import list_frames
 from pipeline.copy.stage import first_position
 from pipeline.events.tail import Beginning, EventTail

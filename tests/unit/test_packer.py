@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.capture.packer import FramePacker, PackedBody
+from pipeline.capture.writing.packer import FramePacker, PackedBody
 from schemas.change import Change, Operation
 from schemas.changecodec import encode_change
 from schemas.frame import Part, PartChanges, Transactions

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from connectors.postgres.replication import runs
 from connectors.postgres.replication.pgoutput import Begin, Commit, Decoder, Origin, RelationChanged
 from connectors.postgres.replication.runs import Runs
-from pipeline.capture.packer import FramePacker, PackedBody
+from pipeline.capture.writing.packer import FramePacker, PackedBody
 from schemas.change import UNCHANGED, Change, TextValue
 from schemas.changecodec import encode_change
 from schemas.errors import KeepstreamError

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from connectors.postgres.replication.pgoutput import RelationChanged
-from pipeline.capture.ddl.told import Told
-from pipeline.capture.versions import TableVersions
+from pipeline.capture.entries.told import Told
+from pipeline.capture.versions.versions import TableVersions
 from schemas.entries import Entries
 from schemas.errors import RefusedData
 from schemas.table import Column, ReplicaIdentity, TableSchema

@@ -1,1 +1,4 @@
-"""Schema changes as events of the log: authenticated, judged and followed at their exact place."""
+"""Schema changes as events of the log: authenticated, judged and followed at their exact place.
+
+Imports `writing`, `history` and `entries`.
+"""

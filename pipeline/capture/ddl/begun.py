@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from connectors.postgres.catalog.tables import CatalogColumn
-from pipeline.capture.ddl.told import TOLD, Told, shape_of_state
-from pipeline.capture.names import NAMES, left_tables
-from pipeline.capture.partitions import MEMBERS
-from pipeline.capture.published import renamed
-from pipeline.capture.schemachange import added_columns, describe_added
-from pipeline.capture.shapes import SHAPES, check_shape, first_shape, listed_columns
+from pipeline.capture.entries.names import NAMES, left_tables
+from pipeline.capture.entries.partitions import MEMBERS
+from pipeline.capture.entries.schemachange import added_columns, describe_added
+from pipeline.capture.entries.shapes import SHAPES, check_shape, first_shape, listed_columns
+from pipeline.capture.entries.told import TOLD, Told, shape_of_state
+from pipeline.capture.history.publication import renamed
 from schemas.change import ColumnsAdded
 from schemas.ddl.message import SchemaMessage, State
 from schemas.entries import Entries

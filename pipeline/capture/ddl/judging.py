@@ -13,8 +13,13 @@ from typing import Any
 
 from connectors.postgres.catalog.shape import UsedType
 from pipeline.capture.ddl.begun import begun
-from pipeline.capture.ddl.ended import ENDED
-from pipeline.capture.ddl.told import (
+from pipeline.capture.entries.ended import ENDED
+from pipeline.capture.entries.limitednames import with_limited_name, without_limited_oid
+from pipeline.capture.entries.names import NAMES, TABLE_ROWS, KnownName, left_tables
+from pipeline.capture.entries.partitions import MEMBERS, KnownMember, partition_unlogged
+from pipeline.capture.entries.schemachange import refuse_change
+from pipeline.capture.entries.shapes import SHAPES, TYPES, KnownType, check_rows, first_shape, listed_columns
+from pipeline.capture.entries.told import (
     SCHEMAS,
     TOLD,
     TRACKED,
@@ -26,11 +31,6 @@ from pipeline.capture.ddl.told import (
     shape_of_state,
     with_unseen,
 )
-from pipeline.capture.limitednames import with_limited_name, without_limited_oid
-from pipeline.capture.names import NAMES, TABLE_ROWS, KnownName, left_tables
-from pipeline.capture.partitions import MEMBERS, KnownMember, partition_unlogged
-from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import SHAPES, TYPES, KnownType, check_rows, first_shape, listed_columns
 from schemas.ddl.message import ObjectChange, SchemaMessage, State
 from schemas.entries import Entries
 from schemas.errors import IF_MEANT, HistoryBroken

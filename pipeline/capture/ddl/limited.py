@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, Final
 
 from connectors.postgres.catalog.publication import TableName
-from pipeline.capture.limitednames import limit_before
+from pipeline.capture.entries.limitednames import limit_before
 from pipeline.config.model import Tables
 from schemas.ddl.columns import may_be_of_domain
 from schemas.ddl.mentioned import mentions_any

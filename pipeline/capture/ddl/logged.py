@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pipeline.capture.ddl.limited import all_relaxed
-from pipeline.capture.ddl.told import Told
+from pipeline.capture.entries.told import Told
 from schemas.ddl.message import UNPUBLISHED, ObjectChange, SchemaMessage, State
 
 

@@ -21,12 +21,18 @@ from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.partitions.tree import Member, read_locked, read_members
 from connectors.postgres.partitions.truncates import Truncate, read_rewritten, read_truncates
 from connectors.postgres.session import Session, wrapped
-from pipeline.capture.announcements import JOINS, LEAVES, Leave, after_promotion, leaves_still, read_outcomes
 from pipeline.capture.ddl.judging import taken_out
-from pipeline.capture.ddl.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told, is_tracked
-from pipeline.capture.limitednames import limited_now
-from pipeline.capture.names import NAMES, TABLE_ROWS, KnownName, catalog_rows, named_tables
-from pipeline.capture.partitions import (
+from pipeline.capture.entries.announcements import (
+    JOINS,
+    LEAVES,
+    Leave,
+    after_promotion,
+    leaves_still,
+    read_outcomes,
+)
+from pipeline.capture.entries.limitednames import limited_now
+from pipeline.capture.entries.names import NAMES, TABLE_ROWS, KnownName, catalog_rows, named_tables
+from pipeline.capture.entries.partitions import (
     MEMBERS,
     known_partitions,
     newly_attached,
@@ -36,9 +42,8 @@ from pipeline.capture.partitions import (
     with_other_files,
     written_anew,
 )
-from pipeline.capture.published import announced_now, check_published, publication_changed, renamed
-from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import (
+from pipeline.capture.entries.schemachange import refuse_change
+from pipeline.capture.entries.shapes import (
     SHAPES,
     TYPES,
     KnownShape,
@@ -48,6 +53,8 @@ from pipeline.capture.shapes import (
     first_shape,
     next_shape,
 )
+from pipeline.capture.entries.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told, is_tracked
+from pipeline.capture.history.publication import announced_now, check_published, publication_changed, renamed
 from schemas.entries import Entries
 from schemas.errors import HistoryBroken, KeepstreamError, RefusedData
 from schemas.identifiers import qualified

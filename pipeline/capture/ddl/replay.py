@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.capture.ddl.judging import after_join, after_message
-from pipeline.capture.ddl.told import TOLD, is_tracked
+from pipeline.capture.entries.told import TOLD, is_tracked
 from pipeline.follow import Followed, Follower
 from schemas.change import Change, Message
 from schemas.ddl.message import DDL_PREFIX, SchemaMessage

@@ -20,34 +20,34 @@ from connectors.postgres.catalog.publication import read_publication
 from connectors.postgres.copy.visibility import is_visible
 from connectors.postgres.ddl.tracking import emit_look, triggers_act
 from connectors.postgres.session import Session
-from pipeline.capture.announcements import Announcements
-from pipeline.capture.chainwriter import ChainWriter
 from pipeline.capture.ddl.authentic import Authenticity, key_missing, not_understood
-from pipeline.capture.ddl.ended import BEGIN_TRACKING, ENDED, Ended
 from pipeline.capture.ddl.judging import after_join, after_message, without_tracking
 from pipeline.capture.ddl.limited import to_be_listed
 from pipeline.capture.ddl.logged import for_log
 from pipeline.capture.ddl.looking import UNTRACKED, Differences, look
-from pipeline.capture.ddl.told import SCHEMAS, TOLD, Told, is_tracked, with_unseen
-from pipeline.capture.limitednames import (
+from pipeline.capture.entries.announcements import Announcements
+from pipeline.capture.entries.ended import BEGIN_TRACKING, ENDED, Ended
+from pipeline.capture.entries.limitednames import (
     LIMITED,
     limit_before,
     more_than_limited,
     require_no_more,
     require_none_below,
 )
-from pipeline.capture.names import left_tables
-from pipeline.capture.options import CaptureOptions
-from pipeline.capture.partitions import (
+from pipeline.capture.entries.names import left_tables
+from pipeline.capture.entries.partitions import (
     PARTITION_TRUNCATED,
     known_partitions,
     new_partitions,
     whole_names,
     without_shapes_below,
 )
-from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import listed_columns
+from pipeline.capture.entries.schemachange import refuse_change
+from pipeline.capture.entries.shapes import listed_columns
+from pipeline.capture.entries.told import SCHEMAS, TOLD, Told, is_tracked, with_unseen
+from pipeline.capture.options import CaptureOptions
 from pipeline.capture.waits import Waits
+from pipeline.capture.writing.chainwriter import ChainWriter
 from schemas.change import Message
 from schemas.ddl.message import SchemaMessage, TableRows
 from schemas.ddl.requalify import requalified

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from connectors.postgres.replication.relation import published_tables
 from connectors.postgres.session import Session, connect, wrapped
-from pipeline.capture.schemachange import added_columns
-from pipeline.capture.shapes import KnownShape, KnownType, without_files
+from pipeline.capture.entries.schemachange import added_columns
+from pipeline.capture.entries.shapes import KnownShape, KnownType, without_files
 from schemas.entries import Entries
 from schemas.errors import KeepstreamError, RefusedData, RetryLater
 from schemas.table import TableSchema

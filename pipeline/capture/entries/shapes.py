@@ -25,7 +25,7 @@ from itertools import zip_longest
 from typing import Final
 
 from connectors.postgres.catalog.shape import Shape, UsedType
-from pipeline.capture.schemachange import refuse_change
+from pipeline.capture.entries.schemachange import refuse_change
 from schemas.entries import Entries, Kind, entry_malformed
 
 logger = logging.getLogger("keepstream.capture")

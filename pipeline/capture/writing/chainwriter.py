@@ -9,23 +9,17 @@ from typing import Any, Final
 
 from connectors.failpoints import failpoint
 from connectors.interfaces import LogWriter
-from pipeline.capture.ddl.ended import ENDED
-from pipeline.capture.ddl.told import TOLD, TRACKING
-from pipeline.capture.limitednames import LIMITED
-from pipeline.capture.packer import PackedBody
-from pipeline.capture.partitions import MEMBERS
-from pipeline.capture.shapes import SHAPES, TYPES
-from pipeline.capture.timelines import Lineage
+from pipeline.capture.entries.ended import ENDED
+from pipeline.capture.entries.limitednames import LIMITED
+from pipeline.capture.entries.partitions import MEMBERS
+from pipeline.capture.entries.shapes import SHAPES, TYPES
+from pipeline.capture.entries.told import TOLD, TRACKING
+from pipeline.capture.history.timelines import Lineage
+from pipeline.capture.writing.packer import PackedBody
 from schemas.entries import Entries, Kind
 from schemas.errors import RetryLater
 from schemas.frame import Anchor, Heartbeat, Sequences
-from schemas.framecodec import (
-    FrameHeader,
-    encode_anchor,
-    encode_heartbeat,
-    encode_sequences,
-    seal_frame,
-)
+from schemas.framecodec import FrameHeader, encode_anchor, encode_heartbeat, encode_sequences, seal_frame
 from schemas.lsn import START, Position
 from schemas.sequence import SequenceValue
 from schemas.table import TableSchema

@@ -25,9 +25,9 @@ from connectors.postgres.limits.sent import sent_columns, sent_versions
 from connectors.postgres.pgtools import find_pgtools
 from connectors.postgres.session import Session, wrapped
 from pipeline.background import in_background
+from pipeline.capture.joins.ownsession import begin
+from pipeline.capture.joins.replicas import Replicas
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.ownsession import begin
-from pipeline.capture.replicas import Replicas
 from schemas.join import Join
 
 _PARENT = """

@@ -12,13 +12,12 @@ from connectors.postgres.catalog import publication as publications
 from connectors.postgres.catalog.shape import Shape, UsedType, read_shapes, read_used_types
 from connectors.postgres.partitions.tree import Member, read_members, read_written
 from connectors.postgres.session import Session
-from pipeline.capture.announcements import JOINS, LEAVES, after_promotion, leaves_still, read_outcomes
-from pipeline.capture.ddl.ended import ENDED
-from pipeline.capture.ddl.told import TOLD
-from pipeline.capture.limitednames import limited_now
-from pipeline.capture.names import NAMES, KnownName, catalog_rows, named_tables
-from pipeline.capture.partitions import MEMBERS, KnownMember, check_members, newly_attached
-from pipeline.capture.shapes import (
+from pipeline.capture.entries.announcements import JOINS, LEAVES, after_promotion, leaves_still, read_outcomes
+from pipeline.capture.entries.ended import ENDED
+from pipeline.capture.entries.limitednames import limited_now
+from pipeline.capture.entries.names import NAMES, KnownName, catalog_rows, named_tables
+from pipeline.capture.entries.partitions import MEMBERS, KnownMember, check_members, newly_attached
+from pipeline.capture.entries.shapes import (
     SHAPES,
     TYPES,
     KnownType,
@@ -27,6 +26,7 @@ from pipeline.capture.shapes import (
     first_shape,
     next_shape,
 )
+from pipeline.capture.entries.told import TOLD
 from schemas.entries import Entries
 from schemas.errors import IF_MEANT, HistoryBroken, RefusedData
 

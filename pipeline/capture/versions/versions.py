@@ -23,18 +23,14 @@ from connectors.postgres.catalog.shape import Shape, read_shape, read_used_types
 from connectors.postgres.catalog.tables import CatalogColumn, read_columns
 from connectors.postgres.copy.visibility import wait_until_transaction_visible
 from connectors.postgres.replication.pgoutput import RelationChanged
-from pipeline.capture.announcements import Leave
 from pipeline.capture.ddl.begun import unannounced, version_of
 from pipeline.capture.ddl.judging import Name
 from pipeline.capture.ddl.looking import VISIBLE_LIMIT_S, shape_difference
-from pipeline.capture.ddl.told import Told
-from pipeline.capture.names import left_tables, logged_tables
-from pipeline.capture.opened import OpenCapture
-from pipeline.capture.packer import FramePacker
-from pipeline.capture.partitions import MEMBERS, known_partitions, partition_gone, with_missing
-from pipeline.capture.published import renamed
-from pipeline.capture.schemachange import added_columns, describe_added, refuse_change
-from pipeline.capture.shapes import (
+from pipeline.capture.entries.announcements import Leave
+from pipeline.capture.entries.names import left_tables, logged_tables
+from pipeline.capture.entries.partitions import MEMBERS, known_partitions, partition_gone, with_missing
+from pipeline.capture.entries.schemachange import added_columns, describe_added, refuse_change
+from pipeline.capture.entries.shapes import (
     SHAPES,
     check_order,
     check_shape,
@@ -43,6 +39,10 @@ from pipeline.capture.shapes import (
     next_shape,
     with_types,
 )
+from pipeline.capture.entries.told import Told
+from pipeline.capture.history.publication import renamed
+from pipeline.capture.opened import OpenCapture
+from pipeline.capture.writing.packer import FramePacker
 from schemas.change import Change, Operation
 from schemas.ddl.message import SchemaMessage
 from schemas.entries import Entries

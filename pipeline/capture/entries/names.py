@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.capture.announcements import LEAVES, Leave
+from pipeline.capture.entries.announcements import LEAVES, Leave
 from schemas.entries import Entries, Kind, text_kind
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from connectors.postgres.replication.slot import SlotState
 from connectors.postgres.replication.walsender import SystemIdentity, Walsender
-from pipeline.capture.timelines import MAKE_IT_PRIMARY, check_timeline, require_cluster
-from pipeline.capture.witnesses import Witnesses
+from pipeline.capture.history.timelines import MAKE_IT_PRIMARY, check_timeline, require_cluster
+from pipeline.capture.history.witnesses import Witnesses
 from schemas.errors import BEGIN_ANEW, IF_MEANT, HistoryBroken
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn

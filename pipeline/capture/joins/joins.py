@@ -19,8 +19,9 @@ from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.limits.harmless import require_addable
 from connectors.postgres.session import Session, wrapped
 from connectors.postgres.sqlstate import ROW_SECURITY
-from pipeline.capture.definitions import Definitions, NotNow
-from pipeline.capture.joining import (
+from pipeline.capture.entries.limitednames import limit_before, limit_to_say, limited_trees, tree_to_say
+from pipeline.capture.joins.definitions import Definitions, NotNow
+from pipeline.capture.joins.joining import (
     ROWS_LIMIT_BYTES,
     ROWS_UNDER_LOCK_BYTES,
     Rows,
@@ -28,11 +29,10 @@ from pipeline.capture.joining import (
     require_joinable,
     rows_of,
 )
-from pipeline.capture.limitednames import limit_before, limit_to_say, limited_trees, tree_to_say
+from pipeline.capture.joins.protection import Protected, Protection
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.packer import FramePacker
-from pipeline.capture.protection import Protected, Protection
+from pipeline.capture.writing.packer import FramePacker
 from pipeline.config import Keyless
 from pipeline.reports import NotReplicated
 from pipeline.selection import UNDECIDED, Selection, select_tables

@@ -31,14 +31,14 @@ from connectors.postgres.catalog.tables import Table, find_table, list_tables
 from connectors.postgres.instance import has_role, lending_sql, superusers
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session, wrapped
-from pipeline.capture.announcements import LEAVES, Leave
-from pipeline.capture.leavings import Leavings
-from pipeline.capture.names import left_tables, named_tables
+from pipeline.capture.entries.announcements import LEAVES, Leave
+from pipeline.capture.entries.names import left_tables, named_tables
+from pipeline.capture.entries.shapes import SHAPES, next_shape
+from pipeline.capture.joins.leavings import Leavings
+from pipeline.capture.joins.ownsession import begin
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.ownsession import begin
-from pipeline.capture.packer import FramePacker
-from pipeline.capture.shapes import SHAPES, next_shape
+from pipeline.capture.writing.packer import FramePacker
 from pipeline.reports import Endangered
 from schemas.errors import KeepstreamError
 

@@ -21,12 +21,12 @@ from connectors.postgres.copy.snapshot import name_blockers, older_transactions
 from connectors.postgres.replica.progress import Progress, ReplicaState
 from connectors.postgres.server import current_xid, insert_lsn, oldest_xid
 from pipeline.background import in_background
-from pipeline.capture.announcements import LEAVES, Leave
-from pipeline.capture.names import left_tables
+from pipeline.capture.entries.announcements import LEAVES, Leave
+from pipeline.capture.entries.names import left_tables
+from pipeline.capture.joins.replicas import Replicas
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions, FollowingReplica
-from pipeline.capture.packer import FramePacker
-from pipeline.capture.replicas import Replicas
+from pipeline.capture.writing.packer import FramePacker
 from pipeline.config import Initial
 from pipeline.control.obstacles import replica_obstacle
 from pipeline.quantities import human_seconds

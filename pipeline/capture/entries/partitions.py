@@ -25,9 +25,9 @@ from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.catalog.tables import CatalogColumn
 from connectors.postgres.partitions.tree import Member
 from connectors.postgres.partitions.truncates import Truncate
-from pipeline.capture.ddl.told import Told
-from pipeline.capture.schemachange import refuse_change
-from pipeline.capture.shapes import SHAPES, KnownShape
+from pipeline.capture.entries.schemachange import refuse_change
+from pipeline.capture.entries.shapes import SHAPES, KnownShape
+from pipeline.capture.entries.told import Told
 from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
 from schemas.identifiers import qualified

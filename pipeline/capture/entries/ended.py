@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.capture.ddl.told import is_tracked
+from pipeline.capture.entries.told import is_tracked
 from schemas.entries import Entries, Kind
 
 BEGIN_TRACKING: Final = (

@@ -47,16 +47,16 @@ from connectors.postgres.partitions.tree import Member, read_members
 from connectors.postgres.replication.relation import published_tables
 from connectors.postgres.server import current_xid
 from connectors.postgres.session import Session
-from pipeline.capture.announcements import JOINS
-from pipeline.capture.ddl.told import TOLD, Told
-from pipeline.capture.definitions import Definition, NotNow
-from pipeline.capture.limitednames import require_none_below
+from pipeline.capture.entries.announcements import JOINS
+from pipeline.capture.entries.limitednames import require_none_below
+from pipeline.capture.entries.partitions import MEMBERS, KnownMember
+from pipeline.capture.entries.shapes import SHAPES, KnownShape, first_shape
+from pipeline.capture.entries.told import TOLD, Told
+from pipeline.capture.joins.definitions import Definition, NotNow
+from pipeline.capture.joins.ownsession import begin
 from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.ownsession import begin
-from pipeline.capture.packer import FramePacker
-from pipeline.capture.partitions import MEMBERS, KnownMember
-from pipeline.capture.shapes import SHAPES, KnownShape, first_shape
+from pipeline.capture.writing.packer import FramePacker
 from schemas.errors import RetryLater
 from schemas.join import JOIN_EMPTY_PREFIX, JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.table import TableSchema
