@@ -79,6 +79,7 @@ class Pump:
         self._packer = FramePacker(capture.live_tables)
         self._versions = TableVersions(capture, self._packer, self._add, publication=publication)
         self._tracking = capture.tracking
+        self._messages = capture.tracking.messages
         self._resent = capture.resent
         self._tail = capture.chain.position
         self._transaction: Begin | None = None
@@ -288,7 +289,7 @@ class Pump:
         self._skipping = self._versions.skipping = self._tail.holds(begin.commit_lsn)
         if not self._skipping:
             self._resent.prove()
-            self._tracking.begin()
+            self._messages.begin()
             self._packer.begin(xid=begin.xid, commit_lsn=begin.commit_lsn, commit_time=begin.commit_time)
 
     def _commit(self, commit: Commit) -> None:
@@ -330,12 +331,12 @@ class Pump:
     def _follow(self, message: Message, xid: int) -> Change | None:
         """A schema message: behind it tables have the names that it tells."""
         before = self._capture.chain.publication
-        followed = self._tracking.follow(message, xid)
+        followed = self._messages.follow(message, xid)
         after = self._capture.chain.publication
         self._versions.renamed(renamed_tables(before, after))
         for oid in renamed_oids(before, after):
             self._runs.forget(oid)
-            table = self._decoder.call(oid, self._tracking.told[oid].name)
+            table = self._decoder.call(oid, self._messages.told[oid].name)
             if table is not None:
                 self._versions.is_called(oid, table)
         if followed is None:
@@ -359,7 +360,7 @@ class Pump:
         if is_join(message.prefix):
             if str(begin.xid) in self._chain.publication.of(JOINS):
                 if message.prefix in DEFINING:
-                    self._tracking.joined(Join.from_json(message.content))
+                    self._messages.joined(Join.from_json(message.content))
                 return True
             logger.error("forged message left out", extra={"prefix": message.prefix, "xid": begin.xid})
             return False

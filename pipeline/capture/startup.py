@@ -153,7 +153,7 @@ class Startup:
         logger.info("log begun", extra={"position": str(at), "tables": len(live)})
         resent = Resent(at, last_commit_lsn=None, sent_from=at.lsn)
         tracking = Tracking(sql, writing, options, self._waits)
-        tracking.open()
+        tracking.messages.open()
         return OpenCapture(sql, stream, writer, writing, resent, live, selection, tracking)
 
     def _free_leftover(self, sql: Session, stream_id: bytes) -> None:
@@ -281,7 +281,7 @@ class Startup:
         writing = ChainWriter(writer, chain, source)
         clear_at = chain.tail.lsn if is_clear else ZERO
         tracking = Tracking(sql, writing, options, self._waits, clear_at=clear_at)
-        tracking.open()
+        tracking.messages.open()
         live = known.live_tables
         failpoint("capture.before_anchor")
         writing.anchor(live)

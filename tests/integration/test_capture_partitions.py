@@ -132,7 +132,7 @@ def test_a_partition_that_is_locked_for_long_holds_up_neither_capture_nor_its_lo
 ) -> None:
     """And what was done to it is found when it is free, although what came behind is in the log."""
     monkeypatch.setattr("pipeline.capture.startup._LOCK_WAIT_MS", 100)
-    monkeypatch.setattr("pipeline.capture.ddl.tracking.LOCKED_FOR_S", 0)
+    monkeypatch.setattr("pipeline.capture.ddl.locked.LOCKED_FOR_S", 0)
     looking(monkeypatch, 0.1)
     with capturing(options):
         content = begun(change_log)
@@ -195,7 +195,7 @@ def test_what_the_stream_has_passed_before_others_see_it_is_known_by_a_later_loo
     source.grant_ownership()
     source.execute(TREE)
     install_triggers(source)
-    monkeypatch.setattr("pipeline.capture.ddl.tracking.LOCKED_FOR_S", 0)
+    monkeypatch.setattr("pipeline.capture.ddl.locked.LOCKED_FOR_S", 0)
     looking(monkeypatch, 3600)
     running = RunningCapture(capture_options(source, change_log, partitions=Partitions.ROOT))
     content = begun(change_log)

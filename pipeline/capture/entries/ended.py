@@ -18,6 +18,7 @@ BEGIN_TRACKING: Final = (
     "An event trigger of the source was disabled or missing while something was altered, or is so now. Until"
     " you run `keepstream schema install`, only ADD COLUMN is followed."
 )
+NOT_TRACKED: Final = "schema changes are not tracked any more"
 
 
 @dataclass(frozen=True, slots=True)

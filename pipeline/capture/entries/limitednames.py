@@ -14,6 +14,8 @@ from typing import Final
 
 from connectors.postgres.catalog.publication import PublishedTable, TableName
 from connectors.postgres.catalog.tables import Table, TableKind
+from pipeline.capture.entries.partitions import known_partitions, new_partitions
+from pipeline.capture.entries.told import TOLD
 from pipeline.config.model import Tables
 from pipeline.config.values import TablePattern, in_yaml
 from schemas.entries import Entries, Kind
@@ -186,6 +188,25 @@ def require_none_below(entries: Entries, partitions: Mapping[int, str], tables: 
                 hint="Nothing of it is in the log since it is one. Let it be no partition of that, or take it"
                 f" out of source.tables.limits, and {BEGIN_ANEW}.",
             )
+
+
+def require_limits_kept(before: Entries, after: Entries, tables: Tables) -> None:
+    """The entries before a schema message and behind it. Raises RefusedData (`limit-differs`) if a table took
+    the name of one with a list or filter, or became a part of a whole without."""
+    require_none_below(before, new_partitions(before, after), tables)
+    then, parts = before.of(TOLD), known_partitions(after)
+    for oid, told in after.of(TOLD).items():
+        if oid not in parts and oid in then and then[oid].name != told.name:
+            require_no_more(before, oid, then[oid].qualified_name, told.name, tables)
+
+
+def require_known_limit(entries: Entries, name: TableName, tables: Tables) -> None:
+    """Of a table that joins under this name. Raises RefusedData (`limit-differs`) if that stands for some
+    columns or rows, and the publication has no list or filter of the table."""
+    limited = {each.oid for each in entries.of(LIMITED)}
+    joining = [oid for oid, told in entries.of(TOLD).items() if told.joining and told.name == name]
+    if limit_before(entries, name, tables) and limited.isdisjoint(joining):
+        raise more_than_limited(f"table {qualified(*name)} joins with all of it")
 
 
 def more_than_limited(seen: str) -> RefusedData:

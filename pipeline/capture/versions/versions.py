@@ -138,7 +138,7 @@ class TableVersions:
         shape = self._read_shape(told.oid)
         known = self._chain.publication.of(SHAPES).get(told.oid)
         if shape is not None and known is not None and shape_difference(told.qualified_name, known, shape):
-            self._tracking.looks_soon = True
+            self._tracking.look_soon()
 
     def renamed(self, names: Mapping[Name, Name | None]) -> None:
         """A schema message gave tables of the log other names, by the old ones; None: they were dropped."""
@@ -203,7 +203,7 @@ class TableVersions:
             self._tracking.check_publication()
             entries = self._chain.publication
         if oid not in entries.of(MEMBERS):
-            self._tracking.require_free(oid)
+            self._tracking.locked.require_free(oid)
             raise partition_gone(table.qualified_name, "a published table")
         anchored, shape = entries.of(SHAPES).get(oid), self._read_shape(oid)
         if anchored is not None and shape is not None:
