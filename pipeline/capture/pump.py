@@ -217,7 +217,7 @@ class Pump:
             self._append(self._packer.flush())  # else no table could join or leave
         joined = self._housekeeping.between_transactions(batch, self._packer)
         for table in joined:
-            self._versions.know(table)
+            self._versions.known.add(table)
         if joined:
             self._sequences.forget()
         self._anchor_if_due()
@@ -285,8 +285,8 @@ class Pump:
 
     def _begin(self, begin: Begin) -> None:
         self._transaction = begin
-        self._versions.xid = begin.xid
-        self._skipping = self._versions.skipping = self._tail.holds(begin.commit_lsn)
+        self._skipping = self._tail.holds(begin.commit_lsn)
+        self._versions.begin(begin.xid, skipping=self._skipping)
         if not self._skipping:
             self._resent.prove()
             self._messages.begin()
@@ -297,10 +297,10 @@ class Pump:
         if begin is None or not _ends(commit, begin):
             raise InternalError("a commit without its begin came from the slot", code="pgoutput-order")
         self._transaction = None
-        self._versions.xid = 0
+        self._versions.end()
         self._rates.last_commit_lsn, self._rates.last_commit_time = commit.commit_lsn, commit.commit_time
         if self._skipping:
-            self._skipping = self._versions.skipping = False
+            self._skipping = False
             self._resent.see(
                 commit_lsn=commit.commit_lsn,
                 end_lsn=commit.end_lsn,
@@ -333,7 +333,7 @@ class Pump:
         before = self._capture.chain.publication
         followed = self._messages.follow(message, xid)
         after = self._capture.chain.publication
-        self._versions.renamed(renamed_tables(before, after))
+        self._versions.known.rename(renamed_tables(before, after))
         for oid in renamed_oids(before, after):
             self._runs.forget(oid)
             table = self._decoder.call(oid, self._messages.told[oid].name)

@@ -12,7 +12,7 @@ from connectors.postgres.catalog.tables import CatalogColumn, read_columns
 from connectors.postgres.session import Session
 from pipeline.capture import housekeeping
 from pipeline.capture.options import CaptureOptions
-from pipeline.capture.versions import versions
+from pipeline.capture.versions import catalog
 from schemas.change import Operation
 from tests.capturing import RunningCapture, begun, capture_options, capturing
 from tests.fix_postgres import Database
@@ -155,7 +155,7 @@ def test_whoever_has_a_table_locked_does_not_hold_up_its_description(
             migration.execute("alter table customer add column note text")
             return read_columns(session, oid)
 
-        monkeypatch.setattr(versions, "read_columns", read_locked)
+        monkeypatch.setattr(catalog, "read_columns", read_locked)
         content = begun(change_log)
         source.execute("alter table customer add column credit int default 5")
         source.execute("insert into customer values (2)")
@@ -173,7 +173,7 @@ def test_a_rewrite_between_an_added_column_and_its_description_stops_capture(
         source.execute("vacuum full customer")
         return read_columns(session, oid)
 
-    monkeypatch.setattr(versions, "read_columns", read_late)
+    monkeypatch.setattr(catalog, "read_columns", read_late)
     source.execute("create table customer (id int primary key); insert into customer values (1)")
     running = RunningCapture(options)
     content = begun(change_log)

@@ -31,7 +31,7 @@ def test_a_table_is_judged_only_when_the_catalog_shows_the_transaction(
     code: str | None,
 ) -> None:
     """The commit waits for a standby: the catalog still shows the table as it was."""
-    monkeypatch.setattr("pipeline.capture.versions.versions.VISIBLE_LIMIT_S", 0.3)
+    monkeypatch.setattr("pipeline.capture.versions.catalog.VISIBLE_LIMIT_S", 0.3)
     source = new_source({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
     source.grant_ownership()
     source.execute("create table t (id int primary key, v text); insert into t values (1, 'old')")

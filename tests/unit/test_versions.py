@@ -26,7 +26,7 @@ def test_rows_that_no_schema_message_told_are_refused_by_their_tables_name() -> 
     )
     unused = cast("Any", None)
     versions = TableVersions(cast("Any", capture), unused, unused, publication="p")
-    versions.skipping = True
+    versions.begin(5, skipping=True)
     versions.described(RelationChanged(7, TABLE))
     with pytest.raises(RefusedData) as refused:
         versions.introduce(TABLE.id)
