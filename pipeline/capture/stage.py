@@ -24,7 +24,7 @@ from pipeline.capture.pump import Pump
 from pipeline.capture.rates import Rates
 from pipeline.capture.sendform import SendForm
 from pipeline.capture.sequences import SequenceReader, Sequences
-from pipeline.capture.startup import Startup
+from pipeline.capture.startup.startup import Startup
 from pipeline.capture.versions.added import AddedColumns
 from pipeline.capture.waits import CaptureStopped, Waits
 from pipeline.capture.writing.trimming import Trimmer

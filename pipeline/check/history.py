@@ -20,7 +20,7 @@ from pipeline.capture.ddl.looking import UNTRACKED, Seen
 from pipeline.capture.ddl.replay import Behind
 from pipeline.capture.entries.told import is_tracked
 from pipeline.capture.history.source import check_leftover
-from pipeline.capture.proofs import Proofs
+from pipeline.capture.startup.proofs import Proofs
 from pipeline.check.findings import SOURCE
 from pipeline.config import Config
 from pipeline.follow import Follower, find_tail

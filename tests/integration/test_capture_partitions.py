@@ -131,7 +131,7 @@ def test_a_partition_that_is_locked_for_long_holds_up_neither_capture_nor_its_lo
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was done to it is found when it is free, although what came behind is in the log."""
-    monkeypatch.setattr("pipeline.capture.startup._LOCK_WAIT_MS", 100)
+    monkeypatch.setattr("pipeline.capture.startup.startup._LOCK_WAIT_MS", 100)
     monkeypatch.setattr("pipeline.capture.ddl.locked.LOCKED_FOR_S", 0)
     looking(monkeypatch, 0.1)
     with capturing(options):

@@ -210,7 +210,7 @@ def test_p11_what_somebody_changes_while_the_log_is_begun_is_found(
         source.execute("insert into customer values (1)")
         source.execute_as_admin(f"alter publication {PUBLICATION} add table customer")
 
-    once(monkeypatch, "pipeline.capture.startup", "capture.slot_created", change)
+    once(monkeypatch, "pipeline.capture.startup.beginning", "capture.slot_created", change)
     with pytest.MonkeyPatch.context() as faster:
         faster.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
         assert RunningCapture(options).ended_with().code == "publication-changed"

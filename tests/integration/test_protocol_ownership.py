@@ -147,8 +147,8 @@ def test_a_starting_capture_connects_its_sessions_at_once(
         assert is_there.wait(20)
         return connect(conninfo, purpose=purpose)
 
-    monkeypatch.setattr("pipeline.capture.startup.Walsender", Seen)
-    monkeypatch.setattr("pipeline.capture.startup.connect", connect_behind)
+    monkeypatch.setattr("pipeline.capture.startup.attempt.Walsender", Seen)
+    monkeypatch.setattr("pipeline.capture.startup.startup.connect", connect_behind)
     with capturing(made_options(source, directory_log)):
         begun(directory_log)
 
@@ -266,7 +266,7 @@ def test_p5_a_capture_start_that_came_second_begins_again(
     source.execute("insert into customer values (1)")
     once(
         monkeypatch,
-        "pipeline.capture.startup",
+        "pipeline.capture.startup.epoch",
         "capture.after_start_record",
         lambda: begin_foreign_epoch(change_log),
     )
@@ -295,7 +295,8 @@ def test_p5_a_tail_that_is_another_one_behind_the_capture_start_begins_again(
         reads.append(tail)
         return tail
 
-    monkeypatch.setattr("pipeline.capture.startup.find_tail", find_another)
+    monkeypatch.setattr("pipeline.capture.startup.attempt.find_tail", find_another)
+    monkeypatch.setattr("pipeline.capture.startup.epoch.find_tail", find_another)
     with capturing(options) as running:
         content.wait_for(1)
         assert running.last_error == "epoch-lost"
@@ -304,17 +305,17 @@ def test_p5_a_tail_that_is_another_one_behind_the_capture_start_begins_again(
 
 
 @pytest.mark.parametrize(
-    "step",
+    ("module", "step"),
     [
-        "capture.before_start_record",
-        "capture.after_start_record",
-        "capture.publication_created",
-        "capture.slot_created",
-        "capture.before_anchor",
+        ("epoch", "capture.before_start_record"),
+        ("epoch", "capture.after_start_record"),
+        ("publishing", "capture.publication_created"),
+        ("beginning", "capture.slot_created"),
+        ("beginning", "capture.before_anchor"),
     ],
 )
 def test_p6_set_up_killed_after_a_step_is_done_anew(
-    source: Database, directory_log: ChangeLog, monkeypatch: pytest.MonkeyPatch, step: str
+    source: Database, directory_log: ChangeLog, monkeypatch: pytest.MonkeyPatch, module: str, step: str
 ) -> None:
     """Rows 1 … are committed while nothing was promised: they belong to the first copy."""
     options = made_options(source, directory_log)
@@ -323,7 +324,7 @@ def test_p6_set_up_killed_after_a_step_is_done_anew(
         source.execute("insert into customer values (1)")
         lose_everything()
 
-    once(monkeypatch, "pipeline.capture.startup", step, commit_and_die)
+    once(monkeypatch, f"pipeline.capture.startup.{module}", step, commit_and_die)
     with capturing(options) as running:
         content = begun(directory_log)
         assert running.last_error == "killed"
@@ -339,7 +340,7 @@ def test_p6_a_slot_that_another_capture_dropped_in_set_up_is_made_anew(
     options = made_options(source, directory_log)
     drop = f"select pg_drop_replication_slot('{options.slot}')"
     action: Callable[[], object] = lambda: source.execute_as_admin(drop)  # noqa: E731
-    once(monkeypatch, "pipeline.capture.startup", "capture.slot_created", action)
+    once(monkeypatch, "pipeline.capture.startup.beginning", "capture.slot_created", action)
     with capturing(options) as running:
         begun(directory_log)
         assert running.last_error == "slot-lost"

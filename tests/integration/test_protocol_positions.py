@@ -101,7 +101,7 @@ def test_p1_a_commit_that_starts_exactly_at_the_slots_snapshot_is_in_the_log(
             stack.enter_context(psycopg.connect(source.owner_dsn, autocommit=False)) for _ in range(3)
         )
         first.execute("insert into customer values (1)")
-        once(monkeypatch, "pipeline.capture.startup", "capture.slot_created", third.commit)
+        once(monkeypatch, "pipeline.capture.startup.beginning", "capture.slot_created", third.commit)
         stack.enter_context(capturing(options))
         wait_for_walsender_behind(source, first)
         second.execute("insert into customer values (2)")

@@ -13,7 +13,8 @@ from connectors.log.directory import DirectoryLog
 from connectors.postgres.replication import slot as slots
 from pipeline.capture.options import CaptureOptions
 from pipeline.capture.stage import CaptureStage
-from pipeline.capture.startup import Startup
+from pipeline.capture.startup.attempt import Attempt
+from pipeline.capture.startup.continuing import Continuing
 from pipeline.config.model import Keyless, Tables
 from pipeline.reports import StageState
 from schemas.entries import Entries
@@ -60,13 +61,13 @@ def test_a_standby_logs_each_owner_once_although_it_tells_how_long_ago_it_was_he
         told.append(stage.snapshot().waiting_for)
         raise RetryLater("it is active", code="slot-active")
 
-    startup = Startup(stage._options, stop, stage._waits)
+    attempt = Attempt(stage._options, stop, stage._waits)
     monkeypatch.setattr(slots, "read_owner", owner_now)
-    monkeypatch.setattr(startup, "_start_stream", occupied)
+    monkeypatch.setattr(attempt, "start_stream", occupied)
     monkeypatch.setattr(stop, "wait", lambda _seconds: False)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with caplog.at_level("INFO"):
-        startup._own_slot(None, None, b"stream")  # type: ignore[arg-type]
+        Continuing(attempt, None)._own_slot(None, b"stream")  # type: ignore[arg-type]
     assert len(set(told[1:4])) == 3, "status shows how long ago"
     logged = [vars(record)["waiting_for"] for record in caplog.records]
     assert ["process 7," in logged[0], "process 8," in logged[1], len(logged)] == [True, True, 2]
