@@ -59,24 +59,18 @@ class _Judge:
         ]
 
     def retention(self) -> list[Finding]:
-        findings = []
+        code, findings = "log-topic-retention", list[Finding]()
         kept_ms = int(self._topic.settings.get("retention.ms", "-1"))
         if 0 <= kept_ms < _LEAST_RETENTION_MS:
             message = f"is {kept_ms}: a replica that is down for {_span(kept_ms)} must be copied anew"
-            findings.append(
-                self._setting(Severity.WARNING, "log-topic-retention", "retention.ms", "-1", message)
-            )
+            findings.append(self._setting(Severity.WARNING, code, "retention.ms", "-1", message))
         elif kept_ms >= 0:
             message = f"is {kept_ms}: Kafka deletes what a replica down for {_span(kept_ms)} still needs"
-            findings.append(
-                self._setting(Severity.NOTE, "log-topic-retention", "retention.ms", "-1", message)
-            )
+            findings.append(self._setting(Severity.NOTE, code, "retention.ms", "-1", message))
         kept_bytes = int(self._topic.settings.get("retention.bytes", "-1"))
         if kept_bytes >= 0:
             message = f"is {kept_bytes}: Kafka deletes by size what a replica may still need"
-            findings.append(
-                self._setting(Severity.WARNING, "log-topic-retention", "retention.bytes", "-1", message)
-            )
+            findings.append(self._setting(Severity.WARNING, code, "retention.bytes", "-1", message))
         return findings
 
     def message_size(self) -> list[Finding]:

@@ -132,20 +132,22 @@ def test_a_cluster_that_is_away_does_not_cost_a_thread_and_its_sockets_per_try(
 
 
 def test_the_log_of_a_broker_that_went_away_says_so_and_works_again_when_it_is_back(
-    own_kafka: EmbeddedKafka, impatient: None
+    own_kafka: EmbeddedKafka, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = open_log(f"kafka://{own_kafka.bootstrap}", new_name())
     log.create()
     writer = begin(log, 1)
     own_kafka.crash()
+    tries = count_tries(monkeypatch)
     deadline = time.monotonic() + 30
     with pytest.raises(RetryLater) as raised:
         ask_until(log, deadline)
     assert raised.value.code == "log-unreachable"
     with without_collector():
+        tries.clear()
         before = open_files()
-        time.sleep(3)  # each client tries again by itself, several times
-        assert open_files() <= before
+        require(lambda: len(tries) >= 3, 20, what="that clients try again by themselves")
+        require(lambda: open_files() <= before, 10, what="no more sockets than before")
     own_kafka.start()
     deadline = time.monotonic() + 30
     while True:
@@ -157,6 +159,19 @@ def test_the_log_of_a_broker_that_went_away_says_so_and_works_again_when_it_is_b
     assert append_all(writer, [b"a"]) == 1
     writer.close()
     log.close()
+
+
+def count_tries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """One of each time that a client connects."""
+    tries: list[Any] = []
+    connect = KafkaNetSocket.sock_connect
+
+    async def counted(kind: Any, net: Any, *given: Any, **named: Any) -> Any:
+        tries.append(net)
+        return await connect(kind, net, *given, **named)
+
+    monkeypatch.setattr(KafkaNetSocket, "sock_connect", counted)
+    return tries
 
 
 def open_files() -> int:

@@ -17,6 +17,7 @@ from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.replication.stream import Batch, SlotStream
 from connectors.postgres.session import connect
 from pipeline.capture.entries.announcements import LEAVES
+from pipeline.capture.joins.protection import Protected, Protection
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
 from pipeline.config import Initial, Keyless, TablePattern, Tables
@@ -51,6 +52,26 @@ def options(source: Database, change_log: ChangeLog, monkeypatch: pytest.MonkeyP
     source.execute("create table visit (n int, page text); insert into visit values (1, 'a')")
     source.execute("create table other (id int primary key)")
     return replace(capture_options(source, change_log), keyless=Keyless.FULL)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Protection]:
+    """One of each look at the tables, as it begins."""
+    seen: list[Protection] = []
+    look = Protection.look
+
+    def counted(protection: Protection, *given: Any) -> Protected:
+        seen.append(protection)
+        return look(protection, *given)
+
+    monkeypatch.setattr(Protection, "look", counted)
+    return seen
+
+
+def require_another_look(looks: list[Protection]) -> None:
+    """One that began since now, and has ended."""
+    before = len(looks)
+    require(lambda: len(looks) > before + 1, 10, what="a look behind another one")
 
 
 def listed(source: Database) -> set[str]:
@@ -369,7 +390,11 @@ def test_a_table_of_the_name_joins_only_behind_every_transaction_from_before_the
 
 
 def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_rows(
-    source: Database, replica: Database, options: CaptureOptions, change_log: ChangeLog
+    source: Database,
+    replica: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    looks: list[Protection],
 ) -> None:
     begin_following(replica)
     standby = FollowingReplica(replica.dsn, Initial.COPY)
@@ -382,7 +407,7 @@ def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_
         )
         source.execute(KEY)
         require(lambda: "Replica standby is at 0/1" in reasons(running), 10, what="the reason")
-        time.sleep(1)
+        require_another_look(looks)
         assert "keepstream.join" not in prefixes(content.read())
         source.execute("insert into other values (1)")
         end = source.execute("select pg_current_wal_insert_lsn()")[0][0]
@@ -450,7 +475,11 @@ def test_a_table_that_left_and_is_excluded_meanwhile_has_no_way_back(
 
 
 def test_p11_a_table_that_was_helped_before_it_left_stays_and_its_announcement_means_nothing(
-    source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+    source: Database,
+    options: CaptureOptions,
+    change_log: ChangeLog,
+    looks: list[Protection],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     helped = once(
         monkeypatch,
@@ -464,7 +493,7 @@ def test_p11_a_table_that_was_helped_before_it_left_stays_and_its_announcement_m
     require(lambda: bool(helped), 10, what="the announcement")
     source.execute("update visit set page = 'b'")
     content.wait(lambda c: bool(c.rows("public.visit")), "the row")
-    time.sleep(0.5)
+    require_another_look(looks)
     assert listed(source) == {"other", "visit"}
     assert left(running) == []
     source.execute_as_admin("alter publication keepstream_crm drop table visit")
