@@ -310,9 +310,10 @@ def test_a_table_whose_rows_are_too_large_as_text_joins_without_them(
 def test_a_large_table_whose_writers_never_pause_joins_without_its_rows(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.capture.joins._WRITTEN_TRIES", 2)
+    monkeypatch.setattr("pipeline.capture.joins.joins._WRITTEN_TRIES", 2)
     monkeypatch.setattr(
-        "pipeline.capture.joins._PAUSES_S", dict.fromkeys(("table-written", "query-canceled"), (0.0, 0.0))
+        "pipeline.capture.joins.joins._PAUSES_S",
+        dict.fromkeys(("table-written", "query-canceled"), (0.0, 0.0)),
     )
     application = Application(source.dsn)
     with capturing(options) as running:
