@@ -55,14 +55,20 @@ class Approval:
         self._seen = []
 
     def watching(self, changes: Iterable[Change]) -> Iterator[Change]:
-        """The same changes; schema changes among them are remembered as they pass."""
+        """The same changes; schema changes among them are remembered as they pass. None is held meanwhile: a
+        row may be as large as memory allows."""
         for change in changes:
-            barrier = barrier_of(change)
-            if isinstance(barrier, DdlMessage):
-                message = SchemaMessage.from_json(barrier.content)
-                if message.changes:
-                    self._seen.append(message)
-            yield change
+            self._remember(change)
+            passing = [change]
+            del change
+            yield passing.pop()
+
+    def _remember(self, change: Change) -> None:
+        barrier = barrier_of(change)
+        if isinstance(barrier, DdlMessage):
+            message = SchemaMessage.from_json(barrier.content)
+            if message.changes:
+                self._seen.append(message)
 
     def see(self, changes: Iterable[Change]) -> None:
         """Only remember the schema changes among these."""
