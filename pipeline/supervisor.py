@@ -16,7 +16,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connectors.lifeline import tied_to_us
@@ -29,7 +29,6 @@ PARENT_VARIABLE = "KEEPSTREAM_PARENT"
 STOP_PATIENCE_S = 8.0
 KILL_PATIENCE_S = 1.0
 """Both together are less than the 10 s after which Docker and others kill us."""
-_POLL_S = 0.1
 _RETRIED = frozenset({0, 5, 7, 130})
 _CRASHES_TOLERATED = 5
 _CALM_S = 60.0
@@ -66,20 +65,38 @@ class Supervisor:
     def __init__(self, commands: Mapping[str, Sequence[str]], stop: threading.Event) -> None:
         self._stages = [Stage(name, command) for name, command in commands.items()]
         self._stop = stop
+        self._woken = threading.Event()
 
     def run(self) -> int:
         """The exit code of the whole."""
+        self._wake_after(self._stop.wait)
         try:
             while not self._stop.is_set():
+                self._woken.clear()
                 for stage in self._stages:
                     self._tend(stage)
                 code = self._final_code()
                 if code is not None:
                     return code
-                self._stop.wait(_POLL_S)
+                self._woken.wait(self._due_in_s())
             return 0
         finally:
             self._end_all()
+
+    def _wake_after(self, wait: Callable[[], object]) -> None:
+        """To look again and again, ten times a second, would be a sixth of what an idle pipeline costs."""
+
+        def wait_and_wake() -> None:
+            wait()
+            self._woken.set()
+
+        threading.Thread(target=wait_and_wake, daemon=True).start()
+
+    def _due_in_s(self) -> float | None:
+        """When the next stage is to be restarted; None for none."""
+        waiting = [stage for stage in self._stages if stage.process is None and not stage.stopped]
+        due = min((stage.restart_at for stage in waiting), default=None)
+        return None if due is None else max(0.0, due - time.monotonic())
 
     def _tend(self, stage: Stage) -> None:
         if stage.stopped:
@@ -99,6 +116,7 @@ class Supervisor:
             stage.command, env=environment, stdin=subprocess.DEVNULL, preexec_fn=tied_to_us()
         )
         stage.started_at = time.monotonic()
+        self._wake_after(stage.process.wait)
         logger.info("stage started", extra={"stage": stage.name, "pid": stage.process.pid})
 
     def _judge(self, stage: Stage, status: int) -> None:
