@@ -3,8 +3,9 @@ options of capture, apply, first copy, verify and snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -12,13 +13,19 @@ from typing import TYPE_CHECKING
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from connectors.interfaces import ChangeLog
+    from connectors.postgres.catalog.publication import TableName
+    from pipeline.apply.awaited import CopyTables
     from pipeline.apply.options import ApplyOptions, Skip
     from pipeline.capture.options import CaptureOptions
     from pipeline.config import Config, Replica
     from pipeline.copy.stage import FirstCopyOptions
     from pipeline.reports import StageReport
+    from pipeline.snapshot.recopy import OnProgress
     from pipeline.verify.meeting import VerifyOptions
+    from pipeline.verify.watch import Tell
     from schemas.ddl.kinds import Kind, Policy
     from schemas.lsn import Lsn
 
@@ -112,7 +119,34 @@ def apply_options(
         skip=skip,
         take_over=take_over,
         policies=policies(config, name),
+        copy_tables=_copying(config, name, is_lasting=(until_lsn, until_time, skip) == (None, None, None)),
     )
+
+
+def _copying(config: Config, name: str, *, is_lasting: bool) -> CopyTables | None:
+    """How a replica's applier copies tables that await it; None: an operator does. `is_lasting`: it applies
+    until it is told to stop, and not only up to a place."""
+    if not (is_lasting and replica_named(config, name).copies_awaited):
+        return None
+
+    def copy(tables: Sequence[TableName], *, stop: Event, tell: Tell, on_progress: OnProgress) -> object:
+        from pipeline.config.values import TablePattern
+        from pipeline.snapshot.recopy import CopyWish
+        from pipeline.snapshot.run import snapshot
+        from pipeline.verify.scope import Scope
+
+        options = verify_options(config, name, workers=1, timeout_s=None, verb="snapshot")
+        wanted = tuple(TablePattern.naming(*table) for table in tables)
+        return snapshot(
+            replace(options, automatic=True),
+            Scope(config.source.tables, config.source.keyless, wanted),
+            CopyWish("by the applier itself: the table awaited its copy"),
+            stop=stop,
+            tell=tell,
+            on_progress=on_progress,
+        )
+
+    return copy
 
 
 def policies(config: Config, name: str) -> Mapping[Kind, Policy]:

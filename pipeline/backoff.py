@@ -10,15 +10,17 @@ LONGEST_S = 15.0
 
 
 class Backoff:
-    """Doubles from 0.2 s to 15 s; `reset` after something worked."""
+    """Doubles from `first_s` (0.2 s) to `longest_s` (15 s); `reset` after something worked."""
 
-    def __init__(self) -> None:
-        self._next_s = FIRST_S
+    def __init__(self, *, first_s: float | None = None, longest_s: float | None = None) -> None:
+        self._first_s = FIRST_S if first_s is None else first_s
+        self._longest_s = LONGEST_S if longest_s is None else longest_s
+        self._next_s = self._first_s
 
     def next_s(self) -> float:
         """How long to wait now; the next time is longer."""
         wait_s = self._next_s * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
-        self._next_s = min(self._next_s * 2, LONGEST_S)
+        self._next_s = min(self._next_s * 2, self._longest_s)
         return wait_s
 
     def wait(self, stop: threading.Event) -> bool:
@@ -27,4 +29,4 @@ class Backoff:
 
     def reset(self) -> None:
         """Something worked."""
-        self._next_s = FIRST_S
+        self._next_s = self._first_s

@@ -16,11 +16,13 @@ from tests.fix_postgres import Database
 CUSTOMER = "create table customer (id int primary key, name text)"
 
 
-def configure(source: str, log: Path, replica: str = "", *, more: str = "", initial: str = "copy") -> Config:
-    """`more`: keys of `source`."""
+def configure(
+    source: str, log: Path, replica: str = "", *, more: str = "", initial: str = "copy", of_replica: str = ""
+) -> Config:
+    """`more`: keys of `source`; `of_replica`: of the replica."""
     text = f"name: crm\nsource:\n  url: {source}\n{more}log: file://{log}\n"
     if replica:
-        text += f"replicas:\n  standby:\n    url: {replica}\n    initial: {initial}\n"
+        text += f"replicas:\n  standby:\n    url: {replica}\n    initial: {initial}\n{of_replica}"
     return parse_config(text, name="keepstream.yaml", environment={})
 
 

@@ -43,6 +43,7 @@ _HURRIED = {
     "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
     "pipeline.capture.sequences": {"READ_EVERY_S": 2.0},
     "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
+    "pipeline.apply.awaited": {"FIRST_S": 0.2, "LONGEST_S": 3.0},
     "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
 }
 """What is rare or slow in production happens more often, so that tests wait less and a soak sees more."""

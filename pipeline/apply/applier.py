@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 from connectors.failpoints import failpoint
 from connectors.postgres.apply.errors import SourceRef
+from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.follow import ApprovalNeeded
 from connectors.postgres.replica import hold, progress
 from connectors.postgres.replica.claim import Loss, PositionLost, explain
 from connectors.postgres.replica.progress import HoldKind
 from pipeline.apply.approval import ReadAgain
+from pipeline.apply.awaited import AwaitedCopies
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import (
     ApplyPart,
@@ -51,7 +53,12 @@ class Applier:
     transaction were applied."""
 
     def __init__(
-        self, opened: OpenReplica, options: ApplyOptions, stop: threading.Event, counters: Counters
+        self,
+        opened: OpenReplica,
+        options: ApplyOptions,
+        stop: threading.Event,
+        counters: Counters,
+        awaited: AwaitedCopies,
     ) -> None:
         self.blocked: Blocked | None = None
         self.ordinal = 0
@@ -60,6 +67,7 @@ class Applier:
         self._options = options
         self._stop = stop
         self._counters = counters
+        self._awaited = awaited
         self._moved_at = time.monotonic()
         self._looked_at = time.monotonic()
         self._parts = PartChanges()
@@ -296,8 +304,8 @@ class Applier:
             self._stand()
             if opened.planner.inside:
                 self._stay_in_touch()
-            else:
-                self._look()
+            elif self._look():
+                self._see_awaiting()
             if not self._read():
                 self.blocked = blocked
                 if not opened.follower.waits_for_epoch:  # else what came was ignored, and will come again
@@ -356,12 +364,21 @@ class Applier:
             self.opened.planner.backlog.feed(frame)
         return bool(followed)
 
-    def _look(self, *, now: bool = False) -> None:
-        if now or time.monotonic() - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = time.monotonic()
-            row = self.opened.look()
-            if row.token != self.opened.claim.token or row.position != self.opened.planner.position:
-                self._find_out()
+    def _look(self, *, now: bool = False) -> bool:
+        """Whether it was time to."""
+        if not now and time.monotonic() - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = time.monotonic()
+        row = self.opened.look()
+        if row.token != self.opened.claim.token or row.position != self.opened.planner.position:
+            self._find_out()
+        return True
+
+    def _see_awaiting(self) -> None:
+        """At the log's end: a copy that begins here soon is at one LSN with the source."""
+        if self._awaited.is_automatic:
+            awaiting = left_out.read(self.opened.session, self.opened.claim.name).awaiting
+            self._awaited.see(awaiting, free=self.opened.hold is None)
 
 
 def _past(part: Part) -> Position:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.ddl.follow import Policies
+from pipeline.apply.awaited import CopyTables
 from schemas.ddl.kinds import DEFAULTS
 from schemas.lsn import Lsn
 
@@ -24,7 +25,8 @@ class ApplyOptions:
 
     conninfo: any libpq connection string. delay_us: apply what is older than that. until_lsn, until_time
     (µs since 1970 UTC): stop there, at most one of them. take_over: end another living applier at once.
-    policies: what the replica does with each kind of schema change.
+    policies: what the replica does with each kind of schema change. copy_tables: copies tables that await
+    their copy; None: an operator does.
     """
 
     name: str
@@ -37,3 +39,4 @@ class ApplyOptions:
     skip: Skip | None = None
     take_over: bool = False
     policies: Policies = field(default_factory=lambda: DEFAULTS)
+    copy_tables: CopyTables | None = None

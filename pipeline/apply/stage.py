@@ -11,8 +11,10 @@ import threading
 import time
 import uuid
 
+from connectors.postgres.replica.progress import HoldKind
 from pipeline.apply.applier import Applier
 from pipeline.apply.approval import ReadAgain
+from pipeline.apply.awaited import AwaitedCopies
 from pipeline.apply.counters import Counters
 from pipeline.apply.grouping import Blocked
 from pipeline.apply.opened import OpenReplica, open_replica
@@ -63,6 +65,7 @@ class ApplyStage:
         self._waiting_for: str | None = None
         self._last_error: ReportedError | None = None
         self._applier: Applier | None = None
+        self._awaited = AwaitedCopies(options.copy_tables)
         self._token: uuid.UUID | None = None
 
     def run(self) -> bool:
@@ -110,12 +113,13 @@ class ApplyStage:
         try:
             if self._options.skip is not None:
                 return self._skip(opened, self._options.skip)
-            self._applier = Applier(opened, self._options, self._stop, self._counters)
+            self._applier = Applier(opened, self._options, self._stop, self._counters, self._awaited)
             self._counters.beat_at = time.monotonic()
             self._state, self._waiting_for = StageState.STREAMING, None
             with retries.trying(lambda: self._counters.transactions):
                 return self._applier.run()
         finally:
+            self._awaited.end()
             opened.close()
 
     def _skip(self, opened: OpenReplica, skip: Skip) -> bool:
@@ -159,6 +163,8 @@ class ApplyStage:
         applier = self._applier
         if self._state is not StageState.STREAMING or applier is None:
             return self._state
+        if self._is_copying(applier):
+            return StageState.COPYING
         if applier.blocked in _SHOWN:
             return _SHOWN[applier.blocked]
         now = time.monotonic()
@@ -168,6 +174,11 @@ class ApplyStage:
             return StageState.CATCHING_UP
         idle = applier.blocked is not None and now - self._counters.last_change_at > IDLE_AFTER_S
         return StageState.IDLE if idle else StageState.STREAMING
+
+    def _is_copying(self, applier: Applier) -> bool:
+        """Whether a copy of its own keeps the replica at a position."""
+        held = applier.opened.row.hold
+        return self._awaited.is_running and held is not None and held.kind is HoldKind.VERIFY
 
     def _lacks_rest(self, applier: Applier) -> bool:
         """Whether it is inside of a transaction whose rest the log does not have."""
@@ -182,6 +193,8 @@ class ApplyStage:
         if applier is None or self._state is not StageState.STREAMING:
             return self._waiting_for
         row = applier.opened.row
+        if self._is_copying(applier):
+            return self._awaited.waiting_for
         if applier.blocked is Blocked.HELD and row.hold is not None:
             return f"the hold at {format_lsn(row.hold.at)} ({row.hold.kind.value}) to end"
         if applier.blocked is Blocked.DELAYED:
@@ -208,7 +221,7 @@ class ApplyStage:
             "single_changes": applier.paths.single_changes,
             "sets_refused": applier.paths.refused,
             "sequences_set": self._counters.sequences,
-        }
+        } | self._awaited.details()
 
     def _complete_at(self, applier: Applier) -> float | None:
         """Unix time: what the log held by then is applied; None if not known."""

@@ -241,6 +241,7 @@ class Preflight:
                 self._source,
                 followed=self._followed,
                 policies=policies(config, name),
+                copies_awaited=config.replicas[name].copies_awaited,
             )
             yield from look.findings()
             other = self._instances.setdefault(look.instance.identity, name)

@@ -51,9 +51,11 @@ class ReplicaCheck:
         *,
         followed: FollowedStream | None,
         policies: Policies = DEFAULTS,
+        copies_awaited: bool = False,
     ) -> None:
         self._followed = followed
         self._policies = policies
+        self._copies_awaited = copies_awaited
         self._session = session
         self._pipeline = pipeline
         self._name = name
@@ -190,11 +192,13 @@ class ReplicaCheck:
 
     def _awaiting(self) -> Iterator[Finding]:
         for table in sorted(left_out.read(self._session, self._pipeline).awaiting):
+            command = f"`{left_out.copying_command(self._name, table)}`"
+            by_itself = f"`keepstream run` copies them, exactly, as soon as it can; or at once: {command}."
             yield self._place.warning(
                 "table-awaits-copy",
                 qualified(*table),
                 left_out.AWAITS_COPY,
-                fix=f"`{left_out.copying_command(self._name, table)}` copies them, exactly.",
+                fix=by_itself if self._copies_awaited else f"{command} copies them, exactly.",
             )
 
     def _made_anew(self, more: str = "") -> str:

@@ -52,6 +52,13 @@ class Initial(Enum):
     NONE = "none"
 
 
+class AwaitedCopies(Enum):
+    """Who copies a table that joined without its rows: the replica's applier, or an operator."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
 class LongOrShort(Part):
     """A part that may be written as its URL alone."""
 
@@ -142,12 +149,20 @@ class SchemaChanges(Part):
 
 
 class Replica(LongOrShort):
-    """`schema_`: only where it differs from the whole file's."""
+    """`schema_`: only where it differs from the whole file's. `copy_awaited`: with a `delay` it is manual, in
+    any case."""
 
     url: ConnectionString
     initial: Initial = Initial.COPY
     delay: Duration = timedelta(0)
+    copy_awaited: AwaitedCopies = AwaitedCopies.AUTO
     schema_: SchemaChanges = Field(default=SchemaChanges(), alias="schema")
+
+    @property
+    def copies_awaited(self) -> bool:
+        """Whether its applier does. One that keeps a delay would have to stand still for as long to come to
+        one LSN with the source."""
+        return self.copy_awaited is AwaitedCopies.AUTO and not self.delay
 
 
 class Tools(Part):

@@ -72,6 +72,7 @@ _REPLICA = """\
     url: {url}
     # initial: copy                 # copy: make schema and rows; data: rows only; none: it is equal already
     # delay: 5m                     # stay this far behind on purpose
+    # copy_awaited: auto            # manual: an operator copies large tables that come later
 """
 
 _NO_REPLICA = """\

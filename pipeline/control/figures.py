@@ -95,7 +95,7 @@ def hold_json(row: Progress | None) -> dict[str, Any] | None:
 
 
 def copy_json(report: StageReport | None) -> dict[str, Any] | None:
-    """How far a first copy is and what it holds back on the source; None unless the report is of one."""
+    """How far a copy is, and what a first one holds back on the source; None unless the report is of one."""
     copy = report.details.get("copy") if report is not None else None
     return {name: copy.get(told) for name, told in _COPY.items()} if isinstance(copy, dict) else None
 

@@ -23,9 +23,10 @@ from enum import Enum
 from connectors.postgres.activity import SILENCE_LIMIT_S
 from connectors.postgres.replica.progress import HoldKind, Progress, ReplicaState
 from pipeline.control import figures
+from pipeline.control.awaiting import Copying
 from pipeline.control.hearsay import Heard, hear
 from pipeline.control.observation import Observation, ReplicaSeen, is_end_needed
-from pipeline.control.status import Replica, Stage, Status, StatusFinding, awaits_copy, told_by, warning
+from pipeline.control.status import Replica, Stage, Status, StatusFinding, told_by, warning
 from pipeline.control.surroundings import look_around
 from pipeline.reports import CAPTURE_STAGE, STALE_AFTER_S, NotReplicated, StageReport, StageState, apply_stage
 from schemas.errors import KeepstreamError
@@ -226,9 +227,10 @@ class _Judge:
         if row is not None and row.awaits is not None:
             waits = f"it waits before {figures.lsn_text(row.awaits)} for approval of schema changes"
             self._warn("schema-waits", f"replica {name}", waits)
-        awaiting = seen.awaiting if isinstance(seen, ReplicaSeen) else ()
-        self._findings += [awaits_copy(name, table) for table in awaiting]
         heard = self._hear(apply_stage(name), session=row is not None and row.alive)
+        awaiting = seen.awaiting if isinstance(seen, ReplicaSeen) else ()
+        copying = Copying(name, row, heard, self._seen.at)
+        self._findings += [copying.finding(table) for table in awaiting]
         report = heard.report
         holding = row if row is not None and row.state is ReplicaState.STREAMING else None
         held_s = self._apply_lag_s(holding, heard) if holding is not None else None
@@ -269,7 +271,7 @@ class _Judge:
             self._warn_of_no_report(f"replica {name}", session_s)
         if not isinstance(life, StageReport):
             return self._silent_replica(name, seen, heard) if life is _Life.SILENT else _WITHOUT_REPORT[life]
-        if life.state not in _WORKING:
+        if life.state not in _WORKING and not _copies_awaited(life):
             return life.state
         if isinstance(seen, KeepstreamError):
             return self._hung("apply-hangs", f"replica {name}", life)
@@ -323,7 +325,7 @@ class _Judge:
         moved_s: float | None,
     ) -> StageState:
         if (
-            report.state in (StageState.PAUSED, StageState.WAITING)
+            report.state in (StageState.PAUSED, StageState.WAITING, StageState.COPYING)
             or report.details.get("blocked") == "delayed"
         ):
             return report.state
@@ -440,6 +442,11 @@ def _state_text(stage: Stage) -> str:
 
 def _is_paused(row: Progress) -> bool:
     return row.hold is not None and row.hold.kind is HoldKind.PAUSE and row.position.lsn >= row.hold.at
+
+
+def _copies_awaited(report: StageReport) -> bool:
+    """Whether it is an applier that stands still for a copy of its own, and no first copy."""
+    return report.state is StageState.COPYING and told_by(report, "awaited_copies") is not None
 
 
 def _is_inside(report: StageReport | None) -> bool:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.postgres.ddl.left_out import AWAITS_COPY, copying_command
 from pipeline.control.hearsay import Heard
 from pipeline.control.hints import hint_for
 from pipeline.reports import NotReplicated, StageReport, StageState
-from schemas.identifiers import qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +27,6 @@ def warning(code: str, where: str, message: str, *, hint: str | None = None) -> 
     if hint is None:
         hint = hint_for(code, replica=where.removeprefix("replica "))
     return StatusFinding("warning", code, where, message, hint)
-
-
-def awaits_copy(replica: str, table: tuple[str, str]) -> StatusFinding:
-    """Of a table whose rows are not in the log."""
-    seen = f"{qualified(*table)} {AWAITS_COPY}"
-    hint = f"`{copying_command(replica, table)}` copies them, exactly; the replica stands still meanwhile."
-    return warning("table-awaits-copy", f"replica {replica}", seen, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +70,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A stage, with what its first copy says while it runs. awaits_copy: tables that joined without their
-    rows."""
+    """A stage, with what its first copy says while it runs, or one of tables that awaited it. awaits_copy:
+    those that came without their rows."""
 
     stage: Stage
     copy: Mapping[str, Any] | None = None

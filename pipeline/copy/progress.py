@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from connectors.postgres.copy.part_copier import Part
@@ -74,6 +74,11 @@ class CopyProgress:
     restart_reason: str = ""
     left_out: tuple[str, ...] = ()
     tables: tuple[TableProgress, ...] = ()
+
+
+def figures(seen: CopyProgress) -> dict[str, object]:
+    """For a stage's report, whose `copy` it is."""
+    return asdict(seen) | {"phase": seen.phase.value, "blockers": [str(each) for each in seen.blockers]}
 
 
 @dataclass(slots=True)

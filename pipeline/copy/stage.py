@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.copy.snapshot import name_blockers
@@ -18,7 +18,7 @@ from connectors.postgres.session import connect
 from pipeline.capture.history.timelines import Lineage
 from pipeline.config import Initial
 from pipeline.copy.options import CopyOptions
-from pipeline.copy.progress import CopyPhase, CopyProgress
+from pipeline.copy.progress import CopyPhase, CopyProgress, figures
 from pipeline.copy.replica import copy_replica
 from pipeline.follow import Follower, find_tail, follow_from_start
 from pipeline.reports import Report, ReportedError, StageReport, StageState, apply_stage
@@ -131,11 +131,7 @@ class FirstCopyStage:
 
     def _on_progress(self, seen: CopyProgress) -> None:
         waiting = name_blockers(seen.blockers) or None
-        details = asdict(seen) | {
-            "phase": seen.phase.value,
-            "blockers": [str(blocker) for blocker in seen.blockers],
-        }
-        self._say(StageState.COPYING, waiting_for=waiting, details={"copy": details})
+        self._say(StageState.COPYING, waiting_for=waiting, details={"copy": figures(seen)})
         self._tell_of(seen.left_out)
         now = time.monotonic()
         if seen.phase is not self._phase or now - self._logged_at >= _LOG_EVERY_S:

@@ -101,6 +101,7 @@ class Recopy:
             empty_table(session, target, truncate=truncate, tick=lambda *_: standing.check())
             failpoint("mend.emptied")
             rows = self._write(session, table, target)
+            details = {"table": table.qualified_name, "rows": rows}
             end_awaiting(
                 session, options.name, table.table_name, replica_role=replica_role, check=standing.check
             )
@@ -109,7 +110,7 @@ class Recopy:
                 standing.found,
                 action=ACTION,
                 reason=self._wanted.reason,
-                details=json.dumps({"table": table.qualified_name, "rows": rows}),
+                details=json.dumps(details | ({"automatic": True} if options.automatic else {})),
                 expires_s=HOLD_S,
                 check=standing.check,
             )

@@ -14,6 +14,7 @@ from connectors.postgres.catalog.tables import list_tables
 from connectors.postgres.copy.run import may_switch_triggers_off
 from connectors.postgres.copy.snapshot import TableChanged
 from connectors.postgres.copy.snapshot_tables import SnapshotTable, published_tables
+from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.mend.fit import fitting_target
 from connectors.postgres.session import Session
@@ -147,6 +148,8 @@ class _Copying:
     def _go_on(self, standing: Standing) -> list[TableName]:
         with standing.patience("tables of the source that somebody has locked"):
             left = [t for t in self._tables(standing.reader) if t.table_name not in self.copied]
+        if self._options.automatic:
+            left = self._still_awaiting(left)
         self._watch.tell(f"copying {len(left)} tables at {format_lsn(standing.lsn)}")
         recopy = Recopy(standing, left, self._wanted, self._on_progress)
         changed: list[TableName] = []
@@ -157,6 +160,13 @@ class _Copying:
                 self._watch.tell(f"{error.message}: it will be copied at a later LSN")
                 changed.append(table.table_name)
         return changed
+
+    def _still_awaiting(self, tables: Sequence[SnapshotTable]) -> list[SnapshotTable]:
+        """Without those that somebody else has copied, or dropped, before the replica stood."""
+        options = self._options
+        with self._watch.session(options.replica_conninfo, purpose=options.purpose) as replica:
+            awaiting = left_out.read(replica, options.name).awaiting
+        return [table for table in tables if table.table_name in awaiting]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from connectors.postgres.copy.snapshot import (
     name_blockers,
 )
 from connectors.postgres.copy.snapshot_reader import lock_those_there
-from connectors.postgres.replica.hold import hold, move_hold, release
+from connectors.postgres.replica.hold import give_way, hold, move_hold, release
 from connectors.postgres.replica.progress import HoldKind, Progress, ReplicaState, read
 from connectors.postgres.server import insert_lsn, push_log
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
@@ -67,7 +67,8 @@ class VerifyOptions:
     """What to compare. `timeout_s` bounds the time until both sides stand at one LSN; it must be longer
     than `delay_s`, which the replica is configured to keep. `workers`: sessions that read, on each side.
     `reports`: how the stages' reports are read. `large_objects`: compare them, too. `verb`: the command that
-    asks for it."""
+    asks for it. `automatic`: none does, but the applier itself, which copies what awaits its copy. That gives
+    way to whoever holds the replica, or wants to pause it."""
 
     name: str
     replica: str
@@ -81,6 +82,7 @@ class VerifyOptions:
     timeout_s: float = TIMEOUT_S
     large_objects: bool = False
     verb: str = "verify"
+    automatic: bool = False
 
     @property
     def purpose(self) -> str:
@@ -215,6 +217,8 @@ class Steps:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """The replica comes to the source's insert LSN and no further, until the context ends."""
+        if self._options.automatic:
+            give_way(self._replica, self._options.name)
         self._hold(insert_lsn(self._source))
         failpoint("verify.held")
         try:
@@ -245,8 +249,10 @@ class Steps:
                 return
             except OperatorNeeded as error:
                 if error.code == "replica-held":
+                    if self._options.automatic:
+                        raise
                     self._require_free(self._progress())
-                    self._watch.tell("waiting for another verification, or a snapshot")
+                    self._watch.tell("waiting for another verification, or a copy")
                 elif error.code != "hold-passed":
                     raise
                 self._watch.pause(POLL_S)

@@ -3,15 +3,19 @@ takes its changes from the transaction on that finds it copied."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
+from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.ddl import left_out
 from connectors.postgres.mend.transaction import end_awaiting
 from connectors.postgres.replica import deferred as kept
 from connectors.postgres.session import connect
 from schemas.change import Change, Message, Operation
 from schemas.ddl.kinds import DEFAULTS, Kind, Policy
+from schemas.errors import OperatorNeeded
 from schemas.join import (
     JOIN_EMPTY_PREFIX,
     JOIN_KEYS_PREFIX,
@@ -21,7 +25,7 @@ from schemas.join import (
     JoinKey,
     JoinKeys,
 )
-from tests.fix_apply import PIPELINE
+from tests.fix_apply import PIPELINE, Applying
 from tests.fix_ddl import Changing
 
 FOLLOWING: Mapping[Kind, Policy] = {**DEFAULTS, Kind.ALTER_TYPE: Policy.APPLY, Kind.DROP_TABLE: Policy.APPLY}
@@ -227,4 +231,42 @@ def test_a_table_awaits_its_copy_under_the_name_that_it_has_on_the_source(changi
     changing.replica.execute("alter table crm.w set schema other")
     copy(changing, "other.w")
     changing.follow("update other.w set note = 'copied'")
+    changing.agree()
+
+
+def told(applying: Applying) -> Any:
+    """What the stage says of the copies that it has made."""
+    return applying.stage.snapshot().details["awaited_copies"]
+
+
+def test_the_applier_has_it_copied_and_says_why_that_failed_until_it_worked(
+    changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.apply.applier.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("pipeline.apply.awaited.FIRST_S", 0.05)
+    changing.begin(TABLES)
+    changing.follow(f"{U}; insert into crm.u values (5, 1, 'five')", policies=FOLLOWING)
+    changing.replica.execute("delete from crm.u")
+    join(changing, JOIN_EMPTY_PREFIX)
+    said: list[Any] = []
+
+    def copy_tables(tables: Sequence[TableName], **_: object) -> object:
+        assert tables == (("crm", "u"),)
+        said.append(told(applying))
+        if len(said) == 1:
+            raise OperatorNeeded("it does not fit", code="replica-schema", hint="Mend it.")
+        copy(changing, "crm.u")
+        return None
+
+    with changing.replicating.running(policies=FOLLOWING, copy_tables=copy_tables) as applying:
+        changing.replicating.wait(lambda: awaiting(changing) == [], "the copy")
+        changing.run("update crm.u set note = 'copied'; insert into crm.t values (3)")
+        changing.log()
+        changing.replicating.wait_for(changing.made_log.lsn)
+        changing.replicating.wait(lambda: told(applying)["running"] == [], "its end")
+        assert told(applying)["failed"] == {}
+    first, second = said
+    assert (first["running"], first["failed"]) == (["crm.u"], {})
+    (failed,) = second["failed"].values()
+    assert (failed["code"], failed["hint"]) == ("replica-schema", "Mend it.")
     changing.agree()

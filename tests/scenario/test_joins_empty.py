@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,14 +36,23 @@ AWAITING = (
 
 
 @contextmanager
-def following(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, schema: str) -> Iterator[None]:
-    """With a limit of 100 kB; capture runs in this process. Table `listed` has a column list and a filter."""
+def following(
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    schema: str,
+    *,
+    copy_awaited: str = "manual",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """With a limit of 100 kB; capture runs in this process. Table `listed` has a column list and a filter.
+    `env`: of apply."""
     monkeypatch.setattr(joining, "JOIN_LIMIT_BYTES", 100_000)
     monkeypatch.setattr("pipeline.capture.housekeeping.LOOK_EVERY_S", 0.1)
     for side in (pipeline.source, pipeline.replica):
         side.execute(schema)
     pipeline.settings["replicas"]["standby"] |= {
         "initial": "none",
+        "copy_awaited": copy_awaited,
         "schema": {"policies": {"drop_table": "apply", "alter_type": "apply"}},
     }
     pipeline.settings["source"]["tables"] = {
@@ -53,7 +62,7 @@ def following(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, schema: str) 
     install_triggers(pipeline.source)
     config = load_config(pipeline.config_path)
     with capturing(capture_options(config, open_log(config))):
-        pipeline.start("apply", "standby")
+        pipeline.start("apply", "standby", env=env)
         pipeline.wait()
         yield
 
@@ -152,3 +161,57 @@ def test_a_large_table_joins_under_writes_and_is_exact_from_its_copy_on(
         assert replica.execute("select count(*), count(secret) from listed") == [(ROWS - 19, 0)]
         assert pipeline.verify()["not_replicated"] == []
         assert "table was copied: its changes are applied table=public.big" in pipeline.outputs()
+
+
+def standby(pipeline: Pipeline) -> Any:
+    """What `status` says of the replica, with the messages of its findings."""
+    seen = pipeline.run("status", "--json").json
+    return seen["replicas"]["standby"] | {"findings": [each["message"] for each in seen["findings"]]}
+
+
+@contextmanager
+def written_to(database: Database, table: str) -> Iterator[None]:
+    """Somebody else has it locked, as whoever writes to it."""
+    with database.connect(autocommit=False) as session:
+        session.execute(f"lock table {table} in row exclusive mode".encode())
+        yield
+
+
+def test_the_applier_copies_it_by_itself_and_gives_way_to_a_pause(
+    directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, source, replica = directory_pipeline, directory_pipeline.source, directory_pipeline.replica
+    killed = {"KEEPSTREAM_FAILPOINT": "mend.proven"}
+    with following(
+        pipeline, monkeypatch, "create table zone (id int primary key)", copy_awaited="auto", env=killed
+    ):
+        source.execute(BIG)
+        with writing(source) as committed:
+            assert pipeline.started[-1].wait(30) == -signal.SIGKILL
+            assert replica.execute("select count(*) from big") == [(0,)]
+            assert "public.big" in awaits(pipeline)
+            with written_to(replica, "big"):
+                assert pipeline.run("resume", "standby").code == 0  # it would expire, too
+                pipeline.start("apply", "standby")
+                pipeline.until(lambda: "used by pid" in str(standby(pipeline)), "the copy to wait")
+                seen = standby(pipeline)
+                assert (seen["state"], seen["hold"]["kind"]) == ("copying", "verify")
+                assert seen["waiting_for"].startswith("the copy of public.")
+                assert any("; the applier copies them now: " in told for told in seen["findings"])
+                assert pipeline.run("pause", "standby").code == 0
+            pipeline.until(lambda: "gives way code=replica-held" in pipeline.outputs(), "it to give way")
+            assert "public.big" in awaits(pipeline)
+            assert pipeline.run("resume", "standby").code == 0
+            pipeline.until(lambda: awaits(pipeline) == [], "the copy")
+            before = len(committed)
+            assert wait_until(lambda: len(committed) > before + 50, 30)
+        pipeline.wait()
+        assert contents(replica) == contents(source)
+        assert replica.execute("select count(*), count(secret) from listed") == [(ROWS - 19, 0)]
+        assert pipeline.verify()["not_replicated"] == []
+        assert replica.execute(
+            "select details ->> 'table', details ->> 'automatic', reason from keepstream.audit"
+            " where action = 'snapshot' order by 1"
+        ) == [(table, "true", "by the applier itself: the table awaited its copy") for table in TABLES]
+        assert "table was copied: its changes are applied table=public.big" in pipeline.outputs()
+        assert pipeline.started[-1].end() == 0

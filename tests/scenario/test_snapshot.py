@@ -6,14 +6,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
 from connectors.postgres.copy.part_copier import Part
+from connectors.postgres.ddl import left_out
 from connectors.postgres.mend import transaction
-from connectors.postgres.session import Session
+from connectors.postgres.session import Session, connect
 from pipeline.app import verify_options
 from pipeline.config import load_config
 from pipeline.selection import parse_tables
@@ -23,6 +25,7 @@ from pipeline.snapshot.run import SnapshotResult, snapshot
 from pipeline.verify import standing
 from pipeline.verify.meeting import Steps
 from pipeline.verify.scope import Scope
+from schemas.errors import OperatorNeeded
 from tests.fix_pipeline import Finished, Pipeline
 from tests.repairing import begin, contents, require_equal, traffic
 from tests.tracked import install_triggers
@@ -40,7 +43,9 @@ def copy(pipeline: Pipeline, *more: str, code: int = 0, failpoint: str = "") -> 
     return done
 
 
-def in_process(pipeline: Pipeline, table: str, at: Callable[[], None]) -> tuple[SnapshotResult, int]:
+def in_process(
+    pipeline: Pipeline, table: str, at: Callable[[], None], *, automatic: bool = False
+) -> tuple[SnapshotResult, int]:
     """A snapshot that calls `at` once, when the replica stands; and how often it stood."""
     config, stood = load_config(pipeline.config_path), list[str]()
 
@@ -50,8 +55,9 @@ def in_process(pipeline: Pipeline, table: str, at: Callable[[], None]) -> tuple[
             if len(stood) == 1:
                 at()
 
+    options = verify_options(config, "standby", workers=1, timeout_s=60, verb="snapshot")
     result = snapshot(
-        verify_options(config, "standby", workers=1, timeout_s=60, verb="snapshot"),
+        replace(options, automatic=automatic),
         Scope(config.source.tables, config.source.keyless, parse_tables([table])),
         CopyWish(),
         stop=threading.Event(),
@@ -194,6 +200,32 @@ def test_rows_of_a_position_that_the_replica_has_left_are_never_committed(
     _, stood = in_process(pipeline, "public.customer", move_on)
     assert stood == 2
     assert len(audited(pipeline)) == 1
+    require_equal(pipeline)
+
+
+def test_an_operator_s_pause_ends_a_copy_that_the_applier_makes_itself(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline = directory_pipeline
+    pipeline.settings["replicas"]["standby"]["copy_awaited"] = "manual"
+    begin(pipeline)
+    with connect(pipeline.replica.dsn, purpose="test") as session:
+        left_out.await_copy(session, pipeline.name, ("public", "tag"))
+    pipeline.replica.execute("delete from tag where customer = 1")
+    kind = "select hold_kind from keepstream.progress"
+
+    def pause() -> None:
+        assert pipeline.replica.execute(kind) == [("verify",)]
+        assert pipeline.run("pause", "standby").code == 0
+
+    with pytest.raises(OperatorNeeded, match="cannot be copied into: it is paused at ") as refused:
+        in_process(pipeline, "public.tag", pause, automatic=True)
+    assert refused.value.code == "replica-held"
+    assert (audited(pipeline), pipeline.replica.execute(kind)) == ([], [("pause",)])
+    assert pipeline.run("resume", "standby").code == 0
+    result, _ = in_process(pipeline, "public.tag", lambda: None, automatic=True)
+    assert (result.rows, audited(pipeline)[0][:2]) == (100, ("public.tag", "100"))
+    assert in_process(pipeline, "public.tag", lambda: None, automatic=True)[0].tables == ()
     require_equal(pipeline)
 
 

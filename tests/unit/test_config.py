@@ -73,6 +73,14 @@ def test_the_smallest_file_takes_every_default() -> None:
     assert (config.slot_name, config.publication_name) == ("keepstream_crm", "keepstream_crm")
 
 
+def test_a_replica_copies_what_awaits_its_copy_unless_an_operator_or_a_delay_keeps_it() -> None:
+    replica = "replicas: {{standby: {{url: service=standby{}}}}}"
+    ways = {"": True, ", copy_awaited: manual": False, ", delay: 5m": False, ", copy_awaited: auto": True}
+    for more, expected in ways.items():
+        config = parse(SMALLEST.partition("replicas:")[0] + replica.format(more))
+        assert config.replicas["standby"].copies_awaited is expected, more
+
+
 def test_every_long_form_is_read() -> None:
     config = parse(LONG)
     assert config.source.keyless is Keyless.FULL

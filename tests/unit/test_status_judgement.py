@@ -157,27 +157,76 @@ def test_wal_that_holds_nothing_published_is_no_lag() -> None:
     assert (standby(seen)["lag_s"], standby(seen)["lag_bytes"], seen.capture.lag_bytes) == (0.0, 0, 0)
 
 
-def test_a_table_that_joined_without_its_rows_is_named_with_what_copies_them() -> None:
-    holding = Observation(
-        name="crm",
-        slot_name="keepstream_crm",
-        log_name="file:///log/crm.log",
-        log=LogSeen(True, {made.stage: made for made in (report(), APPLY)}),
-        source=SOURCE,
-        replicas={"standby": ReplicaSeen(row(), 1.0, awaiting=(("public", "Big one"),))},
-        at=NOW,
+def awaiting(apply: StageReport, **more: Any) -> tuple[Status, str, str]:
+    """Of a replica with a table that awaits its copy; what the finding says behind that, and its hint."""
+    seen = judge_status(
+        Observation(
+            name="crm",
+            slot_name="keepstream_crm",
+            log_name="file:///log/crm.log",
+            log=LogSeen(True, {made.stage: made for made in (report(), apply)}),
+            source=SOURCE,
+            replicas={"standby": ReplicaSeen(row(**more), 1.0, awaiting=(("public", "Big one"),))},
+            at=NOW,
+        )
     )
-    seen = judge_status(holding)
-    assert (seen.state, standby(seen)["awaits_copy"]) == (StageState.STREAMING, ["public.Big one"])
     (found,) = seen.findings
     assert (found.severity, found.code, found.where) == ("warning", "table-awaits-copy", "replica standby")
-    assert found.message == (
-        "public.Big one has rows that are not in the log: its changes are left out until they are copied"
+    assert found.message.startswith(AWAITS)
+    return seen, found.message.removeprefix(AWAITS), found.hint
+
+
+AWAITS = "public.Big one has rows that are not in the log: its changes are left out until they are copied"
+SNAPSHOT = "`keepstream snapshot standby 'public.\"Big one\"'`"
+NO_COPY: dict[str, Any] = {"running": [], "doing": None, "failed": {}}
+
+
+@pytest.mark.parametrize("apply", [APPLY, report("apply:standby", StageState.STOPPED, age_s=3)])
+def test_a_table_that_joined_without_its_rows_is_named_with_what_copies_them(apply: StageReport) -> None:
+    seen, more, hint = awaiting(apply)
+    assert standby(seen)["awaits_copy"] == ["public.Big one"]
+    assert (more, hint) == ("", f"{SNAPSHOT} copies them, exactly; the replica stands still meanwhile.")
+
+
+def test_a_copy_that_the_applier_makes_itself_is_told() -> None:
+    said = NO_COPY | {"running": ["public.Big one"], "doing": "45 %, about 20.0 s left"}
+    copy = {"phase": "rows", "rows_done": 5}
+    details = {"awaited_copies": said, "copy": copy, "unchanged_s": 90, "complete_at": NOW - 90}
+    waiting_for = "the copy of public.Big one: 45 %, about 20.0 s left"
+    copying = report("apply:standby", StageState.COPYING, details=details, waiting_for=waiting_for)
+    seen, more, hint = awaiting(copying, lsn=9_000)
+    shown = standby(seen)
+    assert (shown["state"], shown["waiting_for"], shown["copy"]["rows"]) == ("copying", waiting_for, 5)
+    assert more == "; the applier copies them now: 45 %, about 20.0 s left"
+    assert hint == (
+        "Nothing is to be done. `keepstream pause standby` ends that copy; after `keepstream resume standby`"
+        " it begins anew."
     )
-    assert found.hint == (
-        "`keepstream snapshot standby 'public.\"Big one\"'` copies them, exactly; the replica stands still"
-        " meanwhile."
+    stalled = judged(apply=copying.model_copy(update={"hung_s": 20.0}), replica=AWAY)
+    assert standby(stalled)["state"] == "stalled"
+
+
+def test_a_copy_that_failed_is_told_with_when_it_is_tried_again_and_how_to_make_it_by_hand() -> None:
+    failed = {"code": "replica-schema", "message": "it cannot hold it", "hint": "Mend it.", "at": NOW - 12}
+    said = NO_COPY | {"failed": {"public.Big one": failed | {"retry_s": 49}}}
+    _, more, hint = awaiting(report("apply:standby", details={"awaited_copies": said}))
+    assert more == (
+        "; its copy failed 12.0 s ago and is tried again in 48.0 s: it cannot hold it (replica-schema)"
     )
+    assert hint == f"Mend it. Or by hand: {SNAPSHOT}."
+    held = Hold(INSERT, HoldKind.PAUSE)
+    _, more, _ = awaiting(report("apply:standby", details={"awaited_copies": said}), hold=held)
+    assert "is tried again once the replica goes on: " in more
+
+
+def test_a_copy_that_has_not_begun_says_what_it_waits_for() -> None:
+    waiting = report("apply:standby", details={"awaited_copies": NO_COPY})
+    _, more, hint = awaiting(waiting)
+    assert more == "; the applier copies them once it has caught up"
+    assert hint.endswith(f"By hand: {SNAPSHOT}.")
+    _, more, hint = awaiting(waiting, hold=Hold(INSERT, HoldKind.PAUSE))
+    assert more == "; the applier copies them once the replica goes on"
+    assert hint == "Let it go on with `keepstream resume standby`."
 
 
 def test_what_waits_before_the_replica_is_as_old_as_its_oldest_commit() -> None:

@@ -20,7 +20,8 @@ from schemas.lsn import Lsn, format_lsn, parse_lsn
 
 T = TypeVar("T")
 
-# An operator's pause is stronger than a mere destination; nobody ends another's verification.
+# An operator's pause is stronger than a mere destination; nobody ends another's verification, but everybody
+# what gives way.
 _REPLACES: Final = {
     HoldKind.PAUSE: (HoldKind.PAUSE, HoldKind.UNTIL),
     HoldKind.UNTIL: (HoldKind.UNTIL,),
@@ -32,7 +33,10 @@ _HOLD: Final = """
        set hold_at = coalesce(%(at)s::pg_lsn, position), hold_kind = %(kind)s,
            hold_expires = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
      where name = %(name)s
-       and (hold_at is null or hold_kind = any(%(replaces)s) or hold_expires <= clock_timestamp())
+       and (hold_at is null or hold_kind = any(%(replaces)s) or hold_expires <= clock_timestamp()
+            or (hold_kind = 'verify' and %(kind)s <> 'verify'
+                and exists (select from pg_catalog.pg_stat_activity
+                             where datname = current_database() and application_name = %(giving_way)s)))
        and (%(at)s::pg_lsn is null or %(at)s::pg_lsn >= position)
  returning hold_at::text
 """
@@ -112,6 +116,7 @@ def hold(
         "replaces": [replaced.value for replaced in _REPLACES[kind]],
         "at": None if at is None else format_lsn(at),
         "seconds": expires_s,
+        "giving_way": _giving_way(name),
     }
     progress.require(conn, name)
     with wrapped("holding the replica"):
@@ -119,6 +124,17 @@ def hold(
     if row is None:
         raise _refusal(progress.require(conn, name), at, replica)
     return parse_lsn(row[0])
+
+
+def give_way(conn: Session, name: str) -> None:
+    """As long as this session lasts a hold of verification is one that ends for a pause. It says so by its
+    application_name, which every role may read of every session."""
+    with wrapped("preparing to hold the replica"):
+        conn.execute("select set_config('application_name', %s, false)", [_giving_way(name)])
+
+
+def _giving_way(name: str) -> str:
+    return f"keepstream:{name}:copy-awaited"
 
 
 def _refusal(found: Progress, at: Lsn | None, replica: str) -> OperatorNeeded:

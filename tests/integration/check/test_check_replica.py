@@ -41,13 +41,15 @@ def test_tables_that_joined_without_their_rows_are_named_with_what_copies_them(
         adopt(session, "crm", stream=bytes(16), position=Position(Lsn(1)))
         left_out.await_copy(session, "crm", ("public", "big"), replica="standby")
         left_out.add(session, "crm", ("public", "ignored"))
-    (found,) = [
-        each
-        for each in preflight(configure(owning.dsn, log, replica.dsn))
-        if each.code == "table-awaits-copy"
-    ]
-    assert (found.severity, found.subject) == (Severity.WARNING, "public.big")
-    assert found.fix == "`keepstream snapshot standby public.big` copies them, exactly."
+    command = "`keepstream snapshot standby public.big`"
+    ways = {
+        "": f"`keepstream run` copies them, exactly, as soon as it can; or at once: {command}.",
+        "    copy_awaited: manual\n": f"{command} copies them, exactly.",
+    }
+    for setting, fix in ways.items():
+        config = configure(owning.dsn, log, replica.dsn, of_replica=setting)
+        (found,) = [each for each in preflight(config) if each.code == "table-awaits-copy"]
+        assert (found.severity, found.subject, found.fix) == (Severity.WARNING, "public.big", fix)
 
 
 def test_the_source_as_its_own_replica_is_refused(owning: Database, log: Path) -> None:
