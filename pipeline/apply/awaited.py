@@ -34,6 +34,8 @@ still."""
 _PATIENCE_S: Final = 5.0
 """How long a copy that is told to end may take to let go of the servers."""
 _NAMED: Final = 3
+_TOLD_FROM: Final = 0.02
+"""The share from which on the speed so far says how long the rest takes."""
 
 
 class CopyTables(Protocol):
@@ -217,7 +219,8 @@ class AwaitedCopies:
 def told_progress(seen: CopyProgress) -> str:
     """`45 %, about 20.0 s left`."""
     share = seen.bytes_done / seen.bytes_estimated if seen.bytes_estimated else 0.0
-    left = "" if seen.eta_s is None else f", about {human_seconds(max(0.0, seen.eta_s))} left"
+    is_known = seen.eta_s is not None and share > _TOLD_FROM
+    left = f", about {human_seconds(max(0.0, seen.eta_s or 0.0))} left" if is_known else ""
     return f"{min(99, int(100 * share))} %{left}"
 
 

@@ -250,7 +250,7 @@ class Steps:
             except OperatorNeeded as error:
                 if error.code == "replica-held":
                     if self._options.automatic:
-                        raise
+                        raise self._goes_first() from error
                     self._require_free(self._progress())
                     self._watch.tell("waiting for another verification, or a copy")
                 elif error.code != "hold-passed":
@@ -384,8 +384,13 @@ class Steps:
         return progress
 
     def _require_free(self, progress: Progress) -> None:
-        """Where it is held by others, it cannot be brought to the source's LSN."""
-        if progress.hold is None or progress.hold.kind is HoldKind.VERIFY:
+        """Where it is held by others, it cannot be brought to the source's LSN. Another verification ends by
+        itself."""
+        if progress.hold is None:
+            return
+        if progress.hold.kind is HoldKind.VERIFY:
+            if self._options.automatic:
+                raise self._goes_first()
             return
         obstacle = replica_obstacle(self._options.replica, progress)
         assert obstacle is not None
@@ -393,6 +398,13 @@ class Steps:
             f"replica {self._options.replica} cannot be {self._options.done_to}: it {obstacle.seen}",
             code="replica-held",
             hint=obstacle.hint,
+        )
+
+    def _goes_first(self) -> OperatorNeeded:
+        return OperatorNeeded(
+            f"replica {self._options.replica} is held by a verification, or by a copy, which goes first",
+            code="replica-held",
+            hint="Nothing is to be done: the applier copies by itself once that has ended.",
         )
 
     def prolong(self) -> None:

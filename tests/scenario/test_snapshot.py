@@ -15,6 +15,8 @@ import pytest
 from connectors.postgres.copy.part_copier import Part
 from connectors.postgres.ddl import left_out
 from connectors.postgres.mend import transaction
+from connectors.postgres.replica.hold import hold, release
+from connectors.postgres.replica.progress import HoldKind
 from connectors.postgres.session import Session, connect
 from pipeline.app import verify_options
 from pipeline.config import load_config
@@ -223,10 +225,36 @@ def test_an_operator_s_pause_ends_a_copy_that_the_applier_makes_itself(
     assert refused.value.code == "replica-held"
     assert (audited(pipeline), pipeline.replica.execute(kind)) == ([], [("pause",)])
     assert pipeline.run("resume", "standby").code == 0
+    with connect(pipeline.replica.dsn, purpose="test") as session:
+        hold(session, pipeline.name, HoldKind.VERIFY, expires_s=60, replica="standby")
+        with pytest.raises(OperatorNeeded, match="held by a verification, or by a copy, which goes first"):
+            in_process(pipeline, "public.tag", lambda: None, automatic=True)
+        release(session, pipeline.name)
     result, _ = in_process(pipeline, "public.tag", lambda: None, automatic=True)
     assert (result.rows, audited(pipeline)[0][:2]) == (100, ("public.tag", "100"))
     assert in_process(pipeline, "public.tag", lambda: None, automatic=True)[0].tables == ()
     require_equal(pipeline)
+
+
+def test_the_copy_that_an_applier_makes_itself_ends_with_it(directory_pipeline: Pipeline) -> None:
+    """It is replaced, or told to stop, while somebody on the replica keeps the copy waiting."""
+    pipeline = directory_pipeline
+    begin(pipeline)
+    pipeline.replica.execute("delete from tag where customer = 1")
+    holding = "select from pg_stat_activity where application_name like 'keepstream:%:copy-awaited'"
+    with pipeline.replica.connect(autocommit=False) as writer:
+        writer.execute("lock table tag in row exclusive mode")
+        with connect(pipeline.replica.dsn, purpose="test") as session:
+            left_out.await_copy(session, pipeline.name, ("public", "tag"))
+        pipeline.until(lambda: pipeline.replica.execute(holding) == [()], "the copy")
+        first, second = pipeline.started[-1], pipeline.start("apply", "standby", "--take-over")
+        assert first.wait(15) == 4
+        assert "error[applier-replaced]" in first.output
+        pipeline.until(lambda: "copy of tables that await it begins" in second.output, "the second's copy")
+        pipeline.until(lambda: pipeline.replica.execute(holding) == [()], "its hold")
+        assert second.end() == 0
+        assert (pipeline.replica.execute(holding), holds(pipeline)) == ([], [(None,)])
+    assert (audited(pipeline), pipeline.replica.execute("select count(*) from tag")) == ([], [(ROWS_LEFT,)])
 
 
 def test_an_applier_may_be_replaced_meanwhile(directory_pipeline: Pipeline) -> None:
