@@ -34,6 +34,11 @@ AWAITING = (
     "select schema_name || '.' || table_name from keepstream.schema_left_out where awaits_copy order by 1"
 )
 
+COPIES = (
+    "select details ->> 'table', details ->> 'automatic', reason from keepstream.audit"
+    " where action = 'snapshot' order by 1"
+)
+
 
 @contextmanager
 def following(
@@ -177,7 +182,7 @@ def written_to(database: Database, table: str) -> Iterator[None]:
         yield
 
 
-def test_the_applier_copies_it_by_itself_and_gives_way_to_a_pause(
+def test_the_applier_copies_it_by_itself_also_once_it_is_rewritten_and_gives_way_to_a_pause(
     directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, source, replica = directory_pipeline, directory_pipeline.source, directory_pipeline.replica
@@ -203,15 +208,18 @@ def test_the_applier_copies_it_by_itself_and_gives_way_to_a_pause(
             assert "public.big" in awaits(pipeline)
             assert pipeline.run("resume", "standby").code == 0
             pipeline.until(lambda: awaits(pipeline) == [], "the copy")
+            source.execute_as_admin("update keepstream.schema_settings set max_rows_bytes = 100000")
+            source.execute("alter table big alter n type bigint using n + 1, alter pad type varchar(200)")
+            pipeline.until(lambda: len(replica.execute(COPIES)) == 3, "the copy of what was rewritten")
             before = len(committed)
             assert wait_until(lambda: len(committed) > before + 50, 30)
         pipeline.wait()
         assert contents(replica) == contents(source)
         assert replica.execute("select count(*), count(secret) from listed") == [(ROWS - 19, 0)]
         assert pipeline.verify()["not_replicated"] == []
-        assert replica.execute(
-            "select details ->> 'table', details ->> 'automatic', reason from keepstream.audit"
-            " where action = 'snapshot' order by 1"
-        ) == [(table, "true", "by the applier itself: the table awaited its copy") for table in TABLES]
+        assert replica.execute(COPIES) == [
+            (table, "true", "by the applier itself: the table awaited its copy")
+            for table in ("public.big", *TABLES)
+        ]
         assert "table was copied: its changes are applied table=public.big" in pipeline.outputs()
         assert pipeline.started[-1].end() == 0

@@ -187,7 +187,7 @@ AGAIN = "create table ev2 partition of ev default; insert into ev (id, d) values
 
 
 def tracked(pipeline: Pipeline, *, is_plain: bool) -> None:
-    """Running, on a replica that has the partitions, or whose table is a plain one."""
+    """Running, on a replica that has the partitions, or whose table is a plain one. An operator copies."""
     source, replica = pipeline.source, pipeline.replica
     by_root(pipeline)
     pipeline.settings["source"]["tables"] = {"include": ["public.ev"]}
@@ -195,6 +195,7 @@ def tracked(pipeline: Pipeline, *, is_plain: bool) -> None:
     if is_plain:
         pipeline.settings["replicas"]["standby"] = {"url": replica.dsn, "initial": "data"}
         replica.execute("create table ev (id int, d int, note text, amount numeric, primary key (id, d))")
+    pipeline.settings["replicas"]["standby"]["copy_awaited"] = "manual"
     pipeline.write_config()
     source.execute(SOURCE)
     install_triggers(source)

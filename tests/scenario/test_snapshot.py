@@ -212,7 +212,7 @@ def test_an_operator_s_pause_ends_a_copy_that_the_applier_makes_itself(
     pipeline.settings["replicas"]["standby"]["copy_awaited"] = "manual"
     begin(pipeline)
     with connect(pipeline.replica.dsn, purpose="test") as session:
-        left_out.await_copy(session, pipeline.name, ("public", "tag"))
+        left_out.await_copy(session, pipeline.name, ("public", "tag"), replica="standby")
     pipeline.replica.execute("delete from tag where customer = 1")
     kind = "select hold_kind from keepstream.progress"
 
@@ -245,7 +245,7 @@ def test_the_copy_that_an_applier_makes_itself_ends_with_it(directory_pipeline: 
     with pipeline.replica.connect(autocommit=False) as writer:
         writer.execute("lock table tag in row exclusive mode")
         with connect(pipeline.replica.dsn, purpose="test") as session:
-            left_out.await_copy(session, pipeline.name, ("public", "tag"))
+            left_out.await_copy(session, pipeline.name, ("public", "tag"), replica="standby")
         pipeline.until(lambda: pipeline.replica.execute(holding) == [()], "the copy")
         first, second = pipeline.started[-1], pipeline.start("apply", "standby", "--take-over")
         assert first.wait(15) == 4
