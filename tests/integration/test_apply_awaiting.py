@@ -35,6 +35,11 @@ NO_KEYS = JoinKeys()
 ONE = "language sql as 'select 1'"
 TABLES = "create table crm.t (id int primary key); insert into crm.t values (1), (2)"
 U = "create table crm.u (id int primary key, t int references crm.t, note text)"
+PARTED = (
+    "create table crm.p (id int, u int references crm.u) partition by list (id);"
+    " create table crm.c (id int, u int)"
+)
+"""Rows of what is attached are checked against the key to crm.u."""
 U_TO_T = 'alter table only "crm"."u" add constraint "u_t_fkey" FOREIGN KEY (t) REFERENCES crm.t(id);'
 X = "create table crm.x (id int primary key, u int references crm.u)"
 V_TO_U = 'alter table only "crm"."v" add constraint "v_u" FOREIGN KEY (u) REFERENCES crm.u(id);'
@@ -84,13 +89,13 @@ def test_changes_are_left_out_on_every_path_and_ddl_is_followed_until_the_table_
     changing: Changing,
 ) -> None:
     changing.begin(TABLES)
-    changing.follow(f"{U}; {X}; insert into crm.u values (1, 1, 'before')", policies=FOLLOWING)
+    changing.follow(f"{U}; {X}; {PARTED}; insert into crm.u values (1, 1, 'before')", policies=FOLLOWING)
     changing.replica.execute("delete from crm.u")
     join(changing, JOIN_EMPTY_PREFIX)
     assert awaiting(changing) == ["crm.u"]
     changing.run("update crm.u set note = 'single' where id = 1; delete from crm.u where id = 1")
     changing.run(
-        f"{MANY.format('crm.u', 10, 400)}; insert into crm.t values (3); truncate crm.u, crm.x;"
+        f"{MANY.format('crm.u', 10, 400)}; insert into crm.t values (3); truncate crm.u, crm.x, crm.p;"
         " insert into crm.u values (5, 2, 'again')"
     )
     changing.log()
@@ -98,6 +103,9 @@ def test_changes_are_left_out_on_every_path_and_ddl_is_followed_until_the_table_
         "update crm.u set note = 'part'; insert into crm.t values (4); insert into crm.x values (1, 5)"
     )
     changing.log(part_bytes=1)
+    changing.follow(
+        "insert into crm.c values (1, 5); alter table crm.p attach partition crm.c for values in (1)"
+    )
     changing.follow(
         "alter table crm.u alter note type varchar(40) using note || '!', add column extra int default 7,"
         " alter id type bigint;"
@@ -107,7 +115,10 @@ def test_changes_are_left_out_on_every_path_and_ddl_is_followed_until_the_table_
     assert (awaiting(changing), changing.replica.execute("select count(*) from crm.w")) == (["crm.w"], [(0,)])
     assert changing.replica.execute("select count(*) from crm.t") == [(4,)]
     waits = "it refers to crm.u, whose rows are still to be copied"
-    assert deferred(changing) == [("foreign key", "crm.x.x_u_fkey", waits)]
+    assert deferred(changing) == [
+        ("foreign key", "crm.x.x_u_fkey", waits),
+        ("foreign key", "crm.p.p_u_fkey", waits),
+    ]
 
     with changing.replicating.running(policies=FOLLOWING):
         changing.run("update crm.w set note = 'left out' where id = 6; insert into crm.t values (5)")

@@ -215,7 +215,7 @@ class BarrierWriter:
         if not empty:
             left_out.has_rows(self._conn, self._pipeline, name)
             return
-        left_out.await_copy(self._conn, self._pipeline, name, replica=self._replica)
+        self._schema.await_copy(name)
 
     @contextlib.contextmanager
     def _limited_waits(self) -> Iterator[None]:

@@ -155,6 +155,15 @@ class SchemaFollower:
         if not self._replica_role:
             self._conn.execute("set constraints all deferred")
 
+    def await_copy(self, table: tuple[str, str]) -> None:
+        """A table came without its rows. Keys to it wait for them: an empty table holds none of them true.
+        Raises psycopg.Error."""
+        self._lacking.await_copy(table, replica=self._replica)
+        self._set_aside = SetAside()
+        self._set_aside.take(self._conn, {table})
+        for key in self._set_aside.ready():
+            self._make_again(key)
+
     def filled(self) -> None:
         """A table that was emptied has all its rows again. Raises psycopg.Error."""
         self._set_aside.awaited -= 1
