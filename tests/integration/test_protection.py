@@ -13,10 +13,11 @@ import pytest
 
 from connectors.interfaces import ChangeLog
 from connectors.postgres.catalog.publication import read_publication
-from connectors.postgres.catalog.tables import list_tables
+from connectors.postgres.catalog.tables import Table, list_tables
 from connectors.postgres.replication.stream import Batch, SlotStream
 from connectors.postgres.session import connect
 from pipeline.capture.entries.announcements import LEAVES
+from pipeline.capture.joins.definitions import Definition, Definitions
 from pipeline.capture.joins.protection import Protected, Protection
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.check.publication import check_endangered
@@ -395,7 +396,15 @@ def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_
     options: CaptureOptions,
     change_log: ChangeLog,
     looks: list[Protection],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    take, joining = Definitions.take, list[str]()
+
+    def noted(definitions: Definitions, table: Table) -> Definition | None:
+        joining.append(table.name)
+        return take(definitions, table)
+
+    monkeypatch.setattr(Definitions, "take", noted)
     begin_following(replica)
     standby = FollowingReplica(replica.dsn, Initial.COPY)
     with capturing(replace(options, replicas={"standby": standby})) as running:
@@ -408,6 +417,7 @@ def test_a_table_that_left_is_not_touched_before_every_replica_is_past_its_last_
         source.execute(KEY)
         require(lambda: "Replica standby is at 0/1" in reasons(running), 10, what="the reason")
         require_another_look(looks)
+        assert joining == []
         assert "keepstream.join" not in prefixes(content.read())
         source.execute("insert into other values (1)")
         end = source.execute("select pg_current_wal_insert_lsn()")[0][0]
