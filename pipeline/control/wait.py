@@ -16,19 +16,19 @@ from connectors.postgres.session import Session, connect
 from pipeline.background import in_background
 from pipeline.backoff import Backoff
 from pipeline.control.lineage import require_followed
-from pipeline.control.obstacles import (
-    NOBODY_ANSWERS,
-    Obstacle,
-    find_obstacle,
-    replica_ahead,
-    replica_obstacle,
-)
 from pipeline.control.sequences import (
     AwaitedSequences,
     Lagging,
     read_awaited,
     read_now,
     sequences_hint,
+)
+from pipeline.obstacles import (
+    NOBODY_ANSWERS,
+    Obstacle,
+    find_obstacle,
+    replica_ahead,
+    replica_obstacle,
 )
 from pipeline.reports import StageReport
 from schemas.errors import KeepstreamError, RetryLater, Unhealthy

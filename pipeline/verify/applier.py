@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from connectors.postgres.replica.progress import Progress
 from pipeline.background import in_background
 from pipeline.control.hearsay import Heard, hear
-from pipeline.control.obstacles import replica_obstacle
+from pipeline.obstacles import replica_obstacle
 from pipeline.reports import STALE_AFTER_S, ReportedError, StageReport, StageState, apply_stage
 from schemas.errors import KeepstreamError, OperatorNeeded
 

@@ -37,14 +37,14 @@ from connectors.postgres.server import insert_lsn, push_log
 from connectors.postgres.session import Session, connect, limit_waits, wrapped
 from pipeline.background import in_background
 from pipeline.control.lineage import require_followed
-from pipeline.control.obstacles import (
+from pipeline.control.sequences import AwaitedSequences, read_awaited
+from pipeline.obstacles import (
     NOBODY_ANSWERS,
     Obstacle,
     find_obstacle,
     replica_ahead,
     replica_obstacle,
 )
-from pipeline.control.sequences import AwaitedSequences, read_awaited
 from pipeline.quantities import human_seconds
 from pipeline.verify.applier import ApplierWatch, Reports
 from pipeline.verify.watch import Watch

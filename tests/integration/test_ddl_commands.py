@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.control.obstacles import replica_obstacle
+from pipeline.obstacles import replica_obstacle
 from schemas.lsn import format_lsn
 from tests.fix_ddl import Changing
 

@@ -28,7 +28,7 @@ from pipeline.capture.opened import OpenCapture
 from pipeline.capture.options import CaptureOptions, FollowingReplica
 from pipeline.capture.writing.packer import FramePacker
 from pipeline.config import Initial
-from pipeline.control.obstacles import replica_obstacle
+from pipeline.obstacles import replica_obstacle
 from pipeline.quantities import human_seconds
 from schemas.errors import KeepstreamError
 from schemas.lsn import Lsn, format_lsn
