@@ -150,7 +150,7 @@ def await_copy(conn: Session, name: str, table: tuple[str, str], *, replica: str
         [name, *table],
     )
     command = copying_command(replica, table)
-    logger.warning("table awaits its copy", extra={"table": qualified(*table), "next": command})
+    logger.warning("table awaits its copy", extra={"table": qualified(*table), "by_hand": command})
 
 
 def has_rows(conn: Session, name: str, table: tuple[str, str]) -> bool:

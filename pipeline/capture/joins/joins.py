@@ -46,7 +46,7 @@ _LAST_ROWS = "rows from before it left may still come, or of the table that had 
 _LATER = "tried again after a pause"
 _TOO_LARGE = "rows-too-large"
 _EMPTY_NEXT = "it joins soon, without its rows: they are too many, or written to without a pause"
-_COPY = "`keepstream snapshot` copies its rows to each replica, which leaves its changes out until then"
+_COPY = "each replica copies its rows, and leaves its changes out until then"
 _REASONS = {
     "lock-timeout": f"it is being written to or altered without a pause; {_LATER}",
     "transaction-conflict": f"it is being written to or altered without a pause; {_LATER}",
