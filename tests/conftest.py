@@ -38,7 +38,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("keepstream")
 
 _RUN_FOLDER = "KEEPSTREAM_TEST_RUN"  # inherited by pytest-xdist's workers
-_LONGEST = ("test_demo", "test_soak.py")
 _MARKED_BY_FIXTURE = {"kafka_server": "kafka", "source_server": "postgres", "replica_server": "postgres"}
 
 
@@ -58,7 +57,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.name.startswith(_LONGEST))  # else all wait for them at the end
+    items.sort(key=_lasts_s, reverse=True)  # else all wait for the long ones at the end
     for item in items:
         for fixture, marker in _MARKED_BY_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
@@ -66,6 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = getattr(item, "callspec", None)
         if item.get_closest_marker("slow_on_kafka") and values and "kafka" in values.params.values():
             item.add_marker("slow")
+
+
+def _lasts_s(item: pytest.Item) -> float:
+    """Of a long test: about how long where four share two cores."""
+    marker = item.get_closest_marker("long")
+    return 0.0 if marker is None else float(marker.args[0])
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,7 @@ def test_the_databases_health_check_tells_up_from_down(
     assert _run(_health_command(service), settings).returncode != 0
 
 
+@pytest.mark.long(30)
 def test_kafkas_health_check_tells_up_from_down(server_folder: Path) -> None:
     kafka = _start_kafka(server_folder)
     script, *arguments = _health_command("kafka")

@@ -20,7 +20,7 @@ from pipeline.dev.process import server_account
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 420
 
-pytestmark = pytest.mark.timeout(2 * PATIENCE_S + 30)
+pytestmark = [pytest.mark.timeout(2 * PATIENCE_S + 30), pytest.mark.long(300)]
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ BYTEA = f"(select convert_to(repeat(string_agg(md5(n::text), '') || 'x', {MEGABY
 TEXT = f"(select repeat(string_agg(md5(n::text), '') || E'\\t漢\\\\', {TEXT_MEGABYTES}) {_SOME})"
 """Blocks of an odd megabyte, so that no piece of a value is like its neighbour."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long(60)]
 
 
 def make_tables(source: Database) -> None:

@@ -78,6 +78,7 @@ def test_every_kind_of_damage_is_mended_under_traffic(pipeline: Pipeline) -> Non
     assert audited == [("repair", "public.customer", 10, found["customer"]["lsn"], "keepstream", "a test")]
 
 
+@pytest.mark.long(25)
 def test_a_repair_that_is_killed_is_made_whole_by_the_next(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     begin(pipeline)

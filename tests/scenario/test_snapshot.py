@@ -158,6 +158,7 @@ def test_values_that_only_the_replica_has_are_not_lost(directory_pipeline: Pipel
     assert holds(pipeline) == [(None,)]
 
 
+@pytest.mark.long(20)
 def test_a_killed_snapshot_leaves_all_old_rows_or_all_new(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     begin(pipeline)

@@ -40,6 +40,7 @@ def soak(options: Options) -> Tally:
         return Soak(site, options).run()
 
 
+@pytest.mark.long(45)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("log", ["directory", "kafka"])
 def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
@@ -51,6 +52,7 @@ def test_nothing_is_lost_duplicated_torn_or_stuck(log: str) -> None:
     assert tally.commits > 0
 
 
+@pytest.mark.long(25)
 @pytest.mark.timeout(600)
 def test_a_planted_bug_is_caught() -> None:
     bug = "confirm-before-acknowledgement"
