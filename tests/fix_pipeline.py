@@ -27,6 +27,11 @@ from tests.nursery import Nursery, shared_nursery
 
 END_S = 15.0
 COMMAND_S = 120.0
+LOOKING_OFTEN = {
+    "pipeline.capture.housekeeping.LOOK_EVERY_S": 0.1,
+    "pipeline.capture.joins.joins._REFUSED_PAUSES_S": (1.0, 1.0),
+}
+"""A capture with these finds new tables at once, and soon asks again whether a replica can take one in."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Running:
 @dataclass
 class Pipeline:
     """One pipeline under test. `settings` is what stands in its keepstream.yaml; `bug`, what is planted
-    into what runs in the background (`tests.soak.bugs`)."""
+    into what runs in the background (`tests.soak.bugs`); `values`, the constants of the product that its
+    commands have otherwise, by module and name (`tests.nursery`)."""
 
     folder: Path
     name: str
@@ -101,6 +107,7 @@ class Pipeline:
     started: list[Running] = field(default_factory=list)
     nursery: Nursery = field(default_factory=shared_nursery)
     bug: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config_path(self) -> Path:
@@ -121,7 +128,9 @@ class Pipeline:
         """`keepstream -c FILE VERB …` to its end."""
         with tempfile.TemporaryDirectory(prefix="keepstream-command-") as folder:
             output, errors = Path(folder, "output"), Path(folder, "errors")
-            process = self.nursery.start(self._arguments(verb), env or {}, output, errors=errors)
+            process = self.nursery.start(
+                self._arguments(verb), env or {}, output, errors=errors, values=self.values
+            )
             try:
                 code = process.wait(timeout_s)
             finally:
@@ -131,7 +140,7 @@ class Pipeline:
     def start(self, *verb: str, env: Mapping[str, str] | None = None) -> Running:
         """The same in the background; ended with the test."""
         log = self._log_of(verb)
-        process = self.nursery.start(self._arguments(verb), env or {}, log, bug=self.bug)
+        process = self.nursery.start(self._arguments(verb), env or {}, log, bug=self.bug, values=self.values)
         return self._begun(Running(process, log))
 
     def start_process(self, *verb: str) -> Running:
@@ -228,3 +237,8 @@ def directory_pipeline(
     made = make_pipeline(tmp_path, source, replica, directory_url)
     yield made
     made.end()
+
+
+@pytest.fixture
+def looking_often(directory_pipeline: Pipeline) -> None:
+    directory_pipeline.values |= LOOKING_OFTEN

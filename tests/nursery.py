@@ -3,10 +3,10 @@
 Tests start thousands of processes, and importing costs each of them a second of CPU. A child is what
 `python -m pipeline.cli` would be: environment, signals, standard streams and random numbers of its own,
 failpoints read anew, the same `main`; the stages of a `run` are forked from that, too. Only the command
-lines differ, as the process list shows them; and a planted bug (`tests.soak.bugs`) is put in before, if asked
-for.
+lines differ, as the process list shows them; and before that, if asked for, a planted bug (`tests.soak.bugs`)
+is put in, and other values for constants of the product, as `monkeypatch.setattr` names them.
 
-    parent ── {"arguments", "environment", "output", "errors", "bug"} ──▶ nursery ── fork ──▶ child
+    parent ── {"arguments", "environment", "output", "errors", "bug", "values"} ──▶ nursery ── fork ──▶ child
     parent ◀─ {"started": pid} … {"ended": pid, "code": …} ── nursery
 """
 
@@ -39,12 +39,15 @@ _ROOT = Path(__file__).parents[1]
 _PACKAGES = ("schemas", "connectors", "pipeline")
 _NOT_PRELOADED = ("pipeline.cli.__main__", "pipeline.demo")
 _HURRIED = {
-    "pipeline.backoff": {"LONGEST_S": 3.0},
-    "pipeline.capture.housekeeping": {"HEARTBEAT_EVERY_S": 1.0, "LOOK_EVERY_S": 2.0},
-    "pipeline.capture.sequences": {"READ_EVERY_S": 2.0},
-    "pipeline.apply.applier": {"STANDING_EVERY_S": 1.0},
-    "pipeline.apply.awaited": {"FIRST_S": 0.2, "LONGEST_S": 3.0},
-    "pipeline.apply.opened": {"_RIVAL_POLL_S": 0.2},
+    "pipeline.backoff.LONGEST_S": 3.0,
+    "pipeline.capture.housekeeping.HEARTBEAT_EVERY_S": 1.0,
+    "pipeline.capture.housekeeping.LOOK_EVERY_S": 2.0,
+    "pipeline.capture.joins.joins._REFUSED_PAUSES_S": (1.0, 2.0),
+    "pipeline.capture.sequences.READ_EVERY_S": 2.0,
+    "pipeline.apply.applier.STANDING_EVERY_S": 1.0,
+    "pipeline.apply.awaited.FIRST_S": 0.2,
+    "pipeline.apply.awaited.LONGEST_S": 3.0,
+    "pipeline.apply.opened._RIVAL_POLL_S": 0.2,
 }
 """What is rare or slow in production happens more often, so that tests wait less and a soak sees more."""
 STACKS_SIGNAL = signal.SIGUSR1
@@ -113,6 +116,7 @@ class Nursery:
         *,
         errors: Path | None = None,
         bug: str | None = None,
+        values: Mapping[str, Any] | None = None,
     ) -> Nursling:
         """Returns as soon as it has a pid. Both streams are appended to `output` unless `errors` is named."""
         wish = {
@@ -121,6 +125,7 @@ class Nursery:
             "output": str(output),
             "errors": str(errors or output),
             "bug": bug,
+            "values": dict(values or {}),
         }
         output.touch()  # a child may be killed before it opens it
         assert self._process.stdin is not None
@@ -160,8 +165,7 @@ def shared_nursery() -> Nursery:
 def main(*, hurried: bool) -> None:
     for name in _modules():
         importlib.import_module(name)
-    for module, values in _HURRIED.items() if hurried else ():
-        vars(importlib.import_module(module)).update(values)
+    _set(_HURRIED if hurried else {})
     gc.collect()
     gc.freeze()  # children share the pages
     assert threading.active_count() == 1, "a fork would lose the other threads"
@@ -211,10 +215,20 @@ def _live(wish: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), stream)
     if wish["bug"]:
         importlib.import_module("tests.soak.bugs").plant(wish["bug"])
+    _set(wish["values"])
     vars(importlib.import_module("pipeline.supervisor"))["subprocess"] = SimpleNamespace(
         Popen=_Stage, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     _become(wish["arguments"], wish["environment"])
+
+
+def _set(values: Mapping[str, Any]) -> None:
+    """Constants by module and name. Fails where there is none: the test would wait, and nobody know why."""
+    for target, value in values.items():
+        module, _, name = target.rpartition(".")
+        where = importlib.import_module(module)
+        assert hasattr(where, name), target
+        setattr(where, name, value)
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fix_pipeline import LOOKING_OFTEN
 from tests.fix_postgres import Server
 from tests.scenario.checker import Witness
 from tests.scenario.workload import TABLES, joining_table
@@ -20,6 +21,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("kills")
     with new_world(folder, source_server, replica_server, f"file://{folder}/log") as made:
+        made.pipeline.values |= LOOKING_OFTEN
         made.start("capture")
         made.pipeline.until(lambda: made.log_is_begun, "the log's first anchor")
         yield made
@@ -57,7 +59,7 @@ def joined(world: World, table: str) -> bool:
     return bool(world.replica.execute("select 1 from pg_tables where tablename = %s", [table]))
 
 
-def test_a_killed_verification_lets_the_replica_go_on(world: World) -> None:
+def test_a_killed_verification_lets_the_replica_go_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once for the next verification, and by itself when the hold expires."""
     world.ensure("capture")
     world.ensure("apply", "standby")
@@ -65,6 +67,7 @@ def test_a_killed_verification_lets_the_replica_go_on(world: World) -> None:
     world.die_at("verify.held", "verify", "standby")
     world.workload.finish()
     world.pipeline.verify()
+    monkeypatch.setitem(world.pipeline.values, "pipeline.verify.meeting.HOLD_S", 2.0)
     world.die_at("verify.held", "verify", "standby")
     witness = Witness(world.history, world.replica, world.pipeline.name, TABLES)
     world.workload.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from pipeline.config import TablePattern
@@ -52,6 +53,8 @@ def rows(database: Database, schema: str, table: str) -> list[tuple[object, ...]
         return []
 
 
+@pytest.mark.long(25)
+@pytest.mark.usefixtures("looking_often")
 def test_names_of_any_kind_go_every_way(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     source, replica = pipeline.source, pipeline.replica
