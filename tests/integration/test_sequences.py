@@ -15,6 +15,11 @@ from tests.fix_apply import MadeLog, Replicating
 from tests.fix_postgres import Database
 
 
+@pytest.fixture(autouse=True)
+def _standing_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.apply.applier.STANDING_EVERY_S", 0.3)
+
+
 @pytest.fixture
 def session(source: Database) -> Iterator[Session]:
     with connect(source.dsn, purpose="test") as opened:

@@ -71,6 +71,7 @@ def test_an_unreachable_kafka(directory_pipeline: Pipeline, closed_port: int) ->
     pipeline = directory_pipeline
     pipeline.settings["log"] = {"url": f"kafka://127.0.0.1:{closed_port}"}
     pipeline.write_config()
+    pipeline.values |= {"connectors.log.kafka_clients._BOOTSTRAP_MS": 1000}
     done = refused(pipeline, "log-unreachable", 5)
     assert f"127.0.0.1:{closed_port}" in done.stderr
     nothing_made(pipeline)

@@ -98,7 +98,10 @@ def test_a_wrong_password_ends_with_5_and_is_not_shown(source: Database, log: Pa
     assert "hunter2" not in str(findings)
 
 
-def test_a_log_that_cannot_be_reached_ends_with_5(owning: Database, replica: Database) -> None:
+def test_a_log_that_cannot_be_reached_ends_with_5(
+    owning: Database, replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.log.kafka_clients._BOOTSTRAP_MS", 1000)
     text = f"name: crm\nsource: {owning.dsn}\nlog: kafka://127.0.0.1:1\nreplicas: {{a: '{replica.dsn}'}}"
     findings = preflight(parse_config(text, name="k", environment={}))
     assert [(f.where, f.exit_code) for f in findings if f.severity is Severity.ERROR] == [("log", 5)]
