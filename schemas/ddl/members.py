@@ -107,7 +107,7 @@ def _constraints(before: State | None, after: State, command: Command) -> Iterat
         about = ("constraint ", Name((member["name"],)), " on ", Name(named(after)))
         since = 18 if member["type"] == "n" else 0  # servers before have no such constraint
         for step in comment(about, was_member, member, named(after), needs=named(after)):
-            yield replace(step, since=since)
+            yield _with_key(step, member) if member["type"] == "f" else replace(step, since=since)
 
 
 def _is_given(member: Member) -> bool:
@@ -175,7 +175,7 @@ def _alter_constraint(before: State | None, after: State, was: Member, now: Memb
         )
     elif is_renamed:
         change: Pieces = ("rename constraint ", Name((was["name"],)), " to ", Name((now["name"],)))
-        yield _constraint_step(Phase.RENAME, after, now, change)
+        yield replace(_constraint_step(Phase.RENAME, after, was, change), renamed=now["name"])
     label = Name((now["name"],))
     if is_key and _deferring(was) != _deferring(now):
         yield _constraint_step(Phase.MEMBER, after, now, ("alter constraint ", label, _deferring(now)))
@@ -198,6 +198,11 @@ def _constraint_step(phase: Phase, after: State, member: Member, change: Pieces)
         manner=Manner.KEY if member["type"] == "f" else Manner.RUN,
         inherited=_is_given(member),
     )
+
+
+def _with_key(step: Step, key: Member) -> Step:
+    """A comment on a foreign key waits with it, too."""
+    return replace(step, member=key["name"], manner=Manner.KEY)
 
 
 def _is_enforced(member: Member) -> bool:

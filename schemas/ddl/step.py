@@ -90,11 +90,12 @@ class Step:
 
     needs: a table or other relation that the statement alters, if it must be there for it. drops: that it is
     not there is as good. inherited: PostgreSQL does it itself where the replica's table has a parent.
-    column: whose it is; renamed: what that is called then. since: the server's version that knows it.
-    member: of a foreign key, trigger or rule: its name. whole, unlisted: as `ObjectChange` has them; bound:
-    of that partition, before the change. roles: that the statement names; member_of: one that ours must be a
-    member of; role: as which it is run, if that is not ours. is_new: it is a part of making the object;
-    of_owner: it is about what the owner itself holds.
+    column: whose it is; renamed: what that, or the constraint, is called then. since: the server's version
+    that knows it. member: of a foreign key, trigger or rule: its name. whole, unlisted: as `ObjectChange` has
+    them; bound: of that partition, before the change; is_published: the log has its rows under its own name,
+    once it is none. roles: that the statement names; member_of: one that ours must be a member of; role: as
+    which it is run, if that is not ours. is_new: it is a part of making the object; of_owner: it is about
+    what the owner itself holds.
     """
 
     kind: Kind
@@ -111,6 +112,7 @@ class Step:
     since: int = 0
     whole: tuple[str, ...] = ()
     bound: str = ""
+    is_published: bool = False
     unlisted: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     member_of: str = ""

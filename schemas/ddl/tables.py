@@ -167,6 +167,7 @@ def _of_parent(kind: Kind, phase: Phase, parent: list[str], change: Pieces, tabl
         statement,
         needs=(parent[0], parent[1]),
         drops=kind is Kind.DETACH_PARTITION,
+        is_published=bool(table["published"]),
     )
 
 

@@ -11,7 +11,7 @@ import psycopg
 
 from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.copy.copystream import Tick, run_query
-from connectors.postgres.replica import deferred
+from connectors.postgres.replica import deferred, deferred_keys
 from connectors.postgres.replica.deferred import (
     ROLE_MAY_NOT,
     Deferred,
@@ -74,9 +74,9 @@ def make_keys_to(conn: Session, pipeline: str, table: TableName, tick: Tick) -> 
     def run(statement: str) -> None:
         run_query(conn, statement, tick)
 
-    for key in deferred.keys_to(conn, pipeline, table):
+    for key in deferred_keys.keys_to(conn, pipeline, table):
         _settle(conn, [key.id], key.object, _make(conn, key.statement, run))
-    for change in deferred.changes_of_keys_to(conn, pipeline, table):
+    for change in deferred_keys.changes_of_keys_to(conn, pipeline, table):
         _settle(conn, [change.id], change.object, _make(conn, change.statement, run))
 
 

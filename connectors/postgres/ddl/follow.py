@@ -120,7 +120,7 @@ class SchemaFollower:
         self._replica = replica
         self._replica_role = replica_role
         self.policies = policies
-        self._lacking = Lacking(conn, pipeline)
+        self._lacking = Lacking(conn, pipeline=pipeline, replica=replica)
         self._set_aside = SetAside()
         self._dropped: frozenset[tuple[str, ...]] = frozenset()
 
@@ -158,9 +158,9 @@ class SchemaFollower:
     def await_copy(self, table: tuple[str, str]) -> None:
         """A table came without its rows. Keys to it wait for them: an empty table holds none of them true.
         Raises psycopg.Error."""
-        self._lacking.await_copy(table, replica=self._replica)
+        self._lacking.await_copy(table)
         self._set_aside = SetAside()
-        self._set_aside.take(self._conn, {table})
+        self._set_aside.take(self._conn, retyped=(), large={table})
         for key in self._set_aside.ready():
             self._make_again(key)
 
@@ -171,7 +171,7 @@ class SchemaFollower:
             self._make_again(key)
 
     def _make_again(self, key: ForeignKey) -> None:
-        if self._lacking.awaits(key.referenced):
+        if any(self._lacking.awaits(table) for table in key.rows_of):
             self._keep_key(key, because_awaiting(qualified(*key.referenced)))
             return
         try:
@@ -183,8 +183,9 @@ class SchemaFollower:
             self._keep_key(key, _said(error))
 
     def _keep_key(self, key: ForeignKey, reason: str) -> None:
-        sql_text = f"{key.make().as_string()};"
-        deferred.keep(self._conn, self._pipeline, Deferred(_FOREIGN_KEY, key.shown, reason, sql_text))
+        for made in (key.make(), *([key.describe()] if key.comment is not None else [])):
+            kept = Deferred(_FOREIGN_KEY, key.shown, reason, f"{made.as_string(self._conn)};")
+            deferred.keep(self._conn, self._pipeline, kept)
         logger.warning("schema change left out", extra={"object": key.shown, "reason": reason})
 
     def _is_ignored(self, step: Step, decision: Decision | None) -> bool:
@@ -199,7 +200,7 @@ class SchemaFollower:
         if any(step.manner in (Manner.EMPTY, Manner.AWAIT) for step in found):
             retyped = {step.table for step in found if step.kind is Kind.ALTER_TYPE and step.column}
             large = {step.holder for step in found if step.manner is Manner.AWAIT}
-            self._set_aside.take(self._conn, retyped | large)
+            self._set_aside.take(self._conn, retyped=retyped, large=large)
         for step in found:
             if step in going:
                 continue
@@ -245,6 +246,7 @@ class SchemaFollower:
             self._take_key(step)
         elif step.manner is Manner.FORGET_KEY:
             deferred.take_back(self._conn, self._pipeline, _FOREIGN_KEY, step.shown)
+            self._set_aside.forget(step.table, step.member)
             self._run(step)
         elif step.manner is Manner.DEFAULT:
             self._take_default(step)
@@ -297,7 +299,7 @@ class SchemaFollower:
         if step.whole and not partitions.is_mirrored(self._conn, step):
             self._pass_over(step)
             return True
-        if step.needs is not None and not self._is_there(step.needs):
+        if step.needs is not None and not partitions.is_there(self._conn, step.needs):
             return self._is_moot_without(step, step.needs)
         if step.column and self._lacking.has_no_column(step):
             self._lacking.note_column(step)
@@ -320,7 +322,7 @@ class SchemaFollower:
             return True
         if step.kind in rights.RIGHTS:
             return True
-        if (new := step.new_name) is not None and self._is_there(new):
+        if (new := step.new_name) is not None and partitions.is_there(self._conn, new):
             self._lacking.note_gone(step)
             return True  # somebody called it so before
         name = sql.Identifier(*table).as_string()
@@ -330,10 +332,6 @@ class SchemaFollower:
             hint=f"Make {name} on the replica as it was on the source before that, and start again. Or leave"
             f" changes of this kind out: `schema: {{policies: {{{step.kind}: ignore}}}}` in keepstream.yaml.",
         )
-
-    def _is_there(self, table: tuple[str, str]) -> bool:
-        query = "select to_regclass(format('%%I.%%I', %s::text, %s::text)) is not null"
-        return self._conn.execute(query, table).fetchone() == (True,)
 
     def _has_parent(self, table: tuple[str, ...]) -> bool:
         query = (
@@ -345,14 +343,18 @@ class SchemaFollower:
     # What may be missing
 
     def _take_key(self, step: Step) -> None:
-        if not self._replica_role:
-            self._lacking.keep(_FOREIGN_KEY, step, ROLE_MAY_NOT)
-            return
+        is_kept = self._lacking.rename_key(step)
+        reason = self._refused_key(step) if self._replica_role else ROLE_MAY_NOT
+        if reason is not None and not is_kept:
+            self._lacking.keep(_FOREIGN_KEY, step, reason)
+
+    def _refused_key(self, step: Step) -> str | None:
         try:
             with self._conn.transaction():
                 self._conn.execute(statement(step))
         except _CANNOT_KEEP_KEY as error:
-            self._lacking.keep(_FOREIGN_KEY, step, _said(error))
+            return _said(error)
+        return None
 
     def _take_default(self, step: Step) -> None:
         deferred.take_back(self._conn, self._pipeline, _DEFAULT, step.shown)
@@ -402,11 +404,11 @@ class SchemaFollower:
 
     def _empty(self, step: Step) -> None:
         if step.manner is Manner.AWAIT:
-            self._lacking.await_copy(step.holder, replica=self._replica)
+            self._lacking.await_copy(step.holder)
         else:
             self._set_aside.awaited += 1
         tables = {step.holder if partitions.empties_whole(step) else step.table}
-        if step.manner is Manner.AWAIT and self._is_there(step.table):
+        if step.manner is Manner.AWAIT and partitions.is_there(self._conn, step.table):
             tables.add(step.table)  # which is to become a partition of the whole
         try:
             for table in sorted(tables):

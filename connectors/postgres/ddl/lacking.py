@@ -6,10 +6,10 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from connectors.postgres.ddl import left_out
+from connectors.postgres.ddl import left_out, partitions
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.ddl.render import shown
-from connectors.postgres.replica import deferred
+from connectors.postgres.replica import deferred, deferred_keys
 from connectors.postgres.replica.deferred import Deferred
 from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
@@ -24,9 +24,10 @@ _WITHOUT_COLUMN: Final = "the replica goes without this column"
 class Lacking:
     """Of one replica, in the session's open target transaction. `look` at each message."""
 
-    def __init__(self, conn: Session, pipeline: str) -> None:
+    def __init__(self, conn: Session, *, pipeline: str, replica: str) -> None:
         self._conn = conn
         self._pipeline = pipeline
+        self._replica = replica
         self._left_out = LeftOut()
 
     def look(self) -> None:
@@ -65,9 +66,9 @@ class Lacking:
         left_out.add(self._conn, self._pipeline, table, column)
         self.look()
 
-    def await_copy(self, table: tuple[str, str], *, replica: str) -> None:
-        """Its rows are not in the log. `replica`: its name, for the hint."""
-        left_out.await_copy(self._conn, self._pipeline, table, replica=replica)
+    def await_copy(self, table: tuple[str, str]) -> None:
+        """Its rows are not in the log."""
+        left_out.await_copy(self._conn, self._pipeline, table, replica=self._replica)
         self.look()
 
     def note_rows(self, step: Step) -> None:
@@ -75,10 +76,20 @@ class Lacking:
         The list has the source's names, under which rows come, whatever becomes of the step here."""
         if step.kind is Kind.DROP_TABLE or (step.kind is Kind.ATTACH_PARTITION and step.whole):
             left_out.has_rows(self._conn, self._pipeline, step.table)
+        elif step.kind is Kind.DETACH_PARTITION and step.is_published:
+            self._note_rows_of_own(step)
         elif step.kind is Kind.SCHEMA and step.phase is Phase.RENAME:
             left_out.rename_schema(self._conn, self._pipeline, step.object[0], to=step.last_name)
         elif step.needs is not None and (new := step.new_name) is not None:  # a function needs none
             left_out.rename(self._conn, self._pipeline, step.table, to=new)
+
+    def _note_rows_of_own(self, step: Step) -> None:
+        """Rows that a table had in a whole come under its own name again. The replica has none of them if the
+        whole awaits its copy, and only those of long ago if the table was no partition of it here."""
+        if not step.whole or not partitions.is_there(self._conn, step.table):
+            return
+        if self.awaits(step.holder) or not partitions.is_mirrored(self._conn, step):
+            self.await_copy(step.table)
 
     def note_column(self, step: Step) -> None:
         """A column that the replica goes without changed on the source."""
@@ -100,12 +111,23 @@ class Lacking:
             left_out.rename(self._conn, self._pipeline, table, to=new)
             self.look()
 
+    def rename_key(self, step: Step) -> bool:
+        """Whether it renames a foreign key of which something waits to be made."""
+        if not step.renamed:
+            return False
+        return deferred_keys.rename_key(self._conn, self._pipeline, step.object, step.member, step.renamed)
+
     def note_gone(self, step: Step) -> None:
         """What is kept of it in the replica is called otherwise, or not wanted any more."""
         is_schema = step.kind is Kind.SCHEMA and step.phase is Phase.RENAME
         new = (step.last_name,) if is_schema else step.new_name
         if step.kind is Kind.DROP_TABLE:
             left_out.forget(self._conn, self._pipeline, step.table)
+            deferred.forget_table(self._conn, self._pipeline, step.table)
+        elif step.kind is Kind.DETACH_PARTITION and step.needs is not None:
+            deferred_keys.hand_down(self._conn, self._pipeline, step.needs, step.table)
+        elif step.column and step.renamed:
+            deferred_keys.rename_column(self._conn, self._pipeline, step.object, step.column, step.renamed)
         elif step.kind in (Kind.TRIGGER, Kind.RULE) and step.phase is not Phase.RENAME:
             deferred.take_back(self._conn, self._pipeline, step.kind.value, step.shown)
         elif new is not None:

@@ -48,6 +48,10 @@ def is_mirrored(conn: Session, step: Step) -> bool:
     return any(_one(conn, _IS_THERE, table) for table in tables if len(table) == 2)
 
 
+def is_there(conn: Session, table: tuple[str, str]) -> bool:
+    return _one(conn, _IS_THERE, table)
+
+
 def is_partitioned(conn: Session, table: tuple[str, str]) -> bool:
     return _one(conn, _IS_PARTITIONED, table)
 

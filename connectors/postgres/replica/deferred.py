@@ -40,15 +40,6 @@ def because_awaiting(referenced: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An entry, by its id."""
-
-    id: int
-    object: str
-    statement: str
-
-
-@dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `key`, `trigger`, `rule`,
     `row security` or `default`, or `ignored` of one that a policy leaves out."""
@@ -59,65 +50,18 @@ class Deferred:
     statement: str
 
 
-def _is_there(conn: Session) -> bool:
+def is_there(conn: Session) -> bool:
+    """Whether anything was ever kept."""
     found = conn.execute("select to_regclass('keepstream.deferred_ddl') is not null").fetchone()
     return found == (True,)
 
 
 def find(conn: Session, name: str, statement: str) -> list[int]:
     """Ids of the entries with this very statement; none where there is no table for them."""
-    if not _is_there(conn):
+    if not is_there(conn):
         return []
     query = "select id from keepstream.deferred_ddl where name = %s and statement = %s"
     return [number for (number,) in conn.execute(query, [name, statement])]
-
-
-def keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
-    """The foreign keys among them that refer to this table of the replica, or to one that it is a partition
-    of, in their order."""
-    if not _is_there(conn):
-        return []
-    names = {form: _TARGET for of in conn.execute(_ABOVE, table) for form in _written(conn, of)}
-    refers = f"{_REFERENCES}{_TARGET}"
-    return [kept for kept in _keys(conn, name) if refers in with_names(kept.statement, names, AS_RELATION)]
-
-
-def changes_of_keys_to(conn: Session, name: str, table: tuple[str, str]) -> list[Kept]:
-    """What became of foreign keys (VALIDATE, another name) of those tables that have one, made, to this table
-    or to one that it is a partition of, in their order."""
-    if not _is_there(conn):
-        return []
-    owners = tuple(f"{qualified(*row)}." for row in conn.execute(_REFERRING, table))
-    return [
-        kept
-        for kept in _keys(conn, name)
-        if _REFERENCES not in kept.statement and kept.object.startswith(owners)
-    ]
-
-
-def _keys(conn: Session, name: str) -> list[Kept]:
-    query = "select id, object, statement from keepstream.deferred_ddl"
-    rows = conn.execute(f"{query} where name = %s and kind = 'foreign key' order by id", [name]).fetchall()
-    return [Kept(*row) for row in rows]
-
-
-_REFERENCES: Final = " REFERENCES "
-_REFERRING: Final = """
-    select n.nspname, c.relname
-      from pg_catalog.pg_constraint k
-      join pg_catalog.pg_class c on c.oid = k.conrelid
-      join pg_catalog.pg_namespace n on n.oid = c.relnamespace,
-           to_regclass(format('%%I.%%I', %s::text, %s::text)) named (oid)
-     where k.contype = 'f'
-       and (k.confrelid = named.oid or k.confrelid in (select pg_catalog.pg_partition_ancestors(named.oid)))
-"""
-_TARGET: Final = "\N{NULL}"
-_ABOVE: Final = """
-    select n.nspname, c.relname
-      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace,
-           to_regclass(format('%%I.%%I', %s::text, %s::text)) named (oid)
-     where c.oid = named.oid or c.oid in (select pg_catalog.pg_partition_ancestors(named.oid))
-"""
 
 
 def remove(conn: Session, ids: Sequence[int]) -> None:
@@ -150,14 +94,21 @@ def keep(conn: Session, name: str, one: Deferred) -> None:
 
 def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
     """The entries of one object: it is gone on the source, or something else is kept of it."""
-    if _is_there(conn):
+    if is_there(conn):
         query = "delete from keepstream.deferred_ddl where (name, kind, object) = (%s, %s, %s)"
         conn.execute(query, [name, kind, obj])
 
 
+def forget_table(conn: Session, name: str, table: tuple[str, ...]) -> None:
+    """It is gone, and with it all that is kept of it."""
+    if is_there(conn):
+        query = "delete from keepstream.deferred_ddl where name = %s and starts_with(object || '.', %s)"
+        conn.execute(query, [name, f"{qualified(*table)}."])
+
+
 def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
     """Whether the replica was made without something of this table."""
-    if not _is_there(conn):
+    if not is_there(conn):
         return False
     query = "select exists (select from keepstream.deferred_ddl where name = %s and starts_with(object, %s))"
     return conn.execute(query, [name, f"{qualified(*table)}."]).fetchone() == (True,)
@@ -166,9 +117,9 @@ def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
 def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> None:
     """A table, or a whole schema (one part), is called otherwise on the source, too: so it is in what is
     kept of it."""
-    if not _is_there(conn):
+    if not is_there(conn):
         return
-    names = dict(zip(_written(conn, old), _written(conn, new), strict=True))
+    names = dict(zip(written(conn, old), written(conn, new), strict=True))
     place = AS_QUALIFIER if len(old) == 1 else AS_RELATION
     kept = conn.execute(
         "select id, object, statement from keepstream.deferred_ddl where name = %s", [name]
@@ -182,8 +133,8 @@ def rename(conn: Session, name: str, old: tuple[str, ...], new: tuple[str, ...])
             )
 
 
-def _written(conn: Session, parts: tuple[str, ...]) -> tuple[str, str]:
-    """As PostgreSQL quotes it in definitions, and as we do."""
+def written(conn: Session, parts: tuple[str, ...]) -> tuple[str, str]:
+    """A name as PostgreSQL quotes it in definitions, and as we do."""
     row = conn.execute(
         "select string_agg(quote_ident(part), '.' order by n)"
         " from unnest(%s::text[]) with ordinality as u(part, n)",
