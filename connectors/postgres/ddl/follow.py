@@ -211,6 +211,8 @@ class SchemaFollower:
             self._take(step)
         going = self._drop(going, Phase.DROP_DEPENDANT)
         self._drop(going, Phase.DROP)
+        if self._lacking.awaiting and any(_adds_key(step) for step in found):
+            self._set_aside.take(self._conn, retyped=(), large=self._lacking.awaiting)
         silent = {step.object for step in found if step.manner is Manner.SILENT}
         for key in self._set_aside.ready():
             self._make_again(key)
@@ -425,6 +427,11 @@ class SchemaFollower:
                 self._conn.execute(sql.SQL("truncate {}").format(name))
         except psycopg.errors.FeatureNotSupported:
             self._conn.execute(sql.SQL("delete from {}").format(name))
+
+
+def _adds_key(step: Step) -> bool:
+    """Which can be made while both tables are empty, and then binds rows of the one that has some first."""
+    return step.manner is Manner.KEY and step.phase is Phase.FOREIGN_KEY
 
 
 def _goes(step: Step) -> bool:

@@ -13,7 +13,7 @@ from connectors.postgres.replica import deferred, deferred_keys
 from connectors.postgres.replica.deferred import Deferred
 from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
-from schemas.ddl.step import Phase, Step
+from schemas.ddl.step import Manner, Phase, Step
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -40,6 +40,11 @@ class Lacking:
     def awaits(self, table: tuple[str, str]) -> bool:
         """Whether its rows are still to be copied."""
         return table in self._left_out.awaiting
+
+    @property
+    def awaiting(self) -> frozenset[tuple[str, str]]:
+        """All tables whose rows are still to be copied."""
+        return self._left_out.awaiting
 
     def has_no_column(self, step: Step) -> bool:
         """Whether the replica lacks the step's column: by a policy, or prepared without what is not
@@ -105,6 +110,8 @@ class Lacking:
     def note_table(self, step: Step, table: tuple[str, str]) -> None:
         """A table that the replica goes without changed on the source."""
         new = step.new_name
+        if step.manner in (Manner.EMPTY, Manner.AWAIT):
+            return  # no statement of the source's
         if new is None:
             self.keep(IGNORED, step, "the replica goes without this table")
         else:
