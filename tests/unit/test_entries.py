@@ -18,7 +18,7 @@ from pipeline.capture.entries.names import NAMES, KnownName, catalog_rows
 from pipeline.capture.entries.partitions import MEMBERS
 from pipeline.capture.entries.shapes import SHAPES, TYPES
 from pipeline.capture.entries.told import SCHEMAS, TOLD, TRACKED, TRACKING, UNSEEN, Told
-from schemas.ddl.message import ObjectChange, SchemaMessage
+from schemas.ddl.message import SENT, TOO_LARGE, ObjectChange, SchemaMessage
 from schemas.entries import Entries, Kind
 from schemas.errors import InternalError
 
@@ -189,3 +189,16 @@ def test_a_message_that_alters_many_tables_reads_each_entry_once(monkeypatch: py
     assert after.of(SHAPES).keys() == set(oids)
     assert catalog_rows(after) == set(rows)
     assert UNSEEN in after
+
+
+@pytest.mark.parametrize("rewritten", [SENT, TOO_LARGE])
+def test_a_table_that_one_transaction_rewrites_twice_is_known_by_its_newest_file(rewritten: str) -> None:
+    """A column's row is then of the same transaction as before: nothing but its file tells them apart, and a
+    partition's unknown file looks like that of a TRUNCATE."""
+    first, second = table(7, 1), table(7, 1)
+    second["shape"]["filenode"] = 8
+    entries = Entries.parse(["pg_publication_rel:7:1"]).put(TRACKING, TRACKED)
+    entries = entries.put(NAMES, KnownName(7, "s.t7")).put(TOLD, Told(7, "s", "t7", ""))
+    change = ObjectChange("table", 7, first, second, rewritten)
+    after = after_message(entries, SchemaMessage("801", 0, changes=(change,)), "p")
+    assert after.of(SHAPES)[7].filenode == 8

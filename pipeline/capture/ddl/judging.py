@@ -31,7 +31,7 @@ from pipeline.capture.entries.told import (
     shape_of_state,
     with_unseen,
 )
-from schemas.ddl.message import ObjectChange, SchemaMessage, State
+from schemas.ddl.message import SENT, TOO_LARGE, ObjectChange, SchemaMessage, State
 from schemas.entries import Entries
 from schemas.errors import IF_MEANT, HistoryBroken
 
@@ -130,7 +130,8 @@ def _after_table(entries: Entries, change: ObjectChange, publication: str, xid: 
         then = shape_of_state(told.oid, before).only(listed)
         now = shape_of_state(told.oid, state).only(listed)
         check_rows(told.qualified_name, then, now, xid)
-    if before is None or before["shape"]["columns"] != state["shape"]["columns"]:
+    is_anew = change.rewritten in (SENT, TOO_LARGE)  # in another file, be its columns the same
+    if before is None or is_anew or before["shape"]["columns"] != state["shape"]["columns"]:
         shape = shape_of_state(told.oid, state).only(listed_columns(entries, told.oid))
         told = told.like(shape, *told.name)
         entries = entries.put(SHAPES, first_shape(shape))
