@@ -77,15 +77,29 @@ def find_obstacle(
     slot: str,
     purpose: str,
     delay_s: float = 0.0,
+    holds_it: bool = False,
 ) -> Obstacle:
     """The same, with a look at the source: whether capture runs, and how far the replica is behind, which
-    may be the delay that it is configured to keep."""
+    may be the delay that it is configured to keep. holds_it: whoever asks does, and nobody else."""
+    if not holds_it and (found := _held_for_a_while(replica, progress)) is not None:
+        return found
     try:
         with connect(source_conninfo, purpose=purpose) as source:
             return _find(replica, progress, source, slot, delay_s)
     except KeepstreamError as error:
         at = "has no known position" if progress is None else f"is at {progress.position}"
         return Obstacle(f"{at}; the source cannot be asked: {error.message}", error.hint)
+
+
+def _held_for_a_while(replica: str, progress: Progress | None) -> Obstacle | None:
+    hold = progress.hold if progress is not None else None
+    if hold is None or hold.kind is not HoldKind.VERIFY:
+        return None
+    return Obstacle(
+        f"is held at {format_lsn(hold.at)} by a verification, or by a copy",
+        "Wait until that has ended, or give more time with --timeout; `keepstream status` says what it waits"
+        f" for. `keepstream pause {replica}` ends a copy that its applier makes itself.",
+    )
 
 
 def _find(replica: str, progress: Progress | None, source: Session, slot: str, delay_s: float) -> Obstacle:

@@ -22,7 +22,7 @@ from pipeline.backoff import Backoff
 from pipeline.copy.progress import CopyProgress, figures
 from pipeline.quantities import human_seconds
 from pipeline.reports import ReportedError
-from schemas.errors import InternalError, KeepstreamError
+from schemas.errors import InternalError, KeepstreamError, RetryLater, Unhealthy
 from schemas.identifiers import qualified
 
 logger = logging.getLogger("keepstream.apply")
@@ -30,7 +30,7 @@ logger = logging.getLogger("keepstream.apply")
 FIRST_S: Final = 2.0
 LONGEST_S: Final = 300.0
 """The pause after a failure. It is no shorter than the attempt was, in which the replica may have stood
-still."""
+still, or, where a person must mend what failed, than all such attempts together."""
 _PATIENCE_S: Final = 5.0
 """How long a copy that is told to end may take to let go of the servers."""
 _NAMED: Final = 3
@@ -59,14 +59,25 @@ def _pauses() -> Backoff:
 @dataclass(slots=True)
 class _Tried:
     """A table whose copy was tried. error: of the last attempt, if it failed. due_at: by
-    `time.monotonic()`."""
+    `time.monotonic()`. spent_s: in attempts that only a person could have made succeed."""
 
     due_at: float = 0.0
     error: ReportedError | None = None
+    spent_s: float = 0.0
     pauses: Backoff = field(default_factory=_pauses)
 
-    def pause(self, at_least_s: float, error: ReportedError | None) -> None:
-        self.error = error
+    def pause(self) -> None:
+        """After an attempt that ended well."""
+        self.error = None
+        self._wait(0.0)
+
+    def fail(self, took_s: float, error: KeepstreamError) -> None:
+        self.error = ReportedError.of(error)
+        if not isinstance(error, RetryLater | Unhealthy):
+            self.spent_s += took_s
+        self._wait(max(took_s, self.spent_s))
+
+    def _wait(self, at_least_s: float) -> None:
         self.due_at = time.monotonic() + max(at_least_s, self.pauses.next_s())
 
 
@@ -176,11 +187,17 @@ class AwaitedCopies:
         running.done.add_done_callback(partial(self._ended, running))
 
     def _ended(self, running: _Running, done: Future[object]) -> None:
+        try:
+            self._judge(running, _understood(done.exception()))
+        finally:  # else no copy would begin any more
+            self._running = None
+
+    def _judge(self, running: _Running, error: KeepstreamError | None) -> None:
         took_s = time.monotonic() - running.began_at
-        error = _understood(done.exception())
         if error is None:
             self._told = None
-            self._pause(running.tables, 0.0, None)
+            for tried in self._all_tried(running.tables):
+                tried.pause()  # one that leaves its table on the list must not run on and on
             logger.info(
                 "copy of tables that await it ended",
                 extra={"tables": _names(running.tables), "took_s": round(took_s, 1)},
@@ -190,15 +207,13 @@ class AwaitedCopies:
                 "copy of tables that await it gives way", extra={"code": error.code, "error": error.message}
             )
         else:
-            self._pause(running.tables, took_s, ReportedError.of(error))
+            for tried in self._all_tried(running.tables):
+                tried.fail(took_s, error)
             self._say(error, running.tables)
-        self._running = None
 
-    def _pause(self, tables: Sequence[TableName], at_least_s: float, error: ReportedError | None) -> None:
-        """Also after a copy that ended well: one that leaves its table on the list must not run on and on."""
+    def _all_tried(self, tables: Sequence[TableName]) -> list[_Tried]:
         with self._lock:
-            for table in tables:
-                self._tried.setdefault(table, _Tried()).pause(at_least_s, error)
+            return [self._tried.setdefault(table, _Tried()) for table in tables]
 
     def _say(self, error: KeepstreamError, tables: Sequence[TableName]) -> None:
         """Once a kind, until a copy works again: `status` shows it all the time."""

@@ -23,6 +23,7 @@ from connectors.postgres.mend.fit import (
 from connectors.postgres.mend.transaction import (
     begin_locked,
     bounded_chunks,
+    clear_leftovers,
     commit_standing,
     empty_table,
     end_awaiting,
@@ -30,6 +31,7 @@ from connectors.postgres.mend.transaction import (
     users_of,
 )
 from connectors.postgres.session import Session
+from pipeline.control.lineage import require_followed
 from pipeline.copy.plan import plan_parts
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
 from pipeline.verify.meeting import HOLD_S
@@ -94,6 +96,8 @@ class Recopy:
         ):
             replica_role = prepare_session(session)
             target = self._fit(session, table, replica_role=replica_role)
+            if options.automatic:
+                clear_leftovers(session, table.table_name, lambda *_: standing.check())
             truncate = lock_patiently(standing, session, target, truncate=self._wanted.truncate)
             target = self._fit(session, table, replica_role=replica_role)
             table = table.without(columns_left_out(target))
@@ -105,6 +109,7 @@ class Recopy:
             end_awaiting(
                 session, options.name, table.table_name, replica_role=replica_role, check=standing.check
             )
+            require_followed(standing.reader, options.slot, options.reports)
             commit_standing(
                 session,
                 standing.found,
@@ -141,7 +146,14 @@ class Recopy:
         return rows
 
     def _write_part(self, session: Session, part: Part) -> int:
+        name = part.table.qualified_name
+        with self._standing.moving(name) as moved:
+            return self._write_moving(session, part, name, moved)
+
+    def _write_moving(self, session: Session, part: Part, name: str, moved: Callable[[], None]) -> int:
         def tick(rows: int, size: int) -> None:
+            if size:
+                moved()
             self._standing.check()
             self._meter.moved(part, rows, size)
             if time.monotonic() - self._told_at >= _TELL_S:
@@ -164,7 +176,6 @@ class Recopy:
                 )
 
             try:
-                name = part.table.qualified_name
                 rows = bring(source, session, copying, table=name, wide=wide, tick=tick)
             except BaseException:
                 source.close()  # in the middle of a COPY there is nothing else to do with it
@@ -190,7 +201,7 @@ def _parts(table: SnapshotTable, *, may_be_binary: bool = False) -> list[Part]:
 def lock_patiently(standing: Standing, session: Session, target: TargetTable, *, truncate: bool) -> bool:
     """`begin_locked`, again and again while others on the replica use the table, which get their turn
     between. Raises Unhealthy when that takes too long."""
-    deadline = time.monotonic() + standing.options.timeout_s
+    deadline = time.monotonic() + standing.options.patience_s
     while True:
         try:
             return begin_locked(session, target, truncate=truncate, tick=lambda *_: standing.check())

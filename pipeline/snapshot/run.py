@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from connectors.postgres.copy.snapshot_tables import SnapshotTable, published_ta
 from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.tracking import triggers_act
 from connectors.postgres.mend.fit import fitting_target
+from connectors.postgres.mend.transaction import clear_leftovers
 from connectors.postgres.session import Session
 from pipeline.quantities import human_seconds
 from pipeline.snapshot.recopy import Copied, CopyWish, OnProgress, Recopy
@@ -25,7 +27,7 @@ from pipeline.verify.rounds import in_rounds
 from pipeline.verify.scope import Scope, choose_tables
 from pipeline.verify.standing import Standing
 from pipeline.verify.watch import Tell, Watch
-from schemas.errors import OperatorNeeded, Unhealthy
+from schemas.errors import KeepstreamError, OperatorNeeded, Unhealthy
 from schemas.lsn import format_lsn
 
 
@@ -79,7 +81,11 @@ def snapshot(
     copying = _Copying(options, scope, watch, wanted, on_progress)
     with watch.watching():
         copying.require_copyable()
-        in_rounds(options, watch, copying.go_on)
+        try:
+            in_rounds(options, watch, copying.go_on)
+        except KeepstreamError:
+            copying.clear_away()
+            raise
     copied = tuple(copying.copied[name] for name in sorted(copying.copied))
     return SnapshotResult(options.replica, copied, copying.held_s, time.monotonic() - started)
 
@@ -100,6 +106,7 @@ class _Copying:
         self._watch = watch
         self._wanted = wanted
         self._on_progress = on_progress
+        self._trying: TableName | None = None
         self.copied: dict[TableName, Copied] = {}
         self.held_s = 0.0
 
@@ -154,12 +161,26 @@ class _Copying:
         recopy = Recopy(standing, left, self._wanted, self._on_progress)
         changed: list[TableName] = []
         for table in left:
+            self._trying = table.table_name
             try:
                 self.copied[table.table_name] = recopy.copy(table)
+                self._trying = None
             except TableChanged as error:
                 self._watch.tell(f"{error.message}: it will be copied at a later LSN")
                 changed.append(table.table_name)
         return changed
+
+    def clear_away(self) -> None:
+        """What a copy that failed has left, so that a full disk is free again before the next attempt. An
+        operator's may have old rows beside it, which it takes long to look through: autovacuum does."""
+        options, watch = self._options, self._watch
+        if self._trying is None or not options.automatic:
+            return
+        with (
+            contextlib.suppress(KeepstreamError),
+            watch.session(options.replica_conninfo, purpose=options.purpose) as replica,
+        ):
+            clear_leftovers(replica, self._trying, lambda *_: watch.check())
 
     def _still_awaiting(self, tables: Sequence[SnapshotTable]) -> list[SnapshotTable]:
         """Without those that somebody else has copied, or dropped, before the replica stood."""

@@ -55,9 +55,13 @@ TIMEOUT_S = 300.0
 HOLD_S = 5.0
 LOCKED_S = 10
 """How long a session that holds locks on restless tables may idle, or wait for another lock."""
+AUTOMATIC_S = 20.0
+STALL_S = 600.0
+"""A chunk of rows may take the replica two minutes, and a row of a gigabyte may have to come a long way."""
 PROLONG_S = 1.0
 POLL_S = 0.02
 MESSAGE_PREFIX = "keepstream.verify"
+_WAITING_FOR_ANOTHER = "waiting for another verification, or a copy"
 _REASON_S = 1.0
 """How long the search for a reason may take once the time is up."""
 
@@ -92,6 +96,17 @@ class VerifyOptions:
     def done_to(self) -> str:
         """What cannot be done to a replica that does not come to one LSN with the source."""
         return "compared" if self.verb == "verify" else "copied into"
+
+    @property
+    def patience_s(self) -> float:
+        """How long others' locks may keep a replica that stands. Nobody has asked for an automatic copy, and
+        nobody watches it; it is tried again."""
+        return min(self.timeout_s, AUTOMATIC_S) if self.automatic else self.timeout_s
+
+    @property
+    def stall_s(self) -> float:
+        """How long it may stand with nothing moving."""
+        return STALL_S if self.automatic else max(STALL_S, self.timeout_s)
 
     @property
     def late_code(self) -> str:
@@ -229,9 +244,9 @@ class Steps:
     def let_go(self) -> None:
         """End the hold; nothing happens the second time, when it may be another's."""
         if self._held_at is not None:
-            self._held_at = None
+            held_at, self._held_at = self._held_at, None
             with contextlib.suppress(KeepstreamError):  # it is gone by itself soon
-                release(self._replica, self._options.name, HoldKind.VERIFY)
+                release(self._replica, self._options.name, HoldKind.VERIFY, held_at=held_at)
 
     def _hold(self, at: Lsn) -> None:
         """Tries again if the replica has passed `at` meanwhile, and while another verification holds it."""
@@ -252,7 +267,6 @@ class Steps:
                     if self._options.automatic:
                         raise self._goes_first() from error
                     self._require_free(self._progress())
-                    self._watch.tell("waiting for another verification, or a copy")
                 elif error.code != "hold-passed":
                     raise
                 self._watch.pause(POLL_S)
@@ -367,6 +381,7 @@ class Steps:
             source_conninfo=options.source_conninfo,
             slot=options.slot,
             purpose=options.purpose,
+            holds_it=self._held_at is not None,
         )
 
     def _progress(self) -> Progress:
@@ -391,6 +406,7 @@ class Steps:
         if progress.hold.kind is HoldKind.VERIFY:
             if self._options.automatic:
                 raise self._goes_first()
+            self._watch.tell(_WAITING_FOR_ANOTHER)
             return
         obstacle = replica_obstacle(self._options.replica, progress)
         assert obstacle is not None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from psycopg import pq
 
@@ -78,6 +79,24 @@ class Standing:
                         session.execute("select")
 
     @contextlib.contextmanager
+    def moving(self, table: str) -> Iterator[Callable[[], None]]:
+        """While a table is read: what this yields is to be called whenever rows come. The source's host may
+        answer, and so keep the connection, while its server process does not, with the replica standing still
+        for ever. Raises Unhealthy."""
+        stall_s = self.options.stall_s
+        with self.watch.deadline(stall_s, lambda: self._stalled(table)):
+            yield partial(self.watch.extend, stall_s)
+
+    def _stalled(self, table: str) -> Unhealthy:
+        return Unhealthy(
+            f"no row of {table} has come for {human_seconds(self.options.stall_s)}; the table was not"
+            " changed",
+            code=self.options.late_code,
+            hint="See on both servers what keeps its sessions: select * from pg_stat_activity where"
+            " application_name like 'keepstream:%:snapshot';",
+        )
+
+    @contextlib.contextmanager
     def kept_awake(self, session: Session) -> Iterator[None]:
         """Its server would end it if it was silent in its transaction: `check` sees to that."""
         self._awake.append(session)
@@ -88,13 +107,15 @@ class Standing:
 
     def patience(self, waiting_for: str) -> contextlib.AbstractContextManager[None]:
         """What is inside waits for others no longer than for the meeting. Raises Unhealthy."""
-        return self.watch.deadline(self.options.timeout_s, lambda: self.too_late(waiting_for))
+        return self.watch.deadline(self.options.patience_s, lambda: self.too_late(waiting_for))
 
     def too_late(self, waiting_for: str) -> Unhealthy:
         return Unhealthy(
-            f"waited {human_seconds(self.options.timeout_s)} for {waiting_for}; the table was not changed",
+            f"waited {human_seconds(self.options.patience_s)} for {waiting_for}; the table was not changed",
             code=self.options.late_code,
-            hint="Wait until these transactions have ended, end them, or give more time with --timeout.",
+            hint="Wait until these transactions have ended, end them, or give more time with --timeout."
+            if not self.options.automatic
+            else "Wait until these transactions have ended, or end them.",
         )
 
     @contextlib.contextmanager
@@ -147,7 +168,8 @@ class Standing:
             self._keeper.join()
 
     def _keep(self) -> None:
-        while self._lost is None and not self._ended.wait(PROLONG_S):
+        """Whoever was told to end keeps no replica where it is, also while it waits for a silent server."""
+        while self._lost is None and not self.watch.is_stopped and not self._ended.wait(PROLONG_S):
             try:
                 self.steps.prolong()
             except RetryLater as error:

@@ -75,14 +75,26 @@ class Watch:
 
     @contextlib.contextmanager
     def deadline(self, seconds: float, late: Callable[[], KeepstreamError]) -> Iterator[None]:
-        """What is inside must be done within `seconds`, else `late` says what is raised."""
+        """What is inside must be done within `seconds`, else `late` says what is raised. Inside of it there
+        may be another, which counts until it ends."""
+        around = self._late, self._deadline
         self._late = late
         self._deadline = time.monotonic() + seconds
         try:
             with self._telling_why():
                 yield
         finally:
-            self._deadline = self._late = None
+            self._late, self._deadline = around
+
+    def extend(self, seconds: float) -> None:
+        """What is inside of `deadline` goes on well, and has as long again from now on."""
+        if self._deadline is not None:
+            self._deadline = time.monotonic() + seconds
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was asked to end, by somebody else than its own deadline."""
+        return self._stop.is_set()
 
     def check(self) -> None:
         """Call it often while waiting. Raises VerifyStopped, and what `late` makes."""

@@ -269,7 +269,8 @@ def test_a_pause_holds_where_the_replica_stands(streaming: Session) -> None:
     row = progress.require(streaming, "crm")
     assert row.hold is not None
     assert (row.hold.at, row.hold.kind, row.hold.expires) == (AT.lsn, HoldKind.PAUSE, None)
-    assert hold.release(streaming, "crm")
+    assert not hold.release(streaming, "crm", held_at=Lsn(AT.lsn + 1))
+    assert hold.release(streaming, "crm", held_at=AT.lsn)
     assert progress.require(streaming, "crm").hold is None
     assert not hold.release(streaming, "crm")
 

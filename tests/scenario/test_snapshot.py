@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -15,19 +17,21 @@ import pytest
 from connectors.postgres.copy.part_copier import Part
 from connectors.postgres.ddl import left_out
 from connectors.postgres.mend import transaction
+from connectors.postgres.mend.bringing import bring
 from connectors.postgres.replica.hold import hold, release
 from connectors.postgres.replica.progress import HoldKind
 from connectors.postgres.session import Session, connect
 from pipeline.app import verify_options
+from pipeline.capture.history.timelines import old_timeline
 from pipeline.config import load_config
 from pipeline.selection import parse_tables
 from pipeline.snapshot import recopy
 from pipeline.snapshot.recopy import CopyWish, Recopy
 from pipeline.snapshot.run import SnapshotResult, snapshot
-from pipeline.verify import standing
+from pipeline.verify import meeting, standing
 from pipeline.verify.meeting import Steps
 from pipeline.verify.scope import Scope
-from schemas.errors import OperatorNeeded
+from schemas.errors import KeepstreamError, OperatorNeeded
 from tests.fix_pipeline import Finished, Pipeline
 from tests.repairing import begin, contents, require_equal, traffic
 from tests.tracked import install_triggers
@@ -237,6 +241,56 @@ def test_an_operator_s_pause_ends_a_copy_that_the_applier_makes_itself(
     require_equal(pipeline)
 
 
+def test_a_copy_that_fails_leaves_nothing_behind_and_a_frozen_source_keeps_no_replica(
+    directory_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who tries again by himself must not fill the disk, nor hold the replica for ever."""
+    pipeline = directory_pipeline
+    pipeline.settings["replicas"]["standby"]["copy_awaited"] = "manual"
+    begin(pipeline, "create table t (id int, v text)", "select")
+    with connect(pipeline.replica.dsn, purpose="test") as session:
+        left_out.await_copy(session, pipeline.name, ("public", "t"), replica="standby")
+    pipeline.source.execute(
+        "insert into t select least(i, 8999), repeat('v', 99) from generate_series(1, 9000) i"
+    )
+    left = "select pg_relation_size('t'), (select hold_at from keepstream.progress)"
+    pipeline.replica.execute("create unique index u on t (id)")
+
+    def fail(match: str) -> None:
+        with pytest.raises(KeepstreamError, match=match):
+            in_process(pipeline, "public.t", lambda: None, automatic=True)
+        assert (pipeline.replica.execute(left), audited(pipeline)) == ([(0, None)], [])
+
+    fail(r"UniqueViolation \(23505\) at table public.t, constraint u")
+    assert [record for record in caplog.records if record.name.startswith("psycopg")] == []
+    pipeline.replica.execute("drop index u")
+    with monkeypatch.context() as patched:
+        patched.setattr(recopy, "require_followed", Mock(side_effect=old_timeline(1, 2)))
+        fail("the source is on timeline 1")
+    with monkeypatch.context() as patched:
+        patched.setattr(meeting, "STALL_S", 0.5)
+        patched.setattr(recopy, "bring", frozen := Freezing())
+        try:
+            fail("no row of public.t has come for 500 ms; the table was not changed")
+        finally:
+            frozen.wake()
+    assert in_process(pipeline, "public.t", lambda: None, automatic=True)[0].rows == 9000
+
+
+class Freezing:
+    """`bring`, with a source whose process stops before it has sent a row."""
+
+    pid = 0
+
+    def __call__(self, source: Session, *others: Any, **more: Any) -> int:
+        self.pid = source.info.backend_pid
+        os.kill(self.pid, signal.SIGSTOP)
+        return bring(source, *others, **more)
+
+    def wake(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
 def test_the_copy_that_an_applier_makes_itself_ends_with_it(directory_pipeline: Pipeline) -> None:
     """It is replaced, or told to stop, while somebody on the replica keeps the copy waiting."""
     pipeline = directory_pipeline
@@ -248,6 +302,9 @@ def test_the_copy_that_an_applier_makes_itself_ends_with_it(directory_pipeline: 
         with connect(pipeline.replica.dsn, purpose="test") as session:
             left_out.await_copy(session, pipeline.name, ("public", "tag"), replica="standby")
         pipeline.until(lambda: pipeline.replica.execute(holding) == [()], "the copy")
+        done = pipeline.run("verify", "standby", "--timeout", "1")
+        assert "it is held at 0/" in done.stderr
+        assert "`keepstream pause standby` ends a copy that its applier makes itself." in done.stderr
         first, second = pipeline.started[-1], pipeline.start("apply", "standby", "--take-over")
         assert first.wait(15) == 4
         assert "error[applier-replaced]" in first.output

@@ -19,6 +19,7 @@ from schemas.errors import KeepstreamError, OperatorNeeded, RetryLater
 A, B, C = (("public", name) for name in "abc")
 AWAY = RetryLater("the source is away", code="server-unreachable", hint="Start it.")
 UNFIT = OperatorNeeded("public.a cannot hold it", code="replica-schema", hint="Mend it.")
+TOOK_S = 0.15
 HELD = OperatorNeeded("it is paused", code="replica-held", hint="Resume it.")
 
 
@@ -59,12 +60,22 @@ def done(copies: AwaitedCopies) -> None:
     require(lambda: not copies.is_running, 5.0, what="the copy's end")
 
 
-def seen_until(copies: AwaitedCopies, tables: set[Any], condition: Callable[[], bool]) -> None:
+def seen_until(
+    copies: AwaitedCopies,
+    tables: set[Any],
+    condition: Callable[[], bool],
+    *,
+    go: threading.Event | None = None,
+) -> None:
+    """`go`: set once the last attempt has taken TOOK_S."""
+
     def is_so() -> bool:
         copies.see(tables, free=True)
         return condition()
 
     require(is_so, 5.0, what="the attempts")
+    if go is not None:
+        threading.Timer(TOOK_S, go.set).start()
     done(copies)
 
 
@@ -140,6 +151,21 @@ def test_the_pause_is_no_shorter_than_the_attempt_was() -> None:
     assert said(copies)["failed"]["public.a"]["retry_s"] > 0.2
 
 
+@pytest.mark.parametrize("error", [AWAY, UNFIT])
+def test_what_a_person_must_mend_is_tried_again_after_as_long_as_all_attempts_took(
+    monkeypatch: pytest.MonkeyPatch, error: KeepstreamError
+) -> None:
+    """Each of them may have been a long copy, in which the replica stood still."""
+    monkeypatch.setattr(awaited, "FIRST_S", 0.0)
+    copier = Copier(lambda _: error)
+    copies = AwaitedCopies(copier)
+    for attempts in (1, 2, 3):
+        copier.go.clear()
+        seen_until(copies, {A}, lambda: len(copier.attempts) == attempts, go=copier.go)  # noqa: B023
+    retry_s = said(copies)["failed"]["public.a"]["retry_s"]
+    assert (retry_s > 2.5 * TOOK_S) == (error is UNFIT)
+
+
 def test_a_table_that_stays_on_the_list_is_not_copied_on_and_on() -> None:
     copier = Copier()
     copies = AwaitedCopies(copier)
@@ -171,8 +197,16 @@ def test_who_holds_the_replica_or_ends_apply_makes_no_failure(error: KeepstreamE
     assert copier.attempts == [("a",)] * 2
 
 
-def test_a_bug_in_a_copy_does_not_end_apply() -> None:
-    copies = AwaitedCopies(Copier(lambda _: ZeroDivisionError()))
+def test_a_bug_in_a_copy_does_not_end_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one in what is made of its end keep others from beginning."""
+    copier = Copier(lambda _: ZeroDivisionError())
+    copies = AwaitedCopies(copier)
     copies.see({A}, free=True)
     done(copies)
     assert said(copies)["failed"]["public.a"]["code"] == "internal"
+    monkeypatch.setattr(awaited, "_understood", lambda _: [][0])
+    copies.see({B}, free=True)
+    done(copies)
+    copies.see({C}, free=True)
+    done(copies)
+    assert copier.attempts == [("a",), ("b",), ("c",)]

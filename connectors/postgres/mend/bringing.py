@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +38,7 @@ def bring(
     """
     with wrapped(f"bringing rows of {table}"):
         try:
-            with source.transaction(), replica.transaction():
+            with source.transaction(), replica.transaction(), _closed_within_a_copy(source, replica):
                 return stream_in_chunks(
                     source,
                     replica,
@@ -55,6 +56,18 @@ def bring(
             if _is_too_long(error):
                 raise value_too_large(table) from error
             raise
+
+
+@contextlib.contextmanager
+def _closed_within_a_copy(*sessions: Session) -> Iterator[None]:
+    """Of a session in the middle of a COPY nothing can be rolled back but by its end."""
+    try:
+        yield
+    except BaseException:
+        for session in sessions:
+            if session.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                session.close()
+        raise
 
 
 def _is_too_long(error: psycopg.Error) -> bool:

@@ -31,6 +31,7 @@ from connectors.postgres.replica.hold import prove_standing
 from connectors.postgres.replica.progress import HoldKind, Progress
 from connectors.postgres.session import Session, notice_lost_client, wrapped
 from schemas.errors import RetryLater
+from schemas.identifiers import qualified
 from schemas.lsn import format_lsn
 
 IDLE_S: Final = 30
@@ -74,6 +75,15 @@ def begin_locked(session: Session, target: TargetTable, *, truncate: bool, tick:
                 session.execute("rollback")
             raise
     return truncate
+
+
+def clear_leftovers(session: Session, table: TableName, tick: Tick) -> None:
+    """What attempts that failed have left in the table's file: who tries again and again would fill the disk
+    with it, faster than autovacuum comes. Rows of an aborted transaction are dead for everybody, whatever
+    snapshots there are. Outside of a transaction; it waits for nobody's lock."""
+    vacuum = sql.SQL("vacuum (skip_locked) {}").format(sql.Identifier(*table))
+    with wrapped(f"clearing away what was left of copies of {qualified(*table)}"):
+        run_query(session, vacuum.as_string(), tick)
 
 
 def empty_table(session: Session, target: TargetTable, *, truncate: bool, tick: Tick) -> None:

@@ -60,6 +60,7 @@ _RELEASE: Final = """
     update keepstream.progress
        set hold_at = null, hold_kind = null, hold_expires = null
      where name = %(name)s and hold_at is not null and hold_kind = any(%(kinds)s)
+   and (%(held_at)s::pg_lsn is null or hold_at = %(held_at)s::pg_lsn)
 """
 
 
@@ -182,8 +183,13 @@ def prove_standing(conn: Session, found: Progress, kind: HoldKind, *, expires_s:
         return conn.execute(_PROVE, values).rowcount == 1
 
 
-def release(conn: Session, name: str, *kinds: HoldKind) -> bool:
-    """End the hold if it is of one of these kinds (none given: any); returns whether there was one."""
-    values = {"name": name, "kinds": [kind.value for kind in kinds or tuple(HoldKind)]}
+def release(conn: Session, name: str, *kinds: HoldKind, held_at: Lsn | None = None) -> bool:
+    """End the hold if it is of one of these kinds (none given: any), and there if `held_at` says where:
+    elsewhere it is another's by now; returns whether there was one."""
+    values = {
+        "name": name,
+        "kinds": [kind.value for kind in kinds or tuple(HoldKind)],
+        "held_at": None if held_at is None else format_lsn(held_at),
+    }
     with wrapped("releasing the replica"):
         return conn.execute(_RELEASE, values).rowcount == 1
