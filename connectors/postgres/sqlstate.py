@@ -100,9 +100,9 @@ GIVE_BOUNDS: Final = (
 
 _NAMED_BY_A_VALUE: Final = (
     "A value names it (as regclass, regrole, aclitem, …), and the replica lacks it. Make it there, as with a"
-    " role, and start again. If it is an index, which is made behind the rows, or something that the copy"
-    " leaves out: empty the replica's database, make the schema yourself (pg_dump --schema-only) and set"
-    " `initial: data`; or exclude the table under source.tables.exclude."
+    " role, and start again. If it is something that the copy leaves out: empty the replica's database, make"
+    " the schema yourself (pg_dump --schema-only) and set `initial: data`; or exclude the table under"
+    " source.tables.exclude."
 )
 
 # Classes whose message text PostgreSQL makes from names and settings only, never from row values.

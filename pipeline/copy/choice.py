@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connectors.postgres.catalog.foreignkeys import ForeignKey
 from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.catalog.source_schema import PG_CONSTRAINT, SourceSchema
 from connectors.postgres.copy.snapshot_tables import SnapshotTable
 from connectors.postgres.limits.keys import Unmakeable
-from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred, because_not_replicated
+from connectors.postgres.replica.deferred import (
+    ROLE_MAY_NOT,
+    Deferred,
+    because_awaiting,
+    because_not_replicated,
+)
 from pipeline.copy.toc import TocChoice, TocEntry, choose
 from schemas.identifiers import qualified
 
@@ -36,6 +41,16 @@ class SchemaChoice:
             omitted=frozenset((each.catalog, each.oid) for each in self.unmakeable)
             | {(PG_CONSTRAINT, key.oid) for key, _ in self.omitted},
         )
+
+    def without_rows(self, tables: Collection[TableName]) -> SchemaChoice:
+        """The same where these have their rows only later: keys to them wait, too."""
+        known = {key.oid for key, _ in self.omitted} | {each.oid for each in self.unmakeable}
+        waiting = tuple(
+            (key, because_awaiting(qualified(*key.referenced)))
+            for key in self.facts.foreign_keys
+            if key.referenced in tables and key.oid not in known
+        )
+        return replace(self, omitted=self.omitted + waiting)
 
     def deferred(self) -> list[Deferred]:
         """What makes the omitted keys, once the replica becomes a primary."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from psycopg import sql
@@ -28,7 +28,7 @@ from connectors.postgres.copy.run import CopyRun
 from connectors.postgres.copy.snapshot import ExportedSnapshot, SnapshotLost, TableChanged, export_snapshot
 from connectors.postgres.copy.snapshot_tables import Observer, SnapshotTable
 from connectors.postgres.copy.visibility import wait_until_visible
-from connectors.postgres.ddl import rights_now
+from connectors.postgres.ddl import left_out, rights_now
 from connectors.postgres.ddl.rights_now import Rights
 from connectors.postgres.failover.primary import require_primary
 from connectors.postgres.large_objects.writing import require_none
@@ -101,6 +101,7 @@ class _FirstCopy:
         self._options = options
         self._stop = stop
         self._volatile: set[TableName] = set()
+        self._awaiting: set[TableName] = set()
         self._observer = Observer(options.source_conninfo, purpose=options.purpose)
         resources.callback(self._observer.close)
         replica = connect(options.replica_conninfo, purpose=options.purpose)
@@ -260,6 +261,7 @@ class _FirstCopy:
             observer=self._observer,
             run=run,
             without_triggers=self._replica_role,
+            indexes_follow=self._options.initial is Initial.COPY,
         )
 
     def _wait_until_visible(self, copiers: Sequence[PartCopier]) -> Session:
@@ -352,9 +354,17 @@ class _FirstCopy:
         )
         self._meter.plan(parts, time.monotonic())
         self._watch.enter(CopyPhase.ROWS)
-        RowCopy(setup, parts, self._meter, self._stop).run(copiers, self._watch.tick)
+        rows = RowCopy(setup, parts, self._meter, self._stop)
+        rows.run(copiers, self._watch.tick)
+        self._awaiting = rows.left
+        leftovers.empty_tables(self._replica, sorted(self._awaiting), self._watch.tick)
+        self._meter.leave_out(
+            f"rows of {qualified(*table)}, which name what is made behind them: they are copied after that"
+            for table in sorted(self._awaiting)
+        )
         copy_run.flush(self._replica, setup.run)
-        missing = {part.key for part in parts} - copy_run.finished_parts(self._replica, setup.run)
+        wanted = {part.key for part in parts if part.table.table_name not in self._awaiting}
+        missing = wanted - copy_run.finished_parts(self._replica, setup.run)
         if missing:
             # a replica that crashed loses commits that were not waited for
             raise RetryLater(
@@ -382,6 +392,13 @@ class _FirstCopy:
         if schema is None:
             return
         self._watch.enter(CopyPhase.INDEXES)
+        without_rows = {
+            name
+            for table in schema.tables
+            if table.table_name in self._awaiting
+            for name in (table.table_name, *table.ancestors)
+        }
+        schema = replace(schema, choice=schema.choice.without_rows(without_rows))
         self._restore(schema, "post-data", CopyPhase.INDEXES, jobs=max(2, self._options.workers))
         deferred = schema.choice.deferred()
         deferred += silence_triggers(self._replica, replica_role=self._replica_role)
@@ -425,11 +442,21 @@ class _FirstCopy:
         failpoint("copy.before_completion")
         is_snapshot = self._options.position is None
         copy_run.complete_run(
-            self._replica, run, position, place=self._options.place, is_snapshot=is_snapshot
+            self._replica,
+            run,
+            position,
+            place=self._options.place,
+            is_snapshot=is_snapshot,
+            on_complete=self._await_copies,
         )
         failpoint("copy.after_completion")
         self._watch.done()
         return position
+
+    def _await_copies(self) -> None:
+        """Of tables whose rows could not be taken, as if they had joined without them (decision 017)."""
+        for table in sorted(self._awaiting):
+            left_out.await_copy(self._replica, self._options.pipeline, table, replica=self._options.replica)
 
 
 def _open_copiers(setup: CopierSetup, count: int, resources: ExitStack) -> list[PartCopier]:

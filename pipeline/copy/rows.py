@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from connectors.failpoints import failpoint
-from connectors.postgres.copy.part_copier import CopierSetup, Part, PartCopier
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.copy.part_copier import CopierSetup, NamesMissing, Part, PartCopier
 from connectors.postgres.copy.snapshot import SnapshotLost, TableChanged
 from connectors.postgres.replication.walsender import VALUE_TOO_LARGE
 from pipeline.copy.progress import CopyMeter
@@ -26,7 +27,8 @@ _REPORT_S: Final = 0.5
 
 
 class RowCopy:
-    """One attempt at all parts. Not reusable."""
+    """One attempt at all parts. Not reusable. `left`: tables whose rows the replica cannot take before it has
+    its indexes, by name."""
 
     def __init__(
         self, setup: CopierSetup, parts: Sequence[Part], meter: CopyMeter, stop: threading.Event
@@ -37,6 +39,7 @@ class RowCopy:
         self._meter = meter
         self._stop = stop
         self._abandoned = threading.Event()
+        self.left: set[TableName] = set()
 
     def run(self, copiers: Sequence[PartCopier], tick: Callable[[], None]) -> None:
         """Copy all parts with these copiers, which are closed at the end; `tick` is called meanwhile.
@@ -64,11 +67,13 @@ class RowCopy:
 
     def _next(self) -> Part | None:
         try:
-            return self._waiting.popleft()
+            while (part := self._waiting.popleft()).table.table_name in self.left:
+                self._meter.finished(part, 0)
+            return part
         except IndexError:
             return None
 
-    def _copy(self, part: Part, copier: PartCopier | None) -> PartCopier:
+    def _copy(self, part: Part, copier: PartCopier | None) -> PartCopier | None:
         """Copy a part, with new sessions if the old ones break; returns the copier to go on with."""
 
         def tick(rows: int, size: int) -> None:
@@ -85,6 +90,12 @@ class RowCopy:
             except (TableChanged, SnapshotLost, CopyStopped):
                 _close(copier)
                 raise
+            except NamesMissing as error:
+                _close(copier)
+                copier, rows = None, 0
+                self.left.add(error.table.table_name)
+                self._meter.failed(part)
+                break
             except RefusedData as error:
                 _close(copier)
                 copier = None

@@ -223,3 +223,29 @@ def test_the_applier_copies_it_by_itself_also_once_it_is_rewritten_and_gives_way
         ]
         assert "table was copied: its changes are applied table=public.big" in pipeline.outputs()
         assert pipeline.started[-1].end() == 0
+
+
+def test_a_table_whose_rows_name_an_index_is_copied_once_the_first_copy_has_made_it(
+    directory_pipeline: Pipeline,
+) -> None:
+    pipeline, source, replica = directory_pipeline, directory_pipeline.source, directory_pipeline.replica
+    source.execute(
+        "create table t (id int primary key, named regclass); insert into t values (1, 't_pkey'), (2, 't');"
+        " create table u (id int primary key references t); insert into u values (1)"
+    )
+    pipeline.start("run")
+    pipeline.until(
+        lambda: replica.execute("select to_regclass('keepstream.schema_left_out')") != [(None,)],
+        "the copy",
+        60,
+    )
+    source.execute("insert into t values (3, 'u_pkey'); insert into u values (3)")
+    pipeline.until(lambda: awaits(pipeline) == [], "the applier's copy", 60)
+    pipeline.wait()
+    assert replica.execute("select id, named::text from t order by id") == [
+        (1, "t_pkey"),
+        (2, "t"),
+        (3, "u_pkey"),
+    ]
+    assert replica.execute("select count(*) from pg_constraint where conname = 'u_id_fkey'") == [(1,)]
+    assert pipeline.verify()["not_replicated"] == []

@@ -51,9 +51,19 @@ class Part:
         return *self.table.table_name, self.number
 
 
+class NamesMissing(Exception):
+    """A value of `table` (a regclass) names a relation that the replica does not have yet: indexes are made
+    behind the rows."""
+
+    def __init__(self, table: SnapshotTable) -> None:
+        super().__init__(table.qualified_name)
+        self.table = table
+
+
 @dataclass(frozen=True, slots=True)
 class CopierSetup:
-    """What every copier of one attempt shares."""
+    """What every copier of one attempt shares. indexes_follow: the replica gets its indexes after the
+    rows."""
 
     source: str
     replica: str
@@ -62,6 +72,7 @@ class CopierSetup:
     observer: Observer
     run: CopyRun
     without_triggers: bool
+    indexes_follow: bool = False
 
 
 class PartCopier:
@@ -87,8 +98,8 @@ class PartCopier:
     def copy(self, part: Part, tick: Tick) -> int:
         """Copy one part; returns its rows, 0 if an earlier try had brought it.
 
-        Raises TableChanged, SnapshotLost, OperatorNeeded (`copy-replaced`), RefusedData (`value-too-large`: a
-        row is, in this form), and what the servers say.
+        Raises TableChanged, SnapshotLost, NamesMissing where indexes follow, OperatorNeeded
+        (`copy-replaced`), RefusedData (`value-too-large`: a row is, in this form), and what the servers say.
         """
         self._lock(part.table, tick)
         replica = self._open_replica()
@@ -101,6 +112,10 @@ class PartCopier:
                 # COPY writes an enum's labels of today, which the replica has by their names of the snapshot
                 self._setup.observer.require_unchanged(part.table)
                 raise
+            except psycopg.errors.UndefinedTable as missing:
+                if not self._setup.indexes_follow:
+                    raise
+                raise NamesMissing(part.table) from missing
             # what a name means can change without a lock on the table: its schema may be renamed
             self._setup.observer.require_unchanged(part.table)
             finish_part(replica, self._setup.run, part.table.table_name, part.number, rows)

@@ -261,12 +261,20 @@ def forget_parts(conn: Session, run: CopyRun) -> None:
 
 
 def complete_run(
-    conn: Session, run: CopyRun, position: Position, *, place: str, is_snapshot: bool = False
+    conn: Session,
+    run: CopyRun,
+    position: Position,
+    *,
+    place: str,
+    is_snapshot: bool = False,
+    on_complete: Callable[[], None] = lambda: None,
 ) -> None:
     """The copy's last transaction: the replica now stands at `position`, and the bookkeeping is gone.
-    `is_snapshot`: the position is that of the snapshot, not of an anchor in the log."""
+    `is_snapshot`: the position is that of the snapshot, not of an anchor in the log. `on_complete`: what is
+    to be written with it."""
     with _alone(conn, "completing the copy"):
         progress.complete_copy(conn, run.name, token=run.token, position=position, place=place)
+        on_complete()
         if is_snapshot:
             progress.audit(conn, run.name, "copy", reason="first copy", position=position)
         conn.execute("delete from keepstream.copy_part where name = %s", [run.name])
