@@ -28,7 +28,7 @@ def establish(pipeline: Pipeline) -> None:
     pipeline.until(lambda: "apply begins" in running.output, "the first start", 60)
     pipeline.source.execute("insert into t select i, 'row ' || i from generate_series(1, 3) i")
     pipeline.wait()
-    assert running.end() == 0
+    assert running.end() == 0, running.output
 
 
 def replicated(pipeline: Pipeline) -> int:
@@ -50,7 +50,7 @@ def goes_on(pipeline: Pipeline) -> None:
     assert [table["rows"] for table in result["tables"]] == [
         pipeline.source.execute("select count(*) from t")[0][0]
     ]
-    assert running.end() == 0
+    assert running.end() == 0, running.output
 
 
 def refused(pipeline: Pipeline, *verb: str, code: str, hint: str) -> None:
@@ -184,7 +184,7 @@ def test_what_is_said_of_a_lost_log_leads_to_a_new_one(directory_pipeline: Pipel
     running = pipeline.start("run")
     pipeline.wait()
     assert pipeline.verify()["tables"][0]["rows"] == ROWS
-    assert running.end() == 0
+    assert running.end() == 0, running.output
 
 
 def test_a_log_folder_that_vanishes_under_run_stops_it(directory_pipeline: Pipeline) -> None:
@@ -240,7 +240,7 @@ def test_a_stranger_s_record_in_the_topic_costs_an_epoch_and_nothing_else(
     pipeline.wait()
     assert pipeline.verify()["tables"][0]["rows"] == ROWS + 6
     assert running.alive
-    assert running.end() == 0
+    assert running.end() == 0, running.output
 
 
 def test_a_topic_that_was_deleted_is_not_made_anew(kafka_pipeline: Pipeline, admin: Any) -> None:
