@@ -254,7 +254,8 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoRetur
 
 
 class _Stage:
-    """A supervisor's child, with what it uses of `subprocess.Popen`."""
+    """A supervisor's child, with what it uses of `subprocess.Popen`. Thread-safe: one waits, another
+    looks."""
 
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], stdin: int, preexec_fn: Callable[[], None]
@@ -262,17 +263,19 @@ class _Stage:
         assert command[:4] == [sys.executable, "-P", "-m", "pipeline.entry"]
         assert stdin == subprocess.DEVNULL
         self._code: int | None = None
+        self._looking = threading.Lock()
         self.pid = os.fork()
         if self.pid == 0:
             preexec_fn()
             _become(command[4:], env)
 
     def poll(self) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code
+        with self._looking:
+            if self._code is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self._code = os.waitstatus_to_exitcode(status)
+            return self._code
 
     def wait(self, timeout: float = float("inf")) -> int:
         deadline = time.monotonic() + timeout
