@@ -127,10 +127,11 @@ def _round(options: VerifyOptions, scope: Scope, watch: Watch, on_progress: OnPr
         without_rows = {pair.source.oid: pair for pair in pairs if pair.is_left_out or pair.awaits_copy}
         if wanted and wanted <= without_rows.keys():
             raise _none_comparable([without_rows[oid] for oid in sorted(wanted)], options.replica)
+        comparable = wanted - without_rows.keys()
         chosen = [
             pair
             for pair in pairs
-            if pair.source.oid in wanted - without_rows.keys() and (only is None or pair.source.oid in only)
+            if pair.source.oid in comparable and (only is None or pair.source.oid in only)
         ]
         watch.tell(f"comparing {len(chosen)} tables at {format_lsn(meeting.lsn)}")
         compared = Comparison(options, watch, meeting, on_progress).run(chosen)
