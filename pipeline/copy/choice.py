@@ -42,13 +42,14 @@ class SchemaChoice:
             | {(PG_CONSTRAINT, key.oid) for key, _ in self.omitted},
         )
 
-    def without_rows(self, tables: Collection[TableName]) -> SchemaChoice:
+    def without_rows(self, tables: Iterable[SnapshotTable]) -> SchemaChoice:
         """The same where these have their rows only later: keys to them wait, too."""
+        empty = _named(tables)
         known = {key.oid for key, _ in self.omitted} | {each.oid for each in self.unmakeable}
         waiting = tuple(
             (key, because_awaiting(qualified(*key.referenced)))
             for key in self.facts.foreign_keys
-            if key.referenced in tables and key.oid not in known
+            if key.referenced in empty and key.oid not in known
         )
         return replace(self, omitted=self.omitted + waiting)
 
@@ -68,12 +69,9 @@ def choose_schema(
 ) -> SchemaChoice:
     """`tables`: whose rows are copied. `replica_role`: session_replication_role can be set, so that
     foreign keys and triggers keep still for rows that are copied and applied."""
-    filled: set[TableName] = set()
-    filtered: set[TableName] = set()
-    for table in tables:
-        filled.update((table.table_name, *table.ancestors))
-        if table.row_filter is not None:
-            filtered.update((table.table_name, *table.ancestors))
+    tables = tuple(tables)
+    filled = _named(tables)
+    filtered = _named(table for table in tables if table.row_filter is not None)
     others = {each.oid for each in unmakeable}
     reasons = (
         (key, _reason_to_omit(key, filled, filtered, replica_role))
@@ -82,6 +80,11 @@ def choose_schema(
     )
     omitted = tuple((key, reason) for key, reason in reasons if reason)
     return SchemaChoice(facts, existing, omitted, tuple(unmakeable))
+
+
+def _named(tables: Iterable[SnapshotTable]) -> set[TableName]:
+    """The names by which a key may refer to rows of these."""
+    return {name for table in tables for name in (table.table_name, *table.ancestors)}
 
 
 def _reason_to_omit(

@@ -392,13 +392,8 @@ class _FirstCopy:
         if schema is None:
             return
         self._watch.enter(CopyPhase.INDEXES)
-        without_rows = {
-            name
-            for table in schema.tables
-            if table.table_name in self._awaiting
-            for name in (table.table_name, *table.ancestors)
-        }
-        schema = replace(schema, choice=schema.choice.without_rows(without_rows))
+        late = [table for table in schema.tables if table.table_name in self._awaiting]
+        schema = replace(schema, choice=schema.choice.without_rows(late))
         self._restore(schema, "post-data", CopyPhase.INDEXES, jobs=max(2, self._options.workers))
         deferred = schema.choice.deferred()
         deferred += silence_triggers(self._replica, replica_role=self._replica_role)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, TypeVar, assert_never
 
@@ -41,8 +40,6 @@ from schemas.errors import InternalError, KeepstreamError, OperatorNeeded
 from schemas.identifiers import qualified
 from schemas.join import Join, JoinKeys
 from schemas.table import TableSchema
-
-logger = logging.getLogger("keepstream.apply")
 
 Parsed = TypeVar("Parsed")
 
