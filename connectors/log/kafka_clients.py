@@ -144,6 +144,7 @@ class KafkaClients:
 
     def give_back(self, consumer: Any) -> None:
         """It answered when it was last asked."""
+        consumer._net.start()
         self._consumers.give(consumer)
 
     def offsets(self, topic: str) -> tuple[int, int] | None:
@@ -196,6 +197,16 @@ class KafkaClients:
                     code="kafka-setting-invalid",
                     hint="Correct the path, or let the user that runs keepstream read the file.",
                 )
+
+
+def drive_yourself(consumer: Any) -> None:
+    """From now on the consumer works in the thread that polls it, while that polls. Idempotent.
+
+    By itself it works in a thread of its own, and each poll changes to that one and back twice: on busy cores
+    it waits for its turn each time. Not for a consumer that still looks for its topic: that would go on only
+    while it is asked.
+    """
+    consumer._net.stop()
 
 
 def close_producer(producer: Any) -> None:

@@ -20,7 +20,7 @@ from kafka.errors import (
 )
 
 from connectors.interfaces import Record
-from connectors.log.kafka_clients import KafkaClients
+from connectors.log.kafka_clients import KafkaClients, drive_yourself
 from connectors.log.kafka_errors import kafka_error, log_damaged, log_missing
 from connectors.log.kafka_topic import find_topic_id
 from schemas.errors import BEGIN_ANEW, HistoryBroken, KeepstreamError, PlaceTrimmed
@@ -111,6 +111,7 @@ class KafkaReader:
         if records:
             self._next, self._answered = records[-1].next_place, True
             self._has_read, self._waited_s = True, 0.0
+            drive_yourself(self._consumer)
         else:
             self._waited_s += time.monotonic() - began_at
         return records

@@ -152,6 +152,9 @@ class Pump:
         if not self._packer.holds_transactions:
             gathering.begin(now)
             return
+        if (early_s := gathering.early_s(now)) > 0:
+            time.sleep(early_s)
+            return
         left_s = gathering.left_s(now)
         if left_s > 0 and (self._more_comes(left_s) if gathering.is_behind else self._is_busy(left_s)):
             return

@@ -228,6 +228,54 @@ def test_a_client_that_stands_still_is_replaced_by_one_that_reads_on(
     log.close()
 
 
+def test_a_consumer_that_has_read_works_in_its_reader_s_thread_and_after_it_in_its_own(
+    kafka_log: ChangeLog,
+) -> None:
+    """Two threads that give each other the GIL at each poll cost a busy machine more than the records."""
+    writer = begin(kafka_log, 1)
+    before = kafka_threads()
+    for _ in range(2):  # the second time with the consumer of the first
+        reader = kafka_log.reader()
+        assert read_count(reader, 1)[0].value == start_of(1)
+        assert kafka_threads() == before
+        reader.close()
+        assert kafka_threads() == before + 1
+    reader = kafka_log.reader()
+    append_all(writer, [b"1"])
+    assert [record.value for record in read_count(reader, 2)] == [start_of(1), b"1"]
+    assert reader.read(0.05) == []
+    append_all(writer, [b"2"])  # answers a request that is on its way
+    assert [record.value for record in read_count(reader, 1)] == [b"2"]
+    reader.close()
+    writer.close()
+
+
+def test_a_reader_that_asks_for_nothing_for_longer_than_a_request_may_take_reads_on_at_once(
+    kafka_log: ChangeLog, kafka_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As apply does while a large transaction keeps the replica busy: nobody else works for its consumer."""
+    writer = begin(kafka_log, 1)
+    limit_s = 0.5
+    log = open_log(
+        f"kafka://{kafka_server}",
+        kafka_log.name.rpartition("/")[2].removesuffix(".log"),
+        client={"request.timeout.ms": f"{limit_s * 1000:.0f}"},
+    )
+    reader = log.reader()
+    read_count(reader, 1)
+    assert reader.read(0.0) == []  # its request is on its way
+    append_all(writer, [b"1"])
+    time.sleep(limit_s * 1.2)
+    assert [record.value for record in reader.read(limit_s / 2)] == [b"1"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    for each in (reader, log, writer):
+        each.close()
+
+
+def kafka_threads() -> int:
+    return sum(thread.name.startswith("kafka-io-") for thread in threading.enumerate())
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_reader_that_was_expected_knows_its_topic_before_it_is_first_read_from(
     kafka_server: str, is_there: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.capture.writing.gathering import BEHIND_US, Gathering
+from pipeline.capture.writing.gathering import BEHIND_US, PACE_S, Gathering
 
 LATE, SOON = BEHIND_US + 1, BEHIND_US
 
@@ -42,3 +42,18 @@ def test_who_has_caught_up_gathers_briefly_at_once_and_begins_anew_when_behind_a
     assert gathering.left_s(10.004) == pytest.approx(0.006)
     gathering.see(sent_at=LATE, committed_at=0)
     assert holds(gathering, 2) == pytest.approx([10, 20])
+
+
+def test_no_frame_follows_another_at_once_and_one_after_a_pause_waits_for_nothing() -> None:
+    gathering = Gathering()
+    assert gathering.early_s(50.0) <= 0
+    gathering.flushed(50.0)
+    assert gathering.early_s(50.001) == pytest.approx(PACE_S - 0.001)
+    assert gathering.early_s(50.0 + 2 * PACE_S) <= 0
+
+
+def test_who_is_behind_keeps_no_pace() -> None:
+    gathering = Gathering()
+    gathering.see(sent_at=LATE, committed_at=0)
+    gathering.flushed(50.0)
+    assert gathering.early_s(50.0) <= 0

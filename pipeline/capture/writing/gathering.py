@@ -1,14 +1,16 @@
 """How long whole transactions gather before they become a frame. Sans-I/O: times in, times out.
 
-A frame costs capture, log and replicas more than the transactions in it. So while the log has not answered
-for the frame before, what comes gathers for `HOLD_S`; and while capture is behind, twice as long for each
-frame up to `BEHIND_HOLD_S`: a backlog begins to move at once, and then moves in few frames.
+A frame costs capture, log and replicas more than the transactions in it. So none follows another one within
+`PACE_S`; while the log has not answered for the frame before, what comes gathers for `HOLD_S`; and while
+capture is behind, twice as long for each frame up to `BEHIND_HOLD_S`: a backlog begins to move at once, and
+then moves in few frames.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+PACE_S: Final = 0.006
 HOLD_S: Final = 0.01
 BEHIND_HOLD_S: Final = 0.06
 BEHIND_US: Final = 3_000_000
@@ -21,6 +23,7 @@ class Gathering:
     def __init__(self) -> None:
         self.is_behind = False
         self._since = 0.0
+        self._flushed_at = 0.0
         self._behind_hold_s = HOLD_S
 
     def see(self, *, sent_at: int, committed_at: int) -> None:
@@ -28,6 +31,10 @@ class Gathering:
         self.is_behind = sent_at - committed_at > BEHIND_US
         if not self.is_behind:
             self._behind_hold_s = HOLD_S
+
+    def early_s(self, now: float) -> float:
+        """How long no frame may follow the one before; not above 0 where one may."""
+        return 0.0 if self.is_behind else self._flushed_at + PACE_S - now
 
     def left_s(self, now: float) -> float:
         """How long what is held may still gather."""
@@ -39,6 +46,6 @@ class Gathering:
 
     def flushed(self, now: float) -> None:
         """What was held became a frame."""
-        self._since = now
+        self._since = self._flushed_at = now
         if self.is_behind:
             self._behind_hold_s = min(2 * self._behind_hold_s, BEHIND_HOLD_S)
