@@ -20,7 +20,7 @@ import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -195,7 +195,9 @@ class Paths:
         gathered, self._gathered = self._gathered, Slice()
         if gathered.changes < LEAST_SET_CHANGES:
             self._settle()
-            self._send_singly(gathered.decoded())
+            runs = gathered.decoded()
+            self._meet({change.table for run in runs for change in run.changes})
+            self._send_singly(runs)
             return
         sets, singles = self._divide(gathered)
         self._settle()
@@ -244,6 +246,7 @@ class Paths:
     def _divide(self, gathered: Slice) -> tuple[list[_Set], list[Run]]:
         """The sets of a slice, and what is left of it."""
         by_table = gathered.by_table()
+        self._meet(by_table.keys())
         sets = dict(self._sets(by_table))
         left = by_table.keys() - sets.keys()
         if not left:
@@ -266,6 +269,11 @@ class Paths:
                 yield table, (plan, gathered.rows(plan), gathered.count)
             except NotNettable as reason:
                 logger.debug("changes not netted", extra={"table": plan.name, "reason": str(reason)})
+
+    def _meet(self, tables: Collection[bytes]) -> None:
+        if not self._writer.has_met(tables):
+            self._settle()  # the replica is asked
+            self._writer.meet(tables)
 
     def _plan(self, table: bytes) -> SetPlan | None:
         if not self._writer.knows_set_plan(table):

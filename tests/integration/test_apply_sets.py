@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from connectors.postgres.apply import plans
+from connectors.postgres.apply.catalog import TargetTable, load_table
+from connectors.postgres.catalog.publication import TableName
+from connectors.postgres.session import Session
 from pipeline.apply import paths, slices
 from pipeline.apply.slices import WIDE_BYTES
 from schemas.change import UNCHANGED, Change, Message, Operation
+from schemas.errors import OperatorNeeded
 from schemas.table import ReplicaIdentity
 from tests.fix_apply import MadeLog, Replicating, Rows, Taken, rows_of
 from tests.fix_postgres import Database, Row
@@ -335,3 +340,37 @@ def test_odd_names(replica: Database, taken: Taken) -> None:
     taken.apply(rows, rows.update("1", "d"))
     assert replica.execute('select * from "s.""x"."t s"') == [(1, "d")]
     assert taken.counts == (5, 0, 0)
+
+
+def test_tables_that_come_together_are_looked_up_together(
+    replica: Database, taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sets and one by one; each is described as what it is."""
+    alone: list[TableName] = []
+
+    def load(conn: Session, schema: str, name: str, *, replica_role: bool) -> TargetTable:
+        alone.append((schema, name))
+        return load_table(conn, schema, name, replica_role=replica_role)
+
+    monkeypatch.setattr(plans, "load_table", load)
+    replica.execute("create table public.t (id int primary key, body text)")
+    replica.execute('create table public.u (a text, b text collate "C", n numeric, primary key (b, a))')
+    replica.execute("create table public.v (id int not null unique deferrable, r int4range)")
+    t, u, v = (rows_of(replica, f"public.{name}") for name in "tuv")
+    for least in (1, 100):
+        monkeypatch.setattr(paths, "LEAST_SET_CHANGES", least)
+        inserts = t.insert(str(least), "x"), u.insert("k", str(least), "1.50"), v.insert(str(least), "[1,3)")
+        taken.apply(t, *inserts, u.delete("k", str(least), None), more=[u, v])
+    assert alone == []
+    assert content(replica) == [("(1,x)",), ("(100,x)",)]
+    assert (content(replica, "u"), content(replica, "v")) == ([], [('(1,"[1,3)")',), ('(100,"[1,3)")',)])
+
+
+def test_a_table_that_is_missing_among_others_is_named_by_its_change(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key)")
+    replica.execute("create table public.u (id int primary key)")
+    t, u = rows_of(replica, "t"), rows_of(replica, "u")
+    replica.execute("drop table public.u")
+    with pytest.raises(OperatorNeeded, match=r"public\.u does not exist in the replica"):
+        taken.apply(t, t.insert("1"), u.insert("1"), more=[u])
+    assert content(replica) == []

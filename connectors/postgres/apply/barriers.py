@@ -109,6 +109,7 @@ class BarrierWriter:
 
     def _truncate(self, payload: Truncate, ref: ChangeRef) -> None:
         tables = [self._plans.table(table) for table in payload.tables]
+        self._plans.meet(payload.tables)
         targets = [self._plans.target(table) for table in tables if not self._plans.takes_no_rows(table)]
         if not targets:
             return

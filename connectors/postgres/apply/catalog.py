@@ -4,9 +4,9 @@ refers to them."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg import sql
 
@@ -101,21 +101,22 @@ class TargetTable:
         return frozenset(c.name for c in self.columns.values() if c.generated)
 
 
-_TABLE: Final = """
-    select c.oid, c.relkind, wn.nspname, w.relname
-      from pg_class c
-      join pg_namespace n on n.oid = c.relnamespace
+_TABLES: Final = """
+    select n.nspname, c.relname, c.oid::bigint, c.relkind, wn.nspname, w.relname
+      from unnest(%s::text[], %s::text[]) t (schema, name)
+      join pg_namespace n on n.nspname = t.schema
+      join pg_class c on c.relnamespace = n.oid and c.relname = t.name
       left join pg_class w on w.oid = pg_partition_root(c.oid) and c.relispartition
       left join pg_namespace wn on wn.oid = w.relnamespace
-     where n.nspname = %s and c.relname = %s
 """
 
 # NOT NULL that came from a parent can be dropped there alone, and of a key's column not before the key.
 _COLUMNS: Final = """
-    with recursive giver (name, oid, number, depth) as (
-        select attname, attrelid, attnum, 0 from pg_attribute where attrelid = %(table)s and attnotnull
+    with recursive giver (held_by, name, oid, number, depth) as (
+        select attrelid, attname, attrelid, attnum, 0
+          from pg_attribute where attrelid = any (%(tables)s::oid[]) and attnotnull
          union all
-        select g.name, p.attrelid, p.attnum, g.depth + 1
+        select g.held_by, g.name, p.attrelid, p.attnum, g.depth + 1
           from giver g
           join pg_class c on c.oid = g.oid
           join pg_inherits on inhrelid = g.oid
@@ -124,8 +125,8 @@ _COLUMNS: Final = """
             or exists (select from pg_constraint
                         where conrelid = g.oid and contype = 'n' and g.number = any (conkey)
                           and coninhcount > 0)
-    ), lifting (name, statements) as (
-        select g.name,
+    ), lifting (held_by, name, statements) as (
+        select g.held_by, g.name,
                concat(string_agg(format('alter table %%I.%%I drop constraint %%I; ',
                                         nspname, relname, conname), '' order by depth desc)
                           filter (where conname is not null),
@@ -136,24 +137,25 @@ _COLUMNS: Final = """
           join pg_namespace n on n.oid = relnamespace
           left join pg_constraint on conrelid = g.oid and contype = 'p' and number = any (conkey)
                                  and coninhcount = 0
-         group by g.name
-    ), inherited (name, oid, parents, depth) as (
-        select attname, attrelid, attinhcount, 0 from pg_attribute where attrelid = %(table)s
+         group by g.held_by, g.name
+    ), inherited (held_by, name, oid, parents, depth) as (
+        select attrelid, attname, attrelid, attinhcount, 0
+          from pg_attribute where attrelid = any (%(tables)s::oid[])
          union all
-        select i.name, p.attrelid, p.attinhcount, i.depth + 1
+        select i.held_by, i.name, p.attrelid, p.attinhcount, i.depth + 1
           from inherited i
           join pg_inherits on inhrelid = i.oid
           join pg_attribute p on p.attrelid = inhparent and p.attname = i.name
          where i.parents > 0
-    ), top (name, schema, relation, oid) as (
-        select distinct on (i.name) i.name, nspname, relname, i.oid
+    ), top (held_by, name, schema, relation, oid) as (
+        select distinct on (i.held_by, i.name) i.held_by, i.name, nspname, relname, i.oid
           from inherited i
           join pg_class c on c.oid = i.oid
           join pg_namespace n on n.oid = relnamespace
          where i.parents = 0 and i.depth > 0
-         order by i.name, i.depth desc, i.oid
+         order by i.held_by, i.name, i.depth desc, i.oid
     )
-    select attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
+    select attrelid::bigint, attname, format_type(atttypid, atttypmod), attgenerated <> '', attidentity = 'a',
            atttypid::bigint, atttypmod,
            case when atthasdef or attidentity <> '' or t.typdefault is not null then ''
                 when attnotnull then l.statements
@@ -165,40 +167,97 @@ _COLUMNS: Final = """
                                where child.inhparent = coalesce(top.oid, attrelid)),
            top.schema, top.relation
       from pg_attribute
-      left join lifting l on l.name = attname
-      left join top on top.name = attname
+      left join lifting l on l.held_by = attrelid and l.name = attname
+      left join top on top.held_by = attrelid and top.name = attname
       join pg_type t on t.oid = atttypid
       join pg_namespace s on s.oid = t.typnamespace
-     where attrelid = %(table)s and attnum > 0 and not attisdropped
-     order by attnum
+     where attrelid = any (%(tables)s::oid[]) and attnum > 0 and not attisdropped
+     order by attrelid, attnum
 """
+
+
+_AT_ONCE: Final = 50
+"""Described by one set of queries: more take longer each, because sessions of apply join by nested loops."""
 
 
 def load_table(conn: Session, schema: str, name: str, *, replica_role: bool) -> TargetTable:
     """Describe one table. Raises OperatorNeeded (`replica-schema`) if it cannot be written to as a table."""
-    with wrapped(f"describing {qualified(schema, name)}"):
-        found = conn.execute(_TABLE, [schema, name]).fetchone()
-        if found is None or found[1] not in (ORDINARY, PARTITIONED):
-            raise _no_table(schema, name, found)
-        oid, kind, *whole = found
-        columns = conn.execute(_COLUMNS, {"table": oid}).fetchall()
-        keys, exclusions = read_unique_keys(conn, oid), read_deferrable_exclusions(conn, oid)
-    types = Types(conn, {row[4] for row in columns})
-    held = {row[0]: types.held(*row[4:6]) for row in columns}
-    equals = {**default_equality(conn, held), **key_operators(keys)}
-    key = choose_key(keys)
-    return TargetTable(
-        schema=schema,
-        name=name,
-        kind=kind,
-        columns={row[0]: _column(row, held[row[0]], equals[row[0]] or PLAIN) for row in columns},
-        key=key.columns if key else (),
-        deferrable_keys=tuple(key for key in keys if not key.immediate),
-        firing=read_firing_of(conn, oid, replica_role=replica_role),
-        policed=next(iter(read_policed(conn, oid)), None),
-        whole=_table_name(*whole),
-        deferrable_exclusions=exclusions,
-    )
+    found = _find(conn, [(schema, name)])
+    if not found or found[0].kind not in (ORDINARY, PARTITIONED):
+        raise _no_table(schema, name, found[0].kind if found else None)
+    (table,) = _describe(conn, found, replica_role=replica_role)
+    return table
+
+
+def load_tables(
+    conn: Session, names: Collection[TableName], *, replica_role: bool
+) -> dict[TableName, TargetTable]:
+    """Describe many, for the round trips of one. Those that cannot be written to as tables are not among
+    them: `load_table` says why."""
+    tables: dict[TableName, TargetTable] = {}
+    wanted = sorted(set(names))
+    for start in range(0, len(wanted), _AT_ONCE):
+        found = _find(conn, wanted[start : start + _AT_ONCE])
+        writable = [each for each in found if each.kind in (ORDINARY, PARTITIONED)]
+        for table in _describe(conn, writable, replica_role=replica_role):
+            tables[table.schema, table.name] = table
+    return tables
+
+
+class _Found(NamedTuple):
+    schema: str
+    name: str
+    oid: int
+    kind: str
+    whole: TableName | None
+
+
+def _find(conn: Session, names: Sequence[TableName]) -> list[_Found]:
+    with wrapped(_describing(names)):
+        rows = conn.execute(
+            _TABLES, [[schema for schema, _ in names], [name for _, name in names]]
+        ).fetchall()
+    return [_Found(schema, name, oid, kind, _table_name(*whole)) for schema, name, oid, kind, *whole in rows]
+
+
+def _describe(conn: Session, found: Sequence[_Found], *, replica_role: bool) -> Iterator[TargetTable]:
+    if not found:
+        return
+    oids = [each.oid for each in found]
+    with wrapped(_describing([(each.schema, each.name) for each in found])):
+        rows = conn.execute(_COLUMNS, {"tables": oids}).fetchall()
+        keys, exclusions = read_unique_keys(conn, oids), read_deferrable_exclusions(conn, oids)
+    types = Types(conn, {row[5] for row in rows})
+    held = {row[:2]: types.held(*row[5:7]) for row in rows}
+    equals = default_equality(conn, held)
+    firing = read_firing_of(conn, oids, replica_role=replica_role)
+    policed = {(each.schema, each.table): each for each in read_policed(conn, oids)}
+    columns: dict[int, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        columns.setdefault(row[0], []).append(row)
+    for each in found:
+        of_key = key_operators(keys[each.oid])
+        key = choose_key(keys[each.oid])
+        yield TargetTable(
+            schema=each.schema,
+            name=each.name,
+            kind=each.kind,
+            columns={
+                row[1]: _column(row[1:], held[row[:2]], of_key.get(row[1]) or equals[row[:2]] or PLAIN)
+                for row in columns.get(each.oid, ())
+            },
+            key=key.columns if key else (),
+            deferrable_keys=tuple(key for key in keys[each.oid] if not key.immediate),
+            firing=firing[each.oid],
+            policed=policed.get((each.schema, each.name)),
+            whole=each.whole,
+            deferrable_exclusions=exclusions[each.oid],
+        )
+
+
+def _describing(names: Sequence[TableName]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"describing {qualified(*names[0])}{more}"
 
 
 def _column(row: tuple[Any, ...], held: HeldType, equals: str) -> TargetColumn:
@@ -210,8 +269,8 @@ def _table_name(schema: str | None, name: str | None) -> TableName | None:
     return None if schema is None or name is None else (schema, name)
 
 
-def _no_table(schema: str, name: str, found: tuple[Any, ...] | None) -> OperatorNeeded:
-    seen = "does not exist in the replica" if found is None else f"is no table there (relkind {found[1]})"
+def _no_table(schema: str, name: str, kind: str | None) -> OperatorNeeded:
+    seen = "does not exist in the replica" if kind is None else f"is no table there (relkind {kind})"
     shown = shlex.quote(
         sql.Identifier(schema, name).as_string()
     )  # without `"` pg_dump folds it, and reads `*`

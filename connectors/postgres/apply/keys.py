@@ -38,21 +38,23 @@ class Exclusion:
 
 # The primary key first, then indexes of few columns; `indimmediate` is false for DEFERRABLE constraints.
 _UNIQUE: Final = sql.SQL("""
-    select array_agg(a.attname::text order by k.place), array_agg({operator} order by k.place),
+    select i.indrelid::bigint,
+           array_agg(a.attname::text order by k.place), array_agg({operator} order by k.place),
            i.indimmediate, bool_and(a.attnotnull),
            coalesce(bool_or((to_jsonb(i) ->> 'indnullsnotdistinct')::bool), false)
       from pg_index i
       cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, class, place)
       join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
       join pg_opclass c on c.oid = k.class {equality}
-     where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-       and (i.indimmediate or not i.indisexclusion)
-     group by i.indexrelid, i.indimmediate, i.indisprimary, i.indnkeyatts
+     where i.indrelid = any (%s::oid[]) and i.indisunique and i.indisvalid
+       and i.indpred is null and i.indexprs is null and (i.indimmediate or not i.indisexclusion)
+     group by i.indexrelid, i.indrelid, i.indimmediate, i.indisprimary, i.indnkeyatts
      order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
 """).format(operator=OPERATOR, equality=EQUALITY_OF_CLASS)
 
 _EXCLUSIONS: Final = sql.SQL("""
-    select k.conname, array_agg(pg_get_indexdef(k.conindid, x.place::int, true) order by x.place),
+    select k.conrelid::bigint, k.conname,
+           array_agg(pg_get_indexdef(k.conindid, x.place::int, true) order by x.place),
            array_agg({operator} order by x.place),
            coalesce(pg_get_expr(i.indpred, i.indrelid), 'true')
       from pg_constraint k
@@ -60,22 +62,26 @@ _EXCLUSIONS: Final = sql.SQL("""
       cross join lateral unnest(k.conexclop) with ordinality x(operator, place)
       join pg_operator o on o.oid = x.operator
       join pg_namespace n on n.oid = o.oprnamespace
-     where k.conrelid = %s and i.indisexclusion and not i.indimmediate
-     group by k.oid, k.conname, i.indpred, i.indrelid
+     where k.conrelid = any (%s::oid[]) and i.indisexclusion and not i.indimmediate
+     group by k.oid, k.conrelid, k.conname, i.indpred, i.indrelid
      order by k.conname
 """).format(operator=OPERATOR)
 
 
-def read_unique_keys(conn: Session, table: int) -> list[UniqueKey]:
-    """All of a table, by its OID."""
-    rows = conn.execute(_UNIQUE, [table]).fetchall()
-    return [UniqueKey(tuple(columns), tuple(operators), *rest) for columns, operators, *rest in rows]
+def read_unique_keys(conn: Session, tables: Sequence[int]) -> dict[int, list[UniqueKey]]:
+    """All of each table, by its OID."""
+    keys: dict[int, list[UniqueKey]] = {table: [] for table in tables}
+    for table, columns, operators, *rest in conn.execute(_UNIQUE, [list(tables)]):
+        keys[table].append(UniqueKey(tuple(columns), tuple(operators), *rest))
+    return keys
 
 
-def read_deferrable_exclusions(conn: Session, table: int) -> tuple[Exclusion, ...]:
-    """All of a table, by its OID."""
-    rows = conn.execute(_EXCLUSIONS, [table]).fetchall()
-    return tuple(Exclusion(name, tuple(texts), tuple(by), where) for name, texts, by, where in rows)
+def read_deferrable_exclusions(conn: Session, tables: Sequence[int]) -> dict[int, tuple[Exclusion, ...]]:
+    """All of each table, by its OID."""
+    exclusions: dict[int, tuple[Exclusion, ...]] = dict.fromkeys(tables, ())
+    for table, name, texts, operators, where in conn.execute(_EXCLUSIONS, [list(tables)]):
+        exclusions[table] += (Exclusion(name, tuple(texts), tuple(operators), where),)
+    return exclusions
 
 
 def choose_key(keys: Sequence[UniqueKey]) -> UniqueKey | None:

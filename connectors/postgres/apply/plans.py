@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from connectors.postgres.apply import statements
-from connectors.postgres.apply.catalog import TargetTable, are_referred_to, load_table
+from connectors.postgres.apply.catalog import TargetTable, are_referred_to, load_table, load_tables
 from connectors.postgres.apply.keychecks import KeyCheck, key_checks
 from connectors.postgres.apply.pipe import Pipe
 from connectors.postgres.apply.set_plans import SetPlan, make_plan
@@ -68,7 +68,9 @@ class Plans:
         self._replica = replica
         self._replica_role = replica_role
         self._plans: dict[tuple[object, ...], Plan] = {}
-        self._targets: dict[tuple[str, str], TargetTable] = {}
+        self._met: set[bytes] = set()
+        self._described: dict[TableName, TargetTable] = {}
+        self._targets: dict[TableName, TargetTable] = {}
         self._set_plans: dict[bytes, SetPlan | None] = {}
         self._fit: set[tuple[bytes, bool]] = set()
         self._referred_to: dict[tuple[tuple[str, str], ...], bool] = {}
@@ -171,17 +173,36 @@ class Plans:
         """The same, or the table is there and awaits a copy of its rows."""
         return self.is_left_out(table) or (table.schema, table.name) in self.left_out.awaiting
 
+    def has_met(self, table_ids: Iterable[bytes]) -> bool:
+        """Whether `meet` has nothing to ask for them."""
+        return self._met.issuperset(table_ids)
+
+    def meet(self, table_ids: Iterable[bytes]) -> None:
+        """Look up in one go what is about to be written to: many tables take little longer than one. What is
+        wrong with a table is said when it is used."""
+        new = set(table_ids) - self._met
+        self._met |= new
+        tables = [table for each in new if (table := self._tables.get(each)) is not None]
+        names = {(table.schema, table.name) for table in tables if not self.takes_no_rows(table)}
+        names -= self._targets.keys()
+        if len(names) > 1:
+            with self._pipe.suspended():
+                self._described |= load_tables(self._conn, names, replica_role=self._replica_role)
+
     def target(self, table: TableSchema) -> TargetTable:
         """The replica's table of that name; looked up once, in the middle of a transaction if need be."""
         name = (table.schema, table.name)
         target = self._targets.get(name)
         if target is None:
-            with self._pipe.suspended():
-                target = load_table(self._conn, *name, replica_role=self._replica_role)
+            target = self._described.pop(name, None) or self._look_up(name)
             require_quiet(target, replica=self._replica, replica_role=self._replica_role)
             target = target.without(self.left_out.columns_of(*name))
             self._targets[name] = target
         return target
+
+    def _look_up(self, name: TableName) -> TargetTable:
+        with self._pipe.suspended():
+            return load_table(self._conn, *name, replica_role=self._replica_role)
 
     def _fitting(self, table: TableSchema, *, inserting: bool) -> TargetTable:
         """The same, which can hold rows of this version."""
@@ -203,6 +224,8 @@ class Plans:
         """The replica's schema changed, or prepared statements are gone."""
         self._fit.clear()
         self._plans.clear()
+        self._met.clear()
+        self._described.clear()
         self._targets.clear()
         self._set_plans.clear()
         self._referred_to.clear()

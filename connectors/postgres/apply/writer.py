@@ -173,6 +173,16 @@ class ReplicaWriter:
         if plan.checks:
             self._keys.note(plan.checks, values, (source, ordinal))
 
+    def has_met(self, table_ids: Iterable[bytes]) -> bool:
+        """Whether `meet` has nothing to ask for these table versions of the log."""
+        return self._plans.has_met(table_ids)
+
+    def meet(self, table_ids: Iterable[bytes]) -> None:
+        """Look their tables up in one go, before changes of them come. Raises what `apply` does for changes
+        that were sent before."""
+        with explained(self._replica):
+            self._plans.meet(table_ids)
+
     def set_plan(self, table_id: bytes) -> SetPlan | None:
         """How to write a table version of the log with `sets`; None where that is not provably equal.
         Raises what `apply` would."""

@@ -7,7 +7,7 @@ there is none, or (citext) another one than its indexes have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from psycopg import sql
 
@@ -15,6 +15,8 @@ from connectors.postgres.catalog.held_types import BASE, HeldType
 from connectors.postgres.session import Session, wrapped
 
 PLAIN: Final = "="
+
+Column = TypeVar("Column")
 
 # Of a B-tree operator class `c`: its operator `o` for equality, NULL of any other class.
 EQUALITY_OF_CLASS: Final = sql.SQL("""
@@ -44,8 +46,8 @@ _DEFAULTS: Final = sql.SQL("""
 """).format(operator=OPERATOR, equality=EQUALITY_OF_CLASS)
 
 
-def default_equality(session: Session, columns: Mapping[str, HeldType]) -> dict[str, str | None]:
-    """Each column's operator by name, as its type's default operator class has it; None: there is none.
+def default_equality(session: Session, columns: Mapping[Column, HeldType]) -> dict[Column, str | None]:
+    """Each column's operator, as its type's default operator class has it; None: there is none.
     Arrays, enums, ranges and composite types are compared by pg_catalog's, whatever they consist of."""
     wanted = {held.oid for held in columns.values() if held.kind == BASE}
     with wrapped("reading how types are compared"):

@@ -7,7 +7,7 @@ ALWAYS fire; without it all but ENABLE REPLICA and DISABLE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +77,8 @@ _FIRING: Final = """
           from pg_rewrite r
          where r.ev_enabled = any(%(letters)s) and r.ev_type <> '1'
     )
-    select n.nspname, c.relname, f.kind, m.nspname, o.relname, f.name, quote_ident(f.name), f.enabled
+    select n.nspname, c.relname, f.kind, m.nspname, o.relname, f.name, quote_ident(f.name), f.enabled,
+           c.oid::bigint
       from firing f
       join pg_class c on c.oid = f.on_table join pg_namespace n on n.oid = c.relnamespace
       join pg_class o on o.oid = f.owner join pg_namespace m on m.oid = o.relnamespace
@@ -88,30 +89,42 @@ _FIRING: Final = """
 """
 
 # What is written to a partitioned table goes to its partitions, which may have triggers of their own.
-_TREE: Final = sql.SQL("select array_agg(oid) from {} tree").format(with_partitions("select %s::oid"))
+_TREES: Final = sql.SQL("""
+    select t.oid::bigint, tree.oid::bigint
+      from unnest(%s::oid[]) t (oid) cross join lateral {} tree
+""").format(with_partitions("select t.oid"))
 
 
 def read_firing(
     conn: Session, *, replica_role: bool, tables: Sequence[int] | None = None
 ) -> tuple[Firing, ...]:
     """All that acts on writes to `tables` (OIDs; None: to any table of the database)."""
+    return tuple(each for _, each in _read(conn, replica_role=replica_role, tables=tables))
+
+
+def _read(conn: Session, *, replica_role: bool, tables: Collection[int] | None) -> list[tuple[int, Firing]]:
     values = {
         "letters": ["A", "R"] if replica_role else ["A", "O"],
         "tables": None if tables is None else list(tables),
     }
     with wrapped("looking for the replica's triggers"):
         rows = conn.execute(_FIRING, values).fetchall()
-    return tuple(
-        Firing(schema, table, kind, (owner_schema, owner), *named)
-        for schema, table, kind, owner_schema, owner, *named in rows
-    )
+    return [
+        (oid, Firing(schema, table, kind, (owner_schema, owner), *named))
+        for schema, table, kind, owner_schema, owner, *named, oid in rows
+    ]
 
 
-def read_firing_of(conn: Session, table: int, *, replica_role: bool) -> tuple[Firing, ...]:
-    """The same for one table and its partitions."""
-    with wrapped("listing the partitions of a table"):
-        ((tree,),) = conn.execute(_TREE, [table]).fetchall()
-    return read_firing(conn, replica_role=replica_role, tables=tree)
+def read_firing_of(
+    conn: Session, tables: Sequence[int], *, replica_role: bool
+) -> dict[int, tuple[Firing, ...]]:
+    """The same for each of these tables with its partitions."""
+    trees: dict[int, set[int]] = {table: set() for table in tables}
+    with wrapped("listing the partitions of tables"):
+        for table, part in conn.execute(_TREES, [list(tables)]):
+            trees[table].add(part)
+    found = _read(conn, replica_role=replica_role, tables=set().union(*trees.values()))
+    return {table: tuple(each for oid, each in found if oid in tree) for table, tree in trees.items()}
 
 
 def silencing(firing: Sequence[Firing], *, replica_role: bool = False) -> list[str]:

@@ -46,15 +46,15 @@ _POLICED: Final = """
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p') and row_security_active(c.oid)
        and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'keepstream')
-       and (%(table)s::oid is null or c.oid = %(table)s::oid)
+       and (%(tables)s::oid[] is null or c.oid = any (%(tables)s::oid[]))
      order by 1, 2
 """
 
 
-def read_policed(conn: Session, table: int | None = None) -> tuple[Policed, ...]:
-    """Those of the database, or whether this one (OID) is among them."""
+def read_policed(conn: Session, tables: Sequence[int] | None = None) -> tuple[Policed, ...]:
+    """Those of the database, or which of these (OIDs) are among them."""
     with wrapped("looking for row-level security"):
-        rows = conn.execute(_POLICED, {"table": table}).fetchall()
+        rows = conn.execute(_POLICED, {"tables": None if tables is None else list(tables)}).fetchall()
     return tuple(Policed(*row) for row in rows)
 
 
