@@ -360,3 +360,31 @@ def test_a_table_that_leaves_a_whole_without_rows_has_none_either(changing: Chan
         changing.replica.execute(f"truncate {table}")
         copy(changing, table)
     changing.agree()
+
+
+def test_a_partition_that_left_a_plain_whole_without_rows_may_be_altered_before_it_joins(
+    changing: Changing,
+) -> None:
+    """The replica does not have it yet, and its join brings what it is by then."""
+    changing.begin("create table crm.w (id int primary key)")
+    changing.source.execute(
+        "drop table crm.w; create table crm.w (id int primary key) partition by range (id);"
+        " create table crm.u partition of crm.w for values from (0) to (10)"
+    )
+    described = "select keepstream.named(keepstream.describe('table', r)), r::oid from to_regclass('crm.u') r"
+    with connect(changing.replica.dsn, purpose="test") as session:
+        left_out.await_copy(session, PIPELINE, ("crm", "w"), replica="standby")
+    for script, whole in (
+        ("alter table crm.w detach partition crm.u", ("crm", "w")),
+        ("alter table crm.u add t int", ()),
+        ("alter table crm.u add note text", ()),
+    ):
+        ((before, oid),) = changing.source.execute_as_admin(described)
+        changing.source.execute(script)
+        ((after, _),) = changing.source.execute_as_admin(described)
+        told = ObjectChange("table", int(oid), before, after, whole=whole)
+        changing.made_log.commit(message(DDL_PREFIX, SchemaMessage("1", 0, changes=(told,)).to_json()))
+        changing.replicating.catch_up()
+    assert deferred(changing) == [("partition", "crm.u", "the replica has no such table until it joins")]
+    join(changing, JOIN_PREFIX)
+    assert (deferred(changing), awaiting(changing)) == ([], ["crm.w"])

@@ -23,6 +23,7 @@ from connectors.postgres.ddl.approvals import Decision
 from connectors.postgres.ddl.follow import ApprovalNeeded, SchemaFollower
 from connectors.postgres.ddl.refill import refill
 from connectors.postgres.ddl.rights_now import give_table
+from connectors.postgres.replica import deferred
 from connectors.postgres.replica.fitting import require_quiet
 from connectors.postgres.session import Session, sql_error
 from schemas.barrier import (
@@ -210,6 +211,7 @@ class BarrierWriter:
     def _note_rows(self, join: Join, *, empty: bool) -> None:
         """One that joins again may have awaited its copy before it left."""
         self._joined = name = (join.schema, join.table)
+        deferred.take_back(self._conn, self._pipeline, deferred.JOINS_LATER, qualified(*name))
         if not empty:
             left_out.has_rows(self._conn, self._pipeline, name)
             return

@@ -312,6 +312,8 @@ class SchemaFollower:
         """A partition that is one on the source alone."""
         if not self._lacking.awaits(step.holder):  # else its rows are not here
             partitions.require_rows_stay(step, self._dropped, replica=self._replica)
+        else:
+            self._lacking.note_unjoined(step)
         if step.manner is Manner.EMPTY:
             self._set_aside.awaited += 1
 
@@ -321,6 +323,9 @@ class SchemaFollower:
             return True
         if self._lacking.has_left_out(table):
             self._lacking.note_table(step, table)
+            return True
+        if self._lacking.joins_later(table):
+            self._lacking.note_gone(step)
             return True
         if step.kind in rights.RIGHTS:
             return True

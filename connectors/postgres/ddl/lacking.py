@@ -14,6 +14,7 @@ from connectors.postgres.replica.deferred import Deferred
 from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
 from schemas.ddl.step import Manner, Phase, Step
+from schemas.identifiers import qualified
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -95,6 +96,18 @@ class Lacking:
             return
         if self.awaits(step.holder) or not partitions.is_mirrored(self._conn, step):
             self.await_copy(step.table)
+
+    def note_unjoined(self, step: Step) -> None:
+        """A table that leaves a whole whose rows are not here, and that the replica does not have: its join
+        makes it as it is on the source by then."""
+        if step.kind is Kind.DETACH_PARTITION and not partitions.is_there(self._conn, step.table):
+            reason = "the replica has no such table until it joins"
+            kept = Deferred(deferred.JOINS_LATER, qualified(*step.table), reason, shown(step))
+            deferred.keep(self._conn, self._pipeline, kept)
+
+    def joins_later(self, table: tuple[str, str]) -> bool:
+        """Whether it is such a table."""
+        return deferred.has(self._conn, self._pipeline, deferred.JOINS_LATER, qualified(*table))
 
     def note_column(self, step: Step) -> None:
         """A column that the replica goes without changed on the source."""

@@ -74,6 +74,10 @@ def explain(conn: Session, ids: Sequence[int], reason: str) -> None:
     conn.execute("update keepstream.deferred_ddl set reason = %s where id = any(%s)", [reason, list(ids)])
 
 
+JOINS_LATER: Final = "partition"
+"""Kind of the entry of a table that left a whole: the replica has none of that name until it joins."""
+
+
 def defer(conn: Session, name: str, deferred: Sequence[Deferred]) -> None:
     """Keep the statements that the replica of pipeline `name` is made without."""
     values = [(name, d.kind, d.object, d.reason, d.statement) for d in deferred]
@@ -104,6 +108,14 @@ def forget_table(conn: Session, name: str, table: tuple[str, ...]) -> None:
     if is_there(conn):
         query = "delete from keepstream.deferred_ddl where name = %s and starts_with(object || '.', %s)"
         conn.execute(query, [name, f"{qualified(*table)}."])
+
+
+def has(conn: Session, name: str, kind: str, obj: str) -> bool:
+    """Whether an entry of this kind is kept of the object."""
+    if not is_there(conn):
+        return False
+    query = "select exists (select from keepstream.deferred_ddl where (name, kind, object) = (%s, %s, %s))"
+    return conn.execute(query, [name, kind, obj]).fetchone() == (True,)
 
 
 def has_of_table(conn: Session, name: str, table: tuple[str, ...]) -> bool:
