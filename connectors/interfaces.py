@@ -57,6 +57,11 @@ class LogWriter(Protocol):
         """The place of this epoch's CAPTURE_START record."""
         ...
 
+    @property
+    def pace_s(self) -> float:
+        """How far apart records of a steady stream should be: each costs log and readers a round."""
+        ...
+
     def append(self, record: bytes, *, boundary: bool = False) -> None:
         """Accept a record, in order. Accepted promises nothing; see `durable`.
 

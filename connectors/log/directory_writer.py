@@ -18,6 +18,7 @@ from connectors.log.segment import RECORD_HEAD_BYTES, Header
 from connectors.log.segment_writer import ROLL_BYTES, SegmentWriter, next_segment
 from schemas.errors import InternalError, KeepstreamError, RetryLater
 
+PACE_S = 0.002
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
 _MAX_GROUP_BYTES = 4 * 1024 * 1024
 _CLOSE_TIMEOUT_S = 10.0
@@ -55,6 +56,10 @@ class DirectoryWriter:
     @property
     def start_place(self) -> int:
         return self._start_place
+
+    @property
+    def pace_s(self) -> float:
+        return PACE_S
 
     def append(self, record: bytes, *, boundary: bool = False) -> None:
         """See `LogWriter.append`."""

@@ -26,6 +26,7 @@ from connectors.log.kafka_topic import find_topic_id
 from connectors.log.limits import refuse_oversized
 from schemas.errors import InternalError, KeepstreamError, LogFenced, OperatorNeeded, RetryLater
 
+PACE_S = 0.006
 MAX_IN_FLIGHT_RECORDS = 32
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 _GAP_READ_S = 10.0
@@ -91,6 +92,10 @@ class KafkaWriter:
     @property
     def start_place(self) -> int:
         return self._start
+
+    @property
+    def pace_s(self) -> float:
+        return PACE_S
 
     def append(self, record: bytes, *, boundary: bool = False) -> None:
         """See `LogWriter.append`. `boundary` means nothing here: a reader can begin at any offset."""

@@ -84,7 +84,7 @@ class Pump:
         self._tail = capture.chain.position
         self._transaction: Begin | None = None
         self._skipping = False
-        self._gathering = Gathering()
+        self._gathering = Gathering(capture.chain.pace_s)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`; then what is complete is flushed, made durable and confirmed. That, too, where the

@@ -287,7 +287,7 @@ def test_transactions_gather_while_the_log_is_busy_but_never_for_long(
 def test_frames_of_a_steady_stream_keep_their_pace_though_the_log_is_free(
     source: Database, options: CaptureOptions, change_log: ChangeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.capture.writing.gathering.PACE_S", 0.5)
+    monkeypatch.setattr(ChainWriter, "pace_s", 0.5)
     assert frames_of_fifty_commits(source, options, change_log) < 10
 
 

@@ -78,6 +78,11 @@ class ChainWriter:
         """Whether nothing that was appended still waits."""
         return not self._undurable
 
+    @property
+    def pace_s(self) -> float:
+        """How far apart frames of a steady stream should be."""
+        return self._writer.pace_s
+
     def is_idle(self, timeout_s: float) -> bool:
         """Whether the log has answered for all frames, for which it waits up to `timeout_s`."""
         return self._writer.is_idle(timeout_s)

@@ -1,7 +1,7 @@
 """How long whole transactions gather before they become a frame. Sans-I/O: times in, times out.
 
-A frame costs capture, log and replicas more than the transactions in it. So none follows another one within
-`PACE_S`; while the log has not answered for the frame before, what comes gathers for `HOLD_S`; and while
+A frame costs capture, log and replicas more than the transactions in it. So none follows another one at
+once; while the log has not answered for the frame before, what comes gathers for `HOLD_S`; and while
 capture is behind, twice as long for each frame up to `BEHIND_HOLD_S`: a backlog begins to move at once, and
 then moves in few frames.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Final
 
-PACE_S: Final = 0.006
 HOLD_S: Final = 0.01
 BEHIND_HOLD_S: Final = 0.06
 BEHIND_US: Final = 3_000_000
@@ -20,7 +19,9 @@ BEHIND_US: Final = 3_000_000
 class Gathering:
     """Of one capture. Times are those of `time.monotonic`, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace_s: float) -> None:
+        """`pace_s`: how long no frame follows another one, unless capture is behind."""
+        self._pace_s = pace_s
         self.is_behind = False
         self._since = 0.0
         self._flushed_at = 0.0
@@ -34,7 +35,7 @@ class Gathering:
 
     def early_s(self, now: float) -> float:
         """How long no frame may follow the one before; not above 0 where one may."""
-        return 0.0 if self.is_behind else self._flushed_at + PACE_S - now
+        return 0.0 if self.is_behind else self._flushed_at + self._pace_s - now
 
     def left_s(self, now: float) -> float:
         """How long what is held may still gather."""
