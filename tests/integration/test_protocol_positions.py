@@ -450,6 +450,7 @@ def test_p9_capture_that_is_told_to_stop_inside_a_transaction_confirms_nothing_o
     reached, running = threading.Event(), list[RunningCapture]()
 
     def stop() -> None:
+        content.wait(lambda content: content.parts > 0, "a part of it")  # who stops waits for none
         running[0].stop.set()
         reached.set()
 
@@ -459,7 +460,6 @@ def test_p9_capture_that_is_told_to_stop_inside_a_transaction_confirms_nothing_o
     source.execute("insert into customer select i, repeat('x', 1000) from generate_series(1, 20000) i")
     assert reached.wait(20)
     running[0].end()
-    content.wait(lambda content: content.parts > 0, "a part of it")
     assert content.committed == []
     assert confirmed(source) <= content.follower.chain.tail.lsn
     with capturing(options):
