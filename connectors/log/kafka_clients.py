@@ -143,7 +143,7 @@ class KafkaClients:
         return self._make(KafkaConsumer, **self._common, **(standard | dict(self._settings.consumer)))
 
     def give_back(self, consumer: Any) -> None:
-        """It answered when it was last asked."""
+        """It answered when it was last asked. Until somebody takes it, it works in its own thread again."""
         consumer._net.start()
         self._consumers.give(consumer)
 

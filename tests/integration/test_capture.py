@@ -262,6 +262,7 @@ def frames_of_fifty_commits(source: Database, options: CaptureOptions, change_lo
         first = content.follower.chain.number
         for key in range(50):
             source.execute("insert into customer values (%s)", [key])
+            time.sleep(0.01)  # the stream's rate: slow enough for a frame each
         content.wait_for(50)
         assert content.ids("public.customer") == list(range(50))
         return content.follower.chain.number - first

@@ -102,7 +102,7 @@ class Lacking:
         makes it as it is on the source by then."""
         if step.kind is Kind.DETACH_PARTITION and not partitions.is_there(self._conn, step.table):
             reason = "the replica has no such table until it joins"
-            kept = Deferred(deferred.JOINS_LATER, qualified(*step.table), reason, shown(step))
+            kept = Deferred(deferred.JOINS_LATER, qualified(*step.table), reason, f"-- {reason}")
             deferred.keep(self._conn, self._pipeline, kept)
 
     def joins_later(self, table: tuple[str, str]) -> bool:

@@ -26,6 +26,8 @@ INSTALL: Final = (
 )
 
 
+JOINS_LATER: Final = "partition"
+"""Kind of the entry of a table that left a whole: the replica has none of that name until it joins."""
 ROLE_MAY_NOT: Final = "our role may not set session_replication_role, so it would act on rows being applied"
 
 
@@ -42,7 +44,8 @@ def because_awaiting(referenced: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `key`, `trigger`, `rule`,
-    `row security` or `default`, or `ignored` of one that a policy leaves out."""
+    `row security` or `default`, `ignored` of one that a policy leaves out, or JOINS_LATER, which has nothing
+    to run."""
 
     kind: str
     object: str
@@ -72,10 +75,6 @@ def remove(conn: Session, ids: Sequence[int]) -> None:
 def explain(conn: Session, ids: Sequence[int], reason: str) -> None:
     """Why they could not be made when it was tried again."""
     conn.execute("update keepstream.deferred_ddl set reason = %s where id = any(%s)", [reason, list(ids)])
-
-
-JOINS_LATER: Final = "partition"
-"""Kind of the entry of a table that left a whole: the replica has none of that name until it joins."""
 
 
 def defer(conn: Session, name: str, deferred: Sequence[Deferred]) -> None:
