@@ -133,6 +133,13 @@ def contents(dsn: str, *, exported: str | None = None) -> Contents:
     return found
 
 
+KEEPERS = (
+    "datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()"
+    " and query like '%pg_export_snapshot()'"
+)
+"""Which sessions in pg_stat_activity hold a snapshot that others import."""
+
+
 @contextlib.contextmanager
 def source_as_of_snapshots(source: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Contents]]:
     """Read the whole source in each snapshot that a copy takes, at the moment when it takes it."""

@@ -157,9 +157,8 @@ def _copy_line(copy: dict[str, Any]) -> str:
     ]
     if copy["eta_s"] is not None:
         said.append(f"{human_seconds(copy['eta_s'])} left")
-    if copy["source_wal_bytes"] is not None:
-        held = f"holds back {human_bytes(copy['source_wal_bytes'])} of WAL"
-        said.append(f"{held} and {copy['source_xmin_age']} transactions on the source")
+    if copy["source_xmin_age"] is not None:
+        said.append(f"the source keeps the dead rows of {copy['source_xmin_age']} transactions")
     return ", ".join(said)
 
 

@@ -27,7 +27,6 @@ _COPY = {
     "items_total": "items_total",
     "snapshot_lsn": "snapshot_lsn",
     "snapshot_age_s": "snapshot_age_s",
-    "source_wal_bytes": "source_wal_bytes",
     "source_xmin_age": "source_xmin_age",
     "restart_reason": "restart_reason",
 }

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from connectors.postgres.copy.part_copier import Part
-from connectors.postgres.copy.snapshot import Blocker, HeldBack
+from connectors.postgres.copy.snapshot import Blocker
 
 
 class CopyPhase(Enum):
@@ -47,8 +47,8 @@ class CopyProgress:
     """One look at a copy. None: not known, or not now.
 
     items: objects made, of the phases SCHEMA and INDEXES. blockers: open transactions and locks that
-    the copy waits for. source_wal_bytes, source_xmin_age: what the snapshot keeps the source from
-    removing. attempt: grows when a changed table or a lost session cost the snapshot; restart_reason
+    the copy waits for. source_xmin_age: since how many transactions the source keeps dead rows for
+    the snapshot. attempt: grows when a changed table or a lost session cost the snapshot; restart_reason
     says which. left_out: what the replica is made without, and why.
     """
 
@@ -68,7 +68,6 @@ class CopyProgress:
     item: str = ""
     snapshot_lsn: str | None = None
     snapshot_age_s: float | None = None
-    source_wal_bytes: int | None = None
     source_xmin_age: int | None = None
     blockers: tuple[Blocker, ...] = ()
     restart_reason: str = ""
@@ -99,7 +98,7 @@ class CopyMeter:
     item: str = ""
     snapshot_lsn: str | None = None
     snapshot_taken_at: float | None = None
-    held_back: HeldBack | None = None
+    source_xmin_age: int | None = None
     blockers: tuple[Blocker, ...] = ()
     restart_reason: str = ""
     left_out: tuple[str, ...] = ()
@@ -169,8 +168,7 @@ class CopyMeter:
             item=self.item,
             snapshot_lsn=self.snapshot_lsn,
             snapshot_age_s=None if self.snapshot_taken_at is None else now - self.snapshot_taken_at,
-            source_wal_bytes=self.held_back.wal_bytes if self.held_back else None,
-            source_xmin_age=self.held_back.xmin_age if self.held_back else None,
+            source_xmin_age=self.source_xmin_age,
             blockers=self.blockers,
             restart_reason=self.restart_reason,
             left_out=self.left_out,

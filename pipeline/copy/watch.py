@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from connectors.postgres.copy.run import CopyRun, require_ours
-from connectors.postgres.copy.snapshot import Blocker, ExportedSnapshot, held_back, lock_blockers
+from connectors.postgres.copy.snapshot import Blocker, ExportedSnapshot, lock_blockers, xmin_age
 from connectors.postgres.copy.snapshot_tables import Observer
 from connectors.postgres.session import Session
 from pipeline.copy.progress import CopyMeter, CopyPhase, CopyProgress
@@ -53,7 +53,7 @@ class CopyWatch:
     def hold(self, snapshot: ExportedSnapshot | None) -> None:
         """The snapshot whose cost is told from now on; None: it is let go."""
         self._snapshot = snapshot
-        self.meter.held_back = self.meter.snapshot_taken_at = None
+        self.meter.source_xmin_age = self.meter.snapshot_taken_at = None
         self.meter.blockers = ()
         if snapshot is not None:
             self.meter.snapshot_lsn = format_lsn(snapshot.lsn)
@@ -101,7 +101,7 @@ class CopyWatch:
         if self._run is not None:
             require_ours(self._replica, self._run)
         if self._snapshot is not None:
-            self.meter.held_back = None
+            self.meter.source_xmin_age = None
             with contextlib.suppress(RetryLater):
-                self.meter.held_back = held_back(self._observer.session, self._snapshot)
+                self.meter.source_xmin_age = xmin_age(self._observer.session, self._snapshot)
         self._on_progress(self.meter.progress(self._told_at))

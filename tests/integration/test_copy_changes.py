@@ -19,7 +19,7 @@ from pipeline.copy import CopyPhase, CopyProgress, copy_replica
 from pipeline.dev.process import require
 from schemas.errors import RetryLater
 from schemas.lsn import parse_lsn
-from tests.copying import ZOO, contents, copy, copy_options, source_as_of_snapshots
+from tests.copying import KEEPERS, ZOO, contents, copy, copy_options, source_as_of_snapshots
 from tests.fix_postgres import Database
 
 BUSY = """
@@ -215,26 +215,52 @@ def test_a_table_added_during_the_copy_is_not_in_it(
     assert ("public", "late") not in seen[-1]
 
 
-def test_the_exporting_session_dies_and_the_copy_begins_anew(
+def test_the_session_that_holds_the_snapshot_dies_and_the_copy_begins_anew(
     source: Database, replica: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.execute(BUSY)
 
-    def kill_exporter() -> None:
+    def kill_keeper() -> None:
         ended = source.execute_as_admin(
-            "select pg_terminate_backend(active_pid) from pg_replication_slots where temporary"
+            f"select pg_terminate_backend(pid) from pg_stat_activity where {KEEPERS}"
         )
         assert ended == [(True,)]
 
     with source_as_of_snapshots(source, monkeypatch) as seen, traffic(source):
         copy_replica(
             copy_options(source, replica, part_bytes=50_000),
-            at_phase(CopyPhase.ROWS, kill_exporter),
+            at_phase(CopyPhase.ROWS, kill_keeper),
             threading.Event(),
         )
 
     assert len(seen) == 2
     assert contents(replica.admin_dsn) == seen[-1]
+
+
+def test_a_copy_keeps_no_wal_and_goes_on_where_a_slot_would_be_lost(
+    new_source: Callable[..., Database], replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = new_source({"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"})
+    source.execute(BUSY)
+    source.execute_as_admin("select pg_create_physical_replication_slot('theirs', true)")
+
+    def write_wal() -> None:
+        for _ in range(4):
+            source.execute("update account set balance = balance + 1")
+            source.execute_as_admin("select pg_switch_wal()")
+        source.execute_as_admin("checkpoint")
+
+    with source_as_of_snapshots(source, monkeypatch) as seen:
+        copy_replica(
+            copy_options(source, replica, part_bytes=50_000),
+            at_phase(CopyPhase.ROWS, write_wal),
+            threading.Event(),
+        )
+
+    lost = "select wal_status from pg_replication_slots where slot_name = 'theirs'"
+    assert source.execute_as_admin(lost) == [("lost",)]
+    assert len(seen) == 1
+    assert contents(replica.admin_dsn) == seen[0]
 
 
 @pytest.mark.parametrize("server", ["source", "replica"])
@@ -245,8 +271,7 @@ def test_a_worker_that_loses_its_session_copies_its_part_again_in_the_same_snaps
 
     def kill_workers() -> None:
         victims = "application_name like 'keepstream:copy:%' and datname = current_database() " + (
-            "and backend_type = 'client backend' and xact_start is not null and pid not in "
-            "(select active_pid from pg_replication_slots where active)"
+            f"and backend_type = 'client backend' and xact_start is not null and not ({KEEPERS})"
             if server == "source"
             else "and pid not in (select backend_pid from keepstream.progress)"
         )
@@ -364,7 +389,9 @@ def test_rows_are_not_read_before_every_commit_of_the_snapshot_is_visible(
     system = walsender.identify_system()
     created = walsender.create_slot("s", temporary=True, export_snapshot=True, waiting=waiting)
     assert created.snapshot is not None
-    exported = snapshot.ExportedSnapshot(walsender, "s", created.consistent_point, created.snapshot, system)
+    keeper = connect(source.dsn, purpose="test")
+    name = snapshot.keep(keeper, created.snapshot)
+    exported = snapshot.ExportedSnapshot(keeper, created.consistent_point, name, system)
     with connect(source.dsn, purpose="test") as importer:
         snapshot.begin_in_snapshot(importer, exported)
         with pytest.raises(RetryLater) as early:
@@ -379,7 +406,7 @@ def test_rows_are_not_read_before_every_commit_of_the_snapshot_is_visible(
         rows = importer.execute("select a from public.t order by 1").fetchall()
     assert rows == [(1,), (2,), (3,)]
     committing.join()
-    for closing in (second, hanging, observer):
+    for closing in (second, hanging, observer, keeper):
         closing.close()
     walsender.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 
+from tests.copying import KEEPERS
 from tests.fix_postgres import Database
 from tests.scenario.checker import Verdict, Violation, assert_equal_now, parse_lsn
 from tests.scenario.workload import TABLES, joining_table
@@ -83,9 +84,9 @@ def truncate(arena: Arena, _given: Parameters) -> None:
     with _fresh(arena) as (lane, watch):
         lane.start(failpoint="copy.after_completion")
         deadline = time.monotonic() + _SNAPSHOT_S
-        while not _copy_slots(arena) and time.monotonic() < deadline:
+        while not _has_snapshot(arena) and time.monotonic() < deadline:
             time.sleep(0.002)
-        if not _copy_slots(arena):
+        if not _has_snapshot(arena):
             arena.missed.append("truncate in copy: no snapshot")
         arena.source.execute("truncate wiped; insert into wiped select i, -1 from generate_series(1, 5) i")
         lane.settle()
@@ -94,12 +95,9 @@ def truncate(arena: Arena, _given: Parameters) -> None:
         _watch_over(arena, lane, watch)
 
 
-def _copy_slots(arena: Arena) -> bool:
+def _has_snapshot(arena: Arena) -> bool:
     """Whether a copy's snapshot is there."""
-    found = arena.source.execute_as_admin(
-        "select 1 from pg_replication_slots where slot_name like 'keepstream_copy_%'"
-        " and confirmed_flush_lsn is not null"
-    )
+    found = arena.source.execute_as_admin(f"select from pg_stat_activity where {KEEPERS}")
     return bool(found)
 
 

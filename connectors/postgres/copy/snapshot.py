@@ -1,8 +1,9 @@
 """A snapshot of the source at a known position S (P17, P18), and what keeping it costs the source.
 
 `export_snapshot` creates a temporary logical slot whose snapshot shows exactly the transactions with
-`commit_lsn < S`. The session that exported it is held open and idle; sessions that import the
-snapshot read the same rows, whatever is committed meanwhile.
+`commit_lsn < S`. An ordinary session imports it and exports it again, and the slot is dropped: it would keep
+all WAL from S on for as long as somebody reads. That session, the keeper, is held open and idle; sessions
+that import the snapshot read the same rows, whatever is committed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Final
 import psycopg
 from psycopg import pq, sql
 
+from connectors.postgres.failover.primary import require_same_server
 from connectors.postgres.replication.walsender import SystemIdentity, Walsender
-from connectors.postgres.session import Session, wrapped
+from connectors.postgres.session import Session, connect, wrapped
 from schemas.errors import RetryLater
-from schemas.lsn import Lsn
+from schemas.lsn import Lsn, format_lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +57,8 @@ def name_blockers(blockers: Sequence[Blocker]) -> str:
     return "; ".join([*map(str, blockers[:_NAMED]), *more])
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBack:
-    """What the snapshot keeps the source from removing: WAL, and dead rows since `xmin_age` xids."""
-
-    wal_bytes: int
-    xmin_age: int
-
-
 class SnapshotLost(RetryLater):
-    """The exporting session is gone, so that nobody can import the snapshot any more."""
+    """The keeper is gone, so that nobody can import the snapshot any more."""
 
 
 class TableChanged(RetryLater):
@@ -75,20 +69,19 @@ class TableChanged(RetryLater):
 
 class ExportedSnapshot:
     """An open snapshot. `lsn` is S; `name` is what importers give to SET TRANSACTION SNAPSHOT; `system`, the
-    server that it is of."""
+    server that it is of; `pid`, the keeper's."""
 
-    def __init__(self, walsender: Walsender, slot: str, lsn: Lsn, name: str, system: SystemIdentity) -> None:
-        self._walsender = walsender
-        self.slot = slot
+    def __init__(self, keeper: Session, lsn: Lsn, name: str, system: SystemIdentity) -> None:
+        self._keeper = keeper
         self.lsn = lsn
         self.name = name
         self.system = system
-        self.pid = walsender.backend_pid
+        self.pid = keeper.info.backend_pid
         self.taken_at = time.monotonic()
 
     def require_alive(self) -> None:
-        """Raises SnapshotLost (`snapshot-lost`) once the exporting session has ended."""
-        pgconn = self._walsender.pgconn
+        """Raises SnapshotLost (`snapshot-lost`) once the keeper has ended."""
+        pgconn = self._keeper.pgconn
         with contextlib.suppress(psycopg.OperationalError):
             # an idle session says nothing, so anything to read is its end
             if pgconn.status == pq.ConnStatus.OK and not select.select([pgconn.socket], [], [], 0)[0]:
@@ -96,11 +89,14 @@ class ExportedSnapshot:
             pgconn.consume_input()
             if pgconn.status == pq.ConnStatus.OK:
                 return
-        raise snapshot_lost(f"the snapshot of {self.slot}")
+        raise snapshot_lost(str(self))
 
     def close(self) -> None:
-        """End the session; slot and snapshot end with it."""
-        self._walsender.close()
+        """End the keeper; the snapshot ends with it."""
+        self._keeper.close()
+
+    def __str__(self) -> str:
+        return f"the source's snapshot at {format_lsn(self.lsn)}"
 
     def __enter__(self) -> ExportedSnapshot:
         return self
@@ -135,14 +131,27 @@ def export_snapshot(
             raise _blocked(blockers, seconds)
 
     slot = f"keepstream_copy_{secrets.token_hex(6)}"
-    walsender = Walsender(conninfo, purpose=purpose)
     with contextlib.ExitStack() as undo:
-        undo.callback(walsender.close)
-        system = walsender.identify_system()
-        created = walsender.create_slot(slot, temporary=True, export_snapshot=True, waiting=waiting)
-        assert created.snapshot is not None
+        keeper = connect(conninfo, purpose=purpose)
+        undo.callback(keeper.close)
+        with contextlib.closing(Walsender(conninfo, purpose=purpose)) as walsender:
+            require_same_server(keeper, walsender)
+            system = walsender.identify_system()
+            created = walsender.create_slot(slot, temporary=True, export_snapshot=True, waiting=waiting)
+            assert created.snapshot is not None
+            name = keep(keeper, created.snapshot)
         undo.pop_all()
-    return ExportedSnapshot(walsender, slot, created.consistent_point, created.snapshot, system)
+    return ExportedSnapshot(keeper, created.consistent_point, name, system)
+
+
+def keep(keeper: Session, snapshot: str) -> str:
+    """Hold a snapshot that another session exported; the name by which it can be imported from now on,
+    whether that one goes on or not. Raises SnapshotLost (`snapshot-lost`)."""
+    begin_in(keeper, snapshot)
+    with wrapped("exporting the snapshot of the source"):
+        row = keeper.execute("select pg_catalog.pg_export_snapshot()").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:
@@ -219,23 +228,18 @@ def _blocker(
     return Blocker(pid, application, user, age_s, gid, state)
 
 
-def held_back(observer: Session, snapshot: ExportedSnapshot) -> HeldBack | None:
-    """What the snapshot costs the source now; None once it is gone."""
+def xmin_age(observer: Session, snapshot: ExportedSnapshot) -> int | None:
+    """Since how many transactions the source keeps dead rows for the snapshot; None once it is gone."""
     with wrapped("looking at what the snapshot holds back"):
         row = observer.execute(
-            """select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), s.restart_lsn)::bigint,
-                      greatest(age(s.xmin), age(s.catalog_xmin), age(a.backend_xmin))
-                 from pg_catalog.pg_replication_slots s
-                 left join pg_catalog.pg_stat_activity a on a.pid = s.active_pid
-                where s.slot_name = %s""",
-            [snapshot.slot],
+            "select age(backend_xmin) from pg_catalog.pg_stat_activity where pid = %s", [snapshot.pid]
         ).fetchone()
-    return None if row is None else HeldBack(row[0] or 0, row[1] or 0)
+    return None if row is None else row[0]
 
 
 def begin_in_snapshot(session: Session, snapshot: ExportedSnapshot) -> None:
     """Begin a read-only transaction that sees the snapshot. Raises SnapshotLost (`snapshot-lost`)."""
-    begin_in(session, snapshot.name, of=f"the snapshot of {snapshot.slot}")
+    begin_in(session, snapshot.name, of=str(snapshot))
 
 
 def begin_in(session: Session, snapshot: str, *, of: str = "the snapshot") -> None:
