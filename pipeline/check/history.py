@@ -20,6 +20,7 @@ from pipeline.capture.ddl.looking import UNTRACKED, Seen
 from pipeline.capture.ddl.replay import Behind
 from pipeline.capture.entries.told import is_tracked
 from pipeline.capture.history.source import check_leftover
+from pipeline.capture.history.timelines import OTHER_CLUSTER
 from pipeline.capture.startup.proofs import Proofs
 from pipeline.check.findings import SOURCE
 from pipeline.config import Config
@@ -79,9 +80,13 @@ def _continued(
     tail: Follower,
     behind: Behind,
 ) -> Iterator[Finding]:
-    """What is wrong with the system, which tells whether that was promoted, comes last."""
+    """What is wrong with the system, which tells whether that was promoted, comes last. Of another cluster
+    nothing else says anything: it is no wonder that it lacks the slot."""
     proofs = Proofs(capture_options(config, log), session, tail)
     system = _broken(partial(_system, proofs, config))
+    if isinstance(system, KeepstreamError) and system.code == OTHER_CLUSTER:
+        yield SOURCE.caught(system, "system")
+        return
     is_promoted = isinstance(system, SystemIdentity) and proofs.is_promoted(system)
     broken = _broken(partial(proofs.slot, slot, promoted=is_promoted))
     if isinstance(broken, KeepstreamError):

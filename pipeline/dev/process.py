@@ -131,9 +131,13 @@ def launch(
 
 
 def run(
-    command: Sequence[str | Path], *, account: Account, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    account: Account,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = Path("/"),
 ) -> str:
-    """Run a short command as `account`; its output. Raises OperatorNeeded (`command-failed`)."""
+    """Run a short command as `account` in `folder`; its output. Raises OperatorNeeded (`command-failed`)."""
     finished = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -142,7 +146,7 @@ def run(
         text=True,
         errors="replace",
         check=False,
-        cwd="/",
+        cwd=folder,
         env=_environment(environment),
         user=account.uid if account.other else None,
         group=account.gid if account.other else None,

@@ -18,6 +18,7 @@ from schemas.errors import BEGIN_ANEW, IF_MEANT, HistoryBroken, RetryLater
 from schemas.frame import Anchor
 from schemas.lsn import Position, format_lsn
 
+OTHER_CLUSTER: Final = "source-other-cluster"
 MAKE_IT_PRIMARY = (
     "If the former primary is whole, make that one the primary again, without what was written to this one,"
     f" and the pipeline goes on. Else {BEGIN_ANEW}."
@@ -98,8 +99,10 @@ def require_cluster(system_id: str, seen: SystemIdentity) -> None:
     if seen.system_id != system_id:
         raise HistoryBroken(
             f"the source is cluster {seen.system_id}, the log came from cluster {system_id}",
-            code="source-other-cluster",
-            hint=f"Point `source` at the database that the log came from. {IF_MEANT}",
+            code=OTHER_CLUSTER,
+            hint="Point `source` at the database that the log came from. If it went through pg_upgrade while"
+            " nothing wrote, and all replicas had caught up: `keepstream teardown --yes`, `initial: none` for"
+            f" each replica, `keepstream run`, and `keepstream verify` for each. {IF_MEANT}",
         )
 
 
