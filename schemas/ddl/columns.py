@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from schemas.ddl.command import Command
@@ -298,7 +299,7 @@ class ColumnDiff:
     def _not_null(self, was: Column, now: Column) -> Iterator[Step]:
         constraint = not_null_constraint(self._after, now)
         if was["not_null"] and not now["not_null"]:
-            yield self._of(Kind.NOT_NULL, now, "drop not null", only=self._can_be_alone)
+            yield self._nullable(now)
         elif not was["not_null"] and now["not_null"]:
             if constraint is None or (constraint["validated"] and not self._is_named(constraint, now)):
                 only = constraint is None and self._can_be_alone
@@ -308,6 +309,12 @@ class ColumnDiff:
                 yield from self._named_not_null(constraint, now)
         elif constraint is not None:
             yield from self._same_not_null(was, now, constraint)
+
+    def _nullable(self, now: Column) -> Step:
+        """Partitions can keep theirs since 18; before, ONLY is refused of a table that has some."""
+        only: Pieces = ("only ",) if self._can_be_alone else (Since(_NAMED_SINCE, ("only ",)),)
+        step = self._of(Kind.NOT_NULL, now, "drop not null")
+        return replace(step, statement=("alter table ", *only, *step.statement[1:]))
 
     @property
     def _can_be_alone(self) -> bool:
@@ -342,6 +349,8 @@ class ColumnDiff:
         if constraint["inherited"] and constraint["local"] and not before["local"]:
             change = ("alter column ", Name((now["name"],)), " set not null")
             yield self._step(Kind.NOT_NULL, now, change, since=_NAMED_SINCE, only=self._can_be_alone)
+        if now["inherited"] and before["inherited"] and not constraint["inherited"]:
+            yield self._of(Kind.NOT_NULL, now, "set not null")  # before 18 it went with the parent's
         if constraint["validated"] and not before["validated"]:
             change = ("validate constraint ", label)
             inherited = _is_given(constraint)

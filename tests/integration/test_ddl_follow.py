@@ -297,6 +297,12 @@ NOT_NULL = [
     " alter domain crm.whole rename constraint one to any_one; alter domain crm.part drop not null",
     "alter domain crm.part add constraint mine not null; alter domain crm.whole drop constraint any_one;"
     " alter domain crm.whole set not null",
+    "create table crm.z (id int, v int not null, w int not null) partition by range (id);"
+    " create table crm.z1 partition of crm.z for values from (0) to (9);"
+    " create table crm.z2 partition of crm.z default partition by list (id);"
+    " create table crm.z3 partition of crm.z2 default",
+    "alter table only crm.z alter v drop not null; insert into crm.z values (1, 1, 1);"
+    " alter table crm.z alter w drop not null; insert into crm.z values (20, 2, null)",
 ]
 """As constraints, with names: of a table's own, of its parent's, and of both. Then what else 18 has: keys
 that are not enforced, and domains whose NOT NULL has a name in dumps."""
