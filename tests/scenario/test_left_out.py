@@ -52,3 +52,41 @@ def test_a_column_left_out_is_compared_mended_and_taken_up(directory_pipeline: P
     assert done["not_replicated"] == [
         {"table": "public.ignored", "reason": "a policy has this replica go without it"}
     ]
+
+
+def test_a_column_left_out_by_which_rows_are_found_later_is_taken_up_with_a_copy(
+    directory_pipeline: Pipeline,
+) -> None:
+    """Two rows of the source may differ in nothing else: without it the replica cannot tell them apart."""
+    pipeline = directory_pipeline
+    source, replica = pipeline.source, pipeline.replica
+    pipeline.settings["schema"] = {"policies": {"add_column": "ignore"}}
+    pipeline.write_config()
+    source.execute("create table customer (id int primary key, name text)")
+    source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
+    install_triggers(source)
+    running = pipeline.start("run")
+    pipeline.wait()
+    source.execute(
+        "alter table customer add phone text default 'none' || random();"
+        " alter table customer drop constraint customer_pkey, add primary key (id, phone)"
+    )
+    source.execute("insert into customer values (1, 'twin', 'y'); delete from customer where id = 2")
+    pipeline.until(lambda: "exit_code=4" in running.output, "apply's end")
+    assert "it goes without column phone, by which the source finds its rows now" in running.output
+    add = 'alter table "public"."customer" add column if not exists "phone" text;'
+    assert f"  {add}  -- then its rows are copied, by the applier itself" in running.output
+    running.wait(15)
+    replica.execute(add)
+    pipeline.start("run")
+    left_out = "select count(*) from keepstream.schema_left_out"
+    pipeline.until(lambda: replica.execute(left_out) == [(0,)], "the copy")
+    source.execute("update customer set name = 'z' where phone = 'y'; delete from customer where id = 3")
+    pipeline.wait()
+    assert pipeline.verify()["identical"] is True
+    for (statement,) in replica.execute("select statement from keepstream.deferred_ddl order by id"):
+        replica.execute(statement)
+    rows = "select * from customer order by id, phone"
+    assert replica.execute(rows) == source.execute(rows)
+    key = "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'customer'::regclass"
+    assert ("PRIMARY KEY (id, phone)",) in replica.execute(key)

@@ -18,15 +18,17 @@ from connectors.postgres.binary.binding import LargeForm, large_form
 from connectors.postgres.catalog.publication import TableName
 from connectors.postgres.ddl import left_out
 from connectors.postgres.ddl.left_out import LeftOut
+from connectors.postgres.replica import deferred
 from connectors.postgres.replica.fitting import require_fit, require_quiet, unfilled
 from connectors.postgres.replica.progress import audit
 from connectors.postgres.session import Session
 from schemas.avro import key_decoder, row_decoder
 from schemas.change import Change, Operation
+from schemas.ddl.kinds import Kind
 from schemas.errors import InternalError
 from schemas.identifiers import qualified
 from schemas.rowform import RowDecoder
-from schemas.table import TableSchema
+from schemas.table import ReplicaIdentity, TableSchema
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -136,10 +138,8 @@ class Plans:
         """Columns that the replica went without, and that an operator has made since, are its own from this
         transaction on; so are the rows of a table that was copied. Who goes without none pays nothing for it.
         Behind the compare-and-set: a copy either was committed before that, or will not be (decision 012)."""
-        if self._left_out is None:
-            return
-        if self._left_out.awaiting:
-            self._take_up_tables(self._left_out.awaiting)
+        if awaiting := self.left_out.awaiting:
+            self._take_up_tables(awaiting)
         if self.left_out.columns:
             self._take_up_columns()
 
@@ -162,8 +162,22 @@ class Plans:
                 details = json.dumps(what)
                 audit(self._conn, self._pipeline, "column-taken-up", reason=reason, details=details)
                 logger.warning("column taken up", extra={**what, "note": reason})
+                kept = qualified(schema, table, column)
+                add = deferred.because_policy(Kind.ADD_COLUMN)
+                deferred.take_back(self._conn, self._pipeline, deferred.IGNORED, kept, reason=add)
+                if self._finds_rows_by(schema, table, column):
+                    left_out.await_copy(self._conn, self._pipeline, (schema, table), replica=self._replica)
         if made:
             self.forget()
+
+    def _finds_rows_by(self, schema: str, table: str, column: str) -> bool:
+        """Whether the log's newest version of the table has the column in its key: of rows without its
+        values none would be found."""
+        versions = reversed(tuple(self._tables.values()))
+        newest = next((each for each in versions if (each.schema, each.name) == (schema, table)), None)
+        if newest is None or newest.replica_identity is ReplicaIdentity.FULL:
+            return False
+        return any(each.name == column and each.key for each in newest.columns)
 
     def is_left_out(self, table: TableSchema) -> bool:
         """Whether a policy has the replica go without the whole table."""

@@ -17,14 +17,20 @@ from psycopg import sql
 from connectors.postgres.apply.added_column import CANNOT_MAKE
 from connectors.postgres.ddl import partitions, rights
 from connectors.postgres.ddl.approvals import Decision, WaitingStep
-from connectors.postgres.ddl.lacking import IGNORED, Lacking
+from connectors.postgres.ddl.lacking import Lacking
 from connectors.postgres.ddl.refusals import LACKED, refusal
 from connectors.postgres.ddl.render import shown, statement
 from connectors.postgres.ddl.set_aside import ForeignKey, SetAside
 from connectors.postgres.ddl.silence import forget_forced, keep_forced, silence
 from connectors.postgres.limits.relaxing import relax_but
 from connectors.postgres.replica import deferred
-from connectors.postgres.replica.deferred import ROLE_MAY_NOT, Deferred, because_awaiting
+from connectors.postgres.replica.deferred import (
+    IGNORED,
+    ROLE_MAY_NOT,
+    Deferred,
+    because_awaiting,
+    because_policy,
+)
 from connectors.postgres.session import Session
 from schemas.ddl.diff import steps as steps_of
 from schemas.ddl.kinds import Kind, Policy
@@ -403,7 +409,7 @@ class SchemaFollower:
         if not step.is_new:
             logger.info("schema change ignored", extra={"kind": step.kind.value, "object": step.shown})
         if step.kind not in _UNTOLD:
-            self._lacking.keep(IGNORED, step, f"the policy for {step.kind} leaves it out")
+            self._lacking.keep(IGNORED, step, because_policy(step.kind))
         if step.kind is Kind.CREATE_TABLE and step.phase is Phase.TABLE:
             self._lacking.leave_out(step.table)
         elif step.kind is Kind.ADD_COLUMN:

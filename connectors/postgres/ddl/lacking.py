@@ -10,7 +10,7 @@ from connectors.postgres.ddl import left_out, partitions
 from connectors.postgres.ddl.left_out import LeftOut
 from connectors.postgres.ddl.render import shown
 from connectors.postgres.replica import deferred, deferred_keys
-from connectors.postgres.replica.deferred import Deferred
+from connectors.postgres.replica.deferred import IGNORED, Deferred
 from connectors.postgres.session import Session
 from schemas.ddl.kinds import Kind
 from schemas.ddl.step import Manner, Phase, Step
@@ -18,7 +18,6 @@ from schemas.identifiers import qualified
 
 logger = logging.getLogger("keepstream.apply")
 
-IGNORED: Final = "ignored"
 _WITHOUT_COLUMN: Final = "the replica goes without this column"
 
 
@@ -111,11 +110,16 @@ class Lacking:
 
     def note_column(self, step: Step) -> None:
         """A column that the replica goes without changed on the source."""
+        is_kept = (*step.object, step.column) in self._left_out.columns
         if step.renamed:
             left_out.rename_column(self._conn, self._pipeline, step.table, step.column, to=step.renamed)
-            logger.info("schema change left out", extra={"object": step.shown, "reason": _WITHOUT_COLUMN})
+            if is_kept:
+                self.keep(IGNORED, step, _WITHOUT_COLUMN)
+                new = qualified(*step.object, step.renamed)
+                deferred.call(self._conn, self._pipeline, IGNORED, step.shown, new)
         elif step.drops:
             left_out.forget(self._conn, self._pipeline, step.table, step.column)
+            deferred.take_back(self._conn, self._pipeline, IGNORED, step.shown)
         else:
             self.keep(IGNORED, step, _WITHOUT_COLUMN)
         self.look()
@@ -141,6 +145,8 @@ class Lacking:
         """What is kept of it in the replica is called otherwise, or not wanted any more."""
         is_schema = step.kind is Kind.SCHEMA and step.phase is Phase.RENAME
         new = (step.last_name,) if is_schema else step.new_name
+        if step.drops:
+            deferred.take_back(self._conn, self._pipeline, IGNORED, step.shown)
         if step.kind is Kind.DROP_TABLE:
             left_out.forget(self._conn, self._pipeline, step.table)
             deferred.forget_table(self._conn, self._pipeline, step.table)

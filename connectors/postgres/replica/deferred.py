@@ -28,12 +28,19 @@ INSTALL: Final = (
 
 JOINS_LATER: Final = "partition"
 """Kind of the entry of a table that left a whole: the replica has none of that name until it joins."""
+IGNORED: Final = "ignored"
+"""Kind of the entry of what a policy leaves out, or what is said of that."""
 ROLE_MAY_NOT: Final = "our role may not set session_replication_role, so it would act on rows being applied"
 
 
 def because_not_replicated(referenced: str) -> str:
     """Why a foreign key to this table is left out."""
     return f"it refers to {referenced}, whose rows are not replicated"
+
+
+def because_policy(kind: str) -> str:
+    """Why a change that the policy for its kind ignores is left out."""
+    return f"the policy for {kind} leaves it out"
 
 
 def because_awaiting(referenced: str) -> str:
@@ -44,8 +51,7 @@ def because_awaiting(referenced: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """A statement that the replica was made without. `kind`: `foreign key`, `key`, `trigger`, `rule`,
-    `row security` or `default`, `ignored` of one that a policy leaves out, or JOINS_LATER, which has nothing
-    to run."""
+    `row security` or `default`, IGNORED, or JOINS_LATER, which has nothing to run."""
 
     kind: str
     object: str
@@ -95,11 +101,18 @@ def keep(conn: Session, name: str, one: Deferred) -> None:
     defer(conn, name, [one])
 
 
-def take_back(conn: Session, name: str, kind: str, obj: str) -> None:
-    """The entries of one object: it is gone on the source, or something else is kept of it."""
+def take_back(conn: Session, name: str, kind: str, obj: str, *, reason: str | None = None) -> None:
+    """The entries of one object: it is gone on the source, or something else is kept of it. `reason`: only
+    those that have this one."""
     if is_there(conn):
         query = "delete from keepstream.deferred_ddl where (name, kind, object) = (%s, %s, %s)"
-        conn.execute(query, [name, kind, obj])
+        conn.execute(f"{query} and reason = coalesce(%s, reason)", [name, kind, obj, reason])
+
+
+def call(conn: Session, name: str, kind: str, old: str, new: str) -> None:
+    """The entries of one object, whose statements stay as they are: their order is the source's."""
+    query = "update keepstream.deferred_ddl set object = %s where (name, kind, object) = (%s, %s, %s)"
+    conn.execute(query, [new, name, kind, old])
 
 
 def forget_table(conn: Session, name: str, table: tuple[str, ...]) -> None:

@@ -22,11 +22,15 @@ from connectors.postgres.replica.narrowing import LackingLabels, Narrowing, lack
 from connectors.postgres.replica.row_security import would_apply
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import FIRST_USER_OID
-from schemas.table import Column, TableSchema
+from schemas.table import Column, ReplicaIdentity, TableSchema
 
 # By pg_type's names.
 _NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
 _KINDS: Final = {COMPOSITE: "composite type ", ENUM: "enum "}
+_COPIED_THEN: Final = (
+    "then its rows are copied, by the applier itself or by `keepstream snapshot`; its key, which stands in"
+    " keepstream.deferred_ddl, can be made after that"
+)
 _WITH_COLUMN: Final = "its values, and the indexes and constraints that name it"
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*)"')
 
@@ -89,6 +93,9 @@ def misfits(table: TableSchema, target: TargetTable, source: TableColumns | None
             yield Misfit(seen, _adding(target, column).as_string())
             continue
         if there.left_out:
+            if column.key and table.replica_identity is not ReplicaIdentity.FULL:
+                seen = f"it goes without column {column.name}, by which the source finds its rows now"
+                yield Misfit(seen, f"{_adding(target, column).as_string()}  -- {_COPIED_THEN}")
             continue
         holder = _holder(target, there)
         if there.generated:
