@@ -376,6 +376,8 @@ def test_a_partition_that_left_a_plain_whole_without_rows_may_be_altered_before_
         left_out.await_copy(session, PIPELINE, ("crm", "w"), replica="standby")
     for script, whole in (
         ("alter table crm.w detach partition crm.u", ("crm", "w")),
+        ("alter table crm.w attach partition crm.u for values from (0) to (10)", ("crm", "w")),
+        ("alter table crm.w detach partition crm.u", ("crm", "w")),
         ("alter table crm.u add t int", ()),
         ("alter table crm.u add note text", ()),
     ):

@@ -316,6 +316,7 @@ class SchemaFollower:
 
     def _pass_over(self, step: Step) -> None:
         """A partition that is one on the source alone."""
+        self._lacking.note_joined(step)
         if not self._lacking.awaits(step.holder):  # else its rows are not here
             partitions.require_rows_stay(step, self._dropped, replica=self._replica)
         else:

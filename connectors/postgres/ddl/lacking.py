@@ -104,6 +104,11 @@ class Lacking:
             kept = Deferred(deferred.JOINS_LATER, qualified(*step.table), reason, f"-- {reason}")
             deferred.keep(self._conn, self._pipeline, kept)
 
+    def note_joined(self, step: Step) -> None:
+        """A table that becomes part of a whole again does not join by itself any more."""
+        if step.kind is Kind.ATTACH_PARTITION:
+            deferred.take_back(self._conn, self._pipeline, deferred.JOINS_LATER, qualified(*step.table))
+
     def joins_later(self, table: tuple[str, str]) -> bool:
         """Whether it is such a table."""
         return deferred.has(self._conn, self._pipeline, deferred.JOINS_LATER, qualified(*table))
