@@ -200,6 +200,12 @@ class Applying:
         standing = opened.opened.planner.standing if opened is not None else None
         return standing.lsn if standing is not None else 0
 
+    @property
+    def unapplied(self) -> int:
+        """How many items it has read and not applied yet."""
+        opened = getattr(self.stage, "_applier", None)
+        return 0 if opened is None else len(opened.opened.planner.backlog.items)
+
     def end(self) -> None:
         self.stop.set()
         self._thread.join(DEADLINE_S)

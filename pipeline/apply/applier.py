@@ -44,6 +44,8 @@ TOUCH_EVERY_S = 5.0
 _READ_S = 0.5
 _PLENTY_BYTES = 64 * 1024
 """A read that brings less has come to the log's end: what is there is applied before more is waited for."""
+_READ_BESIDE_S = 0.004
+"""So often the log is asked for more while the replica works."""
 _HELD_LOOK_S = 0.25
 
 
@@ -178,14 +180,20 @@ class Applier:
         writer.commit()
 
     def _get_ready(self, group: Group) -> None:
-        """Read what comes next, and make it ready, while the replica works. If that fails, first this group
-        is committed, and nothing is read any more."""
+        """Read what comes next, and make it ready, while the replica works: a log that is read in our own
+        thread brings nothing by itself. If that fails, first this group is committed, and nothing is read any
+        more."""
         planner, limits = self.opened.planner, self._counters.limits()
         if self._failure is not None:
             return
         try:
             self._read_more(limits, beside_bytes=group.size_bytes)
             self.paths.get_ready(planner.following(group, limits))
+            while planner.wants_more(limits, beside_bytes=group.size_bytes):
+                if self.paths.is_written(_READ_BESIDE_S):
+                    return
+                if self._feed(0.0) and not planner.has_ready:
+                    self.paths.get_ready(planner.following(group, limits))
         except KeepstreamError as error:
             self._failure = error
 

@@ -186,6 +186,11 @@ class Planner:
         found.extend(items, limits, stops=lambda _: False)
         return found.wholes
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether what may be the next group will be taken as it is: there is enough of it."""
+        return self._following is not None and self._following.changes >= READY_CHANGES
+
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
         while self.backlog.items:

@@ -170,6 +170,11 @@ class Paths:
         self._send()
         return self._under_way is not None
 
+    def is_written(self, timeout_s: float) -> bool:
+        """Whether the sets that are under way are written by then; so it is where none are."""
+        under_way = self._under_way
+        return under_way is None or bool(wait([under_way.written], timeout_s).done)
+
     def push(self) -> None:
         """Send everything that was taken, and wait until sets were answered."""
         self._send()

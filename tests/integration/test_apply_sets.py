@@ -374,3 +374,23 @@ def test_a_table_that_is_missing_among_others_is_named_by_its_change(replica: Da
     with pytest.raises(OperatorNeeded, match=r"public\.u does not exist in the replica"):
         taken.apply(t, t.insert("1"), u.insert("1"), more=[u])
     assert content(replica) == []
+
+
+def test_what_comes_while_the_replica_works_is_read_meanwhile(replica: Database, taken: Taken) -> None:
+    replica.execute("create table public.t (id int primary key)")
+    rows = rows_of(replica, "public.t")
+    taken.made_log.commit(rows.insert("0"), tables=[rows.table])
+    for number in range(1, 10):
+        taken.made_log.commit(rows.insert(str(number)))
+    waiting = "select from pg_locks where relation = 'public.t'::regclass and not granted"
+    with replica.connect() as other:
+        other.execute("begin; lock table public.t in share mode")
+        with taken.replicating.running() as applying:
+            taken.replicating.wait(lambda: bool(replica.execute_as_admin(waiting)), "the replica's work")
+            for number in range(10, 20):
+                taken.made_log.commit(rows.insert(str(number)))
+            taken.replicating.wait(lambda: applying.unapplied == 20, "the reading of what came")
+            assert replica.execute_as_admin(waiting)
+            other.execute("commit")
+            taken.replicating.wait_for(taken.made_log.lsn)
+    assert len(content(replica)) == 20
