@@ -2,13 +2,13 @@
 
 `sql_error` wraps an error of a session that stood; `login_error` one of a session that did not
 come to be. libpq gives no SQLSTATE for the latter, so its English text is read; a text that is
-not recognised counts as `server-unreachable`, which is retried and shown.
+not recognised counts as `server-unreachable`, which is retried and shown, as `server-busy` is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -44,7 +44,7 @@ _BY_SQLSTATE: Final[dict[str, _Rule]] = {
     "53400": (
         OperatorNeeded,
         "server-limit",
-        "Raise the setting that the server names (max_replication_slots, max_wal_senders) and restart it.",
+        "Raise the setting that the server names; of most, and of max_replication_slots, it takes a restart.",
     ),
     "58": (RetryLater, "server-failed", "Look into the server's log."),
     "40": (RetryLater, "transaction-conflict", ""),
@@ -179,6 +179,21 @@ _REFUSALS: Final[tuple[tuple[str, str], ...]] = (
     ),
 )
 
+# What a server says that has no room for another session, and which room that is.
+_FULL: Final[tuple[tuple[str, str], ...]] = (
+    (
+        r"exceeds \"?max_wal_senders",
+        "Capture takes one, and each copy, verification and snapshot until it has its snapshot: wait for"
+        " others, or raise max_wal_senders and restart the server, standbys of it first.",
+    ),
+    (r'too many connections for role "(.*?)"', 'Run: alter role "{}" connection limit -1;'),
+    (r'too many connections for database "(.*?)"', 'Run: alter database "{}" connection limit -1;'),
+    (
+        r"too many clients already|remaining connection slots are reserved",
+        "Close other sessions, or raise max_connections and restart the server.",
+    ),
+)
+
 _NO_SERVICE = re.compile(r"definition of service|service file .* not found")
 _BAD_SETTING = re.compile(r"invalid (?:\S+ )?value|invalid (?:port|integer)|could not match \d+")
 _SETTING = re.compile(r'(?:invalid (?=[a-z_]+ value)|for connection option ")([a-z_]+)')
@@ -309,10 +324,10 @@ def login_error(exc: psycopg.OperationalError, where: str) -> KeepstreamError:
         return conninfo_error(next((name for name in _SETTING.findall(text) if name in keywords), ""))
     attempts = _ATTEMPT.findall(text)
     hosts = {host for host, _, _ in attempts}
-    refusals = [found for found in map(_refusal, (said for *_, said in attempts)) if found]
+    refusals = [found for *_, said in attempts if (found := _explained(said, _REFUSALS))]
     if len(hosts) > 1 and len(refusals) < len(attempts):
         return _unreachable(text, where)
-    found = refusals[0] if refusals else _refusal(text)
+    found = refusals[0] if refusals else _explained(text, _REFUSALS)
     if found is None:
         return _unreachable(text, where)
     said, hint = found
@@ -342,8 +357,9 @@ def conninfo_error(setting: str = "", *, unknown: str = "") -> ConfigError:
     )
 
 
-def _refusal(text: str) -> tuple[str, str] | None:
-    for pattern, hint in _REFUSALS:
+def _explained(text: str, known: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Why there is no session, and what mends that, if it is one of the known reasons."""
+    for pattern, hint in known:
         match = re.search(pattern, text)
         if match is not None:
             return _reason(text), hint.format(*match.groups()) if match.groups() else hint
@@ -351,12 +367,15 @@ def _refusal(text: str) -> tuple[str, str] | None:
 
 
 def _unreachable(text: str, where: str) -> KeepstreamError:
-    reasons = {
-        f"{host}:{port}".replace("'", ""): _reason(said) for host, port, said in _ATTEMPT.findall(text)
-    }
+    attempts = _ATTEMPT.findall(text)
+    reasons = {f"{host}:{port}".replace("'", ""): _reason(said) for host, port, said in attempts}
     reason = _reason(text)
     if len(set(reasons.values())) > 1:
         reason = "; ".join(f"{host}: {said}" for host, said in reasons.items())
+    full = [_explained(said, _FULL) for *_, said in attempts] or [_explained(text, _FULL)]
+    if full[0] is not None and all(full):
+        _, hint = full[0]
+        return RetryLater(f"no connection to {where}: {reason}", code="server-busy", hint=hint)
     return RetryLater(
         f"cannot connect to {where}: {reason}",
         code="server-unreachable",

@@ -158,6 +158,27 @@ def test_a_second_slot_of_one_name_is_tried_again(source: Database, walsender: W
     assert caught.value.code == "slot-exists"
 
 
+def test_where_all_slots_or_walsenders_are_in_use_it_is_tried_again(
+    new_source: Callable[..., Database],
+) -> None:
+    """As those of two replicas whose copies run at once may be: one ends, and the other goes on."""
+    source = new_source({"max_replication_slots": "1", "max_wal_senders": "2"})
+    first, second = (Walsender(source.dsn, purpose="test") for _ in range(2))
+    first.create_slot("s", temporary=True)
+    with pytest.raises(RetryLater) as slots:
+        second.create_slot("t", temporary=True)
+    with pytest.raises(RetryLater) as senders:
+        Walsender(source.dsn, purpose="test")
+    assert (slots.value.code, senders.value.code) == ("slots-in-use", "server-busy")
+    assert slots.value.message == "slot t cannot be made: all replication slots are in use"
+    assert "max_replication_slots" in slots.value.hint
+    assert "max_wal_senders" in senders.value.hint
+    first.close()
+    source.await_free_slot("s")
+    second.create_slot("t", temporary=True)
+    second.close()
+
+
 def test_a_slot_that_lost_its_wal_is_history_broken(new_source: Callable[..., Database]) -> None:
     source = new_source({"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB", "min_wal_size": "32MB"})
     walsender = Walsender(source.dsn, purpose="test")

@@ -32,10 +32,17 @@ OUTAGES = [
     "server closed the connection unexpectedly",
     "FATAL:  the database system is starting up",
     "FATAL:  the database system is shutting down",
-    "FATAL:  sorry, too many clients already",
-    "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
     "session is read-only",
     "ВАЖНО:  пользователь не прошёл проверку подлинности",  # not recognised: tried again, and shown
+]
+
+FULL = [
+    ("sorry, too many clients already", "raise max_connections and restart"),
+    ("remaining connection slots are reserved for roles with the SUPERUSER attribute", "max_connections"),
+    ('too many connections for role "keepstream"', 'Run: alter role "keepstream" connection limit -1;'),
+    ('too many connections for database "crm"', 'Run: alter database "crm" connection limit -1;'),
+    ('number of requested standby connections exceeds "max_wal_senders" (currently 2)', "max_wal_senders"),
+    ("number of requested standby connections exceeds max_wal_senders (currently 2)", "max_wal_senders"),
 ]
 
 
@@ -51,6 +58,21 @@ def test_a_refusal_is_final_and_says_what_to_mend(said: str, hint: str) -> None:
 def test_an_outage_is_tried_again(said: str) -> None:
     error = login_error(psycopg.OperationalError(PREFIX + said), "10.0.0.1:5432/crm")
     assert (type(error), error.code, error.exit_code) == (RetryLater, "server-unreachable", 5)
+
+
+@pytest.mark.parametrize(("said", "hint"), FULL)
+def test_a_server_without_room_for_a_session_is_tried_again_and_says_which_room(said: str, hint: str) -> None:
+    """Until another session ends; of several hosts only if none answers otherwise."""
+    error = login_error(psycopg.OperationalError(f"{PREFIX}FATAL:  {said}"), "10.0.0.1:5432/crm")
+    assert (type(error), error.code) == (RetryLater, "server-busy")
+    assert error.message == f"no connection to 10.0.0.1:5432/crm: {said}"
+    assert hint in error.hint
+    for other, code in (("Connection refused", "server-unreachable"), (f"FATAL:  {said}", "server-busy")):
+        attempts = "\n".join(
+            f"- host: '{host}', port: '5432', hostaddr: '10.0.0.1': {PREFIX}{why}"
+            for host, why in (("a", f"FATAL:  {said}"), ("b", other))
+        )
+        assert login_error(psycopg.OperationalError(f"{PREFIX}{other}\n{attempts}"), "a,b").code == code
 
 
 def test_of_several_hosts_each_says_why() -> None:

@@ -29,6 +29,10 @@ VALUE_TOO_LARGE: Final = "value-too-large"
 TOO_LONG: Final = "invalid memory alloc|string buffer|out of memory|cannot enlarge"
 """What a server says of a value, or of a row, that is too long for it: a pattern."""
 _CANCEL_WAIT_S: Final = 10.0
+_SLOTS_IN_USE: Final = (
+    "Each copy, verification and snapshot takes one until it has its snapshot: wait for others, drop a slot"
+    " that nobody uses, or raise max_replication_slots and restart the server."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,8 @@ class Walsender:
         second meanwhile; if it raises, the command is cancelled and nothing stays behind.
         An exported snapshot lives until the next command on this connection or its end. `failover`: standbys
         are to have a copy of it (PostgreSQL 17 on). RetryLater
-        (`slot-exists`) if somebody made one of this name.
+        (`slot-exists`) if somebody made one of this name, or (`slots-in-use`) if none is free: those of
+        snapshots come and go.
         """
         command = _create_command(
             name, temporary=temporary, export_snapshot=export_snapshot, failover=failover
@@ -124,6 +129,12 @@ class Walsender:
             except psycopg.errors.DuplicateObject as exc:
                 raise RetryLater(
                     f"slot {name} has just been made by another one", code="slot-exists"
+                ) from exc
+            except psycopg.errors.ConfigurationLimitExceeded as exc:
+                raise RetryLater(
+                    f"slot {name} cannot be made: {exc.diag.message_primary}",
+                    code="slots-in-use",
+                    hint=_SLOTS_IN_USE,
                 ) from exc
         return CreatedSlot(slot, parse_lsn(point), snapshot or None)
 
