@@ -269,8 +269,9 @@ def _read(
         rows = reader.execute(_TABLES, values).fetchall()
         found = {"stored": True, "oids": [row[0] for row in rows]}
         fingerprints: dict[int, str] = dict(reader.execute(_FINGERPRINTS, found).fetchall())
-    _refuse_hidden([qualified(row[1], row[2]) for row in rows if row[12]], server)
-    _refuse_unreadable([(row[1], row[2]) for row in rows if row[13] is False], server)
+    role = sql.Identifier(reader.info.user).as_string()
+    _refuse_hidden([qualified(row[1], row[2]) for row in rows if row[12]], server, role)
+    _refuse_unreadable([(row[1], row[2]) for row in rows if row[13] is False], server, role)
     return [_table(*row[:12], fingerprint=fingerprints[row[0]]) for row in rows]
 
 
@@ -306,25 +307,25 @@ def _table(
     )
 
 
-def _refuse_hidden(tables: Sequence[str], server: str) -> None:
+def _refuse_hidden(tables: Sequence[str], server: str, role: str) -> None:
     if tables:
         raise OperatorNeeded(
             f"row-level security hides rows of {', '.join(tables)} from our role on {server}",
             code=ROW_SECURITY,
-            hint=f"Run as a superuser on {server}: alter role … bypassrls; or, if our role owns "
+            hint=f"Run as a superuser on {server}: alter role {role} bypassrls; or, if our role owns "
             "them there: alter table … no force row level security; or exclude them under "
             "source.tables.exclude.",
         )
 
 
-def _refuse_unreadable(tables: Sequence[TableName], server: str) -> None:
+def _refuse_unreadable(tables: Sequence[TableName], server: str, role: str) -> None:
     if tables:
         grants = sql.SQL(", ").join(sql.Identifier(*table) for table in tables).as_string()
         raise OperatorNeeded(
             f"our role may not read {', '.join(qualified(*table) for table in tables)} on {server}",
             code="select-denied",
-            hint=f"Run as the owner: grant select on {grants} to …; or as a superuser: "
-            "grant pg_read_all_data to …;",
+            hint=f"Run as the owner: grant select on {grants} to {role}; or as a superuser: "
+            f"grant pg_read_all_data to {role};",
         )
 
 
