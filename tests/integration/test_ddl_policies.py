@@ -19,6 +19,7 @@ from schemas.ddl.kinds import DEFAULTS, Kind, Policy
 from schemas.errors import OperatorNeeded
 from schemas.join import JOIN_KEYS_PREFIX, JOIN_PREFIX, JOIN_ROWS_PREFIX, Join, JoinKeys
 from schemas.lsn import format_lsn
+from tests import postgres_releases
 from tests.fix_apply import PIPELINE, Applying
 from tests.fix_ddl import Changing
 from tests.fix_postgres import Database
@@ -228,8 +229,10 @@ def test_a_view_of_a_column_that_a_policy_ignores_says_what_is_lacking(changing:
             policies=policies(add_column=Policy.IGNORE),
         )
     assert stopped.value.code == "schema-refused"
+    old = postgres_releases.release("source") < 16
+    named = "t.x" if old else '"x"'  # as the source writes the view's definition
     assert stopped.value.hint.startswith(
-        'The replica lacks a column that crm.v uses (column "x" does not exist): a policy left it out, or the'
+        f"The replica lacks a column that crm.v uses (column {named} does not exist): a policy left it out"
     )
 
 

@@ -19,6 +19,7 @@ from pipeline.dev.process import wait_until
 from tests.capturing import capturing
 from tests.fix_pipeline import Pipeline
 from tests.fix_postgres import Database
+from tests.postgres_releases import needs_release, release
 from tests.tracked import install_triggers
 
 ROWS = 3000
@@ -225,6 +226,7 @@ def test_the_applier_copies_it_by_itself_also_once_it_is_rewritten_and_gives_way
         assert pipeline.started[-1].end() == 0
 
 
+@needs_release("replica", release("source"))  # else there is no first copy of its schema
 def test_a_table_whose_rows_name_an_index_is_copied_once_the_first_copy_has_made_it(
     directory_pipeline: Pipeline,
 ) -> None:
