@@ -10,7 +10,7 @@ from connectors.interfaces import ChangeLog
 from connectors.postgres.session import connect
 from pipeline.capture.joins import definitions, joining
 from pipeline.capture.options import CaptureOptions
-from pipeline.config.model import Keyless
+from pipeline.config.model import Keyless, Tables
 from tests.capturing import LogContent, RunningCapture, begun, capture_options, capturing, once
 from tests.fix_postgres import Database
 from tests.tracked import install_triggers, schema_messages, told
@@ -208,3 +208,30 @@ def test_a_table_whose_key_is_dropped_leaves_and_comes_back(
         rows(content, "public.lead", 3)
         assert running.last_error is None
     assert [one[2] for one in told(content) if one[0] == "update"] == [{"id": "2", "a": "3"}]
+
+
+def test_a_table_that_is_selected_later_joins_and_one_that_is_excluded_later_is_replicated_on(
+    source: Database, options: CaptureOptions, change_log: ChangeLog
+) -> None:
+    """With its schema changes: those of an excluded table are left out only if it is not published."""
+    source.execute(
+        "create table lead (id int primary key); insert into lead values (1);"
+        " create table trip (id int primary key)"
+    )
+    with capturing(replace(options, tables=Tables.model_validate({"exclude": ["public.lead"]}))):
+        content = begun(change_log)
+        source.execute("insert into lead values (2); insert into trip values (1)")
+        rows(content, "public.trip", 1)
+    assert content.ids("public.lead") == []
+    with capturing(replace(options, tables=Tables.model_validate({"exclude": ["public.trip"]}))):
+        joined(content)
+        source.execute(
+            "insert into lead values (3); alter table trip add a int; insert into trip values (2, 2)"
+        )
+        rows(content, "public.trip", 2)
+    assert told(content)[-4:] == [
+        "keepstream.join.rows",
+        ("insert", "public.lead", {"id": "3"}),
+        ("ALTER TABLE", "public.trip"),
+        ("insert", "public.trip", {"id": "2", "a": "2"}),
+    ]
