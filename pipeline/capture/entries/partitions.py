@@ -134,7 +134,7 @@ def truncated(
             if names[each.oid] & tables or (of is not None and each.may_be_emptied_by(of)):
                 alone[each.oid] = not names[each.root] & tables
     return {
-        member.oid: _truncated(member.name)
+        member.oid: _truncated(member.name, known[member.root].name)
         for member in changed
         if alone.get(member.oid, member.emptied and member.oid in shapes)
     }
@@ -255,10 +255,16 @@ def partition_unlogged(name: str) -> RefusedData:
     )
 
 
-def _truncated(name: str) -> RefusedData:
+def _truncated(name: str, whole: str) -> RefusedData:
+    """Rows that are written anew are sent with a schema message, and replicas empty the whole before."""
+    anew = (
+        f"begin; alter table {whole} add column keepstream_anew float default random();"
+        f" alter table {whole} drop column keepstream_anew; commit;"
+    )
     return RefusedData(
         f"partition {name} was truncated or rewritten by its own name, which the stream does not tell",
         code=PARTITION_TRUNCATED,
         hint="Where a table is published as a whole, truncate the whole, or delete the partition's rows. To"
-        f" go on, {BEGIN_ANEW}.",
+        f" go on where the event triggers were installed before it, run `{anew}` on the source, which sends"
+        f" the whole anew, and start again. Else {BEGIN_ANEW}.",
     )
