@@ -228,4 +228,4 @@ def test_an_anchor_that_says_of_no_partition_whether_it_is_unlogged_learns_it(
     source.execute("alter table ev1 set logged; analyze ev1")
     (error,) = look(session, NAME, seen.entries).differences.values()
     assert error.code == "partition-unlogged"
-    assert "alter table only public.ev1 set logged" in error.hint
+    assert 'alter table only "public"."ev1" set logged' in error.hint

@@ -7,8 +7,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import sql
 
-from schemas.identifiers import qualified
+from schemas.identifiers import as_sql, qualified
 from schemas.names import decode_name, encode_name
 
 AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,6 +37,11 @@ def test_two_tables_are_never_told_alike(one: tuple[str, str], other: tuple[str,
 
 def test_only_what_could_be_taken_for_two_names_is_quoted() -> None:
     assert qualified("a.b", 'c"d', '"e') == '"a.b".c"d."""e"'
+
+
+@given(DOTTED | ANY_NAME, DOTTED | ANY_NAME)
+def test_what_was_told_of_a_table_names_it_in_sql(schema: str, name: str) -> None:
+    assert as_sql(qualified(schema, name)) == sql.Identifier(schema, name).as_string()
 
 
 @pytest.mark.parametrize("name", ["id", "created_at", "_private", "tax_xml", "x2d", "Name", "a__b", "select"])

@@ -30,7 +30,7 @@ from pipeline.capture.entries.shapes import SHAPES, KnownShape
 from pipeline.capture.entries.told import Told
 from schemas.entries import Entries, Kind
 from schemas.errors import BEGIN_ANEW, RefusedData
-from schemas.identifiers import qualified
+from schemas.identifiers import as_sql, qualified
 
 PARTITION_TRUNCATED = "partition-truncated"
 
@@ -251,15 +251,16 @@ def partition_unlogged(name: str) -> RefusedData:
         " stream",
         code="partition-unlogged",
         hint="Where a table is published as a whole, its partitions must stay logged. If it is unlogged, run"
-        f" `alter table only {name} set logged;` on the source. To go on, {BEGIN_ANEW}.",
+        f" `alter table only {as_sql(name)} set logged;` on the source. To go on, {BEGIN_ANEW}.",
     )
 
 
 def _truncated(name: str, whole: str) -> RefusedData:
     """Rows that are written anew are sent with a schema message, and replicas empty the whole before."""
+    table = as_sql(whole)
     anew = (
-        f"begin; alter table {whole} add column keepstream_anew float default random();"
-        f" alter table {whole} drop column keepstream_anew; commit;"
+        f"begin; alter table {table} add column keepstream_anew float default random();"
+        f" alter table {table} drop column keepstream_anew; commit;"
     )
     return RefusedData(
         f"partition {name} was truncated or rewritten by its own name, which the stream does not tell",
