@@ -128,24 +128,31 @@ class Plans:
 
     @property
     def left_out(self) -> LeftOut:
-        """What this replica goes without; looked up once, too."""
+        """What this replica goes without; looked up once, too, and columns that were made meanwhile are taken
+        up at once: rows may be found by them."""
         if self._left_out is None:
-            with self._pipe.suspended():
-                self._left_out = left_out.read(self._conn, self._pipeline)
+            self._left_out = self._read_left_out()
+            if self._left_out.columns and self._take_up_columns():
+                self._left_out = self._read_left_out()
         return self._left_out
+
+    def _read_left_out(self) -> LeftOut:
+        with self._pipe.suspended():
+            return left_out.read(self._conn, self._pipeline)
 
     def take_up(self) -> None:
         """Columns that the replica went without, and that an operator has made since, are its own from this
         transaction on; so are the rows of a table that was copied. Who goes without none pays nothing for it.
         Behind the compare-and-set: a copy either was committed before that, or will not be (decision 012)."""
-        if awaiting := self.left_out.awaiting:
-            self._take_up_tables(awaiting)
+        if self._left_out is None:
+            return
+        if self._left_out.awaiting:
+            self._take_up_tables(self._left_out.awaiting)
         if self.left_out.columns:
             self._take_up_columns()
 
     def _take_up_tables(self, awaiting: Collection[TableName]) -> None:
-        with self._pipe.suspended():
-            now = left_out.read(self._conn, self._pipeline).awaiting
+        now = self._read_left_out().awaiting
         for schema, table in sorted(set(awaiting) - now):
             logger.info(
                 "table was copied: its changes are applied", extra={"table": qualified(schema, table)}
@@ -153,7 +160,8 @@ class Plans:
         if now != awaiting:
             self.forget()
 
-    def _take_up_columns(self) -> None:
+    def _take_up_columns(self) -> bool:
+        """Whether there were any."""
         with self._pipe.suspended():
             made = left_out.take_up(self._conn, self._pipeline)
             for schema, table, column in made:
@@ -169,6 +177,7 @@ class Plans:
                     left_out.await_copy(self._conn, self._pipeline, (schema, table), replica=self._replica)
         if made:
             self.forget()
+        return bool(made)
 
     def _finds_rows_by(self, schema: str, table: str, column: str) -> bool:
         """Whether the log's newest version of the table has the column in its key: of rows without its
