@@ -8,7 +8,6 @@ for minutes, on one of two cores, and makes no difference that could be measured
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,10 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.broker import forget_topics, warm_up
-from pipeline.dev.guard import guard
+from pipeline.dev.guard import guard_ours
 from pipeline.dev.kafka_server import EmbeddedKafka, why_no_kafka
 from pipeline.dev.postgres_server import EmbeddedPostgres
-from pipeline.dev.process import process_id, require
+from pipeline.dev.process import require
 from pipeline.dev.record import kill_below
 
 SETTINGS = {
@@ -126,9 +125,7 @@ def running_servers() -> Iterator[Servers]:
     """Servers for as long as the block runs; a guard ends them even if we are killed."""
     folder = Path(tempfile.mkdtemp(prefix="keepstream-bench-"))
     folder.chmod(0o711)
-    owner = process_id(os.getpid())
-    assert owner is not None
-    guard(owner, folder)
+    guard_ours(folder)
     servers = Servers(
         folder,
         EmbeddedPostgres(folder / "source", settings=SETTINGS),

@@ -70,6 +70,10 @@ class TableSchema:
         kept = tuple(column for i, column in enumerate(self.columns) if i not in places)
         return TableSchema(self.schema, self.name, self.replica_identity, kept)
 
+    def is_found_by(self, column: Column) -> bool:
+        """Whether the source finds rows by this column of it, among others; under FULL it does by all."""
+        return column.key and self.replica_identity is not ReplicaIdentity.FULL
+
     @property
     def qualified_name(self) -> str:
         """`schema.name`, for messages and reports, as `qualified` has it; not SQL."""

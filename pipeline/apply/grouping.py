@@ -85,6 +85,11 @@ class _Forming:
             self.wholes.append(item)
             self.changes, self.size_bytes = changes, size_bytes
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is taken as it is once it was made ready."""
+        return self.changes >= READY_CHANGES
+
     def is_within(self, limits: Limits) -> bool:
         few = len(self.wholes) <= limits.transactions
         return few and self.changes <= limits.changes and self.size_bytes <= limits.size_bytes
@@ -189,7 +194,7 @@ class Planner:
     @property
     def has_ready(self) -> bool:
         """Whether what may be the next group will be taken as it is: there is enough of it."""
-        return self._following is not None and self._following.changes >= READY_CHANGES
+        return self._following is not None and self._following.is_enough
 
     def next(self, brakes: Brakes, limits: Limits) -> Step:
         """The next step."""
@@ -317,7 +322,7 @@ class Planner:
             return _Forming.beginning_with(first)
         if following is None or braked or following.wholes[0] is not first or not following.is_within(limits):
             following = _Forming.beginning_with(first)
-        elif following.changes >= READY_CHANGES:
+        elif following.is_enough:
             return following
         following.extend(
             islice(self._wholes(), len(following.wholes), None),

@@ -30,9 +30,9 @@ from pipeline.demo.tally import Tally
 from pipeline.demo.traffic import Traffic
 from pipeline.dev.environment import DATABASE, Environment, Kafka
 from pipeline.dev.folders import data_folder
-from pipeline.dev.guard import guard
+from pipeline.dev.guard import guard_ours
 from pipeline.dev.kafka_server import why_no_kafka
-from pipeline.dev.process import process_id, server_account
+from pipeline.dev.process import server_account
 from pipeline.dev.record import kill_below
 from schemas.errors import Divergence, InternalError, KeepstreamError, OperatorNeeded, Unhealthy
 
@@ -97,9 +97,7 @@ class Story:
         with self._screen.working("starting servers on 127.0.0.1"):
             self._folder.mkdir(mode=0o755)
             if not self._options.keep:
-                owner = process_id(os.getpid())
-                assert owner is not None
-                guard(owner, self._folder)  # for a SIGKILL of the demo itself
+                guard_ours(self._folder)  # for a SIGKILL of the demo itself
             self._servers.up(kafka=kafka)
         for server in self._servers.status():
             self._screen.say(f"{server.name:8} {server.address}")

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.dev.process import ProcessId, ServerProcess
+from pipeline.dev.process import ProcessId, ServerProcess, process_id
 from pipeline.dev.record import kill_below
 
 _LOOK_S = 0.25
@@ -33,6 +33,13 @@ def guard(owner: ProcessId, folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
         start_new_session=True,
     )
+
+
+def guard_ours(folder: Path) -> None:
+    """For as long as this process lives."""
+    owner = process_id(os.getpid())
+    assert owner is not None
+    guard(owner, folder)
 
 
 def main(arguments: list[str]) -> None:

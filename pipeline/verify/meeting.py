@@ -27,6 +27,7 @@ from connectors.postgres.copy.snapshot import (
     Blocker,
     ExportedSnapshot,
     begin_in_snapshot,
+    export_of,
     export_snapshot,
     name_blockers,
 )
@@ -331,12 +332,11 @@ class Steps:
         with wrapped("taking a snapshot of the replica"):
             keeper.execute("begin isolation level repeatable read, read only")
             lock_those_there(keeper, restless)
-            row = keeper.execute("select pg_catalog.pg_export_snapshot()").fetchone()
-        assert row is not None
+            name = export_of(keeper)
         progress = read(keeper, self._options.name)
         if progress is None or progress.position.lsn != lsn:
             raise hold_lost("the replica moved while its snapshot was taken")
-        return str(row[0])
+        return name
 
     def late(self) -> KeepstreamError:
         """Why this took longer than it may."""

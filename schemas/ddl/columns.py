@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from schemas.ddl.command import Command
@@ -299,7 +298,9 @@ class ColumnDiff:
     def _not_null(self, was: Column, now: Column) -> Iterator[Step]:
         constraint = not_null_constraint(self._after, now)
         if was["not_null"] and not now["not_null"]:
-            yield self._nullable(now)
+            # partitions can keep theirs since 18; before, ONLY is refused of a table that has some
+            since = 0 if self._can_be_alone else _NAMED_SINCE
+            yield self._of(Kind.NOT_NULL, now, "drop not null", only=True, only_since=since)
         elif not was["not_null"] and now["not_null"]:
             if constraint is None or (constraint["validated"] and not self._is_named(constraint, now)):
                 only = constraint is None and self._can_be_alone
@@ -309,12 +310,6 @@ class ColumnDiff:
                 yield from self._named_not_null(constraint, now)
         elif constraint is not None:
             yield from self._same_not_null(was, now, constraint)
-
-    def _nullable(self, now: Column) -> Step:
-        """Partitions can keep theirs since 18; before, ONLY is refused of a table that has some."""
-        only: Pieces = ("only ",) if self._can_be_alone else (Since(_NAMED_SINCE, ("only ",)),)
-        step = self._of(Kind.NOT_NULL, now, "drop not null")
-        return replace(step, statement=("alter table ", *only, *step.statement[1:]))
 
     @property
     def _can_be_alone(self) -> bool:
@@ -388,10 +383,17 @@ class ColumnDiff:
         return self._after["partition_of"] is not None
 
     def _of(
-        self, kind: Kind, column: Column, what: str, *, inherited: bool = False, only: bool = False
+        self,
+        kind: Kind,
+        column: Column,
+        what: str,
+        *,
+        inherited: bool = False,
+        only: bool = False,
+        only_since: int = 0,
     ) -> Step:
         change = ("alter column ", Name((column["name"],)), f" {what}")
-        return self._step(kind, column, change, inherited=inherited, only=only)
+        return self._step(kind, column, change, inherited=inherited, only=only, only_since=only_since)
 
     def _step(
         self,
@@ -402,12 +404,15 @@ class ColumnDiff:
         phase: Phase = Phase.TABLE,
         inherited: bool = False,
         only: bool = False,
+        only_since: int = 0,
         manner: Manner = Manner.RUN,
         since: int = 0,
         drops: bool = False,
         renamed: str = "",
     ) -> Step:
-        statement = ("alter table only " if only else "alter table ", Name(self._table), " ", *change)
+        """`only_since`: the server's version from which on its children are left as they are."""
+        alone: Pieces = (Since(only_since, ("only ",)) if only_since else "only ",) if only else ()
+        statement = ("alter table ", *alone, Name(self._table), " ", *change)
         return Step(
             kind,
             phase,

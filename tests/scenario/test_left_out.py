@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from connectors.postgres.apply.plans import OLDER_ROWS
-from tests.fix_pipeline import Pipeline
+from tests.fix_pipeline import Pipeline, Running
 from tests.tracked import install_triggers
 
 
@@ -15,16 +15,22 @@ def table(found: Any) -> Any:
     return only
 
 
+def begin(pipeline: Pipeline, **policies: str) -> Running:
+    """With a table of fifty rows and these policies; `run`, once the replica has them."""
+    pipeline.settings["schema"] = {"policies": policies}
+    pipeline.write_config()
+    pipeline.source.execute("create table customer (id int primary key, name text)")
+    pipeline.source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
+    install_triggers(pipeline.source)
+    running = pipeline.start("run")
+    pipeline.wait()
+    return running
+
+
 def test_a_column_left_out_is_compared_mended_and_taken_up(directory_pipeline: Pipeline) -> None:
     pipeline = directory_pipeline
     source, replica = pipeline.source, pipeline.replica
-    pipeline.settings["schema"] = {"policies": {"add_column": "ignore", "create_table": "ignore"}}
-    pipeline.write_config()
-    source.execute("create table customer (id int primary key, name text)")
-    source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
-    install_triggers(source)
-    running = pipeline.start("run")
-    pipeline.wait()
+    running = begin(pipeline, add_column="ignore", create_table="ignore")
     source.execute(
         "create table ignored (id int primary key); alter table customer add phone text default 'none'"
     )
@@ -60,13 +66,7 @@ def test_a_column_left_out_by_which_rows_are_found_later_is_taken_up_with_a_copy
     """Two rows of the source may differ in nothing else: without it the replica cannot tell them apart."""
     pipeline = directory_pipeline
     source, replica = pipeline.source, pipeline.replica
-    pipeline.settings["schema"] = {"policies": {"add_column": "ignore"}}
-    pipeline.write_config()
-    source.execute("create table customer (id int primary key, name text)")
-    source.execute("insert into customer select i, 'c' || i from generate_series(1, 50) i")
-    install_triggers(source)
-    running = pipeline.start("run")
-    pipeline.wait()
+    running = begin(pipeline, add_column="ignore")
     source.execute(
         "alter table customer add phone text default 'none' || random();"
         " alter table customer drop constraint customer_pkey, add primary key (id, phone)"

@@ -18,8 +18,7 @@ from typing import Final
 
 import psycopg
 
-from pipeline.dev.guard import guard
-from pipeline.dev.process import process_id
+from pipeline.dev.guard import guard_ours
 from schemas.ddl.kinds import NEVER_APPLIED, Kind
 from tests.fix_ddl import dumped_lines
 from tests.fix_pipeline import Pipeline, Running, make_pipeline
@@ -82,9 +81,7 @@ def main() -> int:
 @contextmanager
 def site(folder: Path) -> Iterator[Pipeline]:
     folder.chmod(0o755)
-    owner = process_id(os.getpid())
-    assert owner is not None
-    guard(owner, folder)  # ends the servers even if we are killed
+    guard_ours(folder)  # ends the servers even if we are killed
     servers = start_source(folder / "source"), start_replica(folder / "replica")
     try:
         source, replica = (server.new_database() for server in servers)

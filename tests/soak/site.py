@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.dev.guard import guard
+from pipeline.dev.guard import guard_ours
 from pipeline.dev.kafka_server import EmbeddedKafka
-from pipeline.dev.process import free_port, process_id
+from pipeline.dev.process import free_port
 from pipeline.dev.record import kill_below
 from tests.fix_postgres import Server, start_replica, start_source
 from tests.nursery import Nursery
@@ -123,9 +123,7 @@ def open_site(log: str) -> Iterator[Site]:
     """In a folder of its own, whose servers end with us."""
     folder = Path(tempfile.mkdtemp(prefix="keepstream-soak-"))
     folder.chmod(0o711)
-    owner = process_id(os.getpid())
-    assert owner is not None
-    guard(owner, folder)
+    guard_ours(folder)
     site = Site(folder, log)
     try:
         yield site

@@ -28,7 +28,7 @@ from schemas.ddl.kinds import Kind
 from schemas.errors import InternalError
 from schemas.identifiers import qualified
 from schemas.rowform import RowDecoder
-from schemas.table import ReplicaIdentity, TableSchema
+from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.apply")
 
@@ -184,9 +184,9 @@ class Plans:
         values none would be found."""
         versions = reversed(tuple(self._tables.values()))
         newest = next((each for each in versions if (each.schema, each.name) == (schema, table)), None)
-        if newest is None or newest.replica_identity is ReplicaIdentity.FULL:
+        if newest is None:
             return False
-        return any(each.name == column and each.key for each in newest.columns)
+        return any(each.name == column and newest.is_found_by(each) for each in newest.columns)
 
     def is_left_out(self, table: TableSchema) -> bool:
         """Whether a policy has the replica go without the whole table."""

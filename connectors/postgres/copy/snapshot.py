@@ -149,9 +149,13 @@ def keep(keeper: Session, snapshot: str) -> str:
     whether that one goes on or not. Raises SnapshotLost (`snapshot-lost`)."""
     begin_in(keeper, snapshot)
     with wrapped("exporting the snapshot of the source"):
-        row = keeper.execute("select pg_catalog.pg_export_snapshot()").fetchone()
-    assert row is not None
-    return str(row[0])
+        return export_of(keeper)
+
+
+def export_of(session: Session) -> str:
+    """The name by which others can import the snapshot of its open transaction. Raises psycopg.Error."""
+    ((name,),) = session.execute("select pg_catalog.pg_export_snapshot()").fetchall()
+    return str(name)
 
 
 def _blocked(blockers: list[Blocker], seconds: float) -> RetryLater:

@@ -22,7 +22,7 @@ from connectors.postgres.replica.narrowing import LackingLabels, Narrowing, lack
 from connectors.postgres.replica.row_security import would_apply
 from schemas.errors import OperatorNeeded
 from schemas.pgtypes import FIRST_USER_OID
-from schemas.table import Column, ReplicaIdentity, TableSchema
+from schemas.table import Column, TableSchema
 
 # By pg_type's names.
 _NAMES: Final = {20: "int8", 21: "int2", 23: "int4", 3802: "jsonb"}
@@ -93,7 +93,7 @@ def misfits(table: TableSchema, target: TargetTable, source: TableColumns | None
             yield Misfit(seen, _adding(target, column).as_string())
             continue
         if there.left_out:
-            if column.key and table.replica_identity is not ReplicaIdentity.FULL:
+            if table.is_found_by(column):
                 seen = f"it goes without column {column.name}, by which the source finds its rows now"
                 yield Misfit(seen, f"{_adding(target, column).as_string()}  -- {_COPIED_THEN}")
             continue

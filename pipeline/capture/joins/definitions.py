@@ -17,6 +17,7 @@ from connectors.postgres.catalog.dependencies import read_dependencies
 from connectors.postgres.catalog.tableddl import TableDdl, definition_version, dump_table
 from connectors.postgres.catalog.tablerows import copied_columns
 from connectors.postgres.catalog.tables import Table, TableKind
+from connectors.postgres.copy.snapshot import export_of
 from connectors.postgres.ddl.rights_now import table_rights
 from connectors.postgres.limits.dumped import NOTHING, Untold, read_untold
 from connectors.postgres.limits.keys import unmaking_sql
@@ -115,8 +116,6 @@ def _read(options: CaptureOptions, table: Table, replicas: Replicas) -> Definiti
 
 
 def _dump(options: CaptureOptions, session: Session, table: Table, untold: Untold) -> TableDdl:
-    row = session.execute("select pg_export_snapshot()").fetchone()
-    assert row is not None
     return dump_table(
         find_pgtools(
             session.info.server_version // 10000, connections=[options.source], configured=options.pg_bin
@@ -124,7 +123,7 @@ def _dump(options: CaptureOptions, session: Session, table: Table, untold: Untol
         options.source,
         schema=table.schema,
         table=table.name,
-        snapshot=row[0],
+        snapshot=export_of(session),
         stop=threading.Event(),
         untold=untold,
     )

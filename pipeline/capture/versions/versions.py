@@ -37,7 +37,7 @@ from schemas.change import Change, Operation
 from schemas.ddl.message import SchemaMessage
 from schemas.entries import Entries
 from schemas.errors import BEGIN_ANEW, InternalError, RefusedData
-from schemas.table import ReplicaIdentity, TableSchema
+from schemas.table import TableSchema
 
 logger = logging.getLogger("keepstream.capture")
 
@@ -284,6 +284,6 @@ def _unconfirmed(table: str) -> RefusedData:
 def _without(table: TableSchema, generated: frozenset[str]) -> TableSchema:
     """Raises RefusedData (`schema-changed`) where its rows could not be told apart then."""
     places = [i for i, column in enumerate(table.columns) if column.name in generated]
-    if table.replica_identity is not ReplicaIdentity.FULL and any(table.columns[i].key for i in places):
+    if any(table.is_found_by(table.columns[i]) for i in places):
         raise refuse_change(table.qualified_name, "its replica identity has a generated column")
     return table.without(places)
