@@ -8,7 +8,8 @@ from psycopg import sql
 _TABLES = """
 select format('%I.%I', n.nspname, c.relname), n.nspname, c.relname
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema', 'keepstream')
+where c.relkind = 'r' and c.relpersistence <> 't'
+  and n.nspname not in ('pg_catalog', 'information_schema', 'keepstream')
 order by 1
 """
 _DIGEST = """
